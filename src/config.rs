@@ -1,0 +1,150 @@
+//! The shape of a model: [`Config`], with GPT-2's presets and the fields of `config.json`.
+
+use crate::error::{Error, Result};
+
+/// The activation function of the MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// The tanh form, `gelu_new` (GPT-2).
+    GeluNew,
+    /// The erf form, `gelu`.
+    Gelu,
+    /// `relu`.
+    Relu,
+}
+
+impl Activation {
+    /// The name in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::GeluNew => "gelu_new",
+            Activation::Gelu => "gelu",
+            Activation::Relu => "relu",
+        }
+    }
+}
+
+/// The shape and the constants of a GPT-2-style transformer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Number of blocks (`n_layer`).
+    pub n_layers: usize,
+    /// Attention heads per block (`n_head`).
+    pub n_heads: usize,
+    /// Width of the residual stream (`n_embd`).
+    pub d_model: usize,
+    /// Width of the MLP's hidden layer (`n_inner`, or `4 * d_model`).
+    pub d_mlp: usize,
+    /// Longest sequence (`n_positions`).
+    pub n_ctx: usize,
+    /// Number of tokens (`vocab_size`).
+    pub d_vocab: usize,
+    /// Activation function (`activation_function`).
+    pub activation: Activation,
+    /// Epsilon of all LayerNorms (`layer_norm_epsilon`).
+    pub layer_norm_eps: f32,
+    /// Whether scores are divided by `sqrt(d_head)` (`scale_attn_weights`).
+    pub scale_attn_weights: bool,
+    /// Whether scores are divided by `layer + 1` too (`scale_attn_by_inverse_layer_idx`).
+    pub scale_attn_by_inverse_layer_idx: bool,
+    /// Whether the unembedding is the transposed token embedding (`tie_word_embeddings`).
+    pub tie_word_embeddings: bool,
+}
+
+impl Config {
+    /// GPT-2 small: 12 layers, 12 heads, d_model 768 (124 million parameters).
+    pub fn gpt2() -> Self {
+        Config {
+            n_layers: 12,
+            n_heads: 12,
+            d_model: 768,
+            d_mlp: 4 * 768,
+            n_ctx: 1024,
+            d_vocab: 50257,
+            activation: Activation::GeluNew,
+            layer_norm_eps: 1e-5,
+            scale_attn_weights: true,
+            scale_attn_by_inverse_layer_idx: false,
+            tie_word_embeddings: true,
+        }
+    }
+
+    /// GPT-2 medium: 24 layers, 16 heads, d_model 1024.
+    pub fn gpt2_medium() -> Self {
+        Self::gpt2_sized(24, 16, 1024)
+    }
+
+    /// GPT-2 large: 36 layers, 20 heads, d_model 1280.
+    pub fn gpt2_large() -> Self {
+        Self::gpt2_sized(36, 20, 1280)
+    }
+
+    /// GPT-2 XL: 48 layers, 25 heads, d_model 1600.
+    pub fn gpt2_xl() -> Self {
+        Self::gpt2_sized(48, 25, 1600)
+    }
+
+    fn gpt2_sized(n_layers: usize, n_heads: usize, d_model: usize) -> Self {
+        Config {
+            n_layers,
+            n_heads,
+            d_model,
+            d_mlp: 4 * d_model,
+            ..Self::gpt2()
+        }
+    }
+
+    /// Width of one head, `d_model / n_heads`.
+    pub fn d_head(&self) -> usize {
+        self.d_model / self.n_heads
+    }
+
+    /// The factor on the attention scores of one layer.
+    pub fn attn_scale(&self, layer: usize) -> f32 {
+        let mut divisor = 1.0;
+        if self.scale_attn_weights {
+            divisor *= (self.d_head() as f32).sqrt();
+        }
+        if self.scale_attn_by_inverse_layer_idx {
+            divisor *= (layer + 1) as f32;
+        }
+        1.0 / divisor
+    }
+
+    /// Checks that the numbers make a model.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the first field that does not.
+    pub fn check(&self) -> Result<()> {
+        let sizes = [
+            ("n_layer", self.n_layers),
+            ("n_head", self.n_heads),
+            ("n_embd", self.d_model),
+            ("n_inner", self.d_mlp),
+            ("n_positions", self.n_ctx),
+            ("vocab_size", self.d_vocab),
+        ];
+        for (field, size) in sizes {
+            if size == 0 {
+                return Err(bad(field, size, "at least 1"));
+            }
+        }
+        if !self.d_model.is_multiple_of(self.n_heads) {
+            let expected = format!("a multiple of n_head = {}", self.n_heads);
+            return Err(bad("n_embd", self.d_model, &expected));
+        }
+        if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
+            let expected = "a finite number that is not negative";
+            return Err(bad("layer_norm_epsilon", self.layer_norm_eps, expected));
+        }
+        Ok(())
+    }
+}
+
+fn bad(field: &str, found: impl std::fmt::Display, expected: &str) -> Error {
+    Error::Config {
+        field: field.to_string(),
+        found: found.to_string(),
+        expected: expected.to_string(),
+    }
+}

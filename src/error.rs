@@ -1,0 +1,147 @@
+//! The crate's one error type: every variant says what was found and what was expected.
+
+use std::path::PathBuf;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, with the facts needed to mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file's content is not what its format demands.
+    #[error("{}: {found}; expected {expected}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What stands there.
+        found: String,
+        /// What should stand there.
+        expected: String,
+    },
+    /// A field of `config.json` (or of a [`Config`](crate::Config)) is missing or unsupported.
+    #[error("config field `{field}`: found {found}; expected {expected}")]
+    Config {
+        /// The field, by its name in `config.json`.
+        field: String,
+        /// Its value.
+        found: String,
+        /// The values that are supported.
+        expected: String,
+    },
+    /// A tensor of a checkpoint is missing, unknown, misshapen, of an unsupported type or not finite.
+    #[error("{}: tensor `{tensor}`: found {found}; expected {expected}", path.display())]
+    Tensor {
+        /// The file that holds (or should hold) the tensor.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// What was found.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// A hook name that no model has.
+    #[error("unknown hook `{name}`; did you mean `{suggestion}`?")]
+    UnknownHook {
+        /// The name as given.
+        name: String,
+        /// The nearest valid name.
+        suggestion: String,
+    },
+    /// A hook, position, head or other index which this model, site or prompt does not have.
+    #[error("{at}: {axis} {found} is out of range; expected {expected}")]
+    OutOfRange {
+        /// Where: a hook name, `prompt 3`, ...
+        at: String,
+        /// The axis: `layer`, `pos`, `head`, `dest`, `src`, `token`, ...
+        axis: &'static str,
+        /// The index found.
+        found: usize,
+        /// The valid range in words.
+        expected: String,
+    },
+    /// A hook or intervention that this run could never reach.
+    #[error("`{at}` would never fire: {reason}")]
+    NeverFires {
+        /// The hook name.
+        at: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Shapes that do not fit together.
+    #[error("{at}: found shape {found:?}; expected {expected}")]
+    Shape {
+        /// What has the shape.
+        at: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape in words.
+        expected: String,
+    },
+    /// A prompt that cannot be run: empty, longer than the context, or not matching its pair.
+    #[error("{at}: {found}; expected {expected}")]
+    Prompt {
+        /// Which prompt.
+        at: String,
+        /// What is wrong with it.
+        found: String,
+        /// What a valid prompt is.
+        expected: String,
+    },
+    /// A text that does not tokenize as the caller needs.
+    #[error("tokenizer: {found}; expected {expected}")]
+    Tokenizer {
+        /// What happened.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// A point that an activation cache does not hold.
+    #[error("the cache does not hold `{at}`; it holds {holds}")]
+    NotCached {
+        /// The hook name asked for.
+        at: String,
+        /// What is there, in words.
+        holds: String,
+    },
+    /// An argument with a value that makes no sense.
+    #[error("{what}: found {found}; expected {expected}")]
+    Invalid {
+        /// The argument.
+        what: String,
+        /// Its value.
+        found: String,
+        /// What would be valid.
+        expected: String,
+    },
+}
+
+impl Error {
+    /// An [`Error::Invalid`] from anything that prints.
+    pub(crate) fn invalid(
+        what: impl Into<String>,
+        found: impl std::fmt::Display,
+        expected: impl Into<String>,
+    ) -> Self {
+        Error::Invalid {
+            what: what.into(),
+            found: found.to_string(),
+            expected: expected.into(),
+        }
+    }
+
+    /// Wraps an I/O error with the path it happened at.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+}
