@@ -10,9 +10,11 @@ is downloaded: the models are small, with random weights.
 Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
 
     reference.json           prompts, prompt pairs, the metric's tokens, what each key means
-    reference.safetensors    f32 tensors without a batch axis
+    reference.safetensors    activations, gradients, patching sweeps
+    processing.safetensors   weights and logits after each step of weight processing
+    analysis.safetensors     logit lens, attribution, head detection, weight circuits
 
-Expected values come from TransformerLens (no weight processing), whose logits and parameter
+All expected tensors are f32 and have no batch axis. Expected values come from TransformerLens (no weight processing), whose logits and parameter
 gradients are checked against Hugging Face transformers on the way.
 """
 
@@ -28,7 +30,9 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)
 import torch
 from safetensors.torch import save_file
 
+import analysis
 import models
+import processing
 from models import SPECS, Spec, Tensors
 from reference import losses, prompt_reference, rounding_error
 from sweeps import SWEEPS, all_sweeps
@@ -60,7 +64,27 @@ KEYS = {
 }
 
 
-def full_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
+def full_reference(spec: Spec, weights: Tensors) -> tuple[dict[str, Tensors], dict]:
+    """Tensors by file, and the contents of reference.json."""
+    runs, errors = run_reference(spec, weights)
+    processed = processing.processing_reference(spec, weights, PROMPTS)
+    analysed, described = analysis.analysis_reference(spec, weights, PROMPTS, METRIC_TOKENS)
+    metadata = {
+        "model": spec.name,
+        "prompts": PROMPTS,
+        "pairs": [{"clean": clean, "corrupted": corrupted} for clean, corrupted in PAIRS],
+        "metric_tokens": METRIC_TOKENS,
+        "patching_functions": SWEEPS,
+        "keys": KEYS,
+        "max_abs_difference_from_float64": errors,
+        "processing": {"steps": list(processing.STEPS), "keys": processing.KEYS},
+        "analysis": described,
+    }
+    return {"reference": runs, "processing": processed, "analysis": analysed}, metadata
+
+
+def run_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
+    """Activations, gradients and sweeps, and how far f32 is from f64."""
     hf = models.hugging_face(spec, weights)
     lens = models.transformer_lens(spec, weights)
     lens64 = models.transformer_lens(spec, weights, torch.float64)
@@ -72,19 +96,10 @@ def full_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
         errors[f"p{i}"] = rounding_error(lens64, tokens, METRIC_TOKENS, one)
         tensors |= {f"p{i}/{name}": tensor for name, tensor in one.items()}
     tensors |= all_sweeps(lens, PAIRS, METRIC_TOKENS)
-    metadata = {
-        "model": spec.name,
-        "prompts": PROMPTS,
-        "pairs": [{"clean": clean, "corrupted": corrupted} for clean, corrupted in PAIRS],
-        "metric_tokens": METRIC_TOKENS,
-        "patching_functions": SWEEPS,
-        "keys": KEYS,
-        "max_abs_difference_from_float64": errors,
-    }
-    return tensors, metadata
+    return tensors, errors
 
 
-def logits_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
+def logits_reference(spec: Spec, weights: Tensors) -> tuple[dict[str, Tensors], dict]:
     """For half-precision checkpoints: f32 arithmetic on the rounded weights."""
     hf = models.hugging_face(spec, weights)
     lens = models.transformer_lens(spec, weights)
@@ -97,7 +112,8 @@ def logits_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
         tensors[f"p{i}/logits"] = logits
         tensors[f"p{i}/loss"] = losses(logits, tokens).mean()
     keys = {key: KEYS[key] for key in ("p{i}/logits", "p{i}/loss")}
-    return tensors, {"model": spec.name, "prompts": PROMPTS, "keys": keys}
+    metadata = {"model": spec.name, "prompts": PROMPTS, "keys": keys}
+    return {"reference": tensors}, metadata
 
 
 def write_model(spec: Spec, out: Path) -> None:
@@ -106,12 +122,13 @@ def write_model(spec: Spec, out: Path) -> None:
     weights = models.random_weights(spec)
     models.write_checkpoint(spec, weights, directory)
     reference = full_reference if spec.reference == "full" else logits_reference
-    tensors, metadata = reference(spec, weights)
-    save_reference(tensors, directory / "reference.safetensors")
+    files, metadata = reference(spec, weights)
+    for name, tensors in files.items():
+        save_tensors(tensors, directory / f"{name}.safetensors")
     models.write_json(directory / "reference.json", metadata)
 
 
-def save_reference(tensors: Tensors, path: Path) -> None:
+def save_tensors(tensors: Tensors, path: Path) -> None:
     tensors = {name: t.detach().to(torch.float32).contiguous() for name, t in tensors.items()}
     for name, tensor in tensors.items():
         bad = tensor.isnan() if name.endswith("hook_attn_scores") else ~tensor.isfinite()

@@ -247,6 +247,13 @@ def hugging_face(spec: Spec, weights: Tensors) -> GPT2LMHeadModel:
 def transformer_lens(
     spec: Spec, weights: Tensors, dtype: torch.dtype = torch.float32
 ) -> HookedTransformer:
+    return lens_from_state(spec, to_lens_layout(spec, weights), dtype)
+
+
+def lens_from_state(
+    spec: Spec, state: Tensors, dtype: torch.dtype, normalization: str = "LN"
+) -> HookedTransformer:
+    """From a TransformerLens state dict. `normalization` is "LNPre" once LayerNorm is folded."""
     config = HookedTransformerConfig(
         n_layers=spec.n_layer,
         d_model=spec.n_embd,
@@ -259,14 +266,14 @@ def transformer_lens(
         eps=spec.layer_norm_epsilon,
         use_attn_scale=spec.scale_attn_weights,
         scale_attn_by_inverse_layer_idx=spec.scale_attn_by_inverse_layer_idx,
-        normalization_type="LN",
+        normalization_type=normalization,
         default_prepend_bos=False,
         device="cpu",
         dtype=dtype,
         init_weights=False,
     )
     model = HookedTransformer(config).eval()
-    state = {name: t.to(dtype) for name, t in to_lens_layout(spec, weights).items()}
+    state = {name: tensor.to(dtype) for name, tensor in state.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     assert all(name.endswith((".mask", ".IGNORE")) for name in missing), missing
