@@ -14,8 +14,9 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     processing.safetensors   weights and logits after each step of weight processing
     analysis.safetensors     logit lens, attribution, head detection, weight circuits
 
-All expected tensors are f32 and have no batch axis. Expected values come from TransformerLens (no weight processing), whose logits and parameter
-gradients are checked against Hugging Face transformers on the way.
+All expected tensors are f32 and have no batch axis. Expected values come from
+TransformerLens (no weight processing unless named), whose logits and parameter gradients
+are checked against Hugging Face transformers on the way.
 """
 
 import argparse

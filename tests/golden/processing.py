@@ -14,8 +14,8 @@ from models import Spec, Tensors
 
 KEYS = {
     "{step}/weights/{name}": "parameters after this step and those before it, but only those that "
-    "differ from the previous step's (the first step has all). Canonical names (no prefix) and layout: Conv1D "
-    "weights [in, out], lm_head.weight [vocab, d_model], lm_head.bias [vocab]. After "
+    "differ from the previous step's (the first step has all). Canonical names (no prefix) "
+    "and layout: Conv1D weights [in, out], lm_head.weight [vocab, d_model], lm_head.bias [vocab]. After "
     "fold_ln there are no LayerNorm parameters: weight 1, bias 0",
     "{step}/p{i}/logits": "[pos, vocab], of the model after this step",
 }

@@ -14,7 +14,7 @@ SWEEPS = sorted(name for name in dir(patching) if name.startswith("get_act_patch
 assert len(SWEEPS) == 18, SWEEPS
 
 
-def sweep_all(model: HookedTransformer, base: torch.Tensor, source: torch.Tensor, metric) -> Tensors:
+def sweep_all(model: HookedTransformer, base, source, metric) -> Tensors:
     """All sweeps that patch the source run's activations into the base run."""
     _, cache = model.run_with_cache(source)
     return {name: getattr(patching, name)(model, base, cache, metric) for name in SWEEPS}
