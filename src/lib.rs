@@ -1,11 +1,21 @@
 //! patchlens: mechanistic interpretability of GPT-2-style transformers on the CPU.
 
+mod cache;
 mod config;
 mod error;
 mod hook;
+mod model;
+pub mod ops;
 mod parameters;
+mod prompt;
 
+pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use hook::{Axes, HookPoint, Site};
+pub use model::{
+    Extent, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
+    hook_fn,
+};
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
+pub use prompt::{Prompt, Prompts};
