@@ -4,6 +4,7 @@ mod cache;
 mod config;
 mod error;
 mod hook;
+mod intervention;
 mod model;
 pub mod ops;
 mod parameters;
@@ -13,6 +14,9 @@ pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use hook::{Axes, HookPoint, Site};
+pub use intervention::{
+    Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,
+};
 pub use model::{
     Extent, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
     hook_fn,
