@@ -2,8 +2,10 @@
 
 mod config;
 mod error;
+mod files;
 mod hook;
 mod parameters;
+mod weights;
 
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
