@@ -4,8 +4,13 @@ mod config;
 mod error;
 mod hook;
 mod parameters;
+mod prompt;
+pub mod tasks;
+mod tokenizer;
 
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use hook::{Axes, HookPoint, Site};
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
+pub use prompt::{Prompt, Prompts};
+pub use tokenizer::Tokenizer;
