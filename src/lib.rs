@@ -11,6 +11,8 @@ pub mod ops;
 mod parameters;
 mod prompt;
 mod weights;
+pub mod tasks;
+mod tokenizer;
 
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
@@ -25,3 +27,4 @@ pub use model::{
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
 pub use prompt::{Prompt, Prompts};
+pub use tokenizer::Tokenizer;
