@@ -4,8 +4,10 @@ mod config;
 mod error;
 mod hook;
 mod parameters;
+pub mod report;
 
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use hook::{Axes, HookPoint, Site};
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
+pub use report::Labelled;
