@@ -13,6 +13,7 @@ mod prompt;
 mod weights;
 pub mod tasks;
 mod tokenizer;
+pub mod report;
 
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
@@ -28,3 +29,4 @@ pub use model::{
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
 pub use prompt::{Prompt, Prompts};
 pub use tokenizer::Tokenizer;
+pub use report::Labelled;
