@@ -3,13 +3,16 @@
 mod cache;
 mod config;
 mod error;
+mod experiments;
 mod files;
 mod hook;
 mod intervention;
+mod metric;
 mod model;
 pub mod ops;
 mod parameters;
 mod prompt;
+mod sweep;
 mod weights;
 pub mod tasks;
 mod tokenizer;
@@ -18,9 +21,14 @@ pub mod report;
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
+pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{
     Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,
+};
+pub use metric::{
+    Metric, MetricFn, kl_divergence, log_probability, logit_diff, logit_diffs, next_token_loss,
+    probability, probability_diff, rank,
 };
 pub use model::{
     Extent, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
@@ -28,5 +36,6 @@ pub use model::{
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
 pub use prompt::{Prompt, Prompts};
+pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;
 pub use report::Labelled;

@@ -1,6 +1,7 @@
 //! The transformer: parameters, and the one forward pass over lanes.
 
 mod attention;
+pub(crate) mod cost;
 pub(crate) mod hooks;
 pub(crate) mod lane;
 pub(crate) mod pass;
