@@ -175,8 +175,7 @@ fn the_saved_file_has_hugging_faces_layout() {
     let dir = tiny_checkpoint();
     let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let (header, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
-    assert_eq!(header % 8, 0);
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
     assert_eq!(file.len(), 2 + 2 * 12 + 2);
     let tensor = file.tensor("transformer.h.1.attn.c_attn.weight").unwrap();
@@ -186,6 +185,23 @@ fn the_saved_file_has_hugging_faces_layout() {
     assert_eq!(first, expected[[0, 0]]);
     let last = f32::from_le_bytes(tensor.data()[tensor.data().len() - 4..].try_into().unwrap());
     assert_eq!(last, expected[[5, 17]]);
+}
+
+#[test]
+fn the_data_are_aligned_whatever_the_header() {
+    // One digit more or less in the sizes makes headers of different lengths.
+    for d_vocab in [9, 99, 999, 9_999, 99_999, 999_999] {
+        let config = Config {
+            d_vocab,
+            d_model: 2,
+            ..tiny_config()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        Parameters::zeros(&config).save(&dir, &config).unwrap();
+        let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
+        let (header, _) = SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(header % 8, 0, "d_vocab {d_vocab}");
+    }
 }
 
 #[test]
@@ -283,6 +299,18 @@ fn tensors_larger_than_the_read_buffer() {
     let dir = tempfile::tempdir().unwrap();
     parameters.save(&dir, &config).unwrap();
     assert_same_bits(&Parameters::load(&dir).unwrap().1, &parameters);
+
+    // An index beyond the first piece that is read.
+    let (path, nan) = (dir.path().join("model.safetensors"), f32::NAN.to_le_bytes());
+    let good = fs::read(&path).unwrap();
+    let spoilt = [&good[..good.len() - 4], &nan].concat();
+    fs::write(&path, spoilt).unwrap();
+    let message = Parameters::load(&dir).unwrap_err().to_string();
+    assert!(
+        message.contains("`transformer.wte.weight`: found NaN at [100002, 5]"),
+        "{message}"
+    );
+    fs::write(&path, good).unwrap();
 
     // The same file as a tied model's: the last value of the head differs from `wte`'s.
     let tied = Config {
