@@ -1,13 +1,32 @@
 //! patchlens: mechanistic interpretability of GPT-2-style transformers on the CPU.
 
+mod cache;
 mod config;
 mod error;
 mod files;
 mod hook;
+mod intervention;
+mod model;
+pub mod ops;
 mod parameters;
+mod prompt;
 mod weights;
+pub mod tasks;
+mod tokenizer;
+pub mod report;
 
+pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use hook::{Axes, HookPoint, Site};
+pub use intervention::{
+    Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,
+};
+pub use model::{
+    Extent, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
+    hook_fn,
+};
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
+pub use prompt::{Prompt, Prompts};
+pub use tokenizer::Tokenizer;
+pub use report::Labelled;
