@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use ndarray::{Array1, ArrayD, Axis as Dim, IxDyn};
+use ndarray::{Array1, ArrayD, Axis as Dim, Dimension, IxDyn};
 
 use crate::cache::ActivationCache;
 use crate::error::{Error, Result};

@@ -71,14 +71,16 @@ impl Sweep<'_> {
         let mut recorder = Recorder::new(points, &lanes);
         let mut hooks = ();
         let pass = Pass::new(self.model, &lanes, &mut hooks, Some(&mut recorder));
-        let output = pass.run(Some(self.model.config().n_layers));
+        let after_blocks = points.iter().any(|p| p > HookPoint::Block(usize::MAX, Site::ResidPost));
+        let stop = (!after_blocks).then_some(self.model.config().n_layers);
+        let output = pass.run(stop);
         Ok((recorder.caches, output.macs))
     }
 
     fn base_lanes(&self, points: &Selection) -> Result<Vec<Lane<'_>>> {
         let mut lanes = Vec::with_capacity(self.prompts.len());
         for (i, prompt) in self.prompts.iter().enumerate() {
-            let mut lane = Lane::full(&prompt.tokens, Vec::new());
+            let mut lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
             if let Some(over) = self.over.as_ref().map(|over| &over[i]) {
                 // Rows are recomputed from the first changed token on; what lies before, and what
                 // is kept of it, must be there.

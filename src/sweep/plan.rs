@@ -69,7 +69,7 @@ impl<'s> Prepared<'s> {
             base_multiply_adds: base_macs + read_macs,
             plan: Plan::default(),
         };
-        prepared.plan_lanes();
+        prepared.plan_lanes()?;
         prepared.cut_chunks()?;
         prepared.count();
         Ok(prepared)
@@ -102,37 +102,38 @@ impl<'s> Prepared<'s> {
         }
     }
 
-    fn plan_lanes(&mut self) {
+    fn plan_lanes(&mut self) -> Result<()> {
         let prompts = self.sweep.prompts.len();
         let config = self.sweep.model.config();
         let plan_one = |i: usize| {
             let (cell, prompt) = (i / prompts, i % prompts);
             let hooks = self.hooks(cell, prompt);
-            let changes = self.changes(&hooks);
+            let changes = self.changes(&hooks)?;
             if changes.is_empty() {
-                return None;
+                return Ok(None);
             }
             let lane = self.lane(prompt, changes);
             let cost = lane.cost(config, &|at| hooks.extent(at));
             let changes = lane.changes;
-            cost.read.then_some(Planned { cell, prompt, changes, cost })
+            Ok(cost.read.then_some(Planned { cell, prompt, changes, cost }))
         };
         let all = 0..self.cells.len() * prompts;
-        let mut lanes: Vec<Planned> = all.into_par_iter().filter_map(plan_one).collect();
+        let mut lanes: Vec<Planned> = all.into_par_iter().filter_map(|i| plan_one(i).transpose()).collect::<Result<_>>()?;
         lanes.sort_by_key(|lane| lane.changes.iter().map(|c| c.point).min());
         self.lanes = lanes;
+        Ok(())
     }
 
     /// Where the interventions of a lane change bits of the base's activations.
-    fn changes(&self, hooks: &LaneHooks<'_>) -> Vec<Change> {
+    fn changes(&self, hooks: &LaneHooks<'_>) -> Result<Vec<Change>> {
         let mut points: Vec<HookPoint> = hooks.cell.iter().map(|i| i.target.point).collect();
         points.sort_unstable();
         points.dedup();
-        let changes = points.into_iter().filter_map(|at| self.change(hooks, at));
-        changes.collect()
+        let changes = points.into_iter().map(|at| self.change(hooks, at).transpose());
+        changes.flatten().collect()
     }
 
-    fn change(&self, hooks: &LaneHooks<'_>, at: HookPoint) -> Option<Change> {
+    fn change(&self, hooks: &LaneHooks<'_>, at: HookPoint) -> Result<Option<Change>> {
         let n = self.sweep.prompts[hooks.prompt].len();
         let mut positions: Vec<usize> = hooks.at(at).flat_map(|i| i.target.positions.resolve(n)).collect();
         positions.sort_unstable();
@@ -150,16 +151,16 @@ impl<'s> Prepared<'s> {
             heads: if axes.has_heads() { &all_heads } else { &[] },
         };
         // The points were kept for this purpose.
-        let whole = self.base[hooks.prompt].get(at).ok()?;
+        let whole = self.base[hooks.prompt].get(at)?;
         let before: ArrayD<f32> = whole.select(Axis(axes.pos_axis()), &positions);
         let mut after = before.clone();
         hooks.apply(&visit, after.view_mut());
         let (rows, heads) = differences(axes, &before, &after);
-        (!rows.is_empty()).then(|| Change {
+        Ok((!rows.is_empty()).then(|| Change {
             point: at,
             rows: rows.into_iter().map(|r| positions[r]).collect(),
             heads,
-        })
+        }))
     }
 
     fn cut_chunks(&mut self) -> Result<()> {
