@@ -15,6 +15,7 @@ const CORRUPTIONS: [Corruption; 4] = [
     Corruption::RandomNames,
 ];
 
+/// The words and punctuation marks of a text: one per token of the small tokenizer.
 fn words(text: &str) -> Vec<String> {
     let spaced = text.replace(',', " ,").replace('.', " .");
     spaced.split(' ').map(str::to_string).collect()
@@ -41,6 +42,7 @@ fn check_roles(tokenizer: &Tokenizer, ioi: &IoiPrompt) {
     );
 }
 
+#[test]
 fn ioi_roles_stand_where_they_are_said_to_stand() {
     let tokenizer = mini();
     let all = Ioi::new(&tokenizer).unwrap();
@@ -64,6 +66,7 @@ fn ioi_roles_stand_where_they_are_said_to_stand() {
     }
 }
 
+#[test]
 fn ioi_pairs_differ_where_the_corruption_says() {
     let tokenizer = mini();
     let ioi = Ioi::new(&tokenizer).unwrap().with_bos().unwrap();
@@ -101,6 +104,7 @@ fn ioi_pairs_differ_where_the_corruption_says() {
     }
 }
 
+#[test]
 fn held_out_pairs_of_names_are_a_tenth_and_never_trained_on() {
     let tokenizer = mini();
     let of = |split| Ioi::new(&tokenizer).unwrap().split(split).unwrap();
@@ -119,6 +123,7 @@ fn held_out_pairs_of_names_are_a_tenth_and_never_trained_on() {
     );
 }
 
+#[test]
 fn ioi_keeps_what_the_vocabulary_has() {
     let frame = [
         "When", "Then", "After", " and", " went", " to", " the", " gave", " a", ",", ".",

@@ -10,7 +10,6 @@ use patchlens::tasks::{
 use small_tokenizer::{bytes, differing, message, mini, name_pairs, word_level};
 
 #[test]
-
 fn the_committed_tokenizer_is_what_the_code_builds() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/mini/tokenizer.json");
     let committed = std::fs::read_to_string(path).unwrap();
@@ -21,12 +20,7 @@ fn the_committed_tokenizer_is_what_the_code_builds() {
     assert!((300..=500).contains(&mini().vocab_size()));
 }
 
-/// The words of a text, with their positions among words and punctuation marks.
-
 #[test]
-#[test]
-#[test]
-
 fn the_same_seed_gives_the_same_prompts_everywhere() {
     let tokenizer = mini();
     let ioi = Ioi::new(&tokenizer).unwrap();
@@ -71,9 +65,6 @@ fn the_same_seed_gives_the_same_prompts_everywhere() {
 }
 
 #[test]
-#[test]
-#[test]
-
 fn facts_know_their_subject_and_their_attribute() {
     let tokenizer = mini();
     let plain = Facts::new(&tokenizer).unwrap();
@@ -102,7 +93,6 @@ fn facts_know_their_subject_and_their_attribute() {
 }
 
 #[test]
-
 fn one_phrasing_of_each_fact_is_held_out() {
     let tokenizer = mini();
     let texts = |split| -> HashSet<String> {
@@ -122,7 +112,6 @@ fn one_phrasing_of_each_fact_is_held_out() {
 }
 
 #[test]
-
 fn facts_of_ones_own() {
     let tokenizer = bytes();
     let text = "The Space Needle is in";
@@ -148,7 +137,6 @@ fn facts_of_ones_own() {
 }
 
 #[test]
-
 fn greater_than_years() {
     let tokenizer = mini();
     let of = |split| GreaterThan::new(&tokenizer).unwrap().split(split).unwrap();
@@ -178,7 +166,6 @@ fn greater_than_years() {
 }
 
 #[test]
-
 fn repeated_sequences() {
     let tokenizer = mini();
     let repeated = Repeated::new(&tokenizer).unwrap();
@@ -210,7 +197,6 @@ fn repeated_sequences() {
 }
 
 #[test]
-
 fn training_items_are_weighted_where_the_answer_is() {
     let tokenizer = mini();
     let corpus = Corpus::new(&tokenizer, 0).unwrap();
@@ -255,7 +241,6 @@ fn training_items_are_weighted_where_the_answer_is() {
 }
 
 #[test]
-
 fn nothing_held_out_is_trained_on() {
     let tokenizer = mini();
     let corpus = Corpus::new(&tokenizer, 0).unwrap();
