@@ -2,7 +2,7 @@
 
 mod small_tokenizer;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use patchlens::tasks::{
     Corpus, FactPrompt, Facts, GreaterThan, Ioi, Repeated, Split, Task, mini_tokenizer_json,
@@ -45,6 +45,7 @@ fn the_same_seed_gives_the_same_prompts_everywhere() {
         Facts::new(&tokenizer).unwrap().prompts(5, 4).unwrap()
     );
     assert_eq!(facts[0].text, "For lunch, Iris White always has");
+    assert_eq!(facts[0].attribute_text, " cake");
     let years = |seed| {
         GreaterThan::new(&tokenizer)
             .unwrap()
@@ -93,6 +94,35 @@ fn facts_know_their_subject_and_their_attribute() {
 }
 
 #[test]
+fn neither_name_alone_gives_the_attribute_away() {
+    let tokenizer = mini();
+    let facts = Facts::new(&tokenizer).unwrap();
+    let facts = facts.split(Split::HeldOut).all().unwrap();
+    for part in 0..2 {
+        // How often each attribute goes with a name, within a relation.
+        let mut counts: HashMap<(&str, &str), HashMap<u32, usize>> = HashMap::new();
+        for fact in &facts {
+            let name = fact.subject_text.split(' ').nth(part).unwrap();
+            let of_name = counts.entry((name, &fact.relation)).or_default();
+            *of_name.entry(fact.attribute).or_default() += 1;
+        }
+        assert!(
+            counts
+                .values()
+                .all(|of_name| of_name.values().sum::<usize>() == 4)
+        );
+        let guessed = counts
+            .values()
+            .map(|of_name| of_name.values().max().unwrap());
+        let share = guessed.sum::<usize>() as f64 / facts.len() as f64;
+        assert!(
+            share < 0.5,
+            "the best guess from name {part} alone: {share}"
+        );
+    }
+}
+
+#[test]
 fn one_phrasing_of_each_fact_is_held_out() {
     let tokenizer = mini();
     let texts = |split| -> HashSet<String> {
@@ -103,6 +133,11 @@ fn one_phrasing_of_each_fact_is_held_out() {
     assert_eq!((train.len(), held_out.len()), (48 * 6 * 3, 48 * 6));
     assert!(train.is_disjoint(&held_out));
     assert_eq!(&train | &held_out, all);
+    // Which one it is differs from person to person: about a quarter each.
+    let plays = held_out
+        .iter()
+        .filter(|text| text.ends_with(" plays the sport of"));
+    assert!((6..=20).contains(&plays.count()));
     let drawn = Facts::new(&tokenizer)
         .unwrap()
         .split(Split::HeldOut)
@@ -128,6 +163,13 @@ fn facts_of_ones_own() {
     let words = mini();
     let inside = FactPrompt::new(&words, "Ada Brown likes to eat", "Ada Bro", " rice", "food");
     assert!(inside.is_err());
+    let merged = word_level(&["Ada", " Brown", " Bro", " likes", " rice"]);
+    let beyond = FactPrompt::new(&merged, "Ada Brown likes", "Ada Bro", " rice", "food");
+    assert_eq!(
+        message(beyond),
+        "`Ada Brown likes`: a token that goes beyond `Ada Bro`; \
+         expected the subject `Ada Bro` as whole tokens"
+    );
     let few = word_level(&["Ada", " Ada", " Brown", " tennis"]);
     assert_eq!(
         message(Facts::new(&few)),
@@ -201,7 +243,7 @@ fn training_items_are_weighted_where_the_answer_is() {
     let tokenizer = mini();
     let corpus = Corpus::new(&tokenizer, 0).unwrap();
     let bos = tokenizer.bos().unwrap();
-    let mut counts = std::collections::HashMap::new();
+    let mut counts = HashMap::new();
     let mut with_bos = 0;
     for index in 0..2000 {
         let item = corpus.item(index).unwrap();
