@@ -208,7 +208,7 @@ fn a_cancelled_sweep_gives_what_it_has() {
     let metric = logit_diff(3, 5);
     let whole = Sweep::new(&model, &prompt).unwrap().run(&cells, &metric).unwrap();
     let threads = rayon::current_num_threads() as u64;
-    let sweep = Sweep::new(&model, &prompt).unwrap().memory_limit((4 << 20) * threads + 25_000);
+    let sweep = Sweep::new(&model, &prompt).unwrap().memory_limit((4 << 20) * threads + 10_000);
     let prepared = sweep.prepare(&cells, &metric).unwrap();
     assert!(prepared.plan().chunks > 1, "{:?}", prepared.plan());
     let mut calls = 0;

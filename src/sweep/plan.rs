@@ -88,9 +88,10 @@ impl<'s> Prepared<'s> {
         }
     }
 
-    pub(super) fn lane(&self, prompt: usize, changes: Vec<Change>) -> Lane<'_> {
+    pub(super) fn lane(&self, cell: usize, prompt: usize, changes: Vec<Change>) -> Lane<'_> {
         let needs = &self.needs[prompt];
-        let edits_logits = changes.iter().any(|c| c.point == HookPoint::Logits);
+        // Even an edit that gives the base's logits undoes what came before.
+        let edits_logits = self.hooks(cell, prompt).at(HookPoint::Logits).next().is_some();
         Lane {
             tokens: &self.sweep.prompts[prompt].tokens,
             base: Some(&self.base[prompt]),
@@ -112,7 +113,7 @@ impl<'s> Prepared<'s> {
             if changes.is_empty() {
                 return Ok(None);
             }
-            let lane = self.lane(prompt, changes);
+            let lane = self.lane(cell, prompt, changes);
             let cost = lane.cost(config, &|at| hooks.extent(at));
             let changes = lane.changes;
             Ok(cost.read.then_some(Planned { cell, prompt, changes, cost }))

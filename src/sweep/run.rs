@@ -85,7 +85,7 @@ impl Prepared<'_> {
         let planned = &self.lanes[chunk];
         let lanes: Vec<Lane<'_>> = planned
             .iter()
-            .map(|p| self.lane(p.prompt, p.changes.clone()))
+            .map(|p| self.lane(p.cell, p.prompt, p.changes.clone()))
             .collect();
         let mut hooks = ChunkHooks {
             lanes: planned.iter().map(|p| self.hooks(p.cell, p.prompt)).collect(),
