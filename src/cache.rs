@@ -224,7 +224,7 @@ impl ActivationCache {
 /// Keeps activations of a pass, one cache a lane.
 pub(crate) struct Recorder {
     selection: Selection,
-    pub caches: Vec<ActivationCache>,
+    caches: Vec<ActivationCache>,
 }
 
 impl Recorder {
@@ -268,14 +268,46 @@ impl Recorder {
         }
     }
 
-    /// Keeps an activation of one lane, `[pos, head, d_model]`, all heads and positions.
-    pub fn record_rows(&mut self, at: HookPoint, lane: usize, values: &Array3<f32>) {
-        let kept = match self.selection.positions() {
-            Some(positions) => values.select(Axis(0), positions),
+    /// Keeps an activation of one lane, `[pos, head, d_model]`: all heads, and the positions
+    /// given; the rest is the base's.
+    pub fn record_rows(
+        &mut self,
+        at: HookPoint,
+        index: usize,
+        lane: &Lane<'_>,
+        positions: &[usize],
+        values: &Array3<f32>,
+    ) {
+        let whole = match lane.base {
             None => values.clone(),
+            Some(base) => {
+                let (_, heads, width) = values.dim();
+                let shape = (lane.tokens.len(), heads, width);
+                let mut whole = reshaped(base.planned(at), shape);
+                for (position, row) in positions.iter().zip(values.outer_iter()) {
+                    whole.index_axis_mut(Axis(0), *position).assign(&row);
+                }
+                whole
+            }
+        };
+        let kept = match self.selection.positions() {
+            Some(positions) => whole.select(Axis(0), positions),
+            None => whole,
         };
         let (n, heads, width) = kept.dim();
-        self.insert(at, lane, kept.into_dyn(), (n, heads * width));
+        self.insert(at, index, kept.into_dyn(), (n, heads * width));
+    }
+
+    /// The caches; what a lane did not compute at all is its base's.
+    pub fn finish(mut self, lanes: &[Lane<'_>]) -> Vec<ActivationCache> {
+        for (cache, lane) in self.caches.iter_mut().zip(lanes) {
+            for (point, entry) in lane.base.iter().flat_map(|base| &base.entries) {
+                if self.selection.points.contains(point) {
+                    cache.entries.entry(*point).or_insert_with(|| entry.clone());
+                }
+            }
+        }
+        self.caches
     }
 
     /// Keeps attention of one lane, `[head, dest, src]`, for the heads and destinations given;
@@ -294,10 +326,7 @@ impl Recorder {
                 let n = lane.tokens.len();
                 let flat = base.planned(at);
                 let shape = (flat.nrows() / n, n, n);
-                let mut whole = flat
-                    .to_owned()
-                    .into_shape_with_order(shape)
-                    .unwrap_or_else(|_| unreachable!("attention of a whole base"));
+                let mut whole = reshaped(flat, shape);
                 for (i, h) in heads.iter().enumerate() {
                     for (j, d) in dest.iter().enumerate() {
                         let row = values.index_axis(Axis(0), i).index_axis_move(Axis(0), j);
@@ -327,6 +356,13 @@ impl Recorder {
             .entries
             .insert(at, Entry::owned(data, shape));
     }
+}
+
+/// A base's activation in three dimensions.
+fn reshaped(flat: ArrayView2<'_, f32>, shape: (usize, usize, usize)) -> Array3<f32> {
+    flat.to_owned()
+        .into_shape_with_order(shape)
+        .unwrap_or_else(|_| unreachable!("a base's activation is whole"))
 }
 
 /// The rows of a whole sequence: the lane's where it has them, the base's elsewhere.

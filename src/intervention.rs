@@ -51,7 +51,10 @@ impl Select {
         };
         if list.is_empty() {
             let reason = format!("no {axis} is selected");
-            return Err(Error::NeverFires { at: at.to_string(), reason });
+            return Err(Error::NeverFires {
+                at: at.to_string(),
+                reason,
+            });
         }
         match list.iter().find(|i| **i >= n) {
             Some(&found) => Err(Error::OutOfRange {
@@ -174,17 +177,23 @@ impl Target {
         };
         if self.heads != Select::All && !axes.has_heads() {
             let axes = axes.names().join(", ");
-            return Err(never(format!("heads are selected, but its axes are [{axes}]")));
+            return Err(never(format!(
+                "heads are selected, but its axes are [{axes}]"
+            )));
         }
         if self.src != Select::All && axes != Axes::Attention {
             let axes = axes.names().join(", ");
-            return Err(never(format!("sources are selected, but its axes are [{axes}]")));
+            return Err(never(format!(
+                "sources are selected, but its axes are [{axes}]"
+            )));
         }
-        self.sequences.check(self.point, "sequence", run.lengths.len())?;
+        self.sequences
+            .check(self.point, "sequence", run.lengths.len())?;
         self.heads.check(self.point, "head", run.config.n_heads)?;
         for (i, n) in run.lengths.iter().enumerate() {
             if self.sequences.contains(i, run.lengths.len()) {
-                self.positions.check(self.point, axes.names()[axes.pos_axis()], *n)?;
+                self.positions
+                    .check(self.point, axes.names()[axes.pos_axis()], *n)?;
                 self.src.check(self.point, "src", *n)?;
             }
         }
@@ -284,7 +293,9 @@ impl Edit {
 
     fn values(&self) -> Option<&Values> {
         match self {
-            Edit::Patch(values) | Edit::Set(values) | Edit::Mean(values) | Edit::Add(values) => Some(values),
+            Edit::Patch(values) | Edit::Set(values) | Edit::Mean(values) | Edit::Add(values) => {
+                Some(values)
+            }
             _ => None,
         }
     }
@@ -330,9 +341,11 @@ impl Intervention {
             Edit::Scale(factor) if !factor.is_finite() => {
                 Err(Error::invalid(at(), factor, "a finite factor"))
             }
-            Edit::Noise { std, .. } if !(std.is_finite() && *std >= 0.0) => {
-                Err(Error::invalid(at(), std, "a finite standard deviation that is not negative"))
-            }
+            Edit::Noise { std, .. } if !(std.is_finite() && *std >= 0.0) => Err(Error::invalid(
+                at(),
+                std,
+                "a finite standard deviation that is not negative",
+            )),
             edit => match edit.values() {
                 Some(values) => values.check(&at(), self.target.point, run, &self.target.sequences),
                 None => Ok(()),

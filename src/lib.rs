@@ -12,11 +12,11 @@ mod model;
 pub mod ops;
 mod parameters;
 mod prompt;
+pub mod report;
 mod sweep;
-mod weights;
 pub mod tasks;
 mod tokenizer;
-pub mod report;
+mod weights;
 
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
@@ -36,6 +36,6 @@ pub use model::{
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
 pub use prompt::{Prompt, Prompts};
+pub use report::Labelled;
 pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;
-pub use report::Labelled;

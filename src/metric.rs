@@ -73,7 +73,10 @@ pub fn probability_diff(sets: &[(Vec<u32>, Vec<u32>)]) -> Metric {
 
 /// The natural logarithm of the probability of one token a prompt, or of one for all.
 pub fn log_probability(tokens: &[u32]) -> Metric {
-    Metric::new("log-probability (nats)", Kind::LogProbability(tokens.into()))
+    Metric::new(
+        "log-probability (nats)",
+        Kind::LogProbability(tokens.into()),
+    )
 }
 
 /// The rank of one token a prompt, or of one for all: 0 is the likeliest. Equal logits count
@@ -160,7 +163,11 @@ impl Metric {
         };
         if count != 1 && count != lengths.len() {
             let expected = format!("1 or {}, one a prompt", lengths.len());
-            return Err(Error::invalid(format!("{}: number of targets", self.name), count, expected));
+            return Err(Error::invalid(
+                format!("{}: number of targets", self.name),
+                count,
+                expected,
+            ));
         }
         let mut prompts = lengths.iter().enumerate();
         prompts.try_for_each(|(prompt, n)| self.check_one(prompt, *n, d_vocab))
@@ -223,12 +230,20 @@ impl Metric {
 
     fn check_one(&self, prompt: usize, n: usize, d_vocab: usize) -> Result<()> {
         if self.lacks_reference() {
-            return Err(Error::invalid(&self.name, "no reference", "`with_reference` before use"));
+            return Err(Error::invalid(
+                &self.name,
+                "no reference",
+                "`with_reference` before use",
+            ));
         }
         if let Some(found) = self.position.filter(|p| *p >= n) {
             return Err(self.out_of_range(prompt, "pos", found, n));
         }
-        match self.tokens(prompt).into_iter().find(|t| *t as usize >= d_vocab) {
+        match self
+            .tokens(prompt)
+            .into_iter()
+            .find(|t| *t as usize >= d_vocab)
+        {
             Some(token) => Err(self.out_of_range(prompt, "token", token as usize, d_vocab)),
             None => Ok(()),
         }
@@ -245,7 +260,8 @@ impl Metric {
             Kind::LogitDiff(sets) => {
                 let tokens = self.tokens(prompt);
                 let mean = |set: &[u32]| {
-                    let column = |t: &u32| tokens.binary_search(t).map_or(f32::NAN, |c| logits[[0, c]]);
+                    let column =
+                        |t: &u32| tokens.binary_search(t).map_or(f32::NAN, |c| logits[[0, c]]);
                     set.iter().map(column).sum::<f32>() / set.len() as f32
                 };
                 let (a, b) = of(sets, prompt);
@@ -263,10 +279,14 @@ impl Metric {
                 let row = log_probabilities();
                 let kl = |p: &[f32]| {
                     let terms = p.iter().zip(&row).filter(|(p, _)| p.is_finite());
-                    let sum: f64 = terms.map(|(p, q)| f64::from(*p).exp() * f64::from(p - q)).sum();
+                    let sum: f64 = terms
+                        .map(|(p, q)| f64::from(*p).exp() * f64::from(p - q))
+                        .sum();
                     sum as f32
                 };
-                reference.as_ref().map_or(f32::NAN, |rows| kl(of::<Vec<f32>>(rows, prompt)))
+                reference
+                    .as_ref()
+                    .map_or(f32::NAN, |rows| kl(of::<Vec<f32>>(rows, prompt)))
             }
             Kind::Closure(f) => f(prompt, logits),
         }
@@ -275,7 +295,11 @@ impl Metric {
 
 /// One entry for all, or one a prompt.
 fn of<T>(list: &[T], prompt: usize) -> &T {
-    if list.len() == 1 { &list[0] } else { &list[prompt] }
+    if list.len() == 1 {
+        &list[0]
+    } else {
+        &list[prompt]
+    }
 }
 
 fn rank_of(logits: ArrayView2<'_, f32>, token: usize) -> f32 {

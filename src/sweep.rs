@@ -95,11 +95,25 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let giga = |n: u64| n as f64 / 1e9;
         writeln!(f, "cells × prompts   {} × {}", self.cells, self.prompts)?;
-        writeln!(f, "lanes to run      {} ({} unchanged)", self.lanes, self.unchanged)?;
+        writeln!(
+            f,
+            "lanes to run      {} ({} unchanged)",
+            self.lanes, self.unchanged
+        )?;
         writeln!(f, "rows through MLPs {}", self.rows)?;
-        writeln!(f, "multiply-adds     {:.3} G of {:.3} G naive ({:.1}× fewer)",
-            giga(self.multiply_adds), giga(self.naive_multiply_adds), self.saving())?;
-        writeln!(f, "peak memory       {:.1} MB in {} chunks", self.peak_bytes as f64 / 1e6, self.chunks)
+        writeln!(
+            f,
+            "multiply-adds     {:.3} G of {:.3} G naive ({:.1}× fewer)",
+            giga(self.multiply_adds),
+            giga(self.naive_multiply_adds),
+            self.saving()
+        )?;
+        writeln!(
+            f,
+            "peak memory       {:.1} MB in {} chunks",
+            self.peak_bytes as f64 / 1e6,
+            self.chunks
+        )
     }
 }
 
@@ -171,13 +185,21 @@ impl<'m> Sweep<'m> {
 
     fn check_caches(&self, caches: &[ActivationCache]) -> Result<()> {
         if caches.len() != self.prompts.len() {
-            return Err(Error::invalid("caches", caches.len(), format!("{}, one a prompt", self.prompts.len())));
+            return Err(Error::invalid(
+                "caches",
+                caches.len(),
+                format!("{}, one a prompt", self.prompts.len()),
+            ));
         }
         for (i, (cache, prompt)) in caches.iter().zip(&self.prompts).enumerate() {
             if cache.tokens().len() != prompt.len() || !cache.is_whole() {
                 return Err(Error::Prompt {
                     at: format!("cache {i}"),
-                    found: format!("{} of {} positions", cache.positions().len(), cache.tokens().len()),
+                    found: format!(
+                        "{} of {} positions",
+                        cache.positions().len(),
+                        cache.tokens().len()
+                    ),
                     expected: format!("all of the prompt's {}", prompt.len()),
                 });
             }

@@ -22,7 +22,9 @@ fn every_hook_point_equals_transformer_lens() {
             let (logits, cache) = model.run_with_cache(&tokens, &everything).unwrap();
             for point in HookPoint::all(model.config().n_layers) {
                 let key = format!("{prompt}/{point}");
-                let expected = reference.get(&key).unwrap_or_else(|| panic!("no golden {key}"));
+                let expected = reference
+                    .get(&key)
+                    .unwrap_or_else(|| panic!("no golden {key}"));
                 comparison.add(&key, cache.get(point).unwrap(), expected.view());
             }
             let key = format!("{prompt}/logits");

@@ -69,17 +69,44 @@ fn edits(model: &Transformer, donors: &[ActivationCache], point: HookPoint) -> V
 fn assert_same(sweep: &Sweep<'_>, cells: &[Cell], metric: &Metric, what: &str) {
     let naive = sweep.run_naive(cells, metric).unwrap();
     let result = sweep.run(cells, metric).unwrap();
-    for (cell, (a, b)) in result.values.rows().into_iter().zip(naive.rows()).enumerate() {
-        let (a, b): (Vec<u32>, Vec<u32>) = (a.iter().map(|v| v.to_bits()).collect(), b.iter().map(|v| v.to_bits()).collect());
-        assert_eq!(a, b, "{what}: cell {cell}: {:?}: {} and {}", cells[cell], result.values.row(cell), naive.row(cell));
+    for (cell, (a, b)) in result
+        .values
+        .rows()
+        .into_iter()
+        .zip(naive.rows())
+        .enumerate()
+    {
+        let (a, b): (Vec<u32>, Vec<u32>) = (
+            a.iter().map(|v| v.to_bits()).collect(),
+            b.iter().map(|v| v.to_bits()).collect(),
+        );
+        assert_eq!(
+            a,
+            b,
+            "{what}: cell {cell}: {:?}: {} and {}",
+            cells[cell],
+            result.values.row(cell),
+            naive.row(cell)
+        );
     }
-    assert_eq!(result.multiply_adds, result.plan.multiply_adds, "{what}: multiply-adds");
+    assert_eq!(
+        result.multiply_adds, result.plan.multiply_adds,
+        "{what}: multiply-adds"
+    );
     assert_eq!(result.rows, result.plan.rows, "{what}: rows");
 }
 
 fn ragged() -> (Prompts, Prompts) {
-    let clean = Prompts::new([vec![1, 2, 3, 4, 5, 6, 7], vec![8, 9, 10], vec![11, 12, 13, 14, 15]]);
-    let corrupted = Prompts::new([vec![1, 2, 3, 9, 5, 6, 7], vec![3, 2, 1], vec![11, 12, 13, 14, 2]]);
+    let clean = Prompts::new([
+        vec![1, 2, 3, 4, 5, 6, 7],
+        vec![8, 9, 10],
+        vec![11, 12, 13, 14, 15],
+    ]);
+    let corrupted = Prompts::new([
+        vec![1, 2, 3, 9, 5, 6, 7],
+        vec![3, 2, 1],
+        vec![11, 12, 13, 14, 2],
+    ]);
     (clean.unwrap(), corrupted.unwrap())
 }
 
@@ -94,14 +121,29 @@ fn every_point_and_edit_equals_full_passes() {
         for edit in edits(&model, &donors, point) {
             let target = Target::new(point);
             cells.push(vec![Intervention::new(target.clone(), edit.clone())]);
-            cells.push(vec![Intervention::new(target.clone().at_positions(1), edit.clone())]);
-            cells.push(vec![Intervention::new(target.clone().at_positions(patchlens::Select::Last), edit.clone())]);
+            cells.push(vec![Intervention::new(
+                target.clone().at_positions(1),
+                edit.clone(),
+            )]);
+            cells.push(vec![Intervention::new(
+                target.clone().at_positions(patchlens::Select::Last),
+                edit.clone(),
+            )]);
             if point.axes().has_heads() {
-                cells.push(vec![Intervention::new(target.clone().at_heads(1), edit.clone())]);
-                cells.push(vec![Intervention::new(target.clone().at_heads(0).at_positions([0, 2]), edit.clone())]);
+                cells.push(vec![Intervention::new(
+                    target.clone().at_heads(1),
+                    edit.clone(),
+                )]);
+                cells.push(vec![Intervention::new(
+                    target.clone().at_heads(0).at_positions([0, 2]),
+                    edit.clone(),
+                )]);
             }
             if point.axes() == Axes::Attention {
-                cells.push(vec![Intervention::new(target.at_heads(1).at_positions(2).at_src(0), edit)]);
+                cells.push(vec![Intervention::new(
+                    target.at_heads(1).at_positions(2).at_src(0),
+                    edit,
+                )]);
             }
         }
         let sweep = Sweep::new(&model, &corrupted).unwrap();
@@ -138,13 +180,24 @@ fn a_given_base_and_a_base_over_another_run_change_nothing() {
     let (clean, corrupted) = ragged();
     let donors = caches(&model, &clean);
     let cells: Vec<Cell> = HookPoint::all(3)
-        .map(|point| vec![Intervention::new(point, Edit::patch(&donors, point).unwrap())])
+        .map(|point| {
+            vec![Intervention::new(
+                point,
+                Edit::patch(&donors, point).unwrap(),
+            )]
+        })
         .collect();
     let metric = logit_diff(3, 5);
     let plain = Sweep::new(&model, &corrupted).unwrap();
     let expected = plain.run(&cells, &metric).unwrap();
-    let given = Sweep::new(&model, &corrupted).unwrap().with_base(&caches(&model, &corrupted)).unwrap();
-    let over = Sweep::new(&model, &corrupted).unwrap().with_base_over(&donors).unwrap();
+    let given = Sweep::new(&model, &corrupted)
+        .unwrap()
+        .with_base(&caches(&model, &corrupted))
+        .unwrap();
+    let over = Sweep::new(&model, &corrupted)
+        .unwrap()
+        .with_base_over(&donors)
+        .unwrap();
     for sweep in [given, over] {
         let result = sweep.run(&cells, &metric).unwrap();
         assert_eq!(bits(&result.values), bits(&expected.values));
@@ -164,7 +217,13 @@ fn patching_what_is_there_already_runs_nothing() {
     let sweep = Sweep::new(&model, &corrupted).unwrap();
     let result = sweep.run(&cells, &logit_diff(3, 5)).unwrap();
     assert_eq!((result.plan.lanes, result.multiply_adds), (0, 0));
-    assert!(result.values.rows().into_iter().all(|row| row == result.base));
+    assert!(
+        result
+            .values
+            .rows()
+            .into_iter()
+            .all(|row| row == result.base)
+    );
 }
 
 #[test]
@@ -176,39 +235,65 @@ fn chunks_and_threads_do_not_show() {
     for point in HookPoint::all(3) {
         for position in 0..3 {
             let edit = Edit::patch(&donors, point).unwrap();
-            cells.push(vec![Intervention::new(Target::new(point).at_positions(position), edit)]);
+            cells.push(vec![Intervention::new(
+                Target::new(point).at_positions(position),
+                edit,
+            )]);
         }
     }
     let metric = logit_diff(3, 5);
-    let expected = Sweep::new(&model, &corrupted).unwrap().run(&cells, &metric).unwrap();
+    let expected = Sweep::new(&model, &corrupted)
+        .unwrap()
+        .run(&cells, &metric)
+        .unwrap();
     let mut chunk_counts = std::collections::BTreeSet::new();
     for threads in [1, 2, 4] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         let fixed = (4 << 20) * threads as u64 + 4096;
         let most = expected.plan.peak_bytes;
         for limit in [most * 4, fixed + most / 200, fixed + 40_000, fixed + 15_000] {
             pool.install(|| {
                 let sweep = Sweep::new(&model, &corrupted).unwrap().memory_limit(limit);
                 let result = sweep.run(&cells, &metric).unwrap();
-                assert_eq!(bits(&result.values), bits(&expected.values), "{threads} threads, limit {limit}");
+                assert_eq!(
+                    bits(&result.values),
+                    bits(&expected.values),
+                    "{threads} threads, limit {limit}"
+                );
                 assert!(result.plan.peak_bytes <= limit);
                 chunk_counts.insert(result.plan.chunks);
             });
         }
     }
-    assert!(chunk_counts.contains(&1) && chunk_counts.iter().any(|c| *c > 8), "{chunk_counts:?}");
+    assert!(
+        chunk_counts.contains(&1) && chunk_counts.iter().any(|c| *c > 8),
+        "{chunk_counts:?}"
+    );
 }
 
 #[test]
 fn a_cancelled_sweep_gives_what_it_has() {
     let model = model(config(3, 2, 4), 9);
     let prompt = Prompt::from([1, 2, 3, 4]);
-    let cell = |layer: usize| vec![Intervention::new(patchlens::Site::ResidPre.at(layer), Edit::Zero)];
+    let cell = |layer: usize| {
+        vec![Intervention::new(
+            patchlens::Site::ResidPre.at(layer),
+            Edit::Zero,
+        )]
+    };
     let cells: Vec<Cell> = (0..3).map(cell).collect();
     let metric = logit_diff(3, 5);
-    let whole = Sweep::new(&model, &prompt).unwrap().run(&cells, &metric).unwrap();
+    let whole = Sweep::new(&model, &prompt)
+        .unwrap()
+        .run(&cells, &metric)
+        .unwrap();
     let threads = rayon::current_num_threads() as u64;
-    let sweep = Sweep::new(&model, &prompt).unwrap().memory_limit((4 << 20) * threads + 10_000);
+    let sweep = Sweep::new(&model, &prompt)
+        .unwrap()
+        .memory_limit((4 << 20) * threads + 10_000);
     let prepared = sweep.prepare(&cells, &metric).unwrap();
     assert!(prepared.plan().chunks > 1, "{:?}", prepared.plan());
     let mut calls = 0;
@@ -226,7 +311,10 @@ fn a_cancelled_sweep_gives_what_it_has() {
 
 /// A random cell: one to three interventions at any points, positions and heads.
 fn cell_strategy() -> impl Strategy<Value = Vec<(usize, usize, usize, usize)>> {
-    prop::collection::vec((0_usize..1000, 0_usize..1000, 0_usize..1000, 0_usize..8), 1..4)
+    prop::collection::vec(
+        (0_usize..1000, 0_usize..1000, 0_usize..1000, 0_usize..8),
+        1..4,
+    )
 }
 
 proptest! {

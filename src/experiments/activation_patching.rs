@@ -109,16 +109,22 @@ impl Grid {
         let at = |site: Site, layer: usize| Target::new(site.at(layer));
         match *self {
             Grid::Positions(site) => at(site, index[0]).at_positions(index[1]),
-            Grid::HeadPositions(site) => at(site, index[0]).at_positions(index[1]).at_heads(index[2]),
+            Grid::HeadPositions(site) => {
+                at(site, index[0]).at_positions(index[1]).at_heads(index[2])
+            }
             Grid::Heads(site) => at(site, index[0]).at_heads(index[1]),
-            Grid::PatternDest => at(Site::Pattern, index[0]).at_heads(index[1]).at_positions(index[2]),
+            Grid::PatternDest => at(Site::Pattern, index[0])
+                .at_heads(index[1])
+                .at_positions(index[2]),
             Grid::PatternEntries => at(Site::Pattern, index[0])
                 .at_heads(index[1])
                 .at_positions(index[2])
                 .at_src(index[3]),
             Grid::EveryBlock => Grid::Positions(BLOCK_SITES[index[0]]).target(&index[1..]),
             Grid::EveryHead => Grid::Heads(HEAD_SITES[index[0]]).target(&index[1..]),
-            Grid::EveryHeadPosition => Grid::HeadPositions(HEAD_SITES[index[0]]).target(&index[1..]),
+            Grid::EveryHeadPosition => {
+                Grid::HeadPositions(HEAD_SITES[index[0]]).target(&index[1..])
+            }
         }
     }
 }
@@ -213,14 +219,21 @@ impl<'m> ActivationPatching<'m> {
         model.check_prompts(&corrupted)?;
         if clean.len() != corrupted.len() {
             let expected = format!("{}, one a clean prompt", clean.len());
-            return Err(Error::invalid("corrupted prompts", corrupted.len(), expected));
+            return Err(Error::invalid(
+                "corrupted prompts",
+                corrupted.len(),
+                expected,
+            ));
         }
         for (i, (a, b)) in clean.iter().zip(&corrupted).enumerate() {
             if a.len() != b.len() {
                 return Err(Error::Prompt {
                     at: format!("corrupted prompt {i}"),
                     found: format!("{} tokens", b.len()),
-                    expected: format!("{} as the clean prompt, so that positions correspond", a.len()),
+                    expected: format!(
+                        "{} as the clean prompt, so that positions correspond",
+                        a.len()
+                    ),
                 });
             }
         }
@@ -258,7 +271,9 @@ impl<'m> ActivationPatching<'m> {
         let axes = grid.axes(config.n_layers, config.n_heads, &self.labels(grid)?);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
         let metric = self.with_reference(metric)?;
-        let points: Vec<HookPoint> = grid.sites().into_iter()
+        let points: Vec<HookPoint> = grid
+            .sites()
+            .into_iter()
             .flat_map(|site| (0..config.n_layers).map(move |layer| site.at(layer)))
             .collect();
         let (donor, base) = match self.direction {
@@ -266,7 +281,10 @@ impl<'m> ActivationPatching<'m> {
             Direction::Noising => (&self.corrupted, &self.clean),
         };
         let donors = self.donor_caches(donor, &points)?;
-        let donor_metric = Sweep::new(self.model, donor)?.with_base(&donors)?.run(&[], &metric)?.base;
+        let donor_metric = Sweep::new(self.model, donor)?
+            .with_base(&donors)?
+            .run(&[], &metric)?
+            .base;
         let cells = cells(grid, &shape, &donors)?;
         let sweep = Sweep::new(self.model, base)?
             .with_base_over(&donors)?
@@ -279,8 +297,13 @@ impl<'m> ActivationPatching<'m> {
         let mean = result.values.mean_axis(Dim(1)).unwrap_or_default();
         let mut about = self.about(grid, &metric, &clean, &corrupted);
         about.partial = result.partial;
-        about.counts.insert("multiply-adds".to_string(), result.multiply_adds);
-        about.counts.insert("multiply-adds, naive".to_string(), result.plan.naive_multiply_adds);
+        about
+            .counts
+            .insert("multiply-adds".to_string(), result.multiply_adds);
+        about.counts.insert(
+            "multiply-adds, naive".to_string(),
+            result.plan.naive_multiply_adds,
+        );
         let reshape = |shape: &[usize], values: Vec<f32>| {
             ArrayD::from_shape_vec(IxDyn(shape), values)
                 .unwrap_or_else(|_| unreachable!("one value a cell of {shape:?}"))
@@ -288,10 +311,20 @@ impl<'m> ActivationPatching<'m> {
         let effect = Labelled::new(reshape(&shape, mean.to_vec()), axes, about)?;
         let with_prompts = [&shape[..], &[self.clean.len()]].concat();
         let per_prompt = reshape(&with_prompts, result.values.into_iter().collect());
-        Ok(Patching { effect, per_prompt, clean, corrupted, plan: result.plan })
+        Ok(Patching {
+            effect,
+            per_prompt,
+            clean,
+            corrupted,
+            plan: result.plan,
+        })
     }
 
-    fn donor_caches(&self, prompts: &[Prompt], points: &[HookPoint]) -> Result<Vec<ActivationCache>> {
+    fn donor_caches(
+        &self,
+        prompts: &[Prompt],
+        points: &[HookPoint],
+    ) -> Result<Vec<ActivationCache>> {
         let selection = points_read(self.model.config(), points.iter().copied());
         let run = Run {
             cache: Some(&selection),
@@ -325,22 +358,37 @@ impl<'m> ActivationPatching<'m> {
         }
         if let Some(labels) = &self.position_labels {
             if labels.len() != n {
-                return Err(Error::invalid("position labels", labels.len(), format!("{n}, one a token")));
+                return Err(Error::invalid(
+                    "position labels",
+                    labels.len(),
+                    format!("{n}, one a token"),
+                ));
             }
             return Ok(labels.clone());
         }
         let all = || self.clean.iter().chain(&self.corrupted);
-        let label = |p: usize| match all().all(|prompt| prompt.labels[p] == self.clean[0].labels[p]) {
+        let label = |p: usize| match all().all(|prompt| prompt.labels[p] == self.clean[0].labels[p])
+        {
             true => self.clean[0].labels[p].clone(),
             false if self.clean.len() == 1 => {
-                format!("{}/{}", self.clean[0].labels[p], self.corrupted[0].labels[p].trim_start())
+                format!(
+                    "{}/{}",
+                    self.clean[0].labels[p],
+                    self.corrupted[0].labels[p].trim_start()
+                )
             }
             false => "*".to_string(),
         };
         Ok((0..n).map(label).collect())
     }
 
-    fn about(&self, grid: Grid, metric: &Metric, clean: &Array1<f32>, corrupted: &Array1<f32>) -> About {
+    fn about(
+        &self,
+        grid: Grid,
+        metric: &Metric,
+        clean: &Array1<f32>,
+        corrupted: &Array1<f32>,
+    ) -> About {
         let sites: Vec<&str> = grid.sites().iter().map(|s| s.name()).collect();
         let (from, into) = match self.direction {
             Direction::Denoising => ("clean", "corrupted"),
@@ -353,14 +401,19 @@ impl<'m> ActivationPatching<'m> {
             title: format!("Activation patching: {}", sites.join(", ")),
             caption: format!(
                 "One activation of the {from} run patched into the {into} run; mean {} over {pairs} prompt pair{}.",
-                metric.name(), if pairs == 1 { "" } else { "s" },
+                metric.name(),
+                if pairs == 1 { "" } else { "s" },
             ),
             unit: metric.name().to_string(),
             direction: Some(self.direction),
             ..About::default()
         };
-        about.baselines.extend(baselines.map(|(name, value)| (name.to_string(), value)));
-        about.counts.insert("prompt pairs".to_string(), pairs as u64);
+        about
+            .baselines
+            .extend(baselines.map(|(name, value)| (name.to_string(), value)));
+        about
+            .counts
+            .insert("prompt pairs".to_string(), pairs as u64);
         about
     }
 }
@@ -373,7 +426,9 @@ fn cells(grid: Grid, shape: &[usize], donors: &[ActivationCache]) -> Result<Vec<
         let target = grid.target(index.as_array_view().as_slice().unwrap_or(&[]));
         let edit = match edits.entry(target.point) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Edit::patch(donors, target.point)?),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(Edit::patch(donors, target.point)?)
+            }
         };
         cells.push(vec![Intervention::new(target, Edit::clone(edit))]);
     }

@@ -55,7 +55,9 @@ impl<'a> Interventions<'a> {
 
 impl Hooks for Interventions<'_> {
     fn wants(&self, at: HookPoint, sequence: usize) -> bool {
-        self.list.iter().any(|i| acts(i, at, sequence, self.sequences))
+        self.list
+            .iter()
+            .any(|i| acts(i, at, sequence, self.sequences))
     }
 
     fn visit(&mut self, at: &Visit<'_>, mut activation: ArrayViewMutD<'_, f32>) {
@@ -73,7 +75,11 @@ impl Hooks for Interventions<'_> {
     }
 
     fn extent(&self, at: HookPoint, sequence: usize) -> Extent {
-        extent(self.list.iter().filter(|i| acts(i, at, sequence, self.sequences)))
+        extent(
+            self.list
+                .iter()
+                .filter(|i| acts(i, at, sequence, self.sequences)),
+        )
     }
 }
 
@@ -101,7 +107,10 @@ pub(crate) fn extent<'i>(interventions: impl Iterator<Item = &'i Intervention>) 
         });
     }
     let mut union = union.unwrap_or_default();
-    for list in [&mut union.positions, &mut union.heads].into_iter().flatten() {
+    for list in [&mut union.positions, &mut union.heads]
+        .into_iter()
+        .flatten()
+    {
         list.sort_unstable();
         list.dedup();
     }
@@ -172,12 +181,19 @@ fn edit_rows(
     }
 }
 
-fn row_mut(x: ArrayViewMutD<'_, f32>, axes: Axes, position: usize, head: usize) -> ArrayViewMut1<'_, f32> {
+fn row_mut(
+    x: ArrayViewMutD<'_, f32>,
+    axes: Axes,
+    position: usize,
+    head: usize,
+) -> ArrayViewMut1<'_, f32> {
     let x = match axes {
-        Axes::Attention => x.index_axis_move(Axis(0), head).index_axis_move(Axis(0), position),
-        Axes::Head | Axes::HeadModel => {
-            x.index_axis_move(Axis(0), position).index_axis_move(Axis(0), head)
-        }
+        Axes::Attention => x
+            .index_axis_move(Axis(0), head)
+            .index_axis_move(Axis(0), position),
+        Axes::Head | Axes::HeadModel => x
+            .index_axis_move(Axis(0), position)
+            .index_axis_move(Axis(0), head),
         _ => x.index_axis_move(Axis(0), position),
     };
     let n = x.len();
@@ -187,10 +203,12 @@ fn row_mut(x: ArrayViewMutD<'_, f32>, axes: Axes, position: usize, head: usize) 
 
 fn row_of(x: ArrayViewD<'_, f32>, axes: Axes, position: usize, head: usize) -> ArrayViewD<'_, f32> {
     match axes {
-        Axes::Attention => x.index_axis_move(Axis(0), head).index_axis_move(Axis(0), position),
-        Axes::Head | Axes::HeadModel => {
-            x.index_axis_move(Axis(0), position).index_axis_move(Axis(0), head)
-        }
+        Axes::Attention => x
+            .index_axis_move(Axis(0), head)
+            .index_axis_move(Axis(0), position),
+        Axes::Head | Axes::HeadModel => x
+            .index_axis_move(Axis(0), position)
+            .index_axis_move(Axis(0), head),
         _ => x.index_axis_move(Axis(0), position),
     }
 }
@@ -211,7 +229,11 @@ fn edit_row(
         (Edit::Scale(factor), None) => before.iter().map(|v| v * factor).collect(),
         (Edit::Noise { std, seed }, None) => {
             let noise = noise_row(*seed, place, n);
-            before.iter().zip(noise).map(|(v, noise)| v + std * noise).collect()
+            before
+                .iter()
+                .zip(noise)
+                .map(|(v, noise)| v + std * noise)
+                .collect()
         }
         (Edit::Map(f), None) => {
             let mut new = before.to_vec();

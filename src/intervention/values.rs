@@ -57,8 +57,15 @@ impl Values {
             let found = cache.get(point)?.shape().to_vec();
             if !cache.is_whole() {
                 let n = cache.tokens().len();
-                let expected = format!("all {n} positions; this cache kept {}", cache.positions().len());
-                return Err(Error::Shape { at: point.to_string(), found, expected });
+                let expected = format!(
+                    "all {n} positions; this cache kept {}",
+                    cache.positions().len()
+                );
+                return Err(Error::Shape {
+                    at: point.to_string(),
+                    found,
+                    expected,
+                });
             }
         }
         Ok(Values(Source::Caches(caches.into(), point)))
@@ -117,11 +124,21 @@ impl Values {
         }
     }
 
-    pub(super) fn check(&self, at: &str, point: HookPoint, run: &RunShape<'_>, sequences: &Select) -> Result<()> {
+    pub(super) fn check(
+        &self,
+        at: &str,
+        point: HookPoint,
+        run: &RunShape<'_>,
+        sequences: &Select,
+    ) -> Result<()> {
         let count = run.lengths.len();
         if self.len() != 1 && self.len() != count {
             let expected = format!("1 or {count}, one a sequence");
-            return Err(Error::invalid(format!("{at}: number of arrays"), self.len(), expected));
+            return Err(Error::invalid(
+                format!("{at}: number of arrays"),
+                self.len(),
+                expected,
+            ));
         }
         for (i, n) in run.lengths.iter().enumerate() {
             if !sequences.contains(i, count) {

@@ -69,7 +69,11 @@ fn on_demand_macs(config: &Config, layer: usize, rows: &LayerRows, wanted: Wante
     let inside = |list: &Option<Vec<usize>>, i: &usize| list.as_ref().is_none_or(|l| l.contains(i));
     let mut macs = 0;
     if let Some(extent) = wanted(Site::Result.at(layer)) {
-        let count = rows.z.iter().filter(|r| inside(&extent.positions, r)).count();
+        let count = rows
+            .z
+            .iter()
+            .filter(|r| inside(&extent.positions, r))
+            .count();
         macs += count * d * d;
     }
     let shared = wanted(Site::AttnIn.at(layer));
@@ -98,10 +102,12 @@ fn on_demand_macs(config: &Config, layer: usize, rows: &LayerRows, wanted: Wante
 fn layer_bytes(config: &Config, rows: &LayerRows) -> u64 {
     let (d, m, n) = (config.d_model, config.d_mlp, config.n_heads);
     let qkv = rows.q_live.len() + rows.k_live.len() + rows.v_live.len();
-    let attention = 2 * (rows.pre.len() + rows.kv.len() + qkv) + 3 * rows.z.len() + 2 * rows.attn_out.len();
+    let attention =
+        2 * (rows.pre.len() + rows.kv.len() + qkv) + 3 * rows.z.len() + 2 * rows.attn_out.len();
     let mid = rows.mid.len() + rows.mlp_in.len() + 3 * rows.mlp_out.len() + rows.post.len();
     let hidden = rows.mlp_pre.len() + rows.mlp_post.len();
     let most = (attention * d).max(mid * d + hidden * m);
-    let book = rows.post.len().max(rows.pre.len()).max(rows.z.len()) as u64 * (ROW_BYTES + 16 * n as u64);
+    let book =
+        rows.post.len().max(rows.pre.len()).max(rows.z.len()) as u64 * (ROW_BYTES + 16 * n as u64);
     4 * most as u64 + book
 }

@@ -132,7 +132,9 @@ struct Needed<'o> {
 impl Needed<'_> {
     fn keys(&self, rows: Rows) -> Rows {
         match rows.last() {
-            Some(last) if *last > self.until => rows.iter().copied().filter(|r| *r <= self.until).collect(),
+            Some(last) if *last > self.until => {
+                rows.iter().copied().filter(|r| *r <= self.until).collect()
+            }
             _ => rows,
         }
     }
@@ -142,7 +144,11 @@ impl Needed<'_> {
         match self.only {
             None => rows,
             Some(only) if rows.iter().all(|r| only.binary_search(r).is_ok()) => rows,
-            Some(only) => rows.iter().copied().filter(|r| only.binary_search(r).is_ok()).collect(),
+            Some(only) => rows
+                .iter()
+                .copied()
+                .filter(|r| only.binary_search(r).is_ok())
+                .collect(),
         }
     }
 }
@@ -151,7 +157,10 @@ impl Lane<'_> {
     fn needed(&self, last: bool) -> Needed<'_> {
         let end = self.tokens.len().saturating_sub(1);
         if !self.narrow {
-            return Needed { until: end, only: None };
+            return Needed {
+                until: end,
+                only: None,
+            };
         }
         Needed {
             until: self.outputs.last().copied().unwrap_or(0),
@@ -166,7 +175,13 @@ impl Lane<'_> {
     }
 
     /// Rows of each stage of `layer`, given the rows that are dirty at its entry.
-    pub fn layer_rows(&self, layer: usize, last: bool, all_heads: &Rows, dirty: &Rows) -> LayerRows {
+    pub fn layer_rows(
+        &self,
+        layer: usize,
+        last: bool,
+        all_heads: &Rows,
+        dirty: &Rows,
+    ) -> LayerRows {
         let untouched = self.changes.iter().all(|c| c.point.layer() != Some(layer));
         if untouched && dirty.is_empty() {
             return LayerRows::default();
@@ -186,7 +201,11 @@ impl Lane<'_> {
         let k_live = need.keys(union(&normed, &[&e(Site::K), &k_in, &attn_in]));
         let v_live = need.keys(union(&normed, &[&e(Site::V), &v_in, &attn_in]));
         let first = k_live.first().into_iter().chain(v_live.first()).min();
-        let dest = self.destinations(&q_live, first.copied(), &[&e(Site::AttnScores), &e(Site::Pattern)]);
+        let dest = self.destinations(
+            &q_live,
+            first.copied(),
+            &[&e(Site::AttnScores), &e(Site::Pattern)],
+        );
         let dest = need.rows(dest);
         let heads = match normed.is_empty() {
             true => self.attention_heads(layer),
@@ -256,8 +275,15 @@ impl Lane<'_> {
 
     /// Rows that go through the final LayerNorm and the unembedding, given those dirty before.
     pub fn final_rows(&self, dirty: &Rows) -> Rows {
-        let points = [HookPoint::LnFinalScale, HookPoint::LnFinalNormalized, HookPoint::Logits];
+        let points = [
+            HookPoint::LnFinalScale,
+            HookPoint::LnFinalNormalized,
+            HookPoint::Logits,
+        ];
         let rows = union(dirty, &[&self.rows_at(&points)]);
-        rows.iter().copied().filter(|r| self.outputs.binary_search(r).is_ok()).collect()
+        rows.iter()
+            .copied()
+            .filter(|r| self.outputs.binary_search(r).is_ok())
+            .collect()
     }
 }

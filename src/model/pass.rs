@@ -54,7 +54,10 @@ impl LaneLogits {
             let Some(index) = lanes.binary_search(&lane).ok() else {
                 continue;
             };
-            let before: usize = lanes[..index].iter().map(|l| self.rows.range(*l).len()).sum();
+            let before: usize = lanes[..index]
+                .iter()
+                .map(|l| self.rows.range(*l).len())
+                .sum();
             let rows = before..before + self.rows.range(lane).len();
             return part(data.view(), 0, rows).to_owned();
         }

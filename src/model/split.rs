@@ -81,7 +81,9 @@ impl SplitInputs {
         for (i, &position) in positions.iter().enumerate() {
             for head in 0..input.len_of(Axis(1)) {
                 let key = (lane, position, head);
-                let fresh = !self.changed[reader].iter().any(|c| (c.lane, c.position, c.head) == key);
+                let fresh = !self.changed[reader]
+                    .iter()
+                    .any(|c| (c.lane, c.position, c.head) == key);
                 if fresh && chosen(&extent.positions, position) && chosen(&extent.heads, head) {
                     self.changed[reader].push(Changed {
                         head,
@@ -147,7 +149,7 @@ fn show<H: Hooks>(
         pass.visit_lane(at, lane, positions, values.view_mut());
     }
     if let Some(recorder) = pass.recorder.as_mut().filter(|r| r.wants(at)) {
-        recorder.record_rows(at, lane, values);
+        recorder.record_rows(at, lane, &pass.lanes[lane], positions, values);
     }
     wanted.then(|| pass.hooks.extent(at, lane))
 }

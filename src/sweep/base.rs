@@ -71,10 +71,12 @@ impl Sweep<'_> {
         let mut recorder = Recorder::new(points, &lanes);
         let mut hooks = ();
         let pass = Pass::new(self.model, &lanes, &mut hooks, Some(&mut recorder));
-        let after_blocks = points.iter().any(|p| p > HookPoint::Block(usize::MAX, Site::ResidPost));
+        let after_blocks = points
+            .iter()
+            .any(|p| p > HookPoint::Block(usize::MAX, Site::ResidPost));
         let stop = (!after_blocks).then_some(self.model.config().n_layers);
         let output = pass.run(stop);
-        Ok((recorder.caches, output.macs))
+        Ok((recorder.finish(&lanes), output.macs))
     }
 
     fn base_lanes(&self, points: &Selection) -> Result<Vec<Lane<'_>>> {
@@ -88,7 +90,8 @@ impl Sweep<'_> {
                 if let Some(point) = missing {
                     over.get(point)?;
                 }
-                let differs = |(position, (a, b)): (usize, (&u32, &u32))| (a != b).then_some(position);
+                let differs =
+                    |(position, (a, b)): (usize, (&u32, &u32))| (a != b).then_some(position);
                 let tokens = prompt.tokens.iter().zip(over.tokens()).enumerate();
                 lane.fresh = tokens.filter_map(differs).collect();
                 lane.base = Some(over);
@@ -100,7 +103,11 @@ impl Sweep<'_> {
 
     /// What the metric reads of the base runs: per prompt `[position, column]`, and the
     /// multiply-adds.
-    pub(super) fn read_base(&self, base: &[ActivationCache], needs: &[Needs]) -> (Vec<Array2<f32>>, u64) {
+    pub(super) fn read_base(
+        &self,
+        base: &[ActivationCache],
+        needs: &[Needs],
+    ) -> (Vec<Array2<f32>>, u64) {
         let lanes: Vec<Lane<'_>> = base
             .iter()
             .zip(needs)
@@ -120,7 +127,9 @@ impl Sweep<'_> {
             })
             .collect();
         let output = Pass::new(self.model, &lanes, &mut (), None).run(None);
-        let rows = (0..lanes.len()).map(|lane| output.logits.lane(lane)).collect();
+        let rows = (0..lanes.len())
+            .map(|lane| output.logits.lane(lane))
+            .collect();
         (rows, output.macs)
     }
 }

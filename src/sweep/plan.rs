@@ -91,14 +91,22 @@ impl<'s> Prepared<'s> {
     pub(super) fn lane(&self, cell: usize, prompt: usize, changes: Vec<Change>) -> Lane<'_> {
         let needs = &self.needs[prompt];
         // Even an edit that gives the base's logits undoes what came before.
-        let edits_logits = self.hooks(cell, prompt).at(HookPoint::Logits).next().is_some();
+        let edits_logits = self
+            .hooks(cell, prompt)
+            .at(HookPoint::Logits)
+            .next()
+            .is_some();
         Lane {
             tokens: &self.sweep.prompts[prompt].tokens,
             base: Some(&self.base[prompt]),
             fresh: Default::default(),
             changes,
             outputs: needs.positions.clone(),
-            columns: if edits_logits { Columns::All } else { columns(needs) },
+            columns: if edits_logits {
+                Columns::All
+            } else {
+                columns(needs)
+            },
             narrow: true,
         }
     }
@@ -116,10 +124,18 @@ impl<'s> Prepared<'s> {
             let lane = self.lane(cell, prompt, changes);
             let cost = lane.cost(config, &|at| hooks.extent(at));
             let changes = lane.changes;
-            Ok(cost.read.then_some(Planned { cell, prompt, changes, cost }))
+            Ok(cost.read.then_some(Planned {
+                cell,
+                prompt,
+                changes,
+                cost,
+            }))
         };
         let all = 0..self.cells.len() * prompts;
-        let mut lanes: Vec<Planned> = all.into_par_iter().filter_map(|i| plan_one(i).transpose()).collect::<Result<_>>()?;
+        let mut lanes: Vec<Planned> = all
+            .into_par_iter()
+            .filter_map(|i| plan_one(i).transpose())
+            .collect::<Result<_>>()?;
         lanes.sort_by_key(|lane| lane.changes.iter().map(|c| c.point).min());
         self.lanes = lanes;
         Ok(())
@@ -130,13 +146,18 @@ impl<'s> Prepared<'s> {
         let mut points: Vec<HookPoint> = hooks.cell.iter().map(|i| i.target.point).collect();
         points.sort_unstable();
         points.dedup();
-        let changes = points.into_iter().map(|at| self.change(hooks, at).transpose());
+        let changes = points
+            .into_iter()
+            .map(|at| self.change(hooks, at).transpose());
         changes.flatten().collect()
     }
 
     fn change(&self, hooks: &LaneHooks<'_>, at: HookPoint) -> Result<Option<Change>> {
         let n = self.sweep.prompts[hooks.prompt].len();
-        let mut positions: Vec<usize> = hooks.at(at).flat_map(|i| i.target.positions.resolve(n)).collect();
+        let mut positions: Vec<usize> = hooks
+            .at(at)
+            .flat_map(|i| i.target.positions.resolve(n))
+            .collect();
         positions.sort_unstable();
         positions.dedup();
         let config = self.sweep.model.config();
@@ -172,7 +193,11 @@ impl<'s> Prepared<'s> {
         for (i, lane) in self.lanes.iter().enumerate() {
             if fixed + lane.cost.bytes > limit {
                 let needed = fixed + lane.cost.bytes;
-                return Err(Error::invalid("memory limit in bytes", limit, format!("at least {needed}")));
+                return Err(Error::invalid(
+                    "memory limit in bytes",
+                    limit,
+                    format!("at least {needed}"),
+                ));
             }
             if used + lane.cost.bytes > limit {
                 self.chunks.push(start..i);
@@ -226,7 +251,10 @@ fn differences(axes: Axes, before: &ArrayD<f32>, after: &ArrayD<f32>) -> (Vec<us
 fn fixed_bytes(sweep: &Sweep<'_>, readouts: &[ndarray::Array2<f32>]) -> u64 {
     const PACKING_PER_THREAD: u64 = 4 << 20;
     let d_vocab = sweep.model.config().d_vocab;
-    let few = readouts.iter().map(ndarray::Array2::ncols).filter(|n| *n < d_vocab);
+    let few = readouts
+        .iter()
+        .map(ndarray::Array2::ncols)
+        .filter(|n| *n < d_vocab);
     let columns = few.sum::<usize>() * sweep.model.config().d_model;
     PACKING_PER_THREAD * rayon::current_num_threads() as u64 + 8 * columns as u64
 }

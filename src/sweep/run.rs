@@ -5,9 +5,9 @@ use std::ops::{ControlFlow, Range};
 use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 
+use super::SweepResult;
 use super::hooks::ChunkHooks;
 use super::plan::Prepared;
-use super::SweepResult;
 use crate::error::Result;
 use crate::model::lane::{Columns, Lane};
 use crate::model::pass::Pass;
@@ -39,7 +39,10 @@ impl Prepared<'_> {
     ///
     /// # Errors
     /// As [`Prepared::run`].
-    pub fn run_observed(&self, mut observer: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<SweepResult> {
+    pub fn run_observed(
+        &self,
+        mut observer: impl FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<SweepResult> {
         let prompts = self.sweep.prompts().len();
         let base: Array1<f32> = (0..prompts)
             .map(|p| self.metric.read(p, self.readouts[p].view()))
@@ -55,7 +58,9 @@ impl Prepared<'_> {
             let (macs, rows) = self.run_chunk(chunk.clone(), &mut values);
             result = (result.0 + macs, result.1 + rows);
             done = chunk.end;
-            self.lanes[chunk.clone()].iter().for_each(|lane| open[lane.cell] -= 1);
+            self.lanes[chunk.clone()]
+                .iter()
+                .for_each(|lane| open[lane.cell] -= 1);
             let progress = Progress {
                 cells_done: open.iter().filter(|left| **left == 0).count(),
                 cells: self.cells.len(),
@@ -88,7 +93,10 @@ impl Prepared<'_> {
             .map(|p| self.lane(p.cell, p.prompt, p.changes.clone()))
             .collect();
         let mut hooks = ChunkHooks {
-            lanes: planned.iter().map(|p| self.hooks(p.cell, p.prompt)).collect(),
+            lanes: planned
+                .iter()
+                .map(|p| self.hooks(p.cell, p.prompt))
+                .collect(),
         };
         let output = Pass::new(self.sweep.model, &lanes, &mut hooks, None).run(None);
         let read = |(i, lane): (usize, &Lane<'_>)| {

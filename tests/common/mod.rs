@@ -37,7 +37,10 @@ pub fn tensors(model: &str, file: &str) -> BTreeMap<String, ArrayD<f32>> {
             .collect();
         ArrayD::from_shape_vec(tensor.shape(), values).unwrap()
     };
-    file.names().iter().map(|name| (name.to_string(), array(name))).collect()
+    file.names()
+        .iter()
+        .map(|name| (name.to_string(), array(name)))
+        .collect()
 }
 
 /// `reference.json` of a golden model.
@@ -48,7 +51,9 @@ pub fn metadata(model: &str) -> serde_json::Value {
 
 /// Token ids at a path of keys in the metadata.
 pub fn tokens(value: &serde_json::Value) -> Vec<u32> {
-    let list = value.as_array().unwrap_or_else(|| panic!("no tokens in {value}"));
+    let list = value
+        .as_array()
+        .unwrap_or_else(|| panic!("no tokens in {value}"));
     list.iter().map(|t| t.as_u64().unwrap() as u32).collect()
 }
 
@@ -62,7 +67,11 @@ pub fn difference(found: ArrayViewD<'_, f32>, expected: ArrayViewD<'_, f32>) -> 
     for (a, b) in found.iter().zip(&expected) {
         if a.to_bits() != b.to_bits() {
             let delta = (a - b).abs() / scale;
-            worst = if delta.is_nan() { f32::INFINITY } else { worst.max(delta) };
+            worst = if delta.is_nan() {
+                f32::INFINITY
+            } else {
+                worst.max(delta)
+            };
         }
     }
     worst
@@ -90,7 +99,8 @@ impl Comparison {
         self.count += 1;
         if found.shape() != expected.shape() {
             let (found, expected) = (found.shape(), expected.shape());
-            self.failures.push(format!("{name}: shape {found:?}, expected {expected:?}"));
+            self.failures
+                .push(format!("{name}: shape {found:?}, expected {expected:?}"));
             return;
         }
         let delta = difference(found, expected);
@@ -104,8 +114,15 @@ impl Comparison {
 
     pub fn finish(self, what: &str) {
         let (worst, name) = &self.worst;
-        println!("{what}: {} tensors, worst relative difference {worst:.2e} at {name}", self.count);
+        println!(
+            "{what}: {} tensors, worst relative difference {worst:.2e} at {name}",
+            self.count
+        );
         assert!(self.count > 0, "{what}: nothing compared");
-        assert!(self.failures.is_empty(), "{what}:\n{}", self.failures.join("\n"));
+        assert!(
+            self.failures.is_empty(),
+            "{what}:\n{}",
+            self.failures.join("\n")
+        );
     }
 }
