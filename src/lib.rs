@@ -21,7 +21,16 @@ mod weights;
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
+pub use experiments::{
+    Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, KnockOut, Minimality,
+    NodeMinimality,
+};
 pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
+pub use experiments::{
+    CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
+    Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
+    subject_noise_std,
+};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{
     Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,

@@ -1,5 +1,16 @@
 //! The methods, one file each, over the engine: no forward pass of their own.
 
+mod ablation;
 mod activation_patching;
+mod causal_tracing;
 
+pub use ablation::{
+    Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, KnockOut, Minimality,
+    NodeMinimality,
+};
 pub use activation_patching::{ActivationPatching, Grid, Patching, activation_patching};
+pub use causal_tracing::{
+    CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
+    Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
+    subject_noise_std,
+};
