@@ -9,9 +9,9 @@ use common::Comparison;
 use ndarray::{Array2, ArrayD, Axis, Ix1, Ix2};
 use patchlens::tasks::{FactPrompt, KnownFacts};
 use patchlens::{
-    CausalTracing, Config, Edit, HookPoint, Intervention, Interventions, PositionClass, Prompt,
-    Restore, Run, Selection, Severed, Site, SubjectCorruption, Target, TracedFact, Transformer,
-    Values, mean_subject_embedding, probability, subject_noise_std,
+    CausalTracing, Config, Edit, Error, HookPoint, Intervention, Interventions, PositionClass,
+    Prompt, Restore, Run, Selection, Severed, Site, SubjectCorruption, Target, TracedFact,
+    Transformer, Values, mean_subject_embedding, probability, subject_noise_std,
 };
 use serde_json::Value;
 use small_tokenizer::mini;
@@ -407,10 +407,30 @@ fn a_cancelled_set_says_so() {
         (2, 3),
         "a break after a fact's last chunk loses nothing"
     );
+    assert!(!set.partial);
+
     let mut small = tracing;
-    small.memory_limit = 10 << 20;
-    let all = small.trace_set(&facts).unwrap();
+    small.memory_limit = 1;
+    let all = loop {
+        match small.trace_set(&facts) {
+            Ok(all) => break all,
+            // The error tells how much it takes: about one lane a chunk.
+            Err(Error::Invalid { expected, .. }) => {
+                let needed = expected.split(' ').next_back().unwrap().parse().unwrap();
+                assert!(needed > small.memory_limit, "{expected}");
+                small.memory_limit = needed;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
     assert_eq!(all.average.values(), set.average.values());
+    let cancelled = small.trace_set_observed(&facts, |progress| match progress.facts_done {
+        0 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    });
+    let cancelled = cancelled.unwrap();
+    assert!(cancelled.partial && cancelled.average.about.partial);
+    assert_eq!(cancelled.kept.len(), 1, "the second fact was not finished");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use ndarray::{Array1, Array2};
 
 pub use circuit::{Circuit, CircuitNode, Completeness, Faithfulness, Minimality, NodeMinimality};
 
+use super::mean;
 use crate::cache::{ActivationCache, Selection};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -311,7 +312,7 @@ impl<'m> Ablation<'m> {
         let (per_prompt, clean) = self.run(&removed, metric)?;
         let n = self.prompts.len() as f64;
         let rows = || per_prompt.rows().into_iter();
-        let means: Array1<f32> = rows().map(|row| mean(&row.to_vec())).collect();
+        let means: Array1<f32> = rows().map(|row| mean(row.iter().copied())).collect();
         let mut about = About {
             title: format!("Knock-out: {} ablation", self.method),
             caption: format!(
@@ -321,7 +322,7 @@ impl<'m> Ablation<'m> {
             unit: metric.name().to_string(),
             ..About::default()
         };
-        let whole = mean(&clean.to_vec());
+        let whole = mean(clean.iter().copied());
         about.baselines.insert("clean".to_string(), whole);
         about
             .counts
@@ -464,9 +465,4 @@ fn check_lengths<'p>(
         }
     }
     Ok(())
-}
-
-/// The mean, summed in f64.
-fn mean(values: &[f32]) -> f32 {
-    (values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64) as f32
 }

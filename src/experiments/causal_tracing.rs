@@ -17,6 +17,7 @@ pub use average::{DroppedFact, PositionClass, SetTrace, TracingProgress};
 pub use corruption::{SubjectCorruption, mean_subject_embedding, subject_noise_std};
 pub use fact::TracedFact;
 
+use super::mean;
 use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::Site;
@@ -96,7 +97,8 @@ impl Restore {
 }
 
 /// Which module is cut off from what is restored: its outputs at the restored token keep their
-/// values of the corrupted run, in all layers after the first restored one.
+/// values of the corrupted run wherever they come after the first restored activation. (Those
+/// which are restored themselves stay restored.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Severed {
     /// `mlp_out`.
@@ -381,10 +383,4 @@ impl<'m> CausalTracing<'m> {
             ..About::default()
         }
     }
-}
-
-/// The mean, summed in f64.
-fn mean(values: impl ExactSizeIterator<Item = f32>) -> f32 {
-    let n = values.len() as f64;
-    (values.map(f64::from).sum::<f64>() / n) as f32
 }

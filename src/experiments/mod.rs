@@ -14,3 +14,9 @@ pub use causal_tracing::{
     Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
     subject_noise_std,
 };
+
+/// The mean, summed in f64.
+fn mean(values: impl ExactSizeIterator<Item = f32>) -> f32 {
+    let n = values.len() as f64;
+    (values.map(f64::from).sum::<f64>() / n) as f32
+}

@@ -7,7 +7,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::{Ablation, AblationNode, Removed, mean};
+use super::super::mean;
+use super::{Ablation, AblationNode, Removed};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -180,7 +181,7 @@ impl Completeness {
 
     /// The mean of [`Completeness::incompleteness`].
     pub fn mean_incompleteness(&self) -> f32 {
-        mean(&self.incompleteness())
+        mean(self.incompleteness().into_iter())
     }
 }
 
@@ -225,9 +226,9 @@ impl Ablation<'_> {
         ];
         let (values, clean) = self.run(&removed, metric)?;
         Ok(Faithfulness {
-            full: mean(&clean.to_vec()),
-            circuit: mean(&values.row(0).to_vec()),
-            empty: mean(&values.row(1).to_vec()),
+            full: mean(clean.iter().copied()),
+            circuit: mean(values.row(0).iter().copied()),
+            empty: mean(values.row(1).iter().copied()),
         })
     }
 
@@ -327,7 +328,7 @@ impl Ablation<'_> {
         let means: Vec<f32> = values
             .rows()
             .into_iter()
-            .map(|r| mean(&r.to_vec()))
+            .map(|r| mean(r.iter().copied()))
             .collect();
         Ok(index.into_iter().map(|i| means[i]).collect())
     }

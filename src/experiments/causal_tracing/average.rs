@@ -5,7 +5,8 @@ use std::ops::{ControlFlow, Range};
 
 use ndarray::Array2;
 
-use super::{CausalTracing, FactTrace, TracedFact, mean};
+use super::super::mean;
+use super::{CausalTracing, FactTrace, TracedFact};
 use crate::error::{Error, Result};
 use crate::metric::probability;
 use crate::report::{Axis, Labelled};
