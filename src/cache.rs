@@ -349,7 +349,8 @@ impl Recorder {
 
     fn insert(&mut self, at: HookPoint, lane: usize, values: ArrayD<f32>, flat: (usize, usize)) {
         let shape = values.shape().to_vec();
-        let (data, _) = values.into_raw_vec_and_offset();
+        // Selecting along an inner axis need not give row-major memory.
+        let data: Vec<f32> = values.iter().copied().collect();
         let data = Array2::from_shape_vec(flat, data)
             .unwrap_or_else(|_| unreachable!("{shape:?} has as many values as {flat:?}"));
         self.caches[lane]
