@@ -3,11 +3,13 @@
 mod cache;
 mod config;
 mod error;
+mod files;
 mod hook;
 mod model;
 pub mod ops;
 mod parameters;
 mod prompt;
+mod weights;
 
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
