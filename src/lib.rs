@@ -9,6 +9,8 @@ mod model;
 pub mod ops;
 mod parameters;
 mod prompt;
+pub mod tasks;
+mod tokenizer;
 mod weights;
 
 pub use cache::{ActivationCache, Selection};
@@ -21,3 +23,4 @@ pub use model::{
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
 pub use prompt::{Prompt, Prompts};
+pub use tokenizer::Tokenizer;
