@@ -4,6 +4,7 @@ mod cache;
 mod config;
 mod error;
 mod files;
+mod gradient;
 mod hook;
 mod model;
 pub mod ops;
@@ -16,6 +17,7 @@ mod weights;
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
+pub use gradient::{Backward, Gradients, cross_entropy};
 pub use hook::{Axes, HookPoint, Site};
 pub use model::{
     Extent, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,

@@ -8,9 +8,12 @@ mod run;
 mod split;
 pub(crate) mod stack;
 
+use std::path::Path;
+
 use ndarray::ArrayView2;
 
 pub use hooks::{Extent, HookFn, Hooks, RunShape, Visit, hook_fn};
+pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
 
 use crate::config::Config;
@@ -35,6 +38,24 @@ impl Transformer {
         config.check()?;
         check_shapes(&config, &parameters)?;
         Ok(Transformer { config, parameters })
+    }
+
+    /// Loads a checkpoint in Hugging Face's layout from a folder; see [`Parameters::load`].
+    ///
+    /// # Errors
+    /// As [`Parameters::load`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let (config, parameters) = Parameters::load(dir)?;
+        Self::new(config, parameters)
+    }
+
+    /// A model with GPT-2's random initialisation; see [`Parameters::random`].
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a config that makes no model.
+    pub fn random(config: Config, seed: u64) -> Result<Self> {
+        let parameters = Parameters::random(&config, seed)?;
+        Self::new(config, parameters)
     }
 
     /// The model's shape.

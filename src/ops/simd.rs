@@ -70,6 +70,22 @@ pub(super) fn sum(x: &[f32]) -> f32 {
     reduce(x, 0.0, |a, b| a + b)
 }
 
+/// The product of two slices, in [`LANES`] partial sums.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let ((a_chunks, a_tail), (b_chunks, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane = a.mul_add(*b, *lane);
+        }
+    }
+    for ((lane, a), b) in lanes.iter_mut().zip(a_tail).zip(b_tail) {
+        *lane = a.mul_add(*b, *lane);
+    }
+    sum(&lanes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
