@@ -188,9 +188,9 @@ request() {
     echo "$$ $child" >"$lock/pids"
 }
 
-# Report progress every 5 seconds until killed.
+# Report progress every 5 seconds until killed, or until the download has ended.
 watch() {                                 # watch NAME PART
-    while sleep 5 >/dev/null 2>&1; do
+    while sleep 5 >/dev/null 2>&1 && kill -0 "$child" 2>/dev/null; do
         note "$1: $(human "$(size_of "$2")")${want_size:+ of $(human "$want_size")}"
     done
 }

@@ -127,29 +127,6 @@ impl Config {
         1.0 / divisor
     }
 
-    /// The shape of the tensor of a checkpoint name as [`Parameters::tensors`] gives it.
-    ///
-    /// [`Parameters::tensors`]: crate::Parameters::tensors
-    pub(crate) fn tensor_shape(&self, name: &str) -> Vec<usize> {
-        let (d, m, v) = (self.d_model, self.d_mlp, self.d_vocab);
-        let in_block = name
-            .strip_prefix("h.")
-            .and_then(|rest| rest.split_once('.'));
-        match in_block.map_or(name, |(_, rest)| rest) {
-            "wte.weight" | "lm_head.weight" => vec![v, d],
-            "wpe.weight" => vec![self.n_ctx, d],
-            "lm_head.bias" => vec![v],
-            "attn.c_attn.weight" => vec![d, 3 * d],
-            "attn.c_attn.bias" => vec![3 * d],
-            "attn.c_proj.weight" => vec![d, d],
-            "mlp.c_fc.weight" => vec![d, m],
-            "mlp.c_fc.bias" => vec![m],
-            "mlp.c_proj.weight" => vec![m, d],
-            // The other biases and the LayerNorms.
-            _ => vec![d],
-        }
-    }
-
     /// Checks that the numbers make a model, and one whose size in bytes can be counted.
     ///
     /// # Errors

@@ -6,10 +6,12 @@ mod error;
 mod files;
 mod gradient;
 mod hook;
+mod intervention;
 mod model;
 pub mod ops;
 mod parameters;
 mod prompt;
+pub mod report;
 pub mod tasks;
 mod tokenizer;
 mod weights;
@@ -19,10 +21,14 @@ pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use gradient::{Backward, Gradients, cross_entropy};
 pub use hook::{Axes, HookPoint, Site};
+pub use intervention::{
+    Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,
+};
 pub use model::{
     Extent, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
     hook_fn,
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
 pub use prompt::{Prompt, Prompts};
+pub use report::Labelled;
 pub use tokenizer::Tokenizer;

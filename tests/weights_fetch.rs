@@ -81,7 +81,8 @@ impl Server {
         } else {
             length
         };
-        let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\n{extra}\r\n");
+        let common = format!("Content-Length: {length}\r\nConnection: close");
+        let head = format!("HTTP/1.1 {status} x\r\n{common}\r\n{extra}\r\n");
         // Noted before it is sent: the script may end right after the last byte.
         let answer = (path, start, status, sent);
         self.answers.lock().unwrap().push(answer);

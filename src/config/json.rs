@@ -13,6 +13,9 @@ use crate::files::{UniqueKeys, format_error, read_text};
 /// Real ones have about 1 kB.
 const MAX_BYTES: u64 = 16 << 20;
 
+/// GPT-2's `<|endoftext|>`, which begins and ends texts.
+const END_OF_TEXT: usize = 50256;
+
 /// Fields that don't change what the forward pass computes: training, generation, task heads,
 /// bookkeeping, and the precision of attention (`reorder_and_upcast_attn`; here always f32).
 const HARMLESS: &[&str] = &[
@@ -137,10 +140,14 @@ impl Config {
     /// The text of a `config.json` that [`Config::from_json`] and Hugging Face's transformers
     /// read back as this config.
     pub fn to_json(&self) -> String {
+        // An absent id means GPT-2's, of which transformers warns where the vocabulary is smaller.
+        let end_of_text = (self.d_vocab > END_OF_TEXT).then_some(END_OF_TEXT);
         let fields = FileFields {
             activation_function: self.activation.name(),
             architectures: ["GPT2LMHeadModel"],
+            bos_token_id: end_of_text,
             dtype: "float32",
+            eos_token_id: end_of_text,
             layer_norm_epsilon: self.layer_norm_eps,
             model_type: "gpt2",
             n_ctx: self.n_ctx,
@@ -164,7 +171,9 @@ impl Config {
 struct FileFields {
     activation_function: &'static str,
     architectures: [&'static str; 1],
+    bos_token_id: Option<usize>,
     dtype: &'static str,
+    eos_token_id: Option<usize>,
     // As f32: its shortest decimal form is 1e-5; that of the nearest f64 is not.
     layer_norm_epsilon: f32,
     model_type: &'static str,
@@ -362,6 +371,8 @@ mod tests {
         ] {
             assert_eq!(parse(&preset.to_json()).unwrap(), preset);
         }
+        assert!(config.to_json().contains("\"eos_token_id\": null"));
+        assert!(Config::gpt2().to_json().contains("\"eos_token_id\": 50256"));
         assert!(config.to_json().contains("\"layer_norm_epsilon\": 1.5e-7"));
         assert!(Config::gpt2().to_json().contains("\"n_inner\": null"));
     }

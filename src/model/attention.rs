@@ -204,11 +204,13 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
     ) {
         let shown = (&heads.maps.heads[lane][..], heads.maps.dest.positions(lane));
         if self.wanted(at, lane) {
+            let length = self.lanes[lane].tokens.len();
             let visit = Visit {
                 point: at,
                 sequence: lane,
-                length: self.lanes[lane].tokens.len(),
+                length,
                 positions: shown.1,
+                shape: &at.axes().shape(self.model.config(), length),
                 heads: shown.0,
             };
             self.hooks.visit(&visit, values.view_mut().into_dyn());
@@ -286,11 +288,13 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         values: ArrayViewMut3<'_, f32>,
     ) {
         let heads: Vec<usize> = (0..values.len_of(Axis(1))).collect();
+        let length = self.lanes[lane].tokens.len();
         let visit = Visit {
             point: at,
             sequence: lane,
-            length: self.lanes[lane].tokens.len(),
+            length,
             positions,
+            shape: &at.axes().shape(self.model.config(), length),
             heads: &heads,
         };
         self.hooks.visit(&visit, values.into_dyn());

@@ -55,6 +55,8 @@ pub struct Visit<'a> {
     /// The positions of the activation's rows (its `dest` rows for attention), ascending.
     /// All of `0..length` unless the run leaves out unaffected rows.
     pub positions: &'a [usize],
+    /// The shape of the whole activation, of which these positions and heads are shown.
+    pub shape: &'a [usize],
     /// The heads that are shown, ascending, where the activation has a head axis.
     pub heads: &'a [usize],
 }
@@ -79,11 +81,11 @@ pub trait Hooks {
     /// [`HookPoint::axes`], its rows those of [`Visit::positions`].
     fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>);
 
-    /// Checks before the run that everything can fire.
+    /// Called once before the run: checks that everything can fire.
     ///
     /// # Errors
     /// Says which hook could not fire, and why.
-    fn check(&self, run: &RunShape<'_>) -> Result<()>;
+    fn check(&mut self, run: &RunShape<'_>) -> Result<()>;
 
     /// Which part of the activation [`Hooks::visit`] may change; by default, all of it.
     fn extent(&self, _at: HookPoint, _sequence: usize) -> Extent {
@@ -99,7 +101,7 @@ impl Hooks for () {
 
     fn visit(&mut self, _at: &Visit<'_>, _activation: ArrayViewMutD<'_, f32>) {}
 
-    fn check(&self, _run: &RunShape<'_>) -> Result<()> {
+    fn check(&mut self, _run: &RunShape<'_>) -> Result<()> {
         Ok(())
     }
 }
@@ -118,7 +120,7 @@ impl<A: Hooks, B: Hooks> Hooks for (A, B) {
         }
     }
 
-    fn check(&self, run: &RunShape<'_>) -> Result<()> {
+    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
         self.0.check(run)?;
         self.1.check(run)
     }
@@ -133,7 +135,7 @@ impl<H: Hooks> Hooks for &mut H {
         (**self).visit(at, activation);
     }
 
-    fn check(&self, run: &RunShape<'_>) -> Result<()> {
+    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
         (**self).check(run)
     }
 
@@ -181,7 +183,7 @@ where
         (self.f)(at, activation);
     }
 
-    fn check(&self, run: &RunShape<'_>) -> Result<()> {
+    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
         run.check_point(self.point)
     }
 }

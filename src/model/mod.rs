@@ -17,7 +17,7 @@ pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::part;
 use crate::parameters::Parameters;
 
@@ -32,15 +32,14 @@ impl Transformer {
     /// A model of given parameters.
     ///
     /// # Errors
-    /// [`Error::Config`] for a config that makes no model, [`Error::Shape`] for a tensor of
-    /// another shape than the config asks for.
+    /// As [`Parameters::check`].
     pub fn new(config: Config, parameters: Parameters) -> Result<Self> {
-        config.check()?;
-        check_shapes(&config, &parameters)?;
+        parameters.check(&config)?;
         Ok(Transformer { config, parameters })
     }
 
-    /// Loads a checkpoint in Hugging Face's layout from a folder; see [`Parameters::load`].
+    /// Opens a checkpoint in the layout of Hugging Face: a folder with `config.json` and
+    /// `model.safetensors` (or `model.safetensors.index.json` and its shards).
     ///
     /// # Errors
     /// As [`Parameters::load`].
@@ -49,10 +48,18 @@ impl Transformer {
         Self::new(config, parameters)
     }
 
-    /// A model with GPT-2's random initialisation; see [`Parameters::random`].
+    /// Writes the same layout as [`Transformer::open`] reads.
     ///
     /// # Errors
-    /// [`Error::Config`] for a config that makes no model.
+    /// As [`Parameters::save`].
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        self.parameters.save(dir, &self.config)
+    }
+
+    /// A model with GPT-2's random initialisation; the same seed gives the same weights.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for a config that makes no model.
     pub fn random(config: Config, seed: u64) -> Result<Self> {
         let parameters = Parameters::random(&config, seed)?;
         Self::new(config, parameters)
@@ -82,29 +89,4 @@ impl Transformer {
         let rows = head * d_head..(head + 1) * d_head;
         part(self.parameters.h[layer].attn.c_proj.weight.view(), 0, rows)
     }
-}
-
-fn check_shapes(config: &Config, parameters: &Parameters) -> Result<()> {
-    let blocks = parameters.h.len();
-    if blocks != config.n_layers {
-        let expected = format!("{} as in the config", config.n_layers);
-        return Err(Error::invalid("number of blocks", blocks, expected));
-    }
-    let tied = parameters.lm_head.is_none();
-    if tied != config.tie_word_embeddings {
-        let expected = if tied { "a tensor" } else { "none (tied)" };
-        let found = if tied { "none" } else { "a tensor" };
-        return Err(Error::invalid("tensor `lm_head.weight`", found, expected));
-    }
-    for (name, tensor) in parameters.tensors() {
-        let expected = config.tensor_shape(&name);
-        if tensor.shape() != expected {
-            return Err(Error::Shape {
-                at: format!("tensor `{name}`"),
-                found: tensor.shape().to_vec(),
-                expected: format!("{expected:?}"),
-            });
-        }
-    }
-    Ok(())
 }

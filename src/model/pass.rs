@@ -155,8 +155,10 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             if range.is_empty() || !self.hooks.wants(at, sequence) {
                 continue;
             }
+            let whole = at.axes().shape(self.model.config(), lane.tokens.len());
             let visit = Visit {
                 point: at,
+                shape: &whole,
                 sequence,
                 length: lane.tokens.len(),
                 positions: stack.rows.positions(sequence),

@@ -152,7 +152,7 @@ impl Transformer {
     ) -> Result<RunOutput> {
         let prompts = prompts.as_ref();
         self.check_prompts(prompts)?;
-        self.check_run(prompts, &hooks, run)?;
+        self.check_run(prompts, &mut hooks, run)?;
         let lanes: Vec<Lane<'_>> = prompts
             .iter()
             .map(|prompt| Lane::full(&prompt.tokens, outputs(run.logits, prompt.len())))
@@ -202,7 +202,7 @@ impl Transformer {
         Ok(())
     }
 
-    fn check_run(&self, prompts: &[Prompt], hooks: &impl Hooks, run: &Run<'_>) -> Result<()> {
+    fn check_run(&self, prompts: &[Prompt], hooks: &mut impl Hooks, run: &Run<'_>) -> Result<()> {
         if let Some(stop) = run.stop_at_layer.filter(|s| *s > self.config.n_layers) {
             return Err(Error::OutOfRange {
                 at: "stop_at_layer".to_string(),

@@ -17,7 +17,10 @@ const GELU_CUBIC: f32 = 0.044_715;
 /// `max(|gelu(x)|, 1e-6)`.
 pub fn activate(activation: Activation, x: ArrayViewMut2<'_, f32>) {
     for_rows(x, |_, row| match activation {
-        Activation::GeluNew => vectorized(|| row.iter_mut().for_each(|v| *v = gelu_new(*v))),
+        Activation::GeluNew => vectorized(
+            #[inline(always)]
+            || row.iter_mut().for_each(|v| *v = gelu_new(*v)),
+        ),
         Activation::Gelu => row.iter_mut().for_each(|v| *v = gelu(*v)),
         // Unlike `max`, the comparison lets NaN through.
         Activation::Relu => row
@@ -37,7 +40,10 @@ pub fn activate_backward(
     gradient: ArrayViewMut2<'_, f32>,
 ) {
     for_row_pairs(gradient, x, |_, gradient, x| match activation {
-        Activation::GeluNew => vectorized(|| scale_each(gradient, x, gelu_new_derivative)),
+        Activation::GeluNew => vectorized(
+            #[inline(always)]
+            || scale_each(gradient, x, gelu_new_derivative),
+        ),
         Activation::Gelu => scale_each(gradient, x, gelu_derivative),
         Activation::Relu => scale_each(gradient, x, |x| if x <= 0.0 { 0.0 } else { 1.0 }),
     });

@@ -53,13 +53,19 @@ pub fn layer_norm(
     let mut scale = Array2::zeros((x.nrows(), 1));
     for (mut row, scale) in normalized.rows_mut().into_iter().zip(scale.iter_mut()) {
         if let Some(row) = row.as_slice_mut() {
-            *scale = vectorized(|| centre(row, eps));
+            *scale = vectorized(
+                #[inline(always)]
+                || centre(row, eps),
+            );
         }
     }
     edit(&mut scale);
     for_rows(normalized.view_mut(), |i, row| {
         let scale = scale[[i, 0]];
-        vectorized(|| row.iter_mut().for_each(|v| *v /= scale));
+        vectorized(
+            #[inline(always)]
+            || row.iter_mut().for_each(|v| *v /= scale),
+        );
     });
     Normalized { scale, normalized }
 }
@@ -73,7 +79,10 @@ pub fn affine(
     let mut out = normalized.to_owned();
     let (weight, bias) = (weight.to_vec(), bias.to_vec());
     for_rows(out.view_mut(), |_, row| {
-        vectorized(|| scale_and_shift(row, &weight, &bias));
+        vectorized(
+            #[inline(always)]
+            || scale_and_shift(row, &weight, &bias),
+        );
     });
     out
 }
@@ -101,11 +110,14 @@ pub fn layer_norm_affine(
         row.iter_mut()
             .zip(x.row(i))
             .for_each(|(to, from)| *to = *from);
-        vectorized(|| {
-            let scale = centre(row, eps);
-            row.iter_mut().for_each(|v| *v /= scale);
-            scale_and_shift(row, &weight, &bias);
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let scale = centre(row, eps);
+                row.iter_mut().for_each(|v| *v /= scale);
+                scale_and_shift(row, &weight, &bias);
+            },
+        );
     });
     out
 }
@@ -125,16 +137,19 @@ pub fn layer_norm_backward(
     for_row_pairs(out.view_mut(), x, |i, gradient, x| {
         let mut centred = x.to_vec();
         let divisor = scale[[i, 0]];
-        vectorized(|| {
-            let own_scale = centre(&mut centred, eps);
-            let at_scale = scale_gradient(&centred, gradient, divisor);
-            let along = at_scale / (own_scale * centred.len() as f32);
-            for (g, c) in gradient.iter_mut().zip(&centred) {
-                *g = c.mul_add(along, *g / divisor);
-            }
-            let mean = mean(gradient);
-            gradient.iter_mut().for_each(|g| *g -= mean);
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let own_scale = centre(&mut centred, eps);
+                let at_scale = scale_gradient(&centred, gradient, divisor);
+                let along = at_scale / (own_scale * centred.len() as f32);
+                for (g, c) in gradient.iter_mut().zip(&centred) {
+                    *g = c.mul_add(along, *g / divisor);
+                }
+                let mean = mean(gradient);
+                gradient.iter_mut().for_each(|g| *g -= mean);
+            },
+        );
     });
     out
 }
@@ -152,10 +167,13 @@ pub fn layer_norm_scale_backward(
         let mut centred = x.to_vec();
         let gradient = gradient.row(i);
         if let Some(gradient) = gradient.as_slice() {
-            vectorized(|| {
-                centre(&mut centred, 0.0);
-                out[0] = scale_gradient(&centred, gradient, scale[[i, 0]]);
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    centre(&mut centred, 0.0);
+                    out[0] = scale_gradient(&centred, gradient, scale[[i, 0]]);
+                },
+            );
         }
     });
     out
@@ -170,6 +188,9 @@ fn scale_gradient(centred: &[f32], gradient: &[f32], scale: f32) -> f32 {
 pub fn affine_backward(gradient: ArrayViewMut2<'_, f32>, weight: ArrayView1<'_, f32>) {
     let weight = weight.to_vec();
     for_rows(gradient, |_, row| {
-        vectorized(|| row.iter_mut().zip(&weight).for_each(|(g, w)| *g *= w));
+        vectorized(
+            #[inline(always)]
+            || row.iter_mut().zip(&weight).for_each(|(g, w)| *g *= w),
+        );
     });
 }

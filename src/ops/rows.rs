@@ -69,8 +69,14 @@ pub fn sum_rows(x: ArrayView2<'_, f32>, factor: Option<ArrayView2<'_, f32>>) -> 
         for i in rows {
             let (x, factor) = (x.row(i), factor.as_ref().map(|f| f.row(i)));
             match (x.as_slice(), factor.as_ref().and_then(|f| f.as_slice())) {
-                (Some(x), Some(factor)) => vectorized(|| add_product(&mut sum, x, factor)),
-                (Some(x), None) => vectorized(|| add(&mut sum, x)),
+                (Some(x), Some(factor)) => vectorized(
+                    #[inline(always)]
+                    || add_product(&mut sum, x, factor),
+                ),
+                (Some(x), None) => vectorized(
+                    #[inline(always)]
+                    || add(&mut sum, x),
+                ),
                 (None, _) => {}
             }
         }

@@ -10,7 +10,9 @@ static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
 /// Number of partial sums in every reduction.
 pub(super) const LANES: usize = 16;
 
-/// Runs `f` compiled for the machine's vector unit; what `f` calls must be `inline(always)`.
+/// Runs `f` compiled for the machine's vector unit. `f` and what it calls must be
+/// `inline(always)`: what is not inlined is compiled for the least machine, where every `mul_add`
+/// is a function call.
 #[inline]
 pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     ARCH.dispatch(f)

@@ -5,15 +5,21 @@ use super::simd::{dot, exp, reduce, sum, vectorized};
 /// Softmax in place. Entries of −∞ become exactly 0, and trailing ones do not change the bits of
 /// the others. A row of only −∞ becomes NaN.
 pub fn softmax_row(row: &mut [f32]) {
-    vectorized(|| {
-        softmax(row);
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            softmax(row);
+        },
+    );
 }
 
 /// Softmax in place, in f32; returns `-log p[target]`.
 pub(crate) fn softmax_and_loss(row: &mut [f32], target: usize) -> f64 {
     let logit = row[target];
-    let (max, total) = vectorized(|| softmax(row));
+    let (max, total) = vectorized(
+        #[inline(always)]
+        || softmax(row),
+    );
     f64::from(total).ln() - f64::from(logit - max)
 }
 
@@ -40,12 +46,15 @@ fn larger(a: f32, b: f32) -> f32 {
 /// The backward of [`softmax_row`]: turns the gradient at the probabilities into that at the
 /// scores, in place. It is 0 where the probability is 0.
 pub fn softmax_backward_row(probabilities: &[f32], gradient: &mut [f32]) {
-    vectorized(|| {
-        let mean = dot(probabilities, gradient);
-        for (g, p) in gradient.iter_mut().zip(probabilities) {
-            *g = p * (*g - mean);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            let mean = dot(probabilities, gradient);
+            for (g, p) in gradient.iter_mut().zip(probabilities) {
+                *g = p * (*g - mean);
+            }
+        },
+    );
 }
 
 /// Log-softmax in place, computed in f64.

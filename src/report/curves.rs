@@ -1,0 +1,188 @@
+//! Results over a number, such as dose-response curves: plots with one line per series.
+
+use std::fmt;
+
+#[cfg(feature = "pictures")]
+use std::path::Path;
+
+use super::label::{legible, number, width};
+use super::labelled::Labelled;
+#[cfg(feature = "pictures")]
+use super::save::save_as;
+use crate::error::{Error, Result};
+
+/// A [`Labelled`] array with the axes `[series, x]` or `[x]`, where the labels of `x` are numbers.
+/// Prints as a plot of characters; the standard errors become error bars in pictures.
+///
+/// ```
+/// use ndarray::array;
+/// use patchlens::report::{About, Axis, Labelled};
+/// let x = Axis::numbers("scale", &[-1.0, 0.0, 1.0]);
+/// let curve = Labelled::new(array![-0.5, 0.1, 0.9], vec![x], About::default())?;
+/// println!("{}", curve.curves()?);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Curves<'a> {
+    pub(super) of: &'a Labelled,
+    /// The numbers of the last axis.
+    pub(super) x: Vec<f64>,
+}
+
+/// A point with its standard error.
+#[derive(Clone, Copy)]
+pub(super) struct Point {
+    pub(super) x: f64,
+    pub(super) y: f64,
+    pub(super) std_error: Option<f64>,
+}
+
+impl Labelled {
+    /// This result as lines over its last axis.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there are one or two axes, [`Error::Invalid`] with the first label
+    /// of the last axis that is no finite number.
+    pub fn curves(&self) -> Result<Curves<'_>> {
+        let (Some(last), 1..=2) = (self.axes().last(), self.axes().len()) else {
+            return Err(Error::Shape {
+                at: "curves".to_string(),
+                found: self.values().shape().to_vec(),
+                expected: "the axes [x] or [series, x]".to_string(),
+            });
+        };
+        let parse = |label: &String| {
+            let number = label.trim().parse::<f64>().ok().filter(|x| x.is_finite());
+            let what = format!("labels of axis `{}`", last.name);
+            number.ok_or_else(|| Error::invalid(what, format!("`{label}`"), "finite numbers"))
+        };
+        let x = last.labels.iter().map(parse).collect::<Result<_>>()?;
+        Ok(Curves { of: self, x })
+    }
+}
+
+impl Curves<'_> {
+    /// The names of the lines.
+    pub(super) fn names(&self) -> Vec<String> {
+        match self.of.axes() {
+            [series, _] => series.legible(),
+            _ => vec![self.of.about.unit_label()],
+        }
+    }
+
+    /// The finite points of a line, in order of `x`; `None` where a value is missing or infinite.
+    pub(super) fn points(&self, series: usize) -> Vec<Option<Point>> {
+        let n = self.x.len();
+        let row = |array: ndarray::ArrayViewD<'_, f32>| -> Vec<Option<f64>> {
+            let line = array.iter().skip(series * n).take(n);
+            line.map(|&v| Some(f64::from(v)).filter(|v| v.is_finite()))
+                .collect()
+        };
+        let y = row(self.of.values());
+        let errors = self.of.std_error().map_or_else(|| vec![None; n], row);
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by(|&a, &b| self.x[a].total_cmp(&self.x[b]));
+        let point = |i: usize| {
+            let (x, std_error) = (self.x[i], errors[i]);
+            y[i].map(|y| Point { x, y, std_error })
+        };
+        order.into_iter().map(point).collect()
+    }
+
+    /// Smallest and largest `x`, and `y` with its error bars; wider where they would be equal.
+    pub(super) fn bounds(&self) -> [(f64, f64); 2] {
+        let lines = (0..self.names().len()).map(|series| self.points(series));
+        let points: Vec<Point> = lines.flatten().flatten().collect();
+        let ends = |p: &Point| {
+            let error = p.std_error.unwrap_or(0.0);
+            [p.y - error, p.y + error]
+        };
+        [
+            span(self.x.iter().copied()),
+            span(points.iter().flat_map(ends)),
+        ]
+    }
+
+    /// Writes a line plot as `.svg` or `.png`. For other formats, save the [`Labelled`] itself.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another extension; [`Error::Io`].
+    #[cfg(feature = "pictures")]
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let svg = |of: &Self| of.to_svg().map(String::into_bytes);
+        save_as(self, &[("svg", svg), ("png", Self::to_png)], path.as_ref())
+    }
+}
+
+fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+        (low.min(v), high.max(v))
+    });
+    match (low, high) {
+        (low, high) if low < high => (low, high),
+        (low, _) if low.is_finite() => (
+            low - 0.5 * low.abs().max(1.0),
+            low + 0.5 * low.abs().max(1.0),
+        ),
+        _ => (0.0, 1.0),
+    }
+}
+
+/// Characters of the printed plot.
+const PLOT: (usize, usize) = (72, 17);
+
+impl fmt::Display for Curves<'_> {
+    /// A plot of characters: each line has a letter, `*` where several meet.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (cols, rows) = PLOT;
+        let [(x0, x1), (y0, y1)] = self.bounds();
+        let mut grid = vec![vec![' '; cols]; rows];
+        let place = |v: f64, low: f64, high: f64, n: usize| {
+            ((v - low) / (high - low) * (n - 1) as f64).round() as usize
+        };
+        let names = self.names();
+        for series in 0..names.len() {
+            for point in self.points(series).into_iter().flatten() {
+                let row = rows - 1 - place(point.y, y0, y1, rows);
+                let cell = &mut grid[row][place(point.x, x0, x1, cols)];
+                *cell = if *cell == ' ' { letter(series) } else { '*' };
+            }
+        }
+        let ticks = [(0, y1), (rows / 2, (y0 + y1) / 2.0), (rows - 1, y0)];
+        let tick = |row| {
+            ticks
+                .iter()
+                .find(|(r, _)| *r == row)
+                .map(|(_, y)| number(*y as f32))
+        };
+        let margin = (0..rows)
+            .filter_map(tick)
+            .map(|t| width(&t))
+            .max()
+            .unwrap_or(0);
+        for (r, line) in grid.iter().enumerate() {
+            let label = tick(r).unwrap_or_default();
+            let line: String = line.iter().collect();
+            writeln!(f, "{label:>margin$} |{line}|")?;
+        }
+        let (left, right) = (number(x0 as f32), number(x1 as f32));
+        writeln!(f, "{:margin$}  {left}{right:>1$}", "", cols - width(&left))?;
+        let [.., x] = self.of.axes() else {
+            return Ok(());
+        };
+        writeln!(
+            f,
+            "{} over {}",
+            self.of.about.unit_label(),
+            legible(&x.name)
+        )?;
+        for (series, name) in names.iter().enumerate() {
+            writeln!(f, "{} {name}", letter(series))?;
+        }
+        Ok(())
+    }
+}
+
+fn letter(series: usize) -> char {
+    char::from(b'a' + (series % 26) as u8)
+}

@@ -1,0 +1,158 @@
+//! Pictures: a layout of shapes, the same for SVG and PNG, in which every text has its room.
+
+mod heat_map;
+mod plot;
+mod png;
+mod svg;
+
+use super::color::Rgb;
+use super::label::{width, wrap};
+use super::labelled::About;
+
+/// Font sizes, in pixels per em.
+const TITLE: i32 = 16;
+const TEXT: i32 = 12;
+const SMALL: i32 = 10;
+/// Space around the picture and between its parts.
+const PAD: i32 = 14;
+
+const BLACK: Rgb = [0x20, 0x20, 0x20];
+const GREY: Rgb = [0x70, 0x70, 0x70];
+
+/// Where a text stands relative to its point, along its direction of reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+/// What a picture is made of; positions in pixels from the upper left corner.
+#[derive(Clone, Debug)]
+enum Shape {
+    Rect {
+        from: (i32, i32),
+        to: (i32, i32),
+        color: Rgb,
+    },
+    Line {
+        points: Vec<(i32, i32)>,
+        color: Rgb,
+        width: i32,
+    },
+    Text {
+        at: (i32, i32),
+        text: String,
+        size: i32,
+        anchor: Anchor,
+        /// Whether it reads from bottom to top.
+        upward: bool,
+        color: Rgb,
+    },
+}
+
+/// A picture before it is encoded.
+#[derive(Clone, Debug, Default)]
+struct Scene {
+    width: i32,
+    height: i32,
+    shapes: Vec<Shape>,
+}
+
+/// How the target of a picture wants its texts: SVG takes any character, PNG what the font has.
+type Spelling = fn(&str) -> String;
+
+impl Scene {
+    fn rect(&mut self, from: (i32, i32), size: (i32, i32), color: Rgb) {
+        let to = (from.0 + size.0, from.1 + size.1);
+        self.shapes.push(Shape::Rect { from, to, color });
+    }
+
+    fn line(&mut self, points: Vec<(i32, i32)>, color: Rgb, width: i32) {
+        self.shapes.push(Shape::Line {
+            points,
+            color,
+            width,
+        });
+    }
+
+    /// A black text of normal size, centred vertically on its point.
+    fn label(&mut self, at: (i32, i32), text: &str, anchor: Anchor) {
+        self.push_text(at, text, (TEXT, BLACK), anchor, false);
+    }
+
+    /// A text that reads from bottom to top, centred horizontally on its point.
+    fn upward(&mut self, at: (i32, i32), text: &str, anchor: Anchor) {
+        self.push_text(at, text, (TEXT, BLACK), anchor, true);
+    }
+
+    fn push_text(
+        &mut self,
+        at: (i32, i32),
+        text: &str,
+        (size, color): (i32, Rgb),
+        anchor: Anchor,
+        upward: bool,
+    ) {
+        let text = text.to_string();
+        self.shapes.push(Shape::Text {
+            at,
+            text,
+            size,
+            anchor,
+            upward,
+            color,
+        });
+    }
+
+    /// Lines of text below each other from `y` on, wrapped to the picture; returns where they end.
+    fn paragraph(&mut self, y: i32, text: &str, style: (i32, Rgb)) -> i32 {
+        let columns = (self.width - 2 * PAD) / columns_px(1, style.0);
+        let pitch = line_height(style.0);
+        let mut y = y;
+        for line in wrap(text, columns as usize) {
+            self.push_text((PAD, y + pitch / 2), &line, style, Anchor::Start, false);
+            y += pitch;
+        }
+        y
+    }
+
+    /// Title and caption at the top of the picture; returns where they end.
+    fn head(&mut self, about: &About, spell: Spelling) -> i32 {
+        let y = self.paragraph(PAD, &spell(&about.title), (TITLE, BLACK));
+        self.paragraph(y, &spell(&about.caption), (TEXT, GREY)) + PAD
+    }
+
+    /// The facts below everything else, from `y` on; ends the picture.
+    fn foot(&mut self, y: i32, notes: &[String], spell: Spelling) {
+        let mut y = y + PAD;
+        for note in notes {
+            y = self.paragraph(y, &spell(note), (SMALL, GREY));
+        }
+        self.height = y + PAD;
+    }
+}
+
+/// Pixels that so many columns of a monospaced font take at most: the fonts named in
+/// `svg::FAMILY` advance by at most 0.61 em.
+fn columns_px(columns: usize, size: i32) -> i32 {
+    (columns as f64 * f64::from(size) * 0.61).ceil() as i32
+}
+
+/// Pixels that a text takes at most.
+fn text_px(text: &str, size: i32) -> i32 {
+    columns_px(width(text), size)
+}
+
+/// Pixels of the widest of several texts.
+fn widest_px(texts: &[String]) -> i32 {
+    texts
+        .iter()
+        .map(|text| text_px(text, TEXT))
+        .max()
+        .unwrap_or(0)
+}
+
+fn line_height(size: i32) -> i32 {
+    size * 3 / 2
+}

@@ -1,0 +1,178 @@
+//! The line plot: axes with ticks, lines with error bars, a legend.
+
+use colorgrad::Gradient as _;
+use plotters::coord::ranged1d::Ranged as _;
+use plotters::coord::types::RangedCoordf64;
+
+use super::png::covered;
+use super::{Anchor, GREY, PAD, Scene, Spelling, TEXT, line_height, text_px, widest_px};
+use crate::error::Result;
+use crate::report::color::Rgb;
+use crate::report::curves::{Curves, Point};
+use crate::report::label::{legible, shorten, tick};
+
+/// The plotting area.
+const AREA: (i32, i32) = (560, 320);
+const GRID: Rgb = [0xe0, 0xe0, 0xe0];
+
+impl Curves<'_> {
+    /// The line plot as SVG.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) from the encoder.
+    pub fn to_svg(&self) -> Result<String> {
+        scene(self, str::to_string).to_svg()
+    }
+
+    /// The line plot as PNG, two pixels per unit of the SVG.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) from the encoder.
+    pub fn to_png(&self) -> Result<Vec<u8>> {
+        scene(self, covered).to_png()
+    }
+}
+
+/// Where numbers lie in the picture.
+struct Frame {
+    corner: (i32, i32),
+    x: RangedCoordf64,
+    y: RangedCoordf64,
+}
+
+impl Frame {
+    fn x_px(&self, x: f64) -> i32 {
+        self.x.map(&x, (self.corner.0, self.corner.0 + AREA.0))
+    }
+
+    fn y_px(&self, y: f64) -> i32 {
+        self.y.map(&y, (self.corner.1 + AREA.1, self.corner.1))
+    }
+}
+
+fn scene(curves: &Curves<'_>, spell: Spelling) -> Scene {
+    let about = &curves.of.about;
+    let names: Vec<String> = curves
+        .names()
+        .iter()
+        .map(|name| shorten(&spell(name), 32))
+        .collect();
+    let [(x0, x1), (y0, y1)] = curves.bounds();
+    // A little air, so that no point lies on the frame.
+    let (dx, dy) = ((x1 - x0) * 0.02, (y1 - y0) * 0.05);
+    let (x, y) = (
+        RangedCoordf64::from(x0 - dx..x1 + dx),
+        RangedCoordf64::from(y0 - dy..y1 + dy),
+    );
+    let y_ticks: Vec<(f64, String)> = y.key_points(8).iter().map(|v| (*v, tick(*v))).collect();
+    let x_ticks: Vec<(f64, String)> = x.key_points(8).iter().map(|v| (*v, tick(*v))).collect();
+    let tick_room = y_ticks
+        .iter()
+        .map(|(_, text)| text_px(text, TEXT))
+        .max()
+        .unwrap_or(0);
+    let left = PAD + line_height(TEXT) + tick_room + 8;
+    let legend = left + AREA.0 + 2 * PAD;
+    let mut scene = Scene {
+        width: legend + 24 + widest_px(&names) + PAD,
+        ..Scene::default()
+    };
+    let frame = Frame {
+        corner: (left, scene.head(about, spell)),
+        x,
+        y,
+    };
+    draw_grid(&mut scene, &frame, &x_ticks, &y_ticks);
+    for (series, name) in names.iter().enumerate() {
+        let color = series_color(series, names.len());
+        draw_line(&mut scene, &frame, &curves.points(series), color);
+        let level = frame.corner.1 + line_height(TEXT) / 2 + series as i32 * line_height(TEXT);
+        scene.line(vec![(legend, level), (legend + 18, level)], color, 2);
+        scene.label((legend + 24, level), name, Anchor::Start);
+    }
+    let unit = shorten(&spell(&legible(&about.unit_label())), 40);
+    let (middle, bottom) = (frame.corner.1 + AREA.1 / 2, frame.corner.1 + AREA.1);
+    scene.upward((PAD + line_height(TEXT) / 2, middle), &unit, Anchor::Middle);
+    let x_name = curves.of.axes().last().map_or("", |axis| &axis.name);
+    let below = bottom + 2 * line_height(TEXT);
+    scene.label(
+        (left + AREA.0 / 2, below),
+        &shorten(&spell(&legible(x_name)), 60),
+        Anchor::Middle,
+    );
+    let legend_end = frame.corner.1 + names.len() as i32 * line_height(TEXT);
+    scene.foot(legend_end.max(below + TEXT), &about.facts(), spell);
+    scene
+}
+
+/// Okabe and Ito's colours, which the colour-blind can tell apart, without their yellow.
+const COLORS: [Rgb; 7] = [
+    [0x00, 0x72, 0xb2],
+    [0xd5, 0x5e, 0x00],
+    [0x00, 0x9e, 0x73],
+    [0xcc, 0x79, 0xa7],
+    [0xe6, 0x9f, 0x00],
+    [0x56, 0xb4, 0xe9],
+    [0x00, 0x00, 0x00],
+];
+
+/// The colour of one line of `n`; more than there are colours share a rainbow.
+fn series_color(series: usize, n: usize) -> Rgb {
+    if n <= COLORS.len() {
+        return COLORS[series];
+    }
+    let part = series as f32 / (n - 1) as f32;
+    let [r, g, b, _] = colorgrad::preset::turbo().at(part).to_rgba8();
+    [r, g, b]
+}
+
+fn draw_grid(scene: &mut Scene, frame: &Frame, x: &[(f64, String)], y: &[(f64, String)]) {
+    let (left, top) = frame.corner;
+    let (right, bottom) = (left + AREA.0, top + AREA.1);
+    for (value, text) in x {
+        let at = frame.x_px(*value);
+        let color = if *value == 0.0 { GREY } else { GRID };
+        scene.line(vec![(at, top), (at, bottom)], color, 1);
+        scene.label((at, bottom + 4 + TEXT / 2), text, Anchor::Middle);
+    }
+    for (value, text) in y {
+        let at = frame.y_px(*value);
+        let color = if *value == 0.0 { GREY } else { GRID };
+        scene.line(vec![(left, at), (right, at)], color, 1);
+        scene.label((left - 6, at), text, Anchor::End);
+    }
+    let corners = [
+        (left, top),
+        (right, top),
+        (right, bottom),
+        (left, bottom),
+        (left, top),
+    ];
+    scene.line(corners.to_vec(), GREY, 1);
+}
+
+/// One line, broken where a value is missing, with a mark and an error bar at every point.
+fn draw_line(scene: &mut Scene, frame: &Frame, points: &[Option<Point>], color: Rgb) {
+    for run in points.split(Option::is_none) {
+        let run: Vec<(i32, i32)> = run
+            .iter()
+            .flatten()
+            .map(|p| (frame.x_px(p.x), frame.y_px(p.y)))
+            .collect();
+        if run.len() > 1 {
+            scene.line(run, color, 2);
+        }
+    }
+    for point in points.iter().flatten() {
+        let (x, y) = (frame.x_px(point.x), frame.y_px(point.y));
+        scene.rect((x - 2, y - 2), (5, 5), color);
+        let Some(error) = point.std_error else {
+            continue;
+        };
+        let ends = [point.y - error, point.y + error].map(|y| frame.y_px(y));
+        scene.line(vec![(x, ends[0]), (x, ends[1])], color, 1);
+        for end in ends {
+            scene.line(vec![(x - 3, end), (x + 3, end)], color, 1);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Files: which extension means which format, and writing that never leaves half a file.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use ndarray::Dimension as _;
+
+use super::label::legible;
+use super::labelled::Labelled;
+use crate::error::{Error, Result};
+
+/// A format: its extension and its encoder.
+type Format<T> = (&'static str, fn(&T) -> Result<Vec<u8>>);
+
+const FORMATS: &[Format<Labelled>] = &[
+    #[cfg(feature = "pictures")]
+    ("svg", |of| of.to_svg().map(String::into_bytes)),
+    #[cfg(feature = "pictures")]
+    ("png", Labelled::to_png),
+    ("html", |of| of.to_html().map(String::into_bytes)),
+    ("csv", |of| of.to_csv().map(String::into_bytes)),
+    ("json", |of| of.to_json().map(String::into_bytes)),
+    ("npy", |of| Ok(of.to_npy())),
+];
+
+impl Labelled {
+    /// Writes a file in the format of its extension: `.svg`, `.png`, `.html`, `.csv`, `.json` or
+    /// `.npy`. An existing file is replaced in one step.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another extension, or an array too large for a picture;
+    /// [`Error::Io`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        save_as(self, FORMATS, path.as_ref())
+    }
+
+    /// Reads what [`Labelled::save`] wrote as `.json`; equal to what was saved.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] for anything but a result, with the place and the reason.
+    pub fn open_json(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read(path).map_err(Error::io(path))?;
+        serde_json::from_slice(&text).map_err(|error| Error::Format {
+            path: path.to_path_buf(),
+            found: error.to_string(),
+            expected: "a result as `Labelled::save` writes it".to_string(),
+        })
+    }
+
+    /// The JSON text: [`About`](super::About)'s fields, `axes`, `shape`, and `values` and
+    /// `std_error` flat in row-major order, with `null` for NaN and `"inf"`, `"-inf"`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from the encoder.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self).map_err(|e| encoder("json", e))
+    }
+
+    /// One row per cell: a column per axis with its legible labels, then `value`, and `std_error`
+    /// where known. Missing values are `NaN`. A label that a spreadsheet would run as a formula
+    /// gets a leading `'`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from the encoder.
+    pub fn to_csv(&self) -> Result<String> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let names = self.axes().iter().map(|axis| harmless(&axis.name));
+        let mut header: Vec<String> = names.chain(["value".to_string()]).collect();
+        header.extend(self.std_error().map(|_| "std_error".to_string()));
+        writer
+            .write_record(&header)
+            .map_err(|e| encoder("csv", e))?;
+        for (index, value) in self.values().indexed_iter() {
+            let labels = self.labels_at(index.slice()).into_iter().map(harmless);
+            let mut record: Vec<String> = labels.chain([value.to_string()]).collect();
+            record.extend(self.std_error().map(|errors| errors[&index].to_string()));
+            writer
+                .write_record(&record)
+                .map_err(|e| encoder("csv", e))?;
+        }
+        let bytes = writer
+            .into_inner()
+            .map_err(|e| encoder("csv", e.into_error()))?;
+        String::from_utf8(bytes).map_err(|e| encoder("csv", e))
+    }
+
+    /// NumPy's format 1.0, `<f4` in C order.
+    ///
+    /// Written here because `ndarray-npy` needs a C compiler through `pest` 2.9.
+    /// Source: NumPy's NEP 1.
+    pub fn to_npy(&self) -> Vec<u8> {
+        let dims: Vec<String> = self.values().shape().iter().map(usize::to_string).collect();
+        // A Python tuple of one element needs its comma.
+        let comma = if dims.len() == 1 { "," } else { "" };
+        let shape = dims.join(", ") + comma;
+        let mut header =
+            format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}");
+        // Magic, version, length and header together are a multiple of 64 and end with a newline.
+        let padded = (10 + header.len() + 1).next_multiple_of(64) - 10;
+        header = format!("{header:<0$}\n", padded - 1);
+        // At most 20 digits per dimension, and arrays have few: far below 65536.
+        let length = (padded as u16).to_le_bytes();
+        let values = self
+            .values()
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect::<Vec<u8>>();
+        [
+            b"\x93NUMPY\x01\x00".as_slice(),
+            &length,
+            header.as_bytes(),
+            &values,
+        ]
+        .concat()
+    }
+}
+
+/// A label that no spreadsheet takes for a formula (OWASP, "CSV Injection"); numbers stay.
+fn harmless(label: &str) -> String {
+    let shown = legible(label);
+    if shown.starts_with(['=', '+', '-', '@']) && shown.parse::<f64>().is_err() {
+        format!("'{shown}")
+    } else {
+        shown
+    }
+}
+
+/// Encodes with the format of the path's extension, then writes.
+pub(super) fn save_as<T>(of: &T, formats: &[Format<T>], path: &Path) -> Result<()> {
+    let extension = path
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default();
+    let format = formats
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(extension));
+    let (_, encode) = format.ok_or_else(|| {
+        let names: Vec<String> = formats
+            .iter()
+            .map(|(name, _)| format!("`.{name}`"))
+            .collect();
+        let without = ". (`.svg` and `.png` need the feature `pictures`)";
+        let note = if cfg!(feature = "pictures") {
+            ""
+        } else {
+            without
+        };
+        let what = format!("extension of {}", path.display());
+        Error::invalid(what, format!("`{extension}`"), names.join(", ") + note)
+    })?;
+    write_atomic(path, &encode(of)?)
+}
+
+/// An error of an encoder, which has no file yet.
+pub(super) fn encoder(
+    format: &str,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::io(format!("<{format}>"))(std::io::Error::other(error))
+}
+
+/// Writes a temporary file beside `path`, then renames it: `path` holds the old content or the
+/// new, never a part.
+fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".patchlens-");
+    #[cfg(unix)]
+    {
+        // The umask applies, as for any new file; the default is for the owner alone.
+        use std::os::unix::fs::PermissionsExt as _;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder).map_err(Error::io(path))?;
+    file.write_all(bytes).map_err(Error::io(path))?;
+    file.as_file().sync_all().map_err(Error::io(path))?;
+    file.persist(path).map_err(|e| Error::io(path)(e.error))?;
+    Ok(())
+}
