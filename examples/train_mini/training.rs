@@ -23,6 +23,13 @@ pub struct Settings {
     pub optimizer: AdamW,
 }
 
+/// What a file holds besides tensors.
+#[derive(Serialize, Deserialize)]
+struct State {
+    settings: Settings,
+    step: u64,
+}
+
 /// Where a training run stands.
 #[derive(Clone, Debug)]
 pub struct Training {
@@ -118,13 +125,12 @@ impl Training {
                 Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
             })
             .collect::<Result<Vec<_>>>()?;
-        let metadata = HashMap::from([
-            (
-                "settings".to_string(),
-                serde_json::to_string(&self.settings)?,
-            ),
-            ("step".to_string(), self.step.to_string()),
-        ]);
+        let state = State {
+            settings: self.settings.clone(),
+            step: self.step,
+        };
+        // One entry only: the order of several would change from run to run.
+        let metadata = HashMap::from([("state".to_string(), serde_json::to_string(&state)?)]);
         let bytes = safetensors::serialize(views, Some(metadata))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -138,23 +144,19 @@ impl Training {
     pub fn resume(path: &Path, settings: Settings, config: Config) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         let (_, header) = SafeTensors::read_metadata(&bytes)?;
-        let metadata = header
-            .metadata()
-            .clone()
-            .context("a file without metadata")?;
-        let entry = |key: &str| {
-            metadata
-                .get(key)
-                .with_context(|| format!("no `{key}` in the file"))
-        };
-        let found: Settings = serde_json::from_str(entry("settings")?)?;
+        let state = header.metadata().as_ref().and_then(|m| m.get("state"));
+        let state = state.with_context(|| format!("{}: no training state", path.display()))?;
+        let State {
+            settings: found,
+            step,
+        } = serde_json::from_str(state)?;
         ensure!(
             found == settings,
             "{}: found a run with {found:?}; expected {settings:?}",
             path.display()
         );
         let mut training = Training::new(settings, config)?;
-        training.step = entry("step")?.parse()?;
+        training.step = step;
         let file = SafeTensors::deserialize(&bytes)?;
         let (config, mut parameters) = training.model.into_parts();
         let [first, second] = &mut training.moments;
