@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use apply::Interventions;
+pub(crate) use apply::{apply_unreported, extent};
 pub use receipt::{Fired, Receipt};
 pub use values::Values;
 

@@ -3,15 +3,18 @@
 mod cache;
 mod config;
 mod error;
+mod experiments;
 mod files;
 mod gradient;
 mod hook;
 mod intervention;
+mod metric;
 mod model;
 pub mod ops;
 mod parameters;
 mod prompt;
 pub mod report;
+mod sweep;
 pub mod tasks;
 mod tokenizer;
 mod weights;
@@ -19,10 +22,15 @@ mod weights;
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
+pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
 pub use gradient::{Backward, Gradients, cross_entropy};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{
     Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,
+};
+pub use metric::{
+    Metric, MetricFn, kl_divergence, log_probability, logit_diff, logit_diffs, next_token_loss,
+    probability, probability_diff, rank,
 };
 pub use model::{
     Extent, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
@@ -31,4 +39,5 @@ pub use model::{
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
 pub use prompt::{Prompt, Prompts};
 pub use report::Labelled;
+pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;

@@ -1,15 +1,13 @@
-//! Good checkpoints of every kind load to the bit; damaged ones never panic.
+//! Good checkpoints of every kind load to the bit.
 
 mod checkpoint_files;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use checkpoint_files::*;
 use half::{bf16, f16};
 use patchlens::{Activation, Config, Parameters};
-use proptest::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
 /// Every option of a config away from its default, one at a time.
@@ -177,8 +175,7 @@ fn the_saved_file_has_hugging_faces_layout() {
     let dir = tiny_checkpoint();
     let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let (header, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
-    assert_eq!(header % 8, 0);
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
     assert_eq!(file.len(), 2 + 2 * 12 + 2);
     let tensor = file.tensor("transformer.h.1.attn.c_attn.weight").unwrap();
@@ -188,6 +185,23 @@ fn the_saved_file_has_hugging_faces_layout() {
     assert_eq!(first, expected[[0, 0]]);
     let last = f32::from_le_bytes(tensor.data()[tensor.data().len() - 4..].try_into().unwrap());
     assert_eq!(last, expected[[5, 17]]);
+}
+
+#[test]
+fn the_data_are_aligned_whatever_the_header() {
+    // One digit more or less in the sizes makes headers of different lengths.
+    for d_vocab in [9, 99, 999, 9_999, 99_999, 999_999] {
+        let config = Config {
+            d_vocab,
+            d_model: 2,
+            ..tiny_config()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        Parameters::zeros(&config).save(&dir, &config).unwrap();
+        let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
+        let (header, _) = SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(header % 8, 0, "d_vocab {d_vocab}");
+    }
 }
 
 #[test]
@@ -286,6 +300,18 @@ fn tensors_larger_than_the_read_buffer() {
     parameters.save(&dir, &config).unwrap();
     assert_same_bits(&Parameters::load(&dir).unwrap().1, &parameters);
 
+    // An index beyond the first piece that is read.
+    let (path, nan) = (dir.path().join("model.safetensors"), f32::NAN.to_le_bytes());
+    let good = fs::read(&path).unwrap();
+    let spoilt = [&good[..good.len() - 4], &nan].concat();
+    fs::write(&path, spoilt).unwrap();
+    let message = Parameters::load(&dir).unwrap_err().to_string();
+    assert!(
+        message.contains("`transformer.wte.weight`: found NaN at [100002, 5]"),
+        "{message}"
+    );
+    fs::write(&path, good).unwrap();
+
     // The same file as a tied model's: the last value of the head differs from `wte`'s.
     let tied = Config {
         tie_word_embeddings: true,
@@ -308,7 +334,9 @@ fn tensors_larger_than_the_read_buffer() {
 
 #[test]
 fn bytes_in_memory_load_as_files_do() {
-    let (config, bytes) = GOOD.clone();
+    let dir = tiny_checkpoint();
+    let config = fs::read_to_string(dir.path().join("config.json")).unwrap();
+    let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
     let (config, parameters) = Parameters::from_bytes(&config, &bytes).unwrap();
     assert_eq!(config, tiny_config());
     assert_same_bits(&parameters, &distinct_parameters(&config));
@@ -379,68 +407,4 @@ fn all_values(bytes: &[u8]) -> Vec<(String, Vec<f32>)> {
     file.iter()
         .map(|(n, tensor)| (name(n), values(tensor.dtype(), tensor.data())))
         .collect()
-}
-
-/// `config.json` and `model.safetensors` of a good tiny checkpoint, made once.
-static GOOD: LazyLock<(String, Vec<u8>)> = LazyLock::new(|| {
-    let dir = tiny_checkpoint();
-    let config = fs::read_to_string(dir.path().join("config.json")).unwrap();
-    let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
-    (config, bytes)
-});
-
-fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig {
-        cases,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
-}
-
-proptest! {
-    #![proptest_config(cases(2000))]
-
-    #[test]
-    fn a_truncated_file_is_an_error(cut in 0.0..1.0) {
-        let (config, bytes) = GOOD.clone();
-        let cut = (cut * bytes.len() as f64) as usize;
-        prop_assert!(Parameters::from_bytes(&config, &bytes[..cut]).is_err());
-    }
-
-    #[test]
-    fn flipped_bytes_never_panic_nor_load_what_is_not_finite(
-        flips in prop::collection::vec((0.0..1.0, any::<bool>(), 1u8..), 1..4),
-    ) {
-        let (config, mut bytes) = GOOD.clone();
-        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        for (at, in_header, flip) in flips {
-            let range = if in_header { header } else { bytes.len() };
-            bytes[(at * range as f64) as usize] ^= flip;
-        }
-        if let Ok((config, parameters)) = Parameters::from_bytes(&config, &bytes) {
-            prop_assert!(parameters.check(&config).is_ok());
-            prop_assert!(parameters.tensors().iter().all(|(_, t)| t.iter().all(|v| v.is_finite())));
-        }
-    }
-
-    #[test]
-    fn a_damaged_config_never_panics(at in 0.0..1.0, cut in any::<bool>(), to in any::<char>()) {
-        let (config, bytes) = GOOD.clone();
-        let mut text: Vec<char> = config.chars().collect();
-        let at = (at * text.len() as f64) as usize;
-        text[at] = to;
-        if cut {
-            text.truncate(at);
-        }
-        let text: String = text.into_iter().collect();
-        if let Ok((config, parameters)) = Parameters::from_bytes(&text, &bytes) {
-            prop_assert!(parameters.check(&config).is_ok());
-        }
-    }
-
-    #[test]
-    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let loaded = Parameters::from_bytes("{}", &bytes);
-        prop_assert!(loaded.is_err());
-    }
 }

@@ -91,15 +91,18 @@ fn a_file_of_gpt2_smalls_layout() {
     assert!((1.0..1.3).contains(&ratio), "peak {ratio} x the f32 size");
 }
 
+/// A name, and what is done to a good checkpoint.
+type Case = (&'static str, fn(&Path));
+
 /// Files that claim to be huge: an error, for little memory.
 fn hostile_sizes() {
-    let cases: [(&str, fn(&Path)); 5] = [
+    let cases: [Case; 5] = [
         ("10^9 layers", |dir| {
             shard(dir);
             set(dir, "n_layer", 1_000_000_000);
         }),
         ("a vocabulary of 2^31 - 1", |dir| {
-            set(dir, "vocab_size", 2_147_483_647)
+            set(dir, "vocab_size", 2_147_483_647);
         }),
         ("a header of 2^63 bytes", |dir| {
             let path = dir.join("model.safetensors");
@@ -116,7 +119,7 @@ fn hostile_sizes() {
         }),
         ("2^60 values in no bytes", |dir| {
             edit_tensors(dir, |tensors| {
-                tensors.push(RawTensor::zeros("x", &[1 << 60, 0]))
+                tensors.push(RawTensor::zeros("x", &[1 << 60, 0]));
             });
         }),
     ];

@@ -99,13 +99,19 @@ fn going_on_with_other_settings_is_an_error() {
         format!("{error:#}")
     };
     let other = message(&path, settings(2), config(&tokenizer));
-    assert!(other.contains("found a run with Settings { seed: 1"), "{other}");
+    assert!(
+        other.contains("found a run with Settings { seed: 1"),
+        "{other}"
+    );
     let narrow = Config {
         d_mlp: 128,
         ..config(&tokenizer)
     };
     let other = message(&path, settings(1), narrow);
-    assert_eq!(other, "`h.0.mlp.c_fc.weight`: found shape [64, 256]; expected [64, 128]");
+    assert_eq!(
+        other,
+        "`h.0.mlp.c_fc.weight`: found shape [64, 256]; expected [64, 128]"
+    );
     let missing = message(&folder.path().join("none"), settings(1), config(&tokenizer));
     assert!(missing.starts_with("reading "), "{missing}");
 }

@@ -43,7 +43,7 @@ Generated text (`patchlens::tasks::Corpus`), one item a sequence, half of them a
 - indirect object identification: 16 templates, ABBA and BABA, 50 names in {pairs} pairs;
 - invented facts: 48 people by 6 relations, {statements} statements;
 - greater-than years: {years} combinations of noun and year;
-- random sequences of 4 to 30 tokens, repeated once.
+- random sequences of 4 to 30 tokens, repeated to fill at most 60.
 
 The loss is weighted: most on the word that answers, little on the text before it.
 

@@ -41,7 +41,7 @@ impl<'r> Reverse<'r> {
         Reverse {
             model,
             lanes,
-            rows: RowMap::new_owned(lanes.iter().map(|lane| (0..lane.tokens.len()).collect())),
+            rows: RowMap::new(lanes.iter().map(|lane| &lane.fresh[..])),
             tape,
             recorder: Recorder::new(want.gradients.unwrap_or(&none), lanes),
             want,

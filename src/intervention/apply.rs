@@ -51,12 +51,6 @@ impl<'a> Interventions<'a> {
             fired: self.list.iter().zip(&self.counts).map(entry).collect(),
         }
     }
-
-    /// For a run over as many sequences, of which [`Hooks::check`] was not called.
-    pub(crate) fn over(mut self, sequences: usize) -> Self {
-        self.sequences = sequences;
-        self
-    }
 }
 
 impl Hooks for Interventions<'_> {
@@ -141,6 +135,15 @@ fn apply(
         }),
         None => edit_rows(intervention, at, activation, None, count),
     }
+}
+
+/// As in a run, without a receipt.
+pub(crate) fn apply_unreported(
+    intervention: &Intervention,
+    at: &Visit<'_>,
+    activation: ArrayViewMutD<'_, f32>,
+) {
+    apply(intervention, at, activation, &mut Count::default());
 }
 
 fn edit_rows(

@@ -314,7 +314,7 @@ impl<'a> Heads<'a> {
                 continue;
             }
             let mut column = 0;
-            for &head in heads {
+            for &head in heads.iter() {
                 let (_, right) = block.split_at(Axis(1), head * self.d_head - column);
                 let (z, right) = right.split_at(Axis(1), self.d_head);
                 block = right;
@@ -352,7 +352,7 @@ impl<'a> Heads<'a> {
         let mut out = Array3::zeros((heads.len(), dest.len(), n));
         out.outer_iter_mut()
             .into_par_iter()
-            .zip(heads)
+            .zip(&heads[..])
             .for_each_init(AttnScratch::default, |scratch, (out, &head)| {
                 let columns = head * self.d_head..(head + 1) * self.d_head;
                 scratch.load_keys(self.d_head, n, |src| &self.keys[lane][src][columns.clone()]);

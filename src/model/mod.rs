@@ -1,6 +1,7 @@
 //! The transformer: parameters, and the one forward pass over lanes.
 
 mod attention;
+pub(crate) mod cost;
 pub(crate) mod hooks;
 pub(crate) mod lane;
 pub(crate) mod pass;
@@ -46,28 +47,6 @@ impl Transformer {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let (config, parameters) = Parameters::load(dir)?;
         Self::new(config, parameters)
-    }
-
-    /// The small model built into the crate, trained on [`tasks`](crate::tasks): 4 layers, 4
-    /// heads, d_model 128. `assets/mini/README.md` says how it was made and what it can do.
-    ///
-    /// ```
-    /// use patchlens::{Tokenizer, Transformer};
-    /// let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
-    /// let prompt = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
-    /// let logits = model.forward(&prompt.tokens)?;
-    /// let last = logits.row(prompt.len() - 1);
-    /// let (mary, john) = (tokenizer.token(" Mary")?, tokenizer.token(" John")?);
-    /// assert!(last[mary as usize] > last[john as usize] + 1.0);
-    /// # Ok::<(), patchlens::Error>(())
-    /// ```
-    #[cfg(feature = "mini")]
-    pub fn mini() -> Self {
-        let config = include_str!("../../assets/mini/config.json");
-        let weights = include_bytes!("../../assets/mini/model.safetensors");
-        Parameters::from_bytes(config, weights)
-            .and_then(|(config, parameters)| Self::new(config, parameters))
-            .expect("the model built into the crate is valid")
     }
 
     /// Writes the same layout as [`Transformer::open`] reads.

@@ -6,11 +6,11 @@ use ndarray::{Array2, ArrayView2, Axis};
 
 use super::Transformer;
 use super::hooks::{Hooks, Visit};
-use super::lane::{Columns, Lane, LayerRows};
+use super::lane::{Columns, Lane, LayerRows, Rows};
 use super::stack::{RowMap, Stack};
 use crate::cache::Recorder;
 use crate::hook::{Axes, HookPoint, Site};
-use crate::ops::{self, part_mut};
+use crate::ops::{self, part, part_mut};
 use crate::parameters::{LayerNorm, Linear};
 
 /// A pass under way.
@@ -21,8 +21,12 @@ pub(crate) struct Pass<'p, 'l, H> {
     pub recorder: Option<&'p mut Recorder>,
     /// Multiply-adds done so far.
     pub macs: u64,
-    /// All heads, for visits of activations with every head.
-    heads: Vec<usize>,
+    /// Rows that went through an MLP, over all layers and lanes.
+    pub mlp_rows: u64,
+    /// All heads.
+    heads: Rows,
+    /// The rows of each lane that differ from its base at the present point.
+    dirty: Vec<Rows>,
 }
 
 /// What a pass ends with.
@@ -32,6 +36,7 @@ pub(crate) struct PassOutput {
     /// The residual stream at the end.
     pub residual: Stack,
     pub macs: u64,
+    pub mlp_rows: u64,
 }
 
 /// Logits of all lanes: the rows of each lane that differ from its base.
@@ -40,6 +45,24 @@ pub(crate) struct LaneLogits {
     /// Lanes that read the whole vocabulary share one matrix; each group of lanes that reads the
     /// same few tokens has its own.
     pub groups: Vec<(Vec<usize>, Arc<Array2<f32>>)>,
+}
+
+impl LaneLogits {
+    /// One lane's rows.
+    pub fn lane(&self, lane: usize) -> Array2<f32> {
+        for (lanes, data) in &self.groups {
+            let Some(index) = lanes.binary_search(&lane).ok() else {
+                continue;
+            };
+            let before: usize = lanes[..index]
+                .iter()
+                .map(|l| self.rows.range(*l).len())
+                .sum();
+            let rows = before..before + self.rows.range(lane).len();
+            return part(data.view(), 0, rows).to_owned();
+        }
+        Array2::zeros((0, 0))
+    }
 }
 
 /// The stacked rows of every stage of a layer.
@@ -51,7 +74,7 @@ pub(super) struct LayerMaps {
     pub k_live: Arc<RowMap>,
     pub v_live: Arc<RowMap>,
     pub dest: Arc<RowMap>,
-    pub heads: Vec<Vec<usize>>,
+    pub heads: Vec<Rows>,
     pub z: Arc<RowMap>,
     pub attn_out: Arc<RowMap>,
     pub mid: Arc<RowMap>,
@@ -73,7 +96,7 @@ impl LayerMaps {
             k_live: map(|r| &r.k_live),
             v_live: map(|r| &r.v_live),
             dest: map(|r| &r.dest),
-            heads: lanes.iter().map(|r| r.heads.clone()).collect(),
+            heads: lanes.iter().map(|r| Rows::clone(&r.heads)).collect(),
             z: map(|r| &r.z),
             attn_out: map(|r| &r.attn_out),
             mid: map(|r| &r.mid),
@@ -99,7 +122,9 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             hooks,
             recorder,
             macs: 0,
+            mlp_rows: 0,
             heads: (0..model.config().n_heads).collect(),
+            dirty: lanes.iter().map(Lane::embed_rows).collect(),
         }
     }
 
@@ -121,6 +146,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             logits,
             residual: resid,
             macs: self.macs,
+            mlp_rows: self.mlp_rows,
         }
     }
 
@@ -231,7 +257,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
 
     /// Token plus position embeddings of the rows that differ from the base.
     fn embed(&mut self) -> Stack {
-        let rows = RowMap::new_owned(self.lanes.iter().map(Lane::embed_rows));
+        let rows = RowMap::new(self.dirty.iter().map(|r| &r[..]));
         let (model, lanes) = (self.model, self.lanes);
         let lookup = |table: &Array2<f32>, index: &dyn Fn(usize, usize) -> usize| {
             let mut data = Array2::zeros((rows.len(), table.ncols()));
@@ -261,8 +287,9 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             .lanes
             .iter()
             .enumerate()
-            .map(|(i, lane)| lane.layer_rows(layer, last, config.n_heads, resid.rows.positions(i)))
+            .map(|(i, lane)| lane.layer_rows(layer, last, &self.heads, &self.dirty[i]))
             .collect();
+        self.dirty = rows.iter().map(|r| Rows::clone(&r.post)).collect();
         let maps = LayerMaps::new(&rows);
         let mut pre = resid.with_rows(&maps.pre, self.base(Site::ResidPre.at(layer)));
         drop(resid);
@@ -277,6 +304,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         let at = |site: Site| site.at(layer);
         let mut input = mid.with_rows(&maps.mlp_in, self.base(at(Site::ResidMid)));
         self.visit(at(Site::MlpIn), &mut input);
+        self.mlp_rows += input.rows.len() as u64;
         let normed = self.norm(
             &input,
             &block.ln_2,
@@ -309,8 +337,9 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
     fn unembed(&mut self, resid: &Stack) -> LaneLogits {
         let model = self.model;
         let (parameters, config) = (model.parameters(), model.config());
-        let positions = |i: usize, lane: &Lane<'l>| lane.final_rows(resid.rows.positions(i));
-        let rows = RowMap::new_owned(self.lanes.iter().enumerate().map(|(i, l)| positions(i, l)));
+        let last = self.lanes.iter().zip(&self.dirty);
+        let read: Vec<Rows> = last.map(|(lane, dirty)| lane.final_rows(dirty)).collect();
+        let rows = RowMap::new(read.iter().map(|r| &r[..]));
         let last = Site::ResidPost.at(config.n_layers - 1);
         let resid = resid.with_rows(&rows, self.base(last));
         let (scale, normalized) = (HookPoint::LnFinalScale, HookPoint::LnFinalNormalized);

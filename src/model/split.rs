@@ -80,7 +80,11 @@ impl SplitInputs {
             |list: &Option<Vec<usize>>, i: usize| list.as_ref().is_none_or(|l| l.contains(&i));
         for (i, &position) in positions.iter().enumerate() {
             for head in 0..input.len_of(Axis(1)) {
-                if chosen(&extent.positions, position) && chosen(&extent.heads, head) {
+                let key = (lane, position, head);
+                let fresh = !self.changed[reader]
+                    .iter()
+                    .any(|c| (c.lane, c.position, c.head) == key);
+                if fresh && chosen(&extent.positions, position) && chosen(&extent.heads, head) {
                     self.changed[reader].push(Changed {
                         head,
                         lane,

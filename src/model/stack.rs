@@ -28,12 +28,6 @@ impl RowMap {
         Arc::new(map)
     }
 
-    /// As [`RowMap::new`], from lists that need not be kept.
-    pub fn new_owned(lanes: impl Iterator<Item = Vec<usize>>) -> Arc<Self> {
-        let lists: Vec<Vec<usize>> = lanes.collect();
-        Self::new(lists.iter().map(Vec::as_slice))
-    }
-
     /// The same map without the rows of other lanes than these.
     pub fn only(&self, lanes: &[usize]) -> Arc<Self> {
         let mut keep = vec![false; self.lanes()];

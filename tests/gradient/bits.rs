@@ -111,4 +111,3 @@ fn asking_for_less_gives_the_same_bits() {
     let nothing = model.gradients(&prompts, (), smooth, &Backward::default());
     assert_eq!(nothing.unwrap().values, all.values);
 }
-

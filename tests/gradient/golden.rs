@@ -9,7 +9,10 @@ use crate::common::{self, Comparison};
 const BOUND: f32 = 1e-5;
 
 /// The goldens' metric, of these two tokens at the last position.
-fn logit_difference(a: usize, b: usize) -> impl Fn(usize, ArrayView2<'_, f32>) -> (f64, Array2<f32>) {
+fn logit_difference(
+    a: usize,
+    b: usize,
+) -> impl Fn(usize, ArrayView2<'_, f32>) -> (f64, Array2<f32>) {
     move |_prompt, logits| {
         let last = logits.nrows() - 1;
         let mut gradient = Array2::zeros(logits.dim());
@@ -38,7 +41,9 @@ fn every_hook_point_agrees_with_torch() {
             gradients: Some(&all),
             ..Backward::default()
         };
-        let result = model.gradients(&prompts(&metadata), (), metric, &want).unwrap();
+        let result = model
+            .gradients(&prompts(&metadata), (), metric, &want)
+            .unwrap();
         let mut comparison = Comparison::new(BOUND);
         for (i, gradients) in result.gradients.iter().enumerate() {
             let metric = f64::from(reference[&format!("p{i}/metric")].sum());

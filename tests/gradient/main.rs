@@ -58,4 +58,3 @@ pub fn everything(model: &Transformer, prompts: &[Prompt]) -> Gradients {
     };
     model.gradients(prompts, (), smooth, &want).unwrap()
 }
-

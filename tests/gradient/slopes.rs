@@ -123,4 +123,3 @@ fn slopes_of_parameters_are_the_gradients() {
         }
     }
 }
-
