@@ -141,14 +141,7 @@ fn draw_grid(scene: &mut Scene, frame: &Frame, x: &[(f64, String)], y: &[(f64, S
         scene.line(vec![(left, at), (right, at)], color, 1);
         scene.label((left - 6, at), text, Anchor::End);
     }
-    let corners = [
-        (left, top),
-        (right, top),
-        (right, bottom),
-        (left, bottom),
-        (left, top),
-    ];
-    scene.line(corners.to_vec(), GREY, 1);
+    scene.outline(frame.corner, AREA);
 }
 
 /// One line, broken where a value is missing, with a mark and an error bar at every point.

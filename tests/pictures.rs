@@ -1,0 +1,445 @@
+//! Pictures: well-formed SVG whose texts all have room, PNG that decodes, for tables of any form.
+#![cfg(feature = "pictures")]
+
+use ndarray::{Array2, ArrayD, IxDyn, array};
+use patchlens::report::{About, Axis, Labelled, Palette};
+use unicode_width::UnicodeWidthStr;
+
+fn tokens(n: usize) -> Vec<String> {
+    let words = [
+        "<|endoftext|>",
+        " Mary",
+        "\n\n",
+        " antidisestablishmentarianism and then some more",
+        "<script>&'\"",
+        "日本語",
+        ",",
+    ];
+    (0..n).map(|i| words[i % words.len()].to_string()).collect()
+}
+
+fn about(title: &str) -> About {
+    About {
+        title: title.to_string(),
+        caption: "One <sentence> that is long enough to be wrapped, & a word \u{1b}[31m".into(),
+        unit: "logit difference".into(),
+        counts: [("prompts".to_string(), 8)].into(),
+        ..About::default()
+    }
+}
+
+fn table(rows: usize, cols: usize) -> Labelled {
+    let values = Array2::from_shape_fn((rows, cols), |(i, j)| ((i * cols + j) as f32).sin());
+    let axes = vec![Axis::layers(rows), Axis::tokens("pos", &tokens(cols))];
+    Labelled::new(values, axes, about("Patching")).unwrap()
+}
+
+fn constant(value: f32, palette: Palette) -> Labelled {
+    let about = About {
+        palette,
+        ..about("")
+    };
+    let axes = vec![Axis::layers(3), Axis::heads(4)];
+    Labelled::new(Array2::from_elem((3, 4), value), axes, about).unwrap()
+}
+
+fn stacked(shape: &[usize]) -> Labelled {
+    let values = ArrayD::from_elem(IxDyn(shape), 0.5);
+    let axis = |(i, &n): (usize, &usize)| Axis::tokens(format!("axis number {i}"), &tokens(n));
+    Labelled::new(
+        values,
+        shape.iter().enumerate().map(axis).collect(),
+        about("Stack"),
+    )
+    .unwrap()
+}
+
+/// A table whose names are wider and higher than its cells.
+fn long_names() -> Labelled {
+    let name = |what: &str| format!("a very long name for the axis of the {what}");
+    let axes = vec![
+        Axis::new(name("rows"), ["r"]),
+        Axis::new(name("columns"), ["c"]),
+    ];
+    let about = About {
+        unit: "u".repeat(200),
+        title: "word ".repeat(60),
+        ..about("")
+    };
+    Labelled::new(array![[f32::NAN]], axes, about).unwrap()
+}
+
+/// Name and table of every form that a picture must bear.
+fn gallery() -> Vec<(&'static str, Labelled)> {
+    let mut special = table(12, 12);
+    let mut values = special.values().to_owned();
+    values[[0, 0]] = f32::NAN;
+    values[[1, 1]] = f32::INFINITY;
+    values[[2, 2]] = f32::NEG_INFINITY;
+    special = Labelled::new(values, special.axes().to_vec(), special.about).unwrap();
+    vec![
+        ("15 x 12", table(12, 15)),
+        ("48 x 25", table(25, 48)),
+        ("25 x 48", table(48, 25)),
+        ("1 x 1", table(1, 1)),
+        ("one row", table(1, 20)),
+        ("one column", table(20, 1)),
+        ("very large", table(300, 500)),
+        ("special values", special),
+        ("zeros", constant(0.0, Palette::Diverging)),
+        ("constant", constant(0.25, Palette::Diverging)),
+        ("sequential constant", constant(0.25, Palette::Sequential)),
+        ("sequential zeros", constant(0.0, Palette::Sequential)),
+        ("largest", constant(f32::MAX, Palette::Diverging)),
+        ("smallest", constant(f32::MIN_POSITIVE, Palette::Sequential)),
+        ("nothing", constant(f32::NAN, Palette::Sequential)),
+        ("infinite", constant(f32::INFINITY, Palette::Diverging)),
+        (
+            "scalar",
+            Labelled::new(ndarray::arr0(1.0), vec![], about("")).unwrap(),
+        ),
+        (
+            "vector",
+            Labelled::new(array![1.0, -1.0], vec![Axis::heads(2)], about("")).unwrap(),
+        ),
+        ("every", stacked(&[5, 12, 12])),
+        ("patterns", stacked(&[9, 9, 2, 2])),
+        ("long names", long_names()),
+    ]
+}
+
+/// A text of an SVG with its box: left, top, right, bottom.
+struct Text {
+    text: String,
+    size: f64,
+    upward: bool,
+    at: (f64, f64),
+    bounds: [f64; 4],
+}
+
+/// Reads the texts with generous boxes: 0.61 em per column, 1.2 em high.
+fn texts(svg: &str) -> (Vec<Text>, f64, f64) {
+    let document = roxmltree::Document::parse(svg).unwrap();
+    let root = document.root_element();
+    let number =
+        |node: roxmltree::Node<'_, '_>, name| node.attribute(name).unwrap().parse::<f64>().unwrap();
+    let texts = document
+        .descendants()
+        .filter(|node| node.has_tag_name("text"))
+        .map(|node| {
+            let text = node.text().unwrap_or_default().trim().to_string();
+            let (x, y, size) = (
+                number(node, "x"),
+                number(node, "y"),
+                number(node, "font-size"),
+            );
+            let length = text.width() as f64 * 0.61 * size;
+            let start = match node.attribute("text-anchor").unwrap() {
+                "start" => 0.0,
+                "middle" => -length / 2.0,
+                "end" => -length,
+                other => panic!("text-anchor {other}"),
+            };
+            let upward = node
+                .attribute("transform")
+                .is_some_and(|t| t.starts_with("rotate(270"));
+            let (end, half) = (start + length, 0.6 * size);
+            let bounds = if upward {
+                [x - half, y - end, x + half, y - start]
+            } else {
+                [x + start, y - half, x + end, y + half]
+            };
+            Text {
+                text,
+                size,
+                upward,
+                at: (x, y),
+                bounds,
+            }
+        });
+    (
+        texts.collect(),
+        number(root, "width"),
+        number(root, "height"),
+    )
+}
+
+fn check_inside(name: &str, svg: &str) -> Vec<Text> {
+    let (texts, width, height) = texts(svg);
+    for text in &texts {
+        let [left, top, right, bottom] = text.bounds;
+        let inside = left >= 0.0 && top >= 0.0 && right <= width && bottom <= height;
+        assert!(
+            inside,
+            "{name}: `{}` at {:?} leaves {width} x {height}",
+            text.text, text.bounds
+        );
+        assert!(
+            text.size >= 9.9,
+            "{name}: `{}` is {} px small",
+            text.text,
+            text.size
+        );
+    }
+    texts
+}
+
+#[test]
+fn every_text_is_inside_the_view_box() {
+    for (name, table) in gallery() {
+        check_inside(name, &table.to_svg().unwrap());
+    }
+}
+
+/// Texts may touch, but a third of a character's height may not be shared.
+#[test]
+fn texts_do_not_overlap() {
+    for (name, table) in gallery() {
+        let texts = check_inside(name, &table.to_svg().unwrap());
+        let shown: Vec<&Text> = texts.iter().filter(|t| !t.text.is_empty()).collect();
+        for (i, a) in shown.iter().enumerate() {
+            for b in &shown[i + 1..] {
+                let slack = 0.2 * a.size.min(b.size);
+                let apart = |k: usize| {
+                    a.bounds[k + 2] <= b.bounds[k] + slack || b.bounds[k + 2] <= a.bounds[k] + slack
+                };
+                assert!(
+                    apart(0) || apart(1),
+                    "{name}: `{}` {:?} and `{}` {:?}",
+                    a.text,
+                    a.bounds,
+                    b.text,
+                    b.bounds
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn labels_title_unit_and_marks_are_there() {
+    let find = |table: &Labelled| texts(&table.to_svg().unwrap()).0;
+    let all = find(&table(12, 15));
+    let has = |texts: &[Text], wanted: &str| texts.iter().filter(|t| t.text == wanted).count();
+    for wanted in [
+        "Patching",
+        "logit difference",
+        "L0",
+        "L11",
+        "layer",
+        "pos",
+        "·Mary@1",
+        "\\n\\n@2",
+        "0",
+    ] {
+        assert_eq!(has(&all, wanted), 1, "{wanted}");
+    }
+    assert!(
+        all.iter()
+            .any(|t| t.text.contains('…') && t.text.ends_with("@10")),
+        "the position stays"
+    );
+    assert!(
+        all.iter()
+            .filter(|t| t.text.contains('@'))
+            .all(|t| t.upward)
+    );
+    assert!(
+        all.iter().any(|t| t.text.contains("patchlens ")),
+        "versions"
+    );
+    let (_, special) = gallery().swap_remove(7);
+    let marks = find(&special);
+    assert_eq!(
+        [
+            has(&marks, "×"),
+            has(&marks, "∞"),
+            has(&marks, "-∞"),
+            has(&marks, "n/a")
+        ],
+        [2, 1, 1, 1]
+    );
+    assert_eq!(has(&all, "n/a"), 0, "no key without missing values");
+    let panels = find(&stacked(&[5, 12, 12]));
+    assert_eq!(
+        panels
+            .iter()
+            .filter(|t| t.text.starts_with("axis number 0 = "))
+            .count(),
+        5
+    );
+    let many = find(&stacked(&[9, 9, 2, 2]));
+    assert_eq!(has(&many, "33 more slices of 81 not shown"), 1);
+}
+
+/// Fill colours of the cells, in order; the first rectangle is the background.
+fn fills(svg: &str, n: usize) -> Vec<String> {
+    let document = roxmltree::Document::parse(svg).unwrap();
+    let rects = document
+        .descendants()
+        .filter(|node| node.has_tag_name("rect"));
+    rects
+        .skip(1)
+        .take(n)
+        .map(|node| node.attribute("fill").unwrap().to_string())
+        .collect()
+}
+
+#[test]
+fn colors_are_centred_at_zero() {
+    let make = |values: [f32; 5], palette| {
+        let about = About {
+            palette,
+            ..about("")
+        };
+        let result = Labelled::new(ndarray::arr1(&values), vec![Axis::heads(5)], about);
+        fills(&result.unwrap().to_svg().unwrap(), 5)
+    };
+    let channel = |color: &str, at: usize| u8::from_str_radix(&color[at..at + 2], 16).unwrap();
+    let c = make([-0.5, 0.0, 0.5, 2.0, f32::NAN], Palette::Diverging);
+    let [red, zero, blue, most, missing] =
+        [0, 1, 2, 3, 4].map(|i| [1, 3, 5].map(|k| channel(&c[i], k)));
+    assert!(
+        red[0] > red[2] && blue[2] > blue[0] && most[2] > most[0],
+        "{c:?}"
+    );
+    assert!(zero.iter().all(|v| *v > 230), "zero is nearly white: {c:?}");
+    assert!(
+        missing != zero && missing[0] == missing[1] && missing[1] == missing[2],
+        "{c:?}"
+    );
+    let negated = make([0.5, 0.0, -0.5, -2.0, f32::NAN], Palette::Diverging);
+    assert_eq!(
+        (&negated[0], &negated[2]),
+        (&c[2], &c[0]),
+        "equally far to both sides"
+    );
+    let clipped = make([f32::INFINITY, 0.0, 0.5, 2.0, f32::NAN], Palette::Diverging);
+    assert_eq!(
+        clipped[0], clipped[3],
+        "infinity takes the end and does not stretch the scale"
+    );
+    let mixed = make([-0.5, 0.0, 0.5, 2.0, f32::NAN], Palette::Sequential);
+    assert_eq!(mixed, c, "a sequential scale is for one sign only");
+    let sequential = make([0.1, 0.2, 0.3, 0.4, 0.5], Palette::Sequential);
+    assert_ne!(
+        sequential,
+        make([0.1, 0.2, 0.3, 0.4, 0.5], Palette::Diverging)
+    );
+}
+
+#[test]
+fn png_is_the_same_picture_at_twice_the_size() {
+    for (name, table) in gallery() {
+        let (_, width, height) = texts(&table.to_svg().unwrap());
+        let bytes = table.to_png().unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes))
+            .read_info()
+            .unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        if name != "patterns" && name != "long names" {
+            // Characters that the font lacks are longer in the PNG, so only the width may grow.
+            assert!(f64::from(info.width) >= 2.0 * width, "{name}");
+            assert!(f64::from(info.height) >= 2.0 * height - 80.0, "{name}");
+        }
+        let dark = pixels
+            .chunks(3)
+            .filter(|p| p.iter().all(|v| *v < 0x60))
+            .count();
+        assert!(dark > 50, "{name}: texts are drawn ({dark} dark pixels)");
+        // Nothing is drawn on the outermost pixels: nothing is cut.
+        let row = info.width as usize * 3;
+        assert!(
+            pixels[..row]
+                .iter()
+                .chain(&pixels[pixels.len() - row..])
+                .all(|v| *v == 255),
+            "{name}"
+        );
+        let sides = pixels
+            .chunks(row)
+            .flat_map(|line| line[..3].iter().chain(&line[row - 3..]));
+        assert!(sides.into_iter().all(|v| *v == 255), "{name}");
+    }
+}
+
+#[test]
+fn pictures_have_a_largest_size() {
+    let huge = table(3, 2049).to_svg().unwrap_err().to_string();
+    let expected = "found 1 slices of 3 x 2049 cells; expected at most 2048 rows and columns";
+    assert!(huge.contains(expected), "{huge}");
+    assert!(
+        table(700, 700)
+            .to_png()
+            .unwrap_err()
+            .to_string()
+            .contains("700 x 700 cells")
+    );
+}
+
+fn curves(series: usize) -> Labelled {
+    let x = Axis::numbers("steering scale", &[-2.0, -1.0, 0.0, 1.0, 2.0]);
+    let names = Axis::new(
+        "direction",
+        (0..series).map(|i| format!(" series number {i} with a long name")),
+    );
+    let values = Array2::from_shape_fn(
+        (series, 5),
+        |(i, j)| if j == 1 { f32::NAN } else { (i * j) as f32 },
+    );
+    let errors = values.mapv(|v| v * 0.1);
+    Labelled::new(values, vec![names, x], about("Dose-response"))
+        .unwrap()
+        .with_std_error(errors)
+        .unwrap()
+}
+
+#[test]
+fn curves_have_room_and_gaps() {
+    let folder = tempfile::tempdir().unwrap();
+    for series in [1, 7, 40] {
+        let table = curves(series);
+        let path = folder.path().join("curves.svg");
+        table.curves().unwrap().save(&path).unwrap();
+        let svg = std::fs::read_to_string(&path).unwrap();
+        let texts = check_inside("curves", &svg);
+        let named = texts
+            .iter()
+            .filter(|t| t.text.starts_with("·series"))
+            .count();
+        assert_eq!(named, series);
+        assert!(
+            texts
+                .iter()
+                .any(|t| t.text == "steering scale" && t.at.1 > 300.0)
+        );
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        let lines = document
+            .descendants()
+            .filter(|node| node.has_tag_name("polyline"));
+        let sizes = lines.map(|node| node.attribute("points").unwrap().split_whitespace().count());
+        // Of five points, the second is missing: the line has the last three only.
+        assert_eq!(
+            sizes.filter(|n| *n == 3).count(),
+            series,
+            "a missing value is a gap, not zero"
+        );
+    }
+    let error = curves(1)
+        .curves()
+        .unwrap()
+        .save(folder.path().join("c.csv"))
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("found `csv`; expected `.svg`, `.png`"),
+        "{error}"
+    );
+    curves(2)
+        .curves()
+        .unwrap()
+        .save(folder.path().join("c.png"))
+        .unwrap();
+}
