@@ -42,48 +42,45 @@ impl Labelled {
 fn scene(of: &Labelled, spell: Spelling) -> Result<Scene> {
     let view = View::new(of);
     let shown = view.len().min(MOST_SLICES);
-    let (rows, cols) = view.dim();
-    if rows.max(cols) > MOST || rows * cols * shown > MOST_CELLS {
-        let found = format!("{shown} slices of {rows} x {cols} cells");
-        let expected =
-            format!("at most {MOST} rows and columns and {MOST_CELLS} cells; or another format");
-        return Err(Error::invalid("picture", found, expected));
-    }
+    check_size(&view, shown)?;
     let heading = |slice: Slice<'_>| shorten(&spell(&slice.heading), 60);
     let headings: Vec<String> = view.slices().take(shown).map(heading).collect();
     let panel = Panel::new(&view, &headings, spell);
     let scale = ColorScale::new(&of.values(), of.about.palette);
-    let (width, height) = panel.size();
-    let per_row = ((BREAK - 2 * PAD) / (width + PAD)).clamp(1, shown as i32);
-    let rows_of_panels = (shown as i32 + per_row - 1) / per_row;
-    let panels = (per_row * (width + PAD), rows_of_panels * (height + PAD));
     let bar = Bar::new(of, &scale, spell);
+    let (width, height) = (panel.size().0 + PAD, panel.size().1 + PAD);
+    let per_row = ((BREAK - 2 * PAD) / width).clamp(1, shown as i32);
     let mut scene = Scene {
-        width: (2 * PAD + panels.0 + bar.size.0).max(440),
+        width: (2 * PAD + per_row * width + bar.size.0).max(440),
         ..Scene::default()
     };
     let top = scene.head(&of.about, spell);
     for ((i, slice), heading) in (0..).zip(view.slices()).zip(&headings) {
-        let (col, row) = (i % per_row, i / per_row);
-        let at = (PAD + col * (width + PAD), top + row * (height + PAD));
-        scene.label(
-            (at.0 + panel.margin.left, at.1 + TEXT / 2),
-            heading,
-            Anchor::Start,
-        );
-        panel.draw(&mut scene, at, &slice, &scale);
+        let (x, y) = (PAD + i % per_row * width, top + i / per_row * height);
+        let start = (x + panel.margin.left, y + TEXT / 2);
+        scene.label(start, heading, Anchor::Start);
+        panel.draw(&mut scene, (x, y), &slice, &scale);
     }
-    let beside = (PAD + panels.0, top + panel.margin.above);
-    bar.draw(&mut scene, beside, &scale);
+    let level = top + panel.margin.above;
+    bar.draw(&mut scene, (PAD + per_row * width, level), &scale);
+    let rows_of_panels = (shown as i32 + per_row - 1) / per_row;
+    let end = (top + rows_of_panels * height).max(level + bar.size.1);
     let hidden = view.len() - shown;
     let note = format!("{hidden} more slices of {} not shown", view.len());
-    let notes = (hidden > 0)
-        .then_some(note)
-        .into_iter()
-        .chain(of.about.facts());
-    let end = panels.1.max(panel.margin.above + bar.size.1);
-    scene.foot(top + end, &notes.collect::<Vec<_>>(), spell);
+    let mut notes: Vec<String> = (hidden > 0).then_some(note).into_iter().collect();
+    notes.extend(of.about.facts());
+    scene.foot(end, &notes, spell);
     Ok(scene)
+}
+
+fn check_size(view: &View<'_>, shown: usize) -> Result<()> {
+    let (rows, cols) = view.dim();
+    if rows.max(cols) <= MOST && rows * cols * shown <= MOST_CELLS {
+        return Ok(());
+    }
+    let found = format!("{shown} slices of {rows} x {cols} cells");
+    let most = format!("at most {MOST} rows and columns and {MOST_CELLS} cells; or another format");
+    Err(Error::invalid("picture", found, most))
 }
 
 /// The colour bar with its ticks and the unit, and the mark of missing values.

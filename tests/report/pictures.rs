@@ -1,9 +1,9 @@
 //! Pictures: well-formed SVG whose texts all have room, PNG that decodes, for tables of any form.
-#![cfg(feature = "pictures")]
 
 use ndarray::{Array2, ArrayD, IxDyn, array};
 use patchlens::report::{About, Axis, Labelled, Palette};
-use unicode_width::UnicodeWidthStr;
+
+use crate::svg::{Text, check_inside, texts};
 
 fn tokens(n: usize) -> Vec<String> {
     let words = [
@@ -106,82 +106,6 @@ fn gallery() -> Vec<(&'static str, Labelled)> {
         ("patterns", stacked(&[9, 9, 2, 2])),
         ("long names", long_names()),
     ]
-}
-
-/// A text of an SVG with its box: left, top, right, bottom.
-struct Text {
-    text: String,
-    size: f64,
-    upward: bool,
-    at: (f64, f64),
-    bounds: [f64; 4],
-}
-
-/// Reads the texts with generous boxes: 0.61 em per column, 1.2 em high.
-fn texts(svg: &str) -> (Vec<Text>, f64, f64) {
-    let document = roxmltree::Document::parse(svg).unwrap();
-    let root = document.root_element();
-    let number =
-        |node: roxmltree::Node<'_, '_>, name| node.attribute(name).unwrap().parse::<f64>().unwrap();
-    let texts = document
-        .descendants()
-        .filter(|node| node.has_tag_name("text"))
-        .map(|node| {
-            let text = node.text().unwrap_or_default().trim().to_string();
-            let (x, y, size) = (
-                number(node, "x"),
-                number(node, "y"),
-                number(node, "font-size"),
-            );
-            let length = text.width() as f64 * 0.61 * size;
-            let start = match node.attribute("text-anchor").unwrap() {
-                "start" => 0.0,
-                "middle" => -length / 2.0,
-                "end" => -length,
-                other => panic!("text-anchor {other}"),
-            };
-            let upward = node
-                .attribute("transform")
-                .is_some_and(|t| t.starts_with("rotate(270"));
-            let (end, half) = (start + length, 0.6 * size);
-            let bounds = if upward {
-                [x - half, y - end, x + half, y - start]
-            } else {
-                [x + start, y - half, x + end, y + half]
-            };
-            Text {
-                text,
-                size,
-                upward,
-                at: (x, y),
-                bounds,
-            }
-        });
-    (
-        texts.collect(),
-        number(root, "width"),
-        number(root, "height"),
-    )
-}
-
-fn check_inside(name: &str, svg: &str) -> Vec<Text> {
-    let (texts, width, height) = texts(svg);
-    for text in &texts {
-        let [left, top, right, bottom] = text.bounds;
-        let inside = left >= 0.0 && top >= 0.0 && right <= width && bottom <= height;
-        assert!(
-            inside,
-            "{name}: `{}` at {:?} leaves {width} x {height}",
-            text.text, text.bounds
-        );
-        assert!(
-            text.size >= 9.9,
-            "{name}: `{}` is {} px small",
-            text.text,
-            text.size
-        );
-    }
-    texts
 }
 
 #[test]
@@ -376,70 +300,4 @@ fn pictures_have_a_largest_size() {
             .to_string()
             .contains("700 x 700 cells")
     );
-}
-
-fn curves(series: usize) -> Labelled {
-    let x = Axis::numbers("steering scale", &[-2.0, -1.0, 0.0, 1.0, 2.0]);
-    let names = Axis::new(
-        "direction",
-        (0..series).map(|i| format!(" series number {i} with a long name")),
-    );
-    let values = Array2::from_shape_fn(
-        (series, 5),
-        |(i, j)| if j == 1 { f32::NAN } else { (i * j) as f32 },
-    );
-    let errors = values.mapv(|v| v * 0.1);
-    Labelled::new(values, vec![names, x], about("Dose-response"))
-        .unwrap()
-        .with_std_error(errors)
-        .unwrap()
-}
-
-#[test]
-fn curves_have_room_and_gaps() {
-    let folder = tempfile::tempdir().unwrap();
-    for series in [1, 7, 40] {
-        let table = curves(series);
-        let path = folder.path().join("curves.svg");
-        table.curves().unwrap().save(&path).unwrap();
-        let svg = std::fs::read_to_string(&path).unwrap();
-        let texts = check_inside("curves", &svg);
-        let named = texts
-            .iter()
-            .filter(|t| t.text.starts_with("·series"))
-            .count();
-        assert_eq!(named, series);
-        assert!(
-            texts
-                .iter()
-                .any(|t| t.text == "steering scale" && t.at.1 > 300.0)
-        );
-        let document = roxmltree::Document::parse(&svg).unwrap();
-        let lines = document
-            .descendants()
-            .filter(|node| node.has_tag_name("polyline"));
-        let sizes = lines.map(|node| node.attribute("points").unwrap().split_whitespace().count());
-        // Of five points, the second is missing: the line has the last three only.
-        assert_eq!(
-            sizes.filter(|n| *n == 3).count(),
-            series,
-            "a missing value is a gap, not zero"
-        );
-    }
-    let error = curves(1)
-        .curves()
-        .unwrap()
-        .save(folder.path().join("c.csv"))
-        .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("found `csv`; expected `.svg`, `.png`"),
-        "{error}"
-    );
-    curves(2)
-        .curves()
-        .unwrap()
-        .save(folder.path().join("c.png"))
-        .unwrap();
 }
