@@ -1,6 +1,6 @@
 //! Tables and rankings in a terminal.
 
-use ndarray::{Array2, Array3, array};
+use ndarray::{Array2, Array3, Array4, array};
 use patchlens::report::{Axis, ColorMode, Labelled, PrintStyle};
 use unicode_width::UnicodeWidthStr;
 
@@ -51,6 +51,43 @@ fn terminal_rows_are_aligned() {
         text.contains("baselines: clean 3.000, corrupted -1.000"),
         "{text}"
     );
+}
+
+#[test]
+fn narrow_labels_of_several_bytes_are_aligned_too() {
+    let tokens = [" a", "é", "日", "\u{7f}"];
+    let axes = vec![Axis::layers(1), Axis::tokens("pos", &tokens)];
+    let values = Array2::from_elem((1, 4), -1234.5);
+    let text = Labelled::new(values, axes, about()).unwrap().to_string();
+    let rows = table_lines(&text);
+    let ends = |row: &str, word: &str| row[..row.find(word).unwrap() + word.len()].width();
+    let columns: Vec<usize> = (1..=3).map(|n| "layer \\ pos".len() + 6 * n).collect();
+    let labels = ["·a@0", "é@1", "日@2"].map(|label| ends(rows[0], label));
+    assert_eq!(labels, columns[..], "{text}");
+    assert_eq!(rows[1].width(), rows[0].width(), "{text}");
+}
+
+#[test]
+fn slices_follow_all_leading_axes() {
+    let values = Array4::from_shape_fn((2, 3, 1, 2), |(a, b, _, d)| (a * 100 + b * 10 + d) as f32);
+    let named = |name: &str, n| Axis::new(name, (0..n).map(|i| format!("{name}{i}")));
+    let axes = vec![named("a", 2), named("b", 3), Axis::layers(1), named("d", 2)];
+    let text = Labelled::new(values, axes, about()).unwrap().to_string();
+    let mut found = Vec::new();
+    for block in text.split("\n\n").skip(1) {
+        let (heading, table) = block.split_once('\n').unwrap();
+        let row = table.lines().nth(1).unwrap().split_whitespace();
+        found.push((heading, row.skip(1).collect::<Vec<_>>()));
+    }
+    let expected = [
+        ("a = a0, b = b0", vec!["0", "1"]),
+        ("a = a0, b = b1", vec!["10", "11"]),
+        ("a = a0, b = b2", vec!["20", "21"]),
+        ("a = a1, b = b0", vec!["100", "101"]),
+        ("a = a1, b = b1", vec!["110", "111"]),
+        ("a = a1, b = b2", vec!["120", "121"]),
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::png::covered;
 use super::{Anchor, PAD, Scene, Spelling, TEXT, line_height, text_px, widest_px};
 use crate::error::{Error, Result};
 use crate::report::color::{ColorScale, MISSING, ink};
-use crate::report::label::{legible, shorten, tick};
+use crate::report::label::{legible, number, shorten};
 use crate::report::labelled::Labelled;
 use crate::report::view::{Slice, View};
 
@@ -81,6 +81,16 @@ fn check_size(view: &View<'_>, shown: usize) -> Result<()> {
     let found = format!("{shown} slices of {rows} x {cols} cells");
     let most = format!("at most {MOST} rows and columns and {MOST_CELLS} cells; or another format");
     Err(Error::invalid("picture", found, most))
+}
+
+/// A number beside the colour bar, without zeros at its end.
+fn tick(value: f64) -> String {
+    let text = number(value as f32);
+    if text.contains('.') && !text.contains('e') {
+        text.trim_end_matches('0').trim_end_matches('.').to_string()
+    } else {
+        text
+    }
 }
 
 /// The colour bar with its ticks and the unit, and the mark of missing values.
