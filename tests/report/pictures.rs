@@ -252,40 +252,92 @@ fn colors_are_centred_at_zero() {
     );
 }
 
+/// Width, height and the pixels, three bytes each.
+fn decode(png: &[u8]) -> (usize, usize, Vec<u8>) {
+    let decoder = png::Decoder::new(std::io::Cursor::new(png));
+    let mut reader = decoder.read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    (info.width as usize, info.height as usize, pixels)
+}
+
 #[test]
-fn png_is_the_same_picture_at_twice_the_size() {
+fn png_of_every_form_cuts_nothing() {
     for (name, table) in gallery() {
-        let (_, width, height) = texts(&table.to_svg().unwrap());
-        let bytes = table.to_png().unwrap();
-        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes))
-            .read_info()
-            .unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        let info = reader.next_frame(&mut pixels).unwrap();
-        if name != "patterns" && name != "long names" {
-            // Characters that the font lacks are longer in the PNG, so only the width may grow.
-            assert!(f64::from(info.width) >= 2.0 * width, "{name}");
-            assert!(f64::from(info.height) >= 2.0 * height - 80.0, "{name}");
-        }
-        let dark = pixels
-            .chunks(3)
-            .filter(|p| p.iter().all(|v| *v < 0x60))
-            .count();
-        assert!(dark > 50, "{name}: texts are drawn ({dark} dark pixels)");
-        // Nothing is drawn on the outermost pixels: nothing is cut.
-        let row = info.width as usize * 3;
-        assert!(
-            pixels[..row]
-                .iter()
-                .chain(&pixels[pixels.len() - row..])
-                .all(|v| *v == 255),
-            "{name}"
-        );
+        let (width, _, pixels) = decode(&table.to_png().unwrap());
+        let row = width * 3;
+        let (first, last) = (&pixels[..row], &pixels[pixels.len() - row..]);
+        assert!(first.iter().chain(last).all(|v| *v == 255), "{name}");
         let sides = pixels
             .chunks(row)
             .flat_map(|line| line[..3].iter().chain(&line[row - 3..]));
         assert!(sides.into_iter().all(|v| *v == 255), "{name}");
     }
+}
+
+#[test]
+fn png_shows_the_texts_where_the_svg_has_them() {
+    let words = [
+        " Mary",
+        " gave",
+        " a",
+        " drink",
+        " to",
+        ",",
+        "\n",
+        "<|endoftext|>",
+    ];
+    let axes = vec![Axis::layers(4), Axis::tokens("pos", &words)];
+    let table = Labelled::new(Array2::zeros((4, 8)), axes, about("Title")).unwrap();
+    let (texts, width, height) = texts(&table.to_svg().unwrap());
+    let (png_width, png_height, pixels) = decode(&table.to_png().unwrap());
+    assert_eq!(
+        (png_width as f64, png_height as f64),
+        (2.0 * width, 2.0 * height)
+    );
+    for text in texts.iter().filter(|t| !t.text.is_empty()) {
+        // A tenth at both ends of the text must have ink, and so must the whole.
+        let [left, top, right, bottom] = text.bounds.map(|v| (v * 2.0) as usize);
+        let ink = |x: std::ops::Range<usize>, y: std::ops::Range<usize>| {
+            let at = |x: usize, y: usize| pixels[(y * png_width + x) * 3];
+            y.flat_map(|y| x.clone().map(move |x| (x, y)))
+                .filter(|&(x, y)| at(x, y) < 0xb0)
+                .count()
+        };
+        let em = (text.size * 1.3) as usize;
+        let (head, tail) = if text.upward {
+            (
+                ink(left..right, bottom - em..bottom),
+                ink(left..right, top..top + em),
+            )
+        } else {
+            (
+                ink(left..left + em, top..bottom),
+                ink(right - em..right, top..bottom),
+            )
+        };
+        assert!(
+            head > 3 && tail > 3,
+            "`{}`: {head} and {tail} dark pixels",
+            text.text
+        );
+    }
+}
+
+#[test]
+fn png_escapes_what_its_font_lacks() {
+    let table = |label: &str| {
+        let axes = vec![Axis::new("row", [label.repeat(4)]), Axis::heads(20)];
+        Labelled::new(Array2::zeros((1, 20)), axes, about("")).unwrap()
+    };
+    let width = |table: &Labelled| decode(&table.to_png().unwrap()).0;
+    let [known, unknown] = ["ab", "日"].map(table);
+    let svg_width = |table: &Labelled| texts(&table.to_svg().unwrap()).1;
+    assert_eq!(svg_width(&known), svg_width(&unknown));
+    assert!(
+        width(&unknown) > width(&known) + 200,
+        "four times \\u{{65e5}}"
+    );
 }
 
 #[test]

@@ -72,6 +72,20 @@ fn curves_have_room_and_gaps() {
 }
 
 #[test]
+fn lines_run_from_left_to_right() {
+    let x = Axis::numbers("scale", &[2.0, -1.0, 0.5]);
+    let table = Labelled::new(array![1.0, 2.0, 3.0], vec![x], About::default()).unwrap();
+    let svg = table.curves().unwrap().to_svg().unwrap();
+    let document = roxmltree::Document::parse(&svg).unwrap();
+    let thick = |node: &roxmltree::Node<'_, '_>| node.attribute("stroke-width") == Some("2");
+    let line = document.descendants().find(thick).unwrap();
+    let points = line.attribute("points").unwrap().split_whitespace();
+    let x = |point: &str| point.split(',').next().unwrap().parse::<f64>().unwrap();
+    let xs: Vec<f64> = points.map(x).collect();
+    assert!(xs.len() == 3 && xs.is_sorted(), "{xs:?}");
+}
+
+#[test]
 fn ticks_tell_close_values_apart() {
     let values = [3.551_0, 3.551_3, 3.551_9];
     for scale in [1.0, 1e-9, 1e9, 1e30] {
