@@ -1,5 +1,7 @@
 //! The shape of a model: [`Config`], with GPT-2's presets and the fields of `config.json`.
 
+mod json;
+
 use crate::error::{Error, Result};
 
 /// The activation function of the MLP.
@@ -22,6 +24,20 @@ impl Activation {
             Activation::Relu => "relu",
         }
     }
+
+    /// The activation function of a name in `config.json`, if it is one of [`Self::SUPPORTED`].
+    fn from_name(name: &str) -> Option<Self> {
+        match name {
+            // Two implementations of one formula in Hugging Face's transformers.
+            "gelu_new" | "gelu_pytorch_tanh" => Some(Activation::GeluNew),
+            "gelu" => Some(Activation::Gelu),
+            "relu" => Some(Activation::Relu),
+            _ => None,
+        }
+    }
+
+    /// The names that [`Config::from_json`] understands, for error messages.
+    const SUPPORTED: &'static str = "`gelu_new` (or `gelu_pytorch_tanh`), `gelu` or `relu`";
 }
 
 /// The shape and the constants of a GPT-2-style transformer.
@@ -111,7 +127,7 @@ impl Config {
         1.0 / divisor
     }
 
-    /// Checks that the numbers make a model.
+    /// Checks that the numbers make a model, and one whose size in bytes can be counted.
     ///
     /// # Errors
     /// [`Error::Config`] naming the first field that does not.
@@ -128,6 +144,9 @@ impl Config {
             if size == 0 {
                 return Err(bad(field, size, "at least 1"));
             }
+            if size > MAX_SIZE {
+                return Err(bad(field, size, &format!("at most {MAX_SIZE}")));
+            }
         }
         if !self.d_model.is_multiple_of(self.n_heads) {
             let expected = format!("a multiple of n_head = {}", self.n_heads);
@@ -137,12 +156,36 @@ impl Config {
             let expected = "a finite number that is not negative";
             return Err(bad("layer_norm_epsilon", self.layer_norm_eps, expected));
         }
+        if self.bytes() > isize::MAX as u128 {
+            let found = format!("{} with a model of {} bytes", self.d_model, self.bytes());
+            return Err(bad("n_embd", found, "a model that fits in memory"));
+        }
         Ok(())
+    }
+
+    /// The f32 size of all parameters; cannot overflow once no size exceeds [`MAX_SIZE`].
+    fn bytes(&self) -> u128 {
+        let [layers, d, mlp, ctx, vocab] = [
+            self.n_layers,
+            self.d_model,
+            self.d_mlp,
+            self.n_ctx,
+            self.d_vocab,
+        ]
+        .map(|size| size as u128);
+        let block = 4 * d + (d + 1) * 3 * d + (d + 1) * d + (d + 1) * mlp + (mlp + 1) * d;
+        let unembed = u128::from(!self.tie_word_embeddings) * vocab * d;
+        4 * ((vocab + ctx) * d + layers * block + 2 * d + unembed)
     }
 }
 
+/// The largest size of any kind: far above every model, and small enough that products of sizes
+/// do not overflow.
+const MAX_SIZE: usize = i32::MAX as usize;
+
 fn bad(field: &str, found: impl std::fmt::Display, expected: &str) -> Error {
     Error::Config {
+        path: None,
         field: field.to_string(),
         found: found.to_string(),
         expected: expected.to_string(),

@@ -1,6 +1,6 @@
 //! The crate's one error type: every variant says what was found and what was expected.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -28,8 +28,10 @@ pub enum Error {
         expected: String,
     },
     /// A field of `config.json` (or of a [`Config`](crate::Config)) is missing or unsupported.
-    #[error("config field `{field}`: found {found}; expected {expected}")]
+    #[error("{}config field `{field}`: found {found}; expected {expected}", prefix(path.as_deref()))]
     Config {
+        /// The file, if the config was read from one.
+        path: Option<PathBuf>,
         /// The field, by its name in `config.json`.
         field: String,
         /// Its value.
@@ -144,4 +146,9 @@ impl Error {
         let path = path.into();
         move |source| Error::Io { path, source }
     }
+}
+
+/// `path: `, or nothing where there is no path.
+fn prefix(path: Option<&Path>) -> String {
+    path.map_or_else(String::new, |path| format!("{}: ", path.display()))
 }

@@ -1,6 +1,8 @@
 //! The weights of a model, field names equal to the checkpoint's. The same struct holds
 //! gradients and an optimizer's moments.
 
+mod random;
+
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewD, ArrayViewMutD};
 
 use crate::config::Config;

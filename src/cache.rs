@@ -1,0 +1,390 @@
+//! Activations kept from a run: owned values, borrowed views.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use ndarray::{Array2, Array3, ArrayD, ArrayView2, ArrayViewD, Axis, IxDyn};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::hook::{HookPoint, Site};
+use crate::model::lane::Lane;
+use crate::model::stack::Stack;
+use crate::ops::{part, part_mut};
+
+/// Which activations a run keeps.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    points: BTreeSet<HookPoint>,
+    positions: Option<Vec<usize>>,
+}
+
+impl Selection {
+    /// The listed points.
+    pub fn points(points: impl IntoIterator<Item = HookPoint>) -> Self {
+        Selection {
+            points: points.into_iter().collect(),
+            positions: None,
+        }
+    }
+
+    /// Every point of a model that the predicate picks.
+    pub fn matching(config: &Config, pick: impl Fn(HookPoint) -> bool) -> Self {
+        Self::points(HookPoint::all(config.n_layers).filter(|p| pick(*p)))
+    }
+
+    /// What TransformerLens's `run_with_cache` keeps by default: every point except those made on
+    /// demand (per-head results, split inputs, `hook_mlp_in`).
+    pub fn standard(config: &Config) -> Self {
+        Self::matching(config, |p| !is_on_demand(p))
+    }
+
+    /// Every point, those made on demand included.
+    pub fn everything(config: &Config) -> Self {
+        Self::matching(config, |_| true)
+    }
+
+    /// Keeps only these positions (for attention: destinations), in ascending order.
+    pub fn at_positions(mut self, positions: impl IntoIterator<Item = usize>) -> Self {
+        self.positions = Some(crate::model::lane::sorted(positions));
+        self
+    }
+
+    /// The points, in order of execution.
+    pub fn iter(&self) -> impl Iterator<Item = HookPoint> {
+        self.points.iter().copied()
+    }
+
+    /// Adds points.
+    pub fn extend(&mut self, points: impl IntoIterator<Item = HookPoint>) {
+        self.points.extend(points);
+    }
+
+    pub(crate) fn positions(&self) -> Option<&[usize]> {
+        self.positions.as_deref()
+    }
+}
+
+/// Whether TransformerLens makes a point only behind a flag.
+fn is_on_demand(point: HookPoint) -> bool {
+    use Site::{AttnIn, KInput, MlpIn, QInput, Result, VInput};
+    matches!(
+        point,
+        HookPoint::Block(_, AttnIn | QInput | KInput | VInput | Result | MlpIn)
+    )
+}
+
+/// One activation: rows of an array that it may share with the other sequences of its batch.
+#[derive(Clone, Debug)]
+struct Entry {
+    data: Arc<Array2<f32>>,
+    rows: Range<usize>,
+    shape: Vec<usize>,
+}
+
+impl Entry {
+    fn owned(data: Array2<f32>, shape: Vec<usize>) -> Self {
+        Entry {
+            rows: 0..data.nrows(),
+            data: Arc::new(data),
+            shape,
+        }
+    }
+
+    fn flat(&self) -> ArrayView2<'_, f32> {
+        part(self.data.view(), 0, self.rows.clone())
+    }
+
+    fn view(&self) -> ArrayViewD<'_, f32> {
+        // Rows of a row-major matrix are contiguous, and the shape was checked when it was made.
+        self.flat()
+            .into_shape_with_order(IxDyn(&self.shape))
+            .unwrap_or_else(|_| unreachable!("shape {:?} of a cache entry", self.shape))
+    }
+}
+
+/// The activations of one sequence, by hook point; values are those that downstream computation
+/// saw, after all interventions. Nothing can change them: later runs and patches work on copies.
+///
+/// ```
+/// use patchlens::{Config, Prompts, Run, Selection, Site, Transformer};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// let (_, cache) = model.run_with_cache(&[1, 2, 3], &Selection::standard(model.config()))?;
+/// assert_eq!(cache.get(Site::Z.at(1))?.shape(), [3, 2, 4]); // [pos, head, d_head]
+/// assert_eq!(cache.get_named("blocks.0.attn.hook_pattern")?.shape(), [2, 3, 3]);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ActivationCache {
+    tokens: Vec<u32>,
+    positions: Vec<usize>,
+    entries: BTreeMap<HookPoint, Entry>,
+}
+
+impl ActivationCache {
+    fn new(tokens: &[u32], positions: Option<&[usize]>) -> Self {
+        ActivationCache {
+            tokens: tokens.to_vec(),
+            positions: positions.map_or_else(|| (0..tokens.len()).collect(), <[usize]>::to_vec),
+            entries: BTreeMap::new(),
+        }
+    }
+
+    /// The activation at a point; axes as in [`HookPoint::axes`].
+    ///
+    /// # Errors
+    /// [`Error::NotCached`] if the run did not keep the point.
+    pub fn get(&self, point: HookPoint) -> Result<ArrayViewD<'_, f32>> {
+        match self.entries.get(&point) {
+            Some(entry) => Ok(entry.view()),
+            None => Err(self.not_cached(point)),
+        }
+    }
+
+    /// As [`ActivationCache::get`], by the hook's name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownHook`] or [`Error::NotCached`].
+    pub fn get_named(&self, name: &str) -> Result<ArrayViewD<'_, f32>> {
+        self.get(name.parse()?)
+    }
+
+    fn not_cached(&self, point: HookPoint) -> Error {
+        let mut names = self.entries.keys().map(ToString::to_string);
+        let first: Vec<String> = names.by_ref().take(4).collect();
+        let holds = match (first.is_empty(), names.count()) {
+            (true, _) => "nothing".to_string(),
+            (false, 0) => first.join(", "),
+            (false, more) => format!("{} and {more} more", first.join(", ")),
+        };
+        Error::NotCached {
+            at: point.to_string(),
+            holds,
+        }
+    }
+
+    /// The points it holds, in order of execution.
+    pub fn points(&self) -> impl Iterator<Item = HookPoint> {
+        self.entries.keys().copied()
+    }
+
+    /// The tokens that ran.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The positions that were kept, ascending: the rows of every activation.
+    pub fn positions(&self) -> &[usize] {
+        &self.positions
+    }
+
+    /// Whether every position was kept.
+    pub fn is_whole(&self) -> bool {
+        self.positions.len() == self.tokens.len()
+    }
+
+    /// An activation as a matrix with one row a position (heads side by side); for attention
+    /// `[head * dest, src]`.
+    pub(crate) fn flat(&self, point: HookPoint) -> Result<ArrayView2<'_, f32>> {
+        match self.entries.get(&point) {
+            Some(entry) => Ok(entry.flat()),
+            None => Err(self.not_cached(point)),
+        }
+    }
+
+    /// For the engine, which has planned that the base holds what it reads.
+    pub(crate) fn planned(&self, point: HookPoint) -> ArrayView2<'_, f32> {
+        self.flat(point)
+            .unwrap_or_else(|error| unreachable!("planned without its base: {error}"))
+    }
+
+    /// Appends the rows of another run of the tokens that follow.
+    pub(crate) fn extend_rows(&mut self, tokens: &[u32], later: &ActivationCache) -> Result<()> {
+        for (point, entry) in &mut self.entries {
+            let more = later.flat(*point)?;
+            let rows = part(more.view(), 0, entry.rows.len()..more.nrows());
+            let data = Arc::make_mut(&mut entry.data);
+            // Appending fails only for another width, which one model cannot give.
+            data.append(Axis(0), rows).map_err(|_| Error::Shape {
+                at: point.to_string(),
+                found: rows.shape().to_vec(),
+                expected: format!("rows of width {}", data.ncols()),
+            })?;
+            entry.rows.end = data.nrows();
+            entry.shape[0] = entry.rows.len();
+        }
+        self.tokens.extend_from_slice(tokens);
+        self.positions = (0..self.tokens.len()).collect();
+        Ok(())
+    }
+}
+
+/// Keeps activations of a pass, one cache a lane.
+pub(crate) struct Recorder {
+    selection: Selection,
+    caches: Vec<ActivationCache>,
+}
+
+impl Recorder {
+    pub fn new(selection: &Selection, lanes: &[Lane<'_>]) -> Self {
+        let caches = lanes
+            .iter()
+            .map(|lane| ActivationCache::new(lane.tokens, selection.positions()))
+            .collect();
+        Recorder {
+            selection: selection.clone(),
+            caches,
+        }
+    }
+
+    pub fn wants(&self, at: HookPoint) -> bool {
+        self.selection.points.contains(&at)
+    }
+
+    /// Keeps the rows of all lanes at a point with a leading position axis; shares the memory
+    /// where it can.
+    pub fn record(&mut self, at: HookPoint, stack: &Stack, lanes: &[Lane<'_>], config: &Config) {
+        for (i, lane) in lanes.iter().enumerate() {
+            let n = lane.tokens.len();
+            let entry = match (lane.base, self.selection.positions()) {
+                (None, None) => Entry {
+                    data: Arc::clone(&stack.data),
+                    rows: stack.rows.range(i),
+                    shape: at.axes().shape(config, n),
+                },
+                (base, positions) => {
+                    let whole = complete(base.map(|b| b.planned(at)), stack, i, n);
+                    let kept = match positions {
+                        Some(positions) => whole.select(Axis(0), positions),
+                        None => whole,
+                    };
+                    let shape = at.axes().shape(config, kept.nrows());
+                    Entry::owned(kept, shape)
+                }
+            };
+            self.caches[i].entries.insert(at, entry);
+        }
+    }
+
+    /// Keeps an activation of one lane, `[pos, head, d_model]`: all heads, and the positions
+    /// given; the rest is the base's.
+    pub fn record_rows(
+        &mut self,
+        at: HookPoint,
+        index: usize,
+        lane: &Lane<'_>,
+        positions: &[usize],
+        values: &Array3<f32>,
+    ) {
+        let whole = match lane.base {
+            None => values.clone(),
+            Some(base) => {
+                let (_, heads, width) = values.dim();
+                let shape = (lane.tokens.len(), heads, width);
+                let mut whole = reshaped(base.planned(at), shape);
+                for (position, row) in positions.iter().zip(values.outer_iter()) {
+                    whole.index_axis_mut(Axis(0), *position).assign(&row);
+                }
+                whole
+            }
+        };
+        let kept = match self.selection.positions() {
+            Some(positions) => whole.select(Axis(0), positions),
+            None => whole,
+        };
+        let (n, heads, width) = kept.dim();
+        self.insert(at, index, kept.into_dyn(), (n, heads * width));
+    }
+
+    /// The caches; what a lane did not compute at all is its base's.
+    pub fn finish(mut self, lanes: &[Lane<'_>]) -> Vec<ActivationCache> {
+        for (cache, lane) in self.caches.iter_mut().zip(lanes) {
+            for (point, entry) in lane.base.iter().flat_map(|base| &base.entries) {
+                if self.selection.points.contains(point) {
+                    cache.entries.entry(*point).or_insert_with(|| entry.clone());
+                }
+            }
+        }
+        self.caches
+    }
+
+    /// Keeps attention of one lane, `[head, dest, src]`, for the heads and destinations given;
+    /// the rest is the base's.
+    pub fn record_attention(
+        &mut self,
+        at: HookPoint,
+        index: usize,
+        lane: &Lane<'_>,
+        (heads, dest): (&[usize], &[usize]),
+        values: &Array3<f32>,
+    ) {
+        let whole = match lane.base {
+            None => values.clone(),
+            Some(base) => {
+                let n = lane.tokens.len();
+                let flat = base.planned(at);
+                let shape = (flat.nrows() / n, n, n);
+                let mut whole = reshaped(flat, shape);
+                for (i, h) in heads.iter().enumerate() {
+                    for (j, d) in dest.iter().enumerate() {
+                        let row = values.index_axis(Axis(0), i).index_axis_move(Axis(0), j);
+                        whole
+                            .index_axis_mut(Axis(0), *h)
+                            .index_axis_move(Axis(0), *d)
+                            .assign(&row);
+                    }
+                }
+                whole
+            }
+        };
+        let kept = match self.selection.positions() {
+            Some(positions) => whole.select(Axis(1), positions),
+            None => whole,
+        };
+        let (heads, dest, src) = kept.dim();
+        self.insert(at, index, kept.into_dyn(), (heads * dest, src));
+    }
+
+    fn insert(&mut self, at: HookPoint, lane: usize, values: ArrayD<f32>, flat: (usize, usize)) {
+        let shape = values.shape().to_vec();
+        // Selecting along an inner axis need not give row-major memory.
+        let data: Vec<f32> = values.iter().copied().collect();
+        let data = Array2::from_shape_vec(flat, data)
+            .unwrap_or_else(|_| unreachable!("{shape:?} has as many values as {flat:?}"));
+        self.caches[lane]
+            .entries
+            .insert(at, Entry::owned(data, shape));
+    }
+}
+
+/// A base's activation in three dimensions.
+fn reshaped(flat: ArrayView2<'_, f32>, shape: (usize, usize, usize)) -> Array3<f32> {
+    flat.to_owned()
+        .into_shape_with_order(shape)
+        .unwrap_or_else(|_| unreachable!("a base's activation is whole"))
+}
+
+/// The rows of a whole sequence: the lane's where it has them, the base's elsewhere.
+fn complete(
+    base: Option<ArrayView2<'_, f32>>,
+    stack: &Stack,
+    lane: usize,
+    n: usize,
+) -> Array2<f32> {
+    let mut whole = Array2::zeros((n, stack.data.ncols()));
+    if let Some(base) = base {
+        let known = base.nrows().min(n);
+        part_mut(whole.view_mut(), 0, 0..known).assign(&part(base.view(), 0, 0..known));
+    }
+    for (position, row) in stack
+        .rows
+        .positions(lane)
+        .iter()
+        .zip(stack.lane(lane).rows())
+    {
+        whole.row_mut(*position).assign(&row);
+    }
+    whole
+}

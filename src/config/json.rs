@@ -1,0 +1,349 @@
+//! Hugging Face's `config.json` of GPT-2: nothing in it is silently ignored.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Activation, Config};
+use crate::error::{Error, Result};
+use crate::files::{UniqueKeys, format_error, read_text};
+
+/// Real ones have about 1 kB.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// GPT-2's `<|endoftext|>`, which begins and ends texts.
+const END_OF_TEXT: usize = 50256;
+
+/// Fields that don't change what the forward pass computes: training, generation, task heads,
+/// bookkeeping, and the precision of attention (`reorder_and_upcast_attn`; here always f32).
+const HARMLESS: &str = "\
+    _attn_implementation_autoset _commit_hash _name_or_path _num_labels architectures \
+    attn_implementation attn_pdrop begin_suppress_tokens bos_token_id chunk_size_feed_forward \
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping embd_pdrop \
+    eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id \
+    forced_eos_token_id gradient_checkpointing id2label initializer_range is_decoder label2id \
+    length_penalty max_length min_length n_special no_repeat_ngram_size num_beam_groups \
+    num_beams num_labels num_return_sequences output_attentions output_hidden_states output_past \
+    output_scores pad_token_id predict_special_tokens prefix problem_type \
+    reorder_and_upcast_attn repetition_penalty resid_pdrop return_dict return_dict_in_generate \
+    sep_token_id summary_activation summary_first_dropout summary_proj_to_labels summary_type \
+    summary_use_proj suppress_tokens task_specific_params temperature tokenizer_class top_k \
+    top_p torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache";
+
+impl Config {
+    /// Reads `config.json` in the folder `dir`; see [`Config::from_json`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, else as [`Config::from_json`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let path = dir.as_ref().join("config.json");
+        Self::from_json(&read_text(&path, MAX_BYTES)?, &path)
+    }
+
+    /// Reads the text of Hugging Face's `config.json` of a GPT-2; `path` is for error messages.
+    ///
+    /// Absent fields have the defaults of Hugging Face's `GPT2Config`, which are GPT-2 small's.
+    /// `hidden_size`, `max_position_embeddings` (or `n_ctx`), `num_attention_heads` and
+    /// `num_hidden_layers` stand for `n_embd`, `n_positions`, `n_head` and `n_layer`.
+    ///
+    /// ```
+    /// use patchlens::Config;
+    /// let text = r#"{"model_type": "gpt2", "n_layer": 6, "dtype": "float32"}"#;
+    /// assert_eq!(Config::from_json(text, "config.json".as_ref())?.n_layers, 6);
+    ///
+    /// let text = r#"{"model_type": "gpt2", "activation_function": "silu"}"#;
+    /// let error = Config::from_json(text, "config.json".as_ref()).unwrap_err();
+    /// assert!(error.to_string().contains("`activation_function`: found \"silu\""));
+    /// # Ok::<(), patchlens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`Error::Format`] if the text is not a JSON object, or has a key twice.
+    /// - [`Error::Config`] for a value that is not supported, and for a field that is not known:
+    ///   it might change what the model computes.
+    pub fn from_json(text: &str, path: &Path) -> Result<Self> {
+        let parsed: UniqueKeys<Value> = serde_json::from_str(text)
+            .map_err(|error| format_error(path, error.to_string(), "a JSON object of fields"))?;
+        read(Fields(parsed.0)).map_err(|error| match error {
+            Error::Config {
+                field,
+                found,
+                expected,
+                ..
+            } => Error::Config {
+                path: Some(path.to_path_buf()),
+                field,
+                found,
+                expected,
+            },
+            other => other,
+        })
+    }
+
+    /// The text of a `config.json` that [`Config::from_json`] and Hugging Face's transformers
+    /// read back as this config.
+    pub fn to_json(&self) -> String {
+        // An absent id means GPT-2's, of which transformers warns where the vocabulary is smaller.
+        let end_of_text = (self.d_vocab > END_OF_TEXT).then_some(END_OF_TEXT);
+        let fields = FileFields {
+            activation_function: self.activation.name(),
+            architectures: ["GPT2LMHeadModel"],
+            bos_token_id: end_of_text,
+            dtype: "float32",
+            eos_token_id: end_of_text,
+            layer_norm_epsilon: self.layer_norm_eps,
+            model_type: "gpt2",
+            n_ctx: self.n_ctx,
+            n_embd: self.d_model,
+            n_head: self.n_heads,
+            n_inner: (self.d_mlp != 4 * self.d_model).then_some(self.d_mlp),
+            n_layer: self.n_layers,
+            n_positions: self.n_ctx,
+            scale_attn_by_inverse_layer_idx: self.scale_attn_by_inverse_layer_idx,
+            scale_attn_weights: self.scale_attn_weights,
+            tie_word_embeddings: self.tie_word_embeddings,
+            vocab_size: self.d_vocab,
+        };
+        let text = serde_json::to_string_pretty(&fields);
+        text.expect("plain numbers, strings and bools always have a JSON form") + "\n"
+    }
+}
+
+/// What [`Config::to_json`] writes.
+#[derive(Serialize)]
+struct FileFields {
+    activation_function: &'static str,
+    architectures: [&'static str; 1],
+    bos_token_id: Option<usize>,
+    dtype: &'static str,
+    eos_token_id: Option<usize>,
+    // As f32: its shortest decimal form is 1e-5; that of the nearest f64 is not.
+    layer_norm_epsilon: f32,
+    model_type: &'static str,
+    n_ctx: usize,
+    n_embd: usize,
+    n_head: usize,
+    n_inner: Option<usize>,
+    n_layer: usize,
+    n_positions: usize,
+    scale_attn_by_inverse_layer_idx: bool,
+    scale_attn_weights: bool,
+    tie_word_embeddings: bool,
+    vocab_size: usize,
+}
+
+fn read(mut fields: Fields) -> Result<Config> {
+    let model_type = fields.take(&["model_type"])?;
+    if let Some((field, value)) = model_type.filter(|(_, value)| value != "gpt2") {
+        return Err(bad(field, &value, "\"gpt2\""));
+    }
+    let base = Config::gpt2();
+    let d_model = fields.size(&["n_embd", "hidden_size"], base.d_model)?;
+    let positions = ["n_positions", "max_position_embeddings", "n_ctx"];
+    let config = Config {
+        n_layers: fields.size(&["n_layer", "num_hidden_layers"], base.n_layers)?,
+        n_heads: fields.size(&["n_head", "num_attention_heads"], base.n_heads)?,
+        d_model,
+        d_mlp: fields.d_mlp(d_model)?,
+        n_ctx: fields.size(&positions, base.n_ctx)?,
+        d_vocab: fields.size(&["vocab_size"], base.d_vocab)?,
+        activation: fields.activation()?,
+        layer_norm_eps: fields.epsilon(base.layer_norm_eps)?,
+        scale_attn_weights: fields.flag("scale_attn_weights", base.scale_attn_weights)?,
+        scale_attn_by_inverse_layer_idx: fields.flag(
+            "scale_attn_by_inverse_layer_idx",
+            base.scale_attn_by_inverse_layer_idx,
+        )?,
+        tie_word_embeddings: fields.flag("tie_word_embeddings", base.tie_word_embeddings)?,
+    };
+    fields.check_rest()?;
+    config.check()?;
+    Ok(config)
+}
+
+/// The fields that no one has asked for yet.
+struct Fields(BTreeMap<String, Value>);
+
+impl Fields {
+    /// Takes a field that has several names: the first name present, and its value.
+    fn take(&mut self, names: &[&'static str]) -> Result<Option<(&'static str, Value)>> {
+        let mut taken: Option<(&'static str, Value)> = None;
+        for &name in names {
+            let Some(value) = self.0.remove(name) else {
+                continue;
+            };
+            match &taken {
+                Some((first, other)) if *other != value => {
+                    return Err(bad(name, &value, &format!("{other}, as `{first}` says")));
+                }
+                Some(_) => {}
+                None => taken = Some((name, value)),
+            }
+        }
+        Ok(taken)
+    }
+
+    fn size(&mut self, names: &[&'static str], default: usize) -> Result<usize> {
+        match self.take(names)? {
+            Some((field, value)) => whole_number(field, &value),
+            None => Ok(default),
+        }
+    }
+
+    fn d_mlp(&mut self, d_model: usize) -> Result<usize> {
+        match self.take(&["n_inner"])? {
+            Some((field, value)) if !value.is_null() => whole_number(field, &value),
+            // Saturating: `Config::check` turns down a size like that.
+            _ => Ok(d_model.saturating_mul(4)),
+        }
+    }
+
+    fn flag(&mut self, name: &'static str, default: bool) -> Result<bool> {
+        match self.take(&[name])? {
+            Some((field, value)) => value
+                .as_bool()
+                .ok_or_else(|| bad(field, &value, "true or false")),
+            None => Ok(default),
+        }
+    }
+
+    fn activation(&mut self) -> Result<Activation> {
+        match self.take(&["activation_function"])? {
+            Some((field, value)) => value
+                .as_str()
+                .and_then(Activation::from_name)
+                .ok_or_else(|| bad(field, &value, Activation::SUPPORTED)),
+            None => Ok(Activation::GeluNew),
+        }
+    }
+
+    fn epsilon(&mut self, default: f32) -> Result<f32> {
+        match self.take(&["layer_norm_epsilon"])? {
+            Some((field, value)) => value
+                .as_f64()
+                .map(|number| number as f32)
+                .filter(|number| number.is_finite())
+                .ok_or_else(|| bad(field, &value, "a number")),
+            None => Ok(default),
+        }
+    }
+
+    /// Turns down what is left, unless it is harmless or switched off.
+    fn check_rest(&self) -> Result<()> {
+        let expected = "no such field, or null or false: it is not supported. \
+                        If it does not change what the model computes, delete it";
+        let mut rest = self.0.iter().filter(|(_, value)| !is_off(value));
+        match rest.find(|(field, _)| !HARMLESS.split(' ').any(|harmless| harmless == *field)) {
+            Some((field, value)) => Err(bad(field, value, expected)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+fn whole_number(field: &str, value: &Value) -> Result<usize> {
+    value
+        .as_u64()
+        .and_then(|number| usize::try_from(number).ok())
+        .ok_or_else(|| bad(field, value, "a whole number"))
+}
+
+/// As [`super::bad`], with at most 60 characters of the value.
+fn bad(field: &str, value: &Value, expected: &str) -> Error {
+    let text = value.to_string();
+    let found = match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    };
+    super::bad(field, found, expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::from_json(text, Path::new("config.json"))
+    }
+
+    #[test]
+    fn harmless_fields_may_have_any_value() {
+        let text = r#"{"_attn_implementation_autoset": true, "initializer_range": 0.5,
+            "reorder_and_upcast_attn": true, "torch_dtype": "float16", "use_cache": true}"#;
+        assert_eq!(parse(text).unwrap(), Config::gpt2());
+    }
+
+    #[test]
+    fn absent_fields_have_the_defaults_of_gpt2_small() {
+        assert_eq!(parse("{}").unwrap(), Config::gpt2());
+    }
+
+    #[test]
+    fn round_trip_of_every_field() {
+        let config = Config {
+            n_layers: 3,
+            n_heads: 5,
+            d_model: 35,
+            d_mlp: 17,
+            n_ctx: 9,
+            d_vocab: 77,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1.5e-7,
+            scale_attn_weights: false,
+            scale_attn_by_inverse_layer_idx: true,
+            tie_word_embeddings: false,
+        };
+        for activation in [Activation::GeluNew, Activation::Gelu, Activation::Relu] {
+            let config = Config {
+                activation,
+                ..config.clone()
+            };
+            assert_eq!(parse(&config.to_json()).unwrap(), config);
+        }
+        for preset in [
+            Config::gpt2(),
+            Config::gpt2_medium(),
+            Config::gpt2_large(),
+            Config::gpt2_xl(),
+        ] {
+            assert_eq!(parse(&preset.to_json()).unwrap(), preset);
+        }
+        assert!(config.to_json().contains("\"eos_token_id\": null"));
+        assert!(Config::gpt2().to_json().contains("\"eos_token_id\": 50256"));
+        assert!(config.to_json().contains("\"layer_norm_epsilon\": 1.5e-7"));
+        assert!(Config::gpt2().to_json().contains("\"n_inner\": null"));
+    }
+
+    #[test]
+    fn other_names_of_the_same_fields() {
+        let text = r#"{"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "max_position_embeddings": 6, "n_ctx": 6, "n_positions": 6,
+            "activation_function": "gelu_pytorch_tanh", "pruned_heads": {}, "new": null}"#;
+        let config = parse(text).unwrap();
+        assert_eq!((config.d_model, config.d_mlp), (8, 32));
+        assert_eq!((config.n_layers, config.n_heads, config.n_ctx), (2, 4, 6));
+        assert_eq!(config.activation, Activation::GeluNew);
+    }
+
+    #[test]
+    fn a_size_that_no_memory_holds_is_an_error() {
+        let huge = Config {
+            d_model: i32::MAX as usize,
+            n_heads: 1,
+            d_vocab: i32::MAX as usize,
+            ..Config::gpt2()
+        };
+        let message = huge.check().unwrap_err().to_string();
+        assert!(message.contains("fits in memory"), "{message}");
+    }
+}

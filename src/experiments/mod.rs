@@ -1,0 +1,5 @@
+//! The methods, one file each, over the engine: no forward pass of their own.
+
+mod activation_patching;
+
+pub use activation_patching::{ActivationPatching, Grid, Patching, activation_patching};

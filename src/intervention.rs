@@ -1,0 +1,355 @@
+//! Interventions: a declared place ([`Target`]) and what is done there ([`Edit`]), as plain data.
+//! Because the place is data, everything is checked before a run, and the sweep engine knows
+//! what it can leave out.
+
+mod apply;
+mod receipt;
+mod values;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use apply::Interventions;
+pub(crate) use apply::{apply_unreported, extent};
+pub use receipt::{Fired, Receipt};
+pub use values::Values;
+
+use crate::error::{Error, Result};
+use crate::hook::{Axes, HookPoint};
+use crate::model::RunShape;
+
+/// Some indices of an axis.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Select {
+    /// All of them.
+    #[default]
+    All,
+    /// The last one of each sequence.
+    Last,
+    /// The listed ones.
+    At(Vec<usize>),
+}
+
+impl Select {
+    /// Whether an index of an axis of length `n` is among them.
+    pub fn contains(&self, index: usize, n: usize) -> bool {
+        match self {
+            Select::All => true,
+            Select::Last => index + 1 == n,
+            Select::At(list) => list.contains(&index),
+        }
+    }
+
+    /// The indices within an axis of length `n`, ascending.
+    pub(crate) fn resolve(&self, n: usize) -> Vec<usize> {
+        (0..n).filter(|i| self.contains(*i, n)).collect()
+    }
+
+    fn check(&self, at: HookPoint, axis: &'static str, n: usize) -> Result<()> {
+        let Select::At(list) = self else {
+            return Ok(());
+        };
+        if list.is_empty() {
+            let reason = format!("no {axis} is selected");
+            return Err(Error::NeverFires {
+                at: at.to_string(),
+                reason,
+            });
+        }
+        match list.iter().find(|i| **i >= n) {
+            Some(&found) => Err(Error::OutOfRange {
+                at: at.to_string(),
+                axis,
+                found,
+                expected: format!("0..{n}"),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<usize> for Select {
+    fn from(index: usize) -> Self {
+        Select::At(vec![index])
+    }
+}
+
+impl From<Vec<usize>> for Select {
+    fn from(list: Vec<usize>) -> Self {
+        Select::At(list)
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Select {
+    fn from(list: [usize; N]) -> Self {
+        Select::At(list.to_vec())
+    }
+}
+
+impl From<std::ops::Range<usize>> for Select {
+    fn from(range: std::ops::Range<usize>) -> Self {
+        Select::At(range.collect())
+    }
+}
+
+impl fmt::Display for Select {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Select::All => f.write_str("all"),
+            Select::Last => f.write_str("last"),
+            Select::At(list) => {
+                let items: Vec<String> = list.iter().map(ToString::to_string).collect();
+                f.write_str(&items.join(","))
+            }
+        }
+    }
+}
+
+/// Where an intervention acts.
+///
+/// ```
+/// use patchlens::{Site, Target};
+/// let target = Target::new(Site::Z.at(9)).at_positions(4).at_heads([6, 9]);
+/// assert_eq!(target.to_string(), "blocks.9.attn.hook_z[pos 4, head 6,9]");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The hook point.
+    pub point: HookPoint,
+    /// Sequences of the batch.
+    pub sequences: Select,
+    /// Positions; for attention scores and patterns, destinations.
+    pub positions: Select,
+    /// Heads, where the point has a head axis.
+    pub heads: Select,
+    /// Source positions, for attention scores and patterns.
+    pub src: Select,
+}
+
+impl From<HookPoint> for Target {
+    fn from(point: HookPoint) -> Self {
+        Target::new(point)
+    }
+}
+
+impl Target {
+    /// The whole activation at a point.
+    pub fn new(point: HookPoint) -> Self {
+        Target {
+            point,
+            sequences: Select::All,
+            positions: Select::All,
+            heads: Select::All,
+            src: Select::All,
+        }
+    }
+
+    /// Only these positions (destinations).
+    pub fn at_positions(mut self, positions: impl Into<Select>) -> Self {
+        self.positions = positions.into();
+        self
+    }
+
+    /// Only these heads.
+    pub fn at_heads(mut self, heads: impl Into<Select>) -> Self {
+        self.heads = heads.into();
+        self
+    }
+
+    /// Only these source positions.
+    pub fn at_src(mut self, src: impl Into<Select>) -> Self {
+        self.src = src.into();
+        self
+    }
+
+    /// Only these sequences of the batch.
+    pub fn at_sequences(mut self, sequences: impl Into<Select>) -> Self {
+        self.sequences = sequences.into();
+        self
+    }
+
+    fn check(&self, run: &RunShape<'_>) -> Result<()> {
+        run.check_point(self.point)?;
+        let axes = self.point.axes();
+        let never = |reason: String| Error::NeverFires {
+            at: self.point.to_string(),
+            reason,
+        };
+        if self.heads != Select::All && !axes.has_heads() {
+            let axes = axes.names().join(", ");
+            return Err(never(format!(
+                "heads are selected, but its axes are [{axes}]"
+            )));
+        }
+        if self.src != Select::All && axes != Axes::Attention {
+            let axes = axes.names().join(", ");
+            return Err(never(format!(
+                "sources are selected, but its axes are [{axes}]"
+            )));
+        }
+        self.sequences
+            .check(self.point, "sequence", run.lengths.len())?;
+        self.heads.check(self.point, "head", run.config.n_heads)?;
+        for (i, n) in run.lengths.iter().enumerate() {
+            if self.sequences.contains(i, run.lengths.len()) {
+                self.positions
+                    .check(self.point, axes.names()[axes.pos_axis()], *n)?;
+                self.src.check(self.point, "src", *n)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let position = self.point.axes().names()[self.point.axes().pos_axis()];
+        let parts: Vec<String> = [
+            ("sequence", &self.sequences),
+            (position, &self.positions),
+            ("head", &self.heads),
+            ("src", &self.src),
+        ]
+        .into_iter()
+        .filter(|(_, select)| **select != Select::All)
+        .map(|(axis, select)| format!("{axis} {select}"))
+        .collect();
+        match parts.is_empty() {
+            true => write!(f, "{}", self.point),
+            false => write!(f, "{}[{}]", self.point, parts.join(", ")),
+        }
+    }
+}
+
+/// One row of an activation, as [`Edit::Map`] sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The hook point.
+    pub point: HookPoint,
+    /// Position (destination).
+    pub position: usize,
+    /// Head, where there is a head axis.
+    pub head: Option<usize>,
+}
+
+/// A closure over one row: `[d_model]`, `[d_head]`, `[d_mlp]` or, for attention, `[src]`.
+pub type MapFn = Arc<dyn Fn(Row, &mut [f32]) + Send + Sync>;
+
+/// What an intervention does to the part of an activation that its [`Target`] names. Every edit
+/// works on each row (last axis) by itself.
+#[derive(Clone)]
+pub enum Edit {
+    /// Takes the values of another run, see [`Edit::patch`].
+    Patch(Values),
+    /// Sets values.
+    Set(Values),
+    /// Sets to zero.
+    Zero,
+    /// Sets to a mean, see [`Values::mean`].
+    Mean(Values),
+    /// Adds values.
+    Add(Values),
+    /// Multiplies by a factor.
+    Scale(f32),
+    /// Adds Gaussian noise. The noise of a row depends on the seed, the position and the head
+    /// only, so that it is the same in every run, sequence and cell.
+    Noise {
+        /// Standard deviation, in units of the activation.
+        std: f32,
+        /// Seed.
+        seed: u64,
+    },
+    /// Runs a closure on each row.
+    Map(MapFn),
+}
+
+impl Edit {
+    /// Takes the values that other runs had at `point`: one cache a sequence, or one for all.
+    ///
+    /// # Errors
+    /// [`Error::NotCached`] if one does not hold the point at every position.
+    pub fn patch(caches: &[crate::ActivationCache], point: HookPoint) -> Result<Self> {
+        Ok(Edit::Patch(Values::from_caches(caches, point)?))
+    }
+
+    /// A [`Edit::Map`] of a closure.
+    pub fn map(f: impl Fn(Row, &mut [f32]) + Send + Sync + 'static) -> Self {
+        Edit::Map(Arc::new(f))
+    }
+
+    /// The edit's name in receipts and labels.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Edit::Patch(_) => "patch",
+            Edit::Set(_) => "set",
+            Edit::Zero => "zero",
+            Edit::Mean(_) => "mean",
+            Edit::Add(_) => "add",
+            Edit::Scale(_) => "scale",
+            Edit::Noise { .. } => "noise",
+            Edit::Map(_) => "map",
+        }
+    }
+
+    fn values(&self) -> Option<&Values> {
+        match self {
+            Edit::Patch(values) | Edit::Set(values) | Edit::Mean(values) | Edit::Add(values) => {
+                Some(values)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Edit::Scale(factor) => write!(f, "scale({factor})"),
+            Edit::Noise { std, seed } => write!(f, "noise(std {std}, seed {seed})"),
+            _ => f.write_str(self.name()),
+        }
+    }
+}
+
+/// An edit at a target: plain data, checked before a run.
+#[derive(Clone, Debug)]
+pub struct Intervention {
+    /// Where.
+    pub target: Target,
+    /// What.
+    pub edit: Edit,
+}
+
+impl Intervention {
+    /// An edit at a target.
+    pub fn new(target: impl Into<Target>, edit: Edit) -> Self {
+        Intervention {
+            target: target.into(),
+            edit,
+        }
+    }
+
+    /// Checks that it can fire in a run, on every sequence that it names.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::NeverFires`], [`Error::Shape`] for values that do not fit,
+    /// [`Error::Invalid`] for numbers that are not finite.
+    pub fn check(&self, run: &RunShape<'_>) -> Result<()> {
+        self.target.check(run)?;
+        let at = || format!("{} at {}", self.edit.name(), self.target);
+        match &self.edit {
+            Edit::Scale(factor) if !factor.is_finite() => {
+                Err(Error::invalid(at(), factor, "a finite factor"))
+            }
+            Edit::Noise { std, .. } if !(std.is_finite() && *std >= 0.0) => Err(Error::invalid(
+                at(),
+                std,
+                "a finite standard deviation that is not negative",
+            )),
+            edit => match edit.values() {
+                Some(values) => values.check(&at(), self.target.point, run, &self.target.sequences),
+                None => Ok(()),
+            },
+        }
+    }
+}

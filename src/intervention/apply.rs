@@ -1,0 +1,258 @@
+//! Interventions at work: the hook that applies them.
+
+use std::borrow::Cow;
+
+use ndarray::{ArrayViewD, ArrayViewMut1, ArrayViewMutD, Axis};
+use ndarray_rand::rand::SeedableRng;
+use ndarray_rand::rand_distr::{Distribution, StandardNormal};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Edit, Fired, Intervention, Receipt, Row, Select};
+use crate::error::Result;
+use crate::hook::{Axes, HookPoint};
+use crate::model::{Extent, Hooks, RunShape, Visit};
+
+/// A list of interventions as a hook; they run in the order of the list at each point.
+#[derive(Clone, Debug)]
+pub struct Interventions<'a> {
+    list: Cow<'a, [Intervention]>,
+    counts: Vec<Count>,
+    sequences: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    times: usize,
+    rows: usize,
+    changed: usize,
+}
+
+impl<'a> Interventions<'a> {
+    /// The hook for a list.
+    pub fn new(list: impl Into<Cow<'a, [Intervention]>>) -> Self {
+        let list = list.into();
+        Interventions {
+            counts: vec![Count::default(); list.len()],
+            list,
+            sequences: 0,
+        }
+    }
+
+    /// What has been done so far.
+    pub fn receipt(&self) -> Receipt {
+        let entry = |(intervention, count): (&Intervention, &Count)| Fired {
+            target: intervention.target.to_string(),
+            edit: intervention.edit.name().to_string(),
+            times: count.times,
+            rows: count.rows,
+            changed_rows: count.changed,
+        };
+        Receipt {
+            fired: self.list.iter().zip(&self.counts).map(entry).collect(),
+        }
+    }
+}
+
+impl Hooks for Interventions<'_> {
+    fn wants(&self, at: HookPoint, sequence: usize) -> bool {
+        self.list
+            .iter()
+            .any(|i| acts(i, at, sequence, self.sequences))
+    }
+
+    fn visit(&mut self, at: &Visit<'_>, mut activation: ArrayViewMutD<'_, f32>) {
+        let sequences = self.sequences;
+        for (intervention, count) in self.list.iter().zip(&mut self.counts) {
+            if acts(intervention, at.point, at.sequence, sequences) {
+                apply(intervention, at, activation.view_mut(), count);
+            }
+        }
+    }
+
+    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
+        self.sequences = run.lengths.len();
+        self.list.iter().try_for_each(|i| i.check(run))
+    }
+
+    fn extent(&self, at: HookPoint, sequence: usize) -> Extent {
+        extent(
+            self.list
+                .iter()
+                .filter(|i| acts(i, at, sequence, self.sequences)),
+        )
+    }
+}
+
+fn acts(intervention: &Intervention, at: HookPoint, sequence: usize, sequences: usize) -> bool {
+    let target = &intervention.target;
+    target.point == at && target.sequences.contains(sequence, sequences)
+}
+
+/// The union of the targets' extents.
+pub(crate) fn extent<'i>(interventions: impl Iterator<Item = &'i Intervention>) -> Extent {
+    let mut union: Option<Extent> = None;
+    let list = |select: &Select| match select {
+        Select::At(list) => Some(list.clone()),
+        // The last position is known only with the length; all of them are no error.
+        _ => None,
+    };
+    for Intervention { target, .. } in interventions {
+        let (positions, heads) = (list(&target.positions), list(&target.heads));
+        union = Some(match union {
+            None => Extent { positions, heads },
+            Some(before) => Extent {
+                positions: both(before.positions, positions),
+                heads: both(before.heads, heads),
+            },
+        });
+    }
+    let mut union = union.unwrap_or_default();
+    for list in [&mut union.positions, &mut union.heads]
+        .into_iter()
+        .flatten()
+    {
+        list.sort_unstable();
+        list.dedup();
+    }
+    union
+}
+
+fn both(a: Option<Vec<usize>>, b: Option<Vec<usize>>) -> Option<Vec<usize>> {
+    Some([a?, b?].concat())
+}
+
+/// Applies one intervention to the rows shown; `count` takes note.
+fn apply(
+    intervention: &Intervention,
+    at: &Visit<'_>,
+    activation: ArrayViewMutD<'_, f32>,
+    count: &mut Count,
+) {
+    count.times += 1;
+    match intervention.edit.values() {
+        Some(values) => values.with_broadcast(at.sequence, at.shape, |values| {
+            edit_rows(intervention, at, activation, Some(&values), count);
+        }),
+        None => edit_rows(intervention, at, activation, None, count),
+    }
+}
+
+/// As in a run, without a receipt.
+pub(crate) fn apply_unreported(
+    intervention: &Intervention,
+    at: &Visit<'_>,
+    activation: ArrayViewMutD<'_, f32>,
+) {
+    apply(intervention, at, activation, &mut Count::default());
+}
+
+fn edit_rows(
+    intervention: &Intervention,
+    at: &Visit<'_>,
+    mut activation: ArrayViewMutD<'_, f32>,
+    values: Option<&ArrayViewD<'_, f32>>,
+    count: &mut Count,
+) {
+    let target = &intervention.target;
+    let heads: &[usize] = if at.heads.is_empty() { &[0] } else { at.heads };
+    let mut before = Vec::new();
+    for (i, &position) in at.positions.iter().enumerate() {
+        if !target.positions.contains(position, at.length) {
+            continue;
+        }
+        for (j, &head) in heads.iter().enumerate() {
+            if !target.heads.contains(head, usize::MAX) {
+                continue;
+            }
+            let place = Row {
+                point: at.point,
+                position,
+                head: (!at.heads.is_empty()).then_some(head),
+            };
+            let mut row = row_mut(activation.view_mut(), at.point.axes(), i, j);
+            before.clear();
+            before.extend(row.iter().copied());
+            let values = values.map(|v| row_of(v.view(), at.point.axes(), position, head));
+            edit_row(intervention, place, &before, row.view_mut(), values);
+            count.rows += 1;
+            let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
+            count.changed += usize::from(before.iter().zip(row.iter()).any(differs));
+        }
+    }
+}
+
+fn row_mut(
+    x: ArrayViewMutD<'_, f32>,
+    axes: Axes,
+    position: usize,
+    head: usize,
+) -> ArrayViewMut1<'_, f32> {
+    let x = match axes {
+        Axes::Attention => x
+            .index_axis_move(Axis(0), head)
+            .index_axis_move(Axis(0), position),
+        Axes::Head | Axes::HeadModel => x
+            .index_axis_move(Axis(0), position)
+            .index_axis_move(Axis(0), head),
+        _ => x.index_axis_move(Axis(0), position),
+    };
+    let n = x.len();
+    x.into_shape_with_order(n)
+        .unwrap_or_else(|_| unreachable!("one row is left of {axes:?}"))
+}
+
+fn row_of(x: ArrayViewD<'_, f32>, axes: Axes, position: usize, head: usize) -> ArrayViewD<'_, f32> {
+    match axes {
+        Axes::Attention => x
+            .index_axis_move(Axis(0), head)
+            .index_axis_move(Axis(0), position),
+        Axes::Head | Axes::HeadModel => x
+            .index_axis_move(Axis(0), position)
+            .index_axis_move(Axis(0), head),
+        _ => x.index_axis_move(Axis(0), position),
+    }
+}
+
+/// Edits one row, whose values were `before`.
+fn edit_row(
+    intervention: &Intervention,
+    place: Row,
+    before: &[f32],
+    mut row: ArrayViewMut1<'_, f32>,
+    values: Option<ArrayViewD<'_, f32>>,
+) {
+    let Intervention { target, edit } = intervention;
+    let n = before.len();
+    let new: Vec<f32> = match (edit, values) {
+        (Edit::Add(_), Some(values)) => before.iter().zip(values).map(|(a, b)| a + b).collect(),
+        (_, Some(values)) => values.iter().copied().collect(),
+        (Edit::Scale(factor), None) => before.iter().map(|v| v * factor).collect(),
+        (Edit::Noise { std, seed }, None) => {
+            let noise = noise_row(*seed, place, n);
+            before
+                .iter()
+                .zip(noise)
+                .map(|(v, noise)| v + std * noise)
+                .collect()
+        }
+        (Edit::Map(f), None) => {
+            let mut new = before.to_vec();
+            f(place, &mut new);
+            new
+        }
+        (_, None) => vec![0.0; n],
+    };
+    for (src, (to, v)) in row.iter_mut().zip(new).enumerate() {
+        if place.point.axes() != Axes::Attention || target.src.contains(src, n) {
+            *to = v;
+        }
+    }
+}
+
+/// Standard normal noise of one row.
+pub(crate) fn noise_row(seed: u64, place: Row, n: usize) -> impl Iterator<Item = f32> {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    let head = place.head.map_or(0, |head| head as u64 + 1);
+    generator.set_stream((place.position as u64) << 16 | head);
+    (0..n).map(move |_| StandardNormal.sample(&mut generator))
+}

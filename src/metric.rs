@@ -1,0 +1,348 @@
+//! Metrics: numbers read off the logits. A metric declares which positions and tokens it needs,
+//! so that a sweep computes nothing else.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ndarray::ArrayView2;
+
+use crate::error::{Error, Result};
+use crate::ops::log_softmax_row;
+
+/// What a closure metric gets: the prompt's index and its logits `[pos, d_vocab]`.
+pub type MetricFn = Arc<dyn Fn(usize, ArrayView2<'_, f32>) -> f32 + Send + Sync>;
+
+#[derive(Clone)]
+enum Kind {
+    /// Mean logit of some tokens minus that of others, by prompt.
+    LogitDiff(Arc<[(Vec<u32>, Vec<u32>)]>),
+    /// Total probability of some tokens minus that of others, by prompt.
+    Probability(Arc<[(Vec<u32>, Vec<u32>)]>),
+    LogProbability(Arc<[u32]>),
+    Rank(Arc<[u32]>),
+    /// KL(reference ‖ run); log-probabilities of the reference by prompt, once they are known.
+    Kl(Option<Arc<[Vec<f32>]>>),
+    Closure(MetricFn),
+}
+
+/// One number a prompt, read off the logits at one position (the last, unless
+/// [`Metric::at_position`] says otherwise).
+///
+/// ```
+/// use patchlens::logit_diff;
+/// let metric = logit_diff(3, 5);
+/// let logits = ndarray::arr2(&[[0.0, 0.0, 0.0, 2.0, 0.0, 0.5]]); // [pos, d_vocab]
+/// assert_eq!(metric.evaluate(0, logits.view())?, 1.5);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Metric {
+    name: String,
+    kind: Kind,
+    position: Option<usize>,
+}
+
+impl fmt::Debug for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)
+    }
+}
+
+/// The logit of token `a` minus that of token `b`, for every prompt.
+pub fn logit_diff(a: u32, b: u32) -> Metric {
+    logit_diffs(&[(a, b)])
+}
+
+/// The logit of the first token minus that of the second: one pair a prompt, or one for all.
+pub fn logit_diffs(pairs: &[(u32, u32)]) -> Metric {
+    let sets = pairs.iter().map(|(a, b)| (vec![*a], vec![*b])).collect();
+    Metric::new("logit difference", Kind::LogitDiff(sets))
+}
+
+/// The probability of one token a prompt, or of one for all.
+pub fn probability(tokens: &[u32]) -> Metric {
+    let sets = tokens.iter().map(|t| (vec![*t], Vec::new())).collect();
+    Metric::new("probability", Kind::Probability(sets))
+}
+
+/// The total probability of the first tokens minus that of the second ones: one pair of sets a
+/// prompt, or one for all. With later and earlier years, Hanna et al. (2023)'s greater-than metric.
+pub fn probability_diff(sets: &[(Vec<u32>, Vec<u32>)]) -> Metric {
+    Metric::new("probability difference", Kind::Probability(sets.into()))
+}
+
+/// The natural logarithm of the probability of one token a prompt, or of one for all.
+pub fn log_probability(tokens: &[u32]) -> Metric {
+    Metric::new(
+        "log-probability (nats)",
+        Kind::LogProbability(tokens.into()),
+    )
+}
+
+/// The rank of one token a prompt, or of one for all: 0 is the likeliest. Equal logits count
+/// half, so that a token among `k` equals has their mean rank.
+pub fn rank(tokens: &[u32]) -> Metric {
+    Metric::new("rank", Kind::Rank(tokens.into()))
+}
+
+/// KL(clean ‖ run) in nats. Experiments give it the clean run's logits;
+/// [`Metric::with_reference`] does so by hand.
+pub fn kl_divergence() -> Metric {
+    Metric::new("KL divergence to the clean run (nats)", Kind::Kl(None))
+}
+
+/// What of a prompt's logits a metric reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Positions, ascending.
+    pub positions: Vec<usize>,
+    /// Tokens; `None` for the whole vocabulary.
+    pub tokens: Option<Vec<u32>>,
+}
+
+impl Metric {
+    fn new(name: &str, kind: Kind) -> Self {
+        Metric {
+            name: name.to_string(),
+            kind,
+            position: None,
+        }
+    }
+
+    /// Any closure of the prompt's index and its logits `[pos, d_vocab]`. It makes a sweep
+    /// compute all logits of all positions.
+    pub fn from_fn(
+        name: impl Into<String>,
+        f: impl Fn(usize, ArrayView2<'_, f32>) -> f32 + Send + Sync + 'static,
+    ) -> Self {
+        Metric {
+            name: name.into(),
+            kind: Kind::Closure(Arc::new(f)),
+            position: None,
+        }
+    }
+
+    /// Reads the logits at this position instead of the last.
+    pub fn at_position(mut self, position: usize) -> Self {
+        self.position = Some(position);
+        self
+    }
+
+    /// Gives a KL divergence the logits `[pos, d_vocab]` of the runs that it is measured to.
+    /// Other metrics stay as they are.
+    pub fn with_reference(mut self, logits: &[ArrayView2<'_, f32>]) -> Self {
+        if let Kind::Kl(reference) = &mut self.kind {
+            let rows = logits.iter().map(|logits| {
+                let position = self.position.unwrap_or(logits.nrows().saturating_sub(1));
+                let mut row = logits.row(position).to_vec();
+                log_softmax_row(&mut row);
+                row
+            });
+            *reference = Some(rows.collect());
+        }
+        self
+    }
+
+    /// What it measures, with the unit.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it still lacks the runs that it compares with.
+    pub(crate) fn lacks_reference(&self) -> bool {
+        matches!(self.kind, Kind::Kl(None))
+    }
+
+    /// Checks it against prompts of these lengths.
+    pub(crate) fn check(&self, lengths: &[usize], d_vocab: usize) -> Result<()> {
+        let count = match &self.kind {
+            Kind::LogitDiff(sets) | Kind::Probability(sets) => sets.len(),
+            Kind::LogProbability(tokens) | Kind::Rank(tokens) => tokens.len(),
+            Kind::Kl(Some(rows)) => rows.len(),
+            Kind::Kl(None) | Kind::Closure(_) => 1,
+        };
+        if count != 1 && count != lengths.len() {
+            let expected = format!("1 or {}, one a prompt", lengths.len());
+            return Err(Error::invalid(
+                format!("{}: number of targets", self.name),
+                count,
+                expected,
+            ));
+        }
+        let mut prompts = lengths.iter().enumerate();
+        prompts.try_for_each(|(prompt, n)| self.check_one(prompt, *n, d_vocab))
+    }
+
+    fn out_of_range(&self, prompt: usize, axis: &'static str, found: usize, end: usize) -> Error {
+        Error::OutOfRange {
+            at: format!("{} of prompt {prompt}", self.name),
+            axis,
+            found,
+            expected: format!("0..{end}"),
+        }
+    }
+
+    /// The tokens it names for a prompt, each once.
+    fn tokens(&self, prompt: usize) -> Vec<u32> {
+        let mut tokens = match &self.kind {
+            Kind::LogitDiff(sets) | Kind::Probability(sets) => {
+                let (a, b) = of(sets, prompt);
+                [&a[..], b].concat()
+            }
+            Kind::LogProbability(tokens) | Kind::Rank(tokens) => vec![*of(tokens, prompt)],
+            Kind::Kl(_) | Kind::Closure(_) => Vec::new(),
+        };
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
+    }
+
+    /// What it reads of a prompt of `n` tokens.
+    pub(crate) fn needs(&self, prompt: usize, n: usize) -> Needs {
+        let positions = match self.kind {
+            Kind::Closure(_) => (0..n).collect(),
+            _ => vec![self.position.unwrap_or(n.saturating_sub(1))],
+        };
+        let tokens = matches!(self.kind, Kind::LogitDiff(_)).then(|| self.tokens(prompt));
+        Needs { positions, tokens }
+    }
+
+    /// The metric of a prompt's full logits `[pos, d_vocab]`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a position or token that they lack; [`Error::Invalid`] for a KL
+    /// divergence without reference.
+    pub fn evaluate(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<f32> {
+        let (n, d_vocab) = logits.dim();
+        if !matches!(&self.kind, Kind::Closure(_)) {
+            self.check_one(prompt, n, d_vocab)?;
+        }
+        let needs = self.needs(prompt, n);
+        let rows = logits.select(ndarray::Axis(0), &needs.positions);
+        Ok(match &needs.tokens {
+            Some(tokens) => {
+                let columns: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
+                self.read(prompt, rows.select(ndarray::Axis(1), &columns).view())
+            }
+            None => self.read(prompt, rows.view()),
+        })
+    }
+
+    fn check_one(&self, prompt: usize, n: usize, d_vocab: usize) -> Result<()> {
+        if self.lacks_reference() {
+            return Err(Error::invalid(
+                &self.name,
+                "no reference",
+                "`with_reference` before use",
+            ));
+        }
+        if let Some(found) = self.position.filter(|p| *p >= n) {
+            return Err(self.out_of_range(prompt, "pos", found, n));
+        }
+        match self
+            .tokens(prompt)
+            .into_iter()
+            .find(|t| *t as usize >= d_vocab)
+        {
+            Some(token) => Err(self.out_of_range(prompt, "token", token as usize, d_vocab)),
+            None => Ok(()),
+        }
+    }
+
+    /// The metric of what [`Metric::needs`] asked for: rows are its positions, columns its tokens.
+    pub(crate) fn read(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> f32 {
+        let log_probabilities = || {
+            let mut row = logits.row(0).to_vec();
+            log_softmax_row(&mut row);
+            row
+        };
+        match &self.kind {
+            Kind::LogitDiff(sets) => {
+                let tokens = self.tokens(prompt);
+                let mean = |set: &[u32]| {
+                    let column =
+                        |t: &u32| tokens.binary_search(t).map_or(f32::NAN, |c| logits[[0, c]]);
+                    set.iter().map(column).sum::<f32>() / set.len() as f32
+                };
+                let (a, b) = of(sets, prompt);
+                mean(a) - mean(b)
+            }
+            Kind::Probability(sets) => {
+                let row = log_probabilities();
+                let total = |set: &[u32]| set.iter().map(|t| row[*t as usize].exp()).sum::<f32>();
+                let (a, b) = of(sets, prompt);
+                total(a) - total(b)
+            }
+            Kind::LogProbability(tokens) => log_probabilities()[*of(tokens, prompt) as usize],
+            Kind::Rank(tokens) => rank_of(logits, *of(tokens, prompt) as usize),
+            Kind::Kl(reference) => {
+                let row = log_probabilities();
+                let kl = |p: &[f32]| {
+                    let terms = p.iter().zip(&row).filter(|(p, _)| p.is_finite());
+                    let sum: f64 = terms
+                        .map(|(p, q)| f64::from(*p).exp() * f64::from(p - q))
+                        .sum();
+                    sum as f32
+                };
+                reference
+                    .as_ref()
+                    .map_or(f32::NAN, |rows| kl(of::<Vec<f32>>(rows, prompt)))
+            }
+            Kind::Closure(f) => f(prompt, logits),
+        }
+    }
+}
+
+/// One entry for all, or one a prompt.
+fn of<T>(list: &[T], prompt: usize) -> &T {
+    if list.len() == 1 {
+        &list[0]
+    } else {
+        &list[prompt]
+    }
+}
+
+fn rank_of(logits: ArrayView2<'_, f32>, token: usize) -> f32 {
+    let row = logits.row(0);
+    let own = row[token];
+    let above = row.iter().filter(|v| **v > own).count();
+    let equal = row.iter().filter(|v| **v == own).count().saturating_sub(1);
+    above as f32 + equal as f32 / 2.0
+}
+
+/// The mean next-token loss of a prompt's logits, in nats, and the loss at each position but the
+/// last: `−log p(token[t + 1])` at `t`.
+///
+/// # Errors
+/// [`Error::Prompt`] for fewer than two tokens or another number of logits rows,
+/// [`Error::OutOfRange`] for a token that the logits lack.
+pub fn next_token_loss(logits: ArrayView2<'_, f32>, tokens: &[u32]) -> Result<(f32, Vec<f32>)> {
+    let n = tokens.len();
+    if n < 2 || logits.nrows() != n {
+        return Err(Error::Prompt {
+            at: "next-token loss".to_string(),
+            found: format!("{n} tokens and {} rows of logits", logits.nrows()),
+            expected: "as many rows as tokens, at least 2".to_string(),
+        });
+    }
+    if let Some(token) = tokens.iter().find(|t| **t as usize >= logits.ncols()) {
+        return Err(Error::OutOfRange {
+            at: "next-token loss".to_string(),
+            axis: "token",
+            found: *token as usize,
+            expected: format!("0..{}", logits.ncols()),
+        });
+    }
+    let per_token: Vec<f32> = logits
+        .rows()
+        .into_iter()
+        .zip(&tokens[1..])
+        .map(|(row, next)| {
+            let mut row = row.to_vec();
+            log_softmax_row(&mut row);
+            -row[*next as usize]
+        })
+        .collect();
+    let sum: f64 = per_token.iter().map(|v| f64::from(*v)).sum();
+    Ok(((sum / per_token.len() as f64) as f32, per_token))
+}

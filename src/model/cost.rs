@@ -1,0 +1,113 @@
+//! What a lane costs, known from its rows before anything is computed.
+
+use super::attention::attention_macs;
+use super::hooks::Extent;
+use super::lane::{Columns, Lane, LayerRows, Rows};
+use crate::config::Config;
+use crate::hook::{HookPoint, Site};
+
+/// The price of a lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// Multiply-adds of all matrix products.
+    pub macs: u64,
+    /// Rows through the MLPs, over all layers.
+    pub mlp_rows: u64,
+    /// An upper bound of the memory that it takes at any one time, in bytes.
+    pub bytes: u64,
+    /// Whether anything is computed whose logits are read.
+    pub read: bool,
+}
+
+/// Which part of an activation hooks may change, or `None` if they do not want it.
+pub(crate) type Wanted<'w> = &'w dyn Fn(HookPoint) -> Option<Extent>;
+
+impl Lane<'_> {
+    /// The cost of this lane with hooks at the places that `wanted` tells.
+    pub fn cost(&self, config: &Config, wanted: Wanted<'_>) -> Cost {
+        let all_heads: Rows = (0..config.n_heads).collect();
+        let mut dirty = self.embed_rows();
+        let mut cost = Cost::default();
+        for layer in 0..config.n_layers {
+            let rows = self.layer_rows(layer, layer + 1 == config.n_layers, &all_heads, &dirty);
+            let macs = layer_macs(config, &rows) + on_demand_macs(config, layer, &rows, wanted);
+            cost.macs += macs;
+            cost.mlp_rows += rows.mlp_in.len() as u64;
+            cost.bytes = cost.bytes.max(layer_bytes(config, &rows));
+            dirty = rows.post;
+        }
+        let read = self.final_rows(&dirty).len();
+        let columns = match &self.columns {
+            Columns::All => config.d_vocab,
+            Columns::Tokens(tokens) => tokens.len(),
+        };
+        cost.macs += (read * columns * config.d_model) as u64;
+        let logits = read * (2 * columns + 3 * config.d_model);
+        cost.bytes = cost.bytes.max(4 * logits as u64) + LANE_BYTES;
+        cost.read = read > 0;
+        cost
+    }
+}
+
+/// Bookkeeping of one lane: its changes, row lists and tasks.
+const LANE_BYTES: u64 = 4096;
+/// Bookkeeping of one row: its entries in the row maps of a layer, and references to its keys and
+/// values.
+const ROW_BYTES: u64 = 512;
+
+fn layer_macs(config: &Config, rows: &LayerRows) -> u64 {
+    let (d, m) = (config.d_model, config.d_mlp);
+    let square = rows.q.len() + 2 * rows.kv.len() + rows.z.len();
+    let mlp = rows.mlp_in.len() + rows.mlp_post.len();
+    let products = (square * d * d + mlp * d * m) as u64;
+    products + attention_macs(&rows.heads, &rows.dest, config.d_head())
+}
+
+/// Per-head results and split inputs, which are made only where hooks want them.
+fn on_demand_macs(config: &Config, layer: usize, rows: &LayerRows, wanted: Wanted<'_>) -> u64 {
+    let (d, d_head) = (config.d_model, config.d_head());
+    let inside = |list: &Option<Vec<usize>>, i: &usize| list.as_ref().is_none_or(|l| l.contains(i));
+    let mut macs = 0;
+    if let Some(extent) = wanted(Site::Result.at(layer)) {
+        let count = rows
+            .z
+            .iter()
+            .filter(|r| inside(&extent.positions, r))
+            .count();
+        macs += count * d * d;
+    }
+    let shared = wanted(Site::AttnIn.at(layer));
+    let readers = [
+        (Site::QInput, &rows.q_live),
+        (Site::KInput, &rows.k_live),
+        (Site::VInput, &rows.v_live),
+    ];
+    for (site, live) in readers {
+        let own = wanted(site.at(layer));
+        let extents: Vec<&Extent> = shared.iter().chain(&own).collect();
+        let noted = |row: &usize, head: usize| {
+            let covers = |e: &&Extent| inside(&e.positions, row) && inside(&e.heads, &head);
+            extents.iter().any(covers)
+        };
+        let both = live.iter().filter(|r| rows.pre.binary_search(r).is_ok());
+        let pairs: usize = both
+            .map(|r| (0..config.n_heads).filter(|h| noted(r, *h)).count())
+            .sum();
+        macs += pairs * d * d_head;
+    }
+    macs as u64
+}
+
+/// An upper bound of a lane's arrays in a layer: the larger one of its two halves.
+fn layer_bytes(config: &Config, rows: &LayerRows) -> u64 {
+    let (d, m, n) = (config.d_model, config.d_mlp, config.n_heads);
+    let qkv = rows.q_live.len() + rows.k_live.len() + rows.v_live.len();
+    let attention =
+        2 * (rows.pre.len() + rows.kv.len() + qkv) + 3 * rows.z.len() + 2 * rows.attn_out.len();
+    let mid = rows.mid.len() + rows.mlp_in.len() + 3 * rows.mlp_out.len() + rows.post.len();
+    let hidden = rows.mlp_pre.len() + rows.mlp_post.len();
+    let most = (attention * d).max(mid * d + hidden * m);
+    let book =
+        rows.post.len().max(rows.pre.len()).max(rows.z.len()) as u64 * (ROW_BYTES + 16 * n as u64);
+    4 * most as u64 + book
+}

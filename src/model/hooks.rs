@@ -1,0 +1,189 @@
+//! The trait through which a pass shows its activations.
+
+use ndarray::ArrayViewMutD;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::hook::HookPoint;
+
+/// What a run will be, known before its first multiplication, for [`Hooks::check`].
+#[derive(Clone, Debug)]
+pub struct RunShape<'a> {
+    /// The model's shape.
+    pub config: &'a Config,
+    /// The number of tokens of each sequence.
+    pub lengths: Vec<usize>,
+    /// The run ends before this layer, if given: its blocks and the logits are not reached.
+    pub stop_at_layer: Option<usize>,
+}
+
+impl RunShape<'_> {
+    /// Checks that the model has the point and that the run reaches it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a layer that the model lacks, [`Error::NeverFires`] for a point
+    /// behind an early stop.
+    pub fn check_point(&self, at: HookPoint) -> Result<()> {
+        at.check(self.config)?;
+        let Some(stop) = self.stop_at_layer else {
+            return Ok(());
+        };
+        let reached = match at {
+            HookPoint::Embed | HookPoint::PosEmbed => true,
+            HookPoint::Block(layer, _) => layer < stop,
+            _ => false,
+        };
+        if reached {
+            return Ok(());
+        }
+        Err(Error::NeverFires {
+            at: at.to_string(),
+            reason: format!("the run stops before layer {stop}"),
+        })
+    }
+}
+
+/// Where a [`Hooks::visit`] takes place.
+#[derive(Clone, Copy, Debug)]
+pub struct Visit<'a> {
+    /// The hook point.
+    pub point: HookPoint,
+    /// The index of the sequence in the batch.
+    pub sequence: usize,
+    /// The number of tokens of the sequence.
+    pub length: usize,
+    /// The positions of the activation's rows (its `dest` rows for attention), ascending.
+    /// All of `0..length` unless the run leaves out unaffected rows.
+    pub positions: &'a [usize],
+    /// The shape of the whole activation, of which these positions and heads are shown.
+    pub shape: &'a [usize],
+    /// The heads that are shown, ascending, where the activation has a head axis.
+    pub heads: &'a [usize],
+}
+
+/// The part of an activation that a hook may change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Extent {
+    /// Positions, ascending; `None` for all.
+    pub positions: Option<Vec<usize>>,
+    /// Heads, ascending; `None` for all.
+    pub heads: Option<Vec<usize>>,
+}
+
+/// Code that reads and changes activations during a run. `()` is the empty hook, which costs
+/// nothing; a pair of hooks runs the first, then the second.
+pub trait Hooks {
+    /// Whether [`Hooks::visit`] is to be called at this point of this sequence. Activations that
+    /// the model does not need itself (per-head results, split inputs) are made only if so.
+    fn wants(&self, at: HookPoint, sequence: usize) -> bool;
+
+    /// Shows an activation, to be read or changed in place; its axes are those of
+    /// [`HookPoint::axes`], its rows those of [`Visit::positions`].
+    fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>);
+
+    /// Called once before the run: checks that everything can fire.
+    ///
+    /// # Errors
+    /// Says which hook could not fire, and why.
+    fn check(&mut self, run: &RunShape<'_>) -> Result<()>;
+
+    /// Which part of the activation [`Hooks::visit`] may change; by default, all of it.
+    fn extent(&self, _at: HookPoint, _sequence: usize) -> Extent {
+        Extent::default()
+    }
+}
+
+impl Hooks for () {
+    #[inline(always)]
+    fn wants(&self, _at: HookPoint, _sequence: usize) -> bool {
+        false
+    }
+
+    fn visit(&mut self, _at: &Visit<'_>, _activation: ArrayViewMutD<'_, f32>) {}
+
+    fn check(&mut self, _run: &RunShape<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<A: Hooks, B: Hooks> Hooks for (A, B) {
+    fn wants(&self, at: HookPoint, sequence: usize) -> bool {
+        self.0.wants(at, sequence) || self.1.wants(at, sequence)
+    }
+
+    fn visit(&mut self, at: &Visit<'_>, mut activation: ArrayViewMutD<'_, f32>) {
+        if self.0.wants(at.point, at.sequence) {
+            self.0.visit(at, activation.view_mut());
+        }
+        if self.1.wants(at.point, at.sequence) {
+            self.1.visit(at, activation);
+        }
+    }
+
+    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
+        self.0.check(run)?;
+        self.1.check(run)
+    }
+}
+
+impl<H: Hooks> Hooks for &mut H {
+    fn wants(&self, at: HookPoint, sequence: usize) -> bool {
+        (**self).wants(at, sequence)
+    }
+
+    fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>) {
+        (**self).visit(at, activation);
+    }
+
+    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
+        (**self).check(run)
+    }
+
+    fn extent(&self, at: HookPoint, sequence: usize) -> Extent {
+        (**self).extent(at, sequence)
+    }
+}
+
+/// A closure as a hook at one point, made by [`hook_fn`].
+#[derive(Clone, Debug)]
+pub struct HookFn<F> {
+    point: HookPoint,
+    f: F,
+}
+
+/// Runs `f` at one hook point of every sequence of a run. The view has the axes of
+/// [`HookPoint::axes`], e.g. `[pos, head, d_head]`.
+///
+/// ```
+/// use patchlens::{Config, Prompt, Run, Site, Transformer, hook_fn};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// let mut norm = 0.0;
+/// let hook = hook_fn(Site::MlpOut.at(1), |_, activation| norm = activation.iter().map(|v| v * v).sum());
+/// model.run(&Prompt::from([1, 2, 3]), hook, &Run::default())?;
+/// assert!(norm > 0.0);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+pub fn hook_fn<F>(point: HookPoint, f: F) -> HookFn<F>
+where
+    F: FnMut(&Visit<'_>, ArrayViewMutD<'_, f32>),
+{
+    HookFn { point, f }
+}
+
+impl<F> Hooks for HookFn<F>
+where
+    F: FnMut(&Visit<'_>, ArrayViewMutD<'_, f32>),
+{
+    fn wants(&self, at: HookPoint, _sequence: usize) -> bool {
+        at == self.point
+    }
+
+    fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>) {
+        (self.f)(at, activation);
+    }
+
+    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
+        run.check_point(self.point)
+    }
+}

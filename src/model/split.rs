@@ -1,0 +1,155 @@
+//! Inputs of attention split by head and by reader (`hook_attn_in`, `hook_q_input`, …), made
+//! only where something wants them.
+
+use std::sync::Arc;
+
+use ndarray::{Array2, Array3, Axis};
+
+use super::hooks::{Extent, Hooks};
+use super::pass::Pass;
+use super::stack::Stack;
+use crate::hook::Site;
+use crate::ops::{self, part, part_mut};
+
+/// One head's changed inputs of one reader: rows to be normed, projected and written back.
+struct Changed {
+    head: usize,
+    lane: usize,
+    position: usize,
+    input: Vec<f32>,
+}
+
+/// What hooks made of the split inputs of a layer, for queries, keys and values in turn.
+pub(super) struct SplitInputs {
+    layer: usize,
+    changed: [Vec<Changed>; 3],
+}
+
+const READERS: [Site; 3] = [Site::QInput, Site::KInput, Site::VInput];
+
+impl SplitInputs {
+    /// Shows the split inputs where they are wanted, and notes the parts that hooks may change.
+    pub fn collect<H: Hooks>(pass: &mut Pass<'_, '_, H>, layer: usize, pre: &Stack) -> Self {
+        let mut split = SplitInputs {
+            layer,
+            changed: [Vec::new(), Vec::new(), Vec::new()],
+        };
+        for lane in 0..pass.lanes.len() {
+            let wanted =
+                |site: Site| pass.recorded(site.at(layer)) || pass.wanted(site.at(layer), lane);
+            let any = wanted(Site::AttnIn) || READERS.into_iter().any(wanted);
+            if any && !pre.rows.range(lane).is_empty() {
+                split.collect_lane(pass, lane, pre);
+            }
+        }
+        split
+    }
+
+    fn collect_lane<H: Hooks>(&mut self, pass: &mut Pass<'_, '_, H>, lane: usize, pre: &Stack) {
+        let n_heads = pass.model.config().n_heads;
+        let rows = pre.lane(lane);
+        let positions = pre.rows.positions(lane).to_vec();
+        let mut shared = Array3::zeros((rows.nrows(), n_heads, rows.ncols()));
+        shared.assign(&rows.insert_axis(Axis(1)));
+        let shared_extent = show(
+            pass,
+            Site::AttnIn,
+            self.layer,
+            lane,
+            &positions,
+            &mut shared,
+        );
+        for (reader, site) in READERS.into_iter().enumerate() {
+            let mut input = shared.clone();
+            let own = show(pass, site, self.layer, lane, &positions, &mut input);
+            for extent in [&shared_extent, &own].into_iter().flatten() {
+                self.note(reader, lane, extent, &positions, &input);
+            }
+        }
+    }
+
+    fn note(
+        &mut self,
+        reader: usize,
+        lane: usize,
+        extent: &Extent,
+        positions: &[usize],
+        input: &Array3<f32>,
+    ) {
+        let chosen =
+            |list: &Option<Vec<usize>>, i: usize| list.as_ref().is_none_or(|l| l.contains(&i));
+        for (i, &position) in positions.iter().enumerate() {
+            for head in 0..input.len_of(Axis(1)) {
+                let key = (lane, position, head);
+                let fresh = !self.changed[reader]
+                    .iter()
+                    .any(|c| (c.lane, c.position, c.head) == key);
+                if fresh && chosen(&extent.positions, position) && chosen(&extent.heads, head) {
+                    self.changed[reader].push(Changed {
+                        head,
+                        lane,
+                        position,
+                        input: input.index_axis(Axis(0), i).row(head).to_vec(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Recomputes the parts of queries (0), keys (1) or values (2) whose inputs were noted.
+    pub fn apply<H: Hooks>(&self, pass: &mut Pass<'_, '_, H>, reader: usize, out: &mut Stack) {
+        if self.changed[reader].is_empty() {
+            return;
+        }
+        let model = pass.model;
+        let (config, block) = (model.config(), &model.parameters().h[self.layer]);
+        let (d, d_head) = (config.d_model, config.d_head());
+        for head in 0..config.n_heads {
+            let of_head = self.changed[reader].iter().filter(|c| c.head == head);
+            let mine: Vec<(usize, &Changed)> = of_head
+                .filter_map(|c| Some((out.rows.find(c.lane, c.position)?, c)))
+                .collect();
+            if mine.is_empty() {
+                continue;
+            }
+            let mut x = Array2::zeros((mine.len(), d));
+            for (mut row, (_, changed)) in x.rows_mut().into_iter().zip(&mine) {
+                row.iter_mut()
+                    .zip(&changed.input)
+                    .for_each(|(to, v)| *to = *v);
+            }
+            let (weight, bias) = (block.ln_1.weight.view(), block.ln_1.bias.view());
+            let normed = ops::layer_norm_affine(x.view(), weight, bias, config.layer_norm_eps);
+            let first = reader * d + head * d_head;
+            let columns = first..first + d_head;
+            let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
+            let bias = part(block.attn.c_attn.bias.view(), 0, columns);
+            let product = pass.product(normed.view(), weight, Some(bias));
+            let data = Arc::make_mut(&mut out.data);
+            for ((row, _), values) in mine.iter().zip(product.rows()) {
+                let mut to = data.row_mut(*row);
+                part_mut(to.view_mut(), 0, head * d_head..(head + 1) * d_head).assign(&values);
+            }
+        }
+    }
+}
+
+/// Shows one split input to hooks and recorder; gives the extent that a hook may have changed.
+fn show<H: Hooks>(
+    pass: &mut Pass<'_, '_, H>,
+    site: Site,
+    layer: usize,
+    lane: usize,
+    positions: &[usize],
+    values: &mut Array3<f32>,
+) -> Option<Extent> {
+    let at = site.at(layer);
+    let wanted = pass.wanted(at, lane);
+    if wanted {
+        pass.visit_lane(at, lane, positions, values.view_mut());
+    }
+    if let Some(recorder) = pass.recorder.as_mut().filter(|r| r.wants(at)) {
+        recorder.record_rows(at, lane, &pass.lanes[lane], positions, values);
+    }
+    wanted.then(|| pass.hooks.extent(at, lane))
+}

@@ -1,0 +1,82 @@
+//! Matrix products.
+
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
+use rayon::prelude::*;
+
+/// From this many rows per thread on, rows are split over threads instead of columns.
+const ROWS_PER_THREAD: usize = 256;
+/// Products below this many multiply-adds run on one thread.
+const PARALLEL_FROM: usize = 1 << 18;
+
+/// `x · w (+ bias)`.
+///
+/// # Shapes
+/// `x` `[rows, in]`, `w` `[in, out]`, `bias` `[out]`; gives `[rows, out]`.
+pub fn linear(
+    x: ArrayView2<'_, f32>,
+    w: ArrayView2<'_, f32>,
+    bias: Option<ArrayView1<'_, f32>>,
+) -> Array2<f32> {
+    let mut out = Array2::zeros((x.nrows(), w.ncols()));
+    matmul_into(x, w, bias, out.view_mut());
+    out
+}
+
+/// `x · w`, shapes as in [`linear`].
+pub fn matmul(x: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Array2<f32> {
+    linear(x, w, None)
+}
+
+/// As [`linear`], into given memory. `matrixmultiply` sums each element over `in` in an order
+/// that depends on `in` alone, so the split over threads does not show in the bits.
+pub fn matmul_into(
+    x: ArrayView2<'_, f32>,
+    w: ArrayView2<'_, f32>,
+    bias: Option<ArrayView1<'_, f32>>,
+    mut out: ArrayViewMut2<'_, f32>,
+) {
+    let (rows, columns) = out.dim();
+    if out.is_empty() {
+        return;
+    }
+    let threads = rayon::current_num_threads();
+    if threads == 1 || rows * columns * x.ncols() < PARALLEL_FROM {
+        return product(x, w, bias, out);
+    }
+    if rows >= ROWS_PER_THREAD * threads {
+        let chunk = rows.div_ceil(threads);
+        out.axis_chunks_iter_mut(Axis(0), chunk)
+            .into_par_iter()
+            .zip(x.axis_chunks_iter(Axis(0), chunk))
+            .for_each(|(out, x)| product(x, w, bias, out));
+        return;
+    }
+    // Whole cache lines per thread.
+    let chunk = columns.div_ceil(threads).next_multiple_of(16);
+    out.axis_chunks_iter_mut(Axis(1), chunk)
+        .into_par_iter()
+        .zip(w.axis_chunks_iter(Axis(1), chunk))
+        .enumerate()
+        .for_each(|(i, (out, w))| {
+            let bias = bias.map(|b| {
+                b.split_at(Axis(0), i * chunk)
+                    .1
+                    .split_at(Axis(0), w.ncols())
+                    .0
+            });
+            product(x, w, bias, out);
+        });
+}
+
+fn product(
+    x: ArrayView2<'_, f32>,
+    w: ArrayView2<'_, f32>,
+    bias: Option<ArrayView1<'_, f32>>,
+    mut out: ArrayViewMut2<'_, f32>,
+) {
+    general_mat_mul(1.0, &x, &w, 0.0, &mut out);
+    if let Some(bias) = bias {
+        out += &bias;
+    }
+}

@@ -1,0 +1,22 @@
+//! Free functions on arrays: each op of the forward pass, with its backward beside it.
+//!
+//! Every function gives a row of its output the same bits whatever other rows are computed with
+//! it, in whatever number, by whatever number of threads: sums run in an order which depends on
+//! the row alone.
+
+mod activation;
+mod attention;
+mod linear;
+mod norm;
+mod part;
+mod rows;
+mod simd;
+mod softmax;
+
+pub use activation::activate;
+pub(crate) use attention::{AttnScratch, attend, scores, weighted_values};
+pub use linear::{linear, matmul, matmul_into};
+pub use norm::{Normalized, affine, layer_norm, layer_norm_affine};
+pub(crate) use part::{part, part_mut};
+pub(crate) use rows::for_rows;
+pub use softmax::{log_softmax_row, softmax_row};

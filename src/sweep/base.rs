@@ -1,0 +1,137 @@
+//! The base run of a sweep: which activations its lanes will read, and the run that keeps them.
+
+use std::sync::Arc;
+
+use ndarray::Array2;
+
+use super::Sweep;
+use crate::cache::{ActivationCache, Recorder, Selection};
+use crate::config::Config;
+use crate::error::Result;
+use crate::hook::{HookPoint, Site};
+use crate::metric::Needs;
+use crate::model::lane::{Change, Columns, Lane};
+use crate::model::pass::Pass;
+
+/// The points that lanes with interventions at `places` read from their base.
+pub(crate) fn points_read(config: &Config, places: impl Iterator<Item = HookPoint>) -> Selection {
+    let mut points = Selection::default();
+    let n_layers = config.n_layers;
+    let keys_and_values = (0..n_layers).flat_map(|l| [Site::K.at(l), Site::V.at(l)]);
+    points.extend(keys_and_values);
+    // A base that is itself a lane over another run meets that run's rows in the first layer.
+    points.extend([Site::ResidPre.at(0), Site::Q.at(0)]);
+    // The metric's rows that no lane changes.
+    points.extend([Site::ResidPost.at(n_layers - 1)]);
+    for place in places {
+        points.extend([place]);
+        // A change that reaches only some rows meets the others in the next attention.
+        let next = match place {
+            HookPoint::Embed | HookPoint::PosEmbed => 0,
+            HookPoint::Block(layer, site) => {
+                points.extend(fallbacks(site).iter().map(|s| s.at(layer)));
+                layer + 1
+            }
+            _ => n_layers,
+        };
+        if next < n_layers {
+            points.extend([Site::ResidPre, Site::Q].map(|s| s.at(next)));
+        }
+    }
+    points
+}
+
+/// What the rest of a layer reads from the base after a change at a site.
+fn fallbacks(site: Site) -> &'static [Site] {
+    if site <= Site::Pattern {
+        &[Site::ResidPre, Site::Q, Site::Z]
+    } else if site <= Site::AttnOut {
+        &[Site::ResidPre, Site::Z]
+    } else {
+        &[Site::ResidMid]
+    }
+}
+
+/// The columns of the unembedding that a metric reads.
+pub(super) fn columns(needs: &Needs) -> Columns {
+    match &needs.tokens {
+        Some(tokens) => Columns::Tokens(Arc::from(&tokens[..])),
+        None => Columns::All,
+    }
+}
+
+impl Sweep<'_> {
+    /// Runs the prompts and keeps the points; also tells the multiply-adds.
+    pub(super) fn run_base(&self, points: &Selection) -> Result<(Vec<ActivationCache>, u64)> {
+        if let Some(base) = &self.base {
+            for cache in base {
+                points.iter().try_for_each(|p| cache.get(p).map(|_| ()))?;
+            }
+            return Ok((base.clone(), 0));
+        }
+        let lanes = self.base_lanes(points)?;
+        let mut recorder = Recorder::new(points, &lanes);
+        let mut hooks = ();
+        let pass = Pass::new(self.model, &lanes, &mut hooks, Some(&mut recorder));
+        let after_blocks = points
+            .iter()
+            .any(|p| p > HookPoint::Block(usize::MAX, Site::ResidPost));
+        let stop = (!after_blocks).then_some(self.model.config().n_layers);
+        let output = pass.run(stop);
+        Ok((recorder.finish(&lanes), output.macs))
+    }
+
+    fn base_lanes(&self, points: &Selection) -> Result<Vec<Lane<'_>>> {
+        let mut lanes = Vec::with_capacity(self.prompts.len());
+        for (i, prompt) in self.prompts.iter().enumerate() {
+            let mut lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
+            if let Some(over) = self.over.as_ref().map(|over| &over[i]) {
+                // Rows are recomputed from the first changed token on; what lies before, and what
+                // is kept of it, must be there.
+                let missing = points.iter().find(|p| over.get(*p).is_err());
+                if let Some(point) = missing {
+                    over.get(point)?;
+                }
+                let differs =
+                    |(position, (a, b)): (usize, (&u32, &u32))| (a != b).then_some(position);
+                let tokens = prompt.tokens.iter().zip(over.tokens()).enumerate();
+                lane.fresh = tokens.filter_map(differs).collect();
+                lane.base = Some(over);
+            }
+            lanes.push(lane);
+        }
+        Ok(lanes)
+    }
+
+    /// What the metric reads of the base runs: per prompt `[position, column]`, and the
+    /// multiply-adds.
+    pub(super) fn read_base(
+        &self,
+        base: &[ActivationCache],
+        needs: &[Needs],
+    ) -> (Vec<Array2<f32>>, u64) {
+        let lanes: Vec<Lane<'_>> = base
+            .iter()
+            .zip(needs)
+            .map(|(cache, needs)| Lane {
+                tokens: cache.tokens(),
+                base: Some(cache),
+                fresh: Arc::default(),
+                // Nothing changes; naming the place makes the rows go through the unembedding.
+                changes: vec![Change {
+                    point: HookPoint::LnFinalNormalized,
+                    rows: needs.positions.clone(),
+                    heads: Vec::new(),
+                }],
+                outputs: needs.positions.clone(),
+                columns: columns(needs),
+                narrow: true,
+            })
+            .collect();
+        let output = Pass::new(self.model, &lanes, &mut (), None).run(None);
+        let rows = (0..lanes.len())
+            .map(|lane| output.logits.lane(lane))
+            .collect();
+        (rows, output.macs)
+    }
+}

@@ -1,0 +1,156 @@
+//! Repeated random sequences (Elhage et al. 2021; Olsson et al. 2022, "In-context Learning and
+//! Induction Heads"): from the second repeat on, every token can be copied from the repeat before.
+
+use std::ops::Range;
+
+use rand::seq::index::sample;
+use rand_chacha::ChaCha8Rng;
+
+use super::rng;
+use crate::error::{Error, Result};
+use crate::prompt::Prompt;
+use crate::tokenizer::Tokenizer;
+
+/// A random sequence, repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepeatedPrompt {
+    /// Tokens and labels.
+    pub prompt: Prompt,
+    /// The position where the first repeat begins: 1 with BOS, else 0.
+    pub start: usize,
+    /// Tokens of one repeat.
+    pub period: usize,
+}
+
+impl RepeatedPrompt {
+    /// The positions whose *next* token can be known by copying: from the second repeat's first
+    /// token to the last but one of all.
+    pub fn predictable(&self) -> Range<usize> {
+        self.start + self.period..self.prompt.len() - 1
+    }
+}
+
+impl From<&RepeatedPrompt> for Prompt {
+    fn from(repeated: &RepeatedPrompt) -> Self {
+        repeated.prompt.clone()
+    }
+}
+
+/// The generator of repeated random sequences. Within a repeat no token occurs twice, so that
+/// what comes next is never ambiguous.
+///
+#[cfg_attr(
+    feature = "mini",
+    doc = r#"
+```
+use patchlens::tasks::Repeated;
+use patchlens::Tokenizer;
+
+let tokenizer = Tokenizer::mini();
+let repeated = &Repeated::new(&tokenizer)?.with_bos()?.prompts(1, 10, 2, 0)?[0];
+let tokens = &repeated.prompt.tokens;
+assert_eq!(tokens.len(), 1 + 2 * 10);
+assert_eq!(tokens[1..11], tokens[11..]);
+assert_eq!(repeated.predictable(), 11..20);
+# Ok::<(), patchlens::Error>(())
+```
+"#
+)]
+#[derive(Clone, Debug)]
+pub struct Repeated<'t> {
+    tokenizer: &'t Tokenizer,
+    pool: Vec<u32>,
+    bos: Option<u32>,
+}
+
+impl<'t> Repeated<'t> {
+    /// Draws from the whole vocabulary but the special tokens.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when there are fewer than 2 tokens.
+    pub fn new(tokenizer: &'t Tokenizer) -> Result<Self> {
+        Self::from_pool(tokenizer, tokenizer.ordinary_tokens())
+    }
+
+    /// Draws from the tokens given.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when one is not in the vocabulary, [`Error::Tokenizer`] when there
+    /// are fewer than 2 different ones.
+    pub fn from_pool(tokenizer: &'t Tokenizer, mut pool: Vec<u32>) -> Result<Self> {
+        for &token in &pool {
+            tokenizer.token_text(token)?;
+        }
+        pool.sort_unstable();
+        pool.dedup();
+        if pool.len() < 2 {
+            return Err(Error::Tokenizer {
+                found: format!("{} tokens for random sequences", pool.len()),
+                expected: "at least 2 different ones".to_string(),
+            });
+        }
+        Ok(Repeated {
+            tokenizer,
+            pool,
+            bos: None,
+        })
+    }
+
+    /// Puts BOS before every sequence, once.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer has none.
+    pub fn with_bos(mut self) -> Result<Self> {
+        self.bos = Some(self.tokenizer.bos()?);
+        Ok(self)
+    }
+
+    /// `n` sequences of `period` tokens, each repeated `repeats` times in all.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `period` is 0 or more than the pool has, or `repeats` is 0.
+    pub fn prompts(
+        &self,
+        n: usize,
+        period: usize,
+        repeats: usize,
+        seed: u64,
+    ) -> Result<Vec<RepeatedPrompt>> {
+        let mut rng = rng(seed);
+        (0..n)
+            .map(|_| self.draw(period, repeats, &mut rng))
+            .collect()
+    }
+
+    pub(super) fn draw(
+        &self,
+        period: usize,
+        repeats: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<RepeatedPrompt> {
+        if period == 0 || period > self.pool.len() {
+            let expected = format!(
+                "1 to {}, the number of tokens to draw from",
+                self.pool.len()
+            );
+            return Err(Error::invalid("period", period, expected));
+        }
+        if repeats == 0 {
+            return Err(Error::invalid("repeats", repeats, "at least 1"));
+        }
+        let sequence: Vec<u32> = sample(rng, self.pool.len(), period)
+            .iter()
+            .map(|i| self.pool[i])
+            .collect();
+        let tokens: Vec<u32> = self
+            .bos
+            .into_iter()
+            .chain(sequence.repeat(repeats))
+            .collect();
+        Ok(RepeatedPrompt {
+            prompt: self.tokenizer.prompt(tokens)?,
+            start: usize::from(self.bos.is_some()),
+            period,
+        })
+    }
+}

@@ -1,0 +1,321 @@
+//! Text to tokens and back: [`Tokenizer`], a `tokenizer.json` that never adds, drops or replaces
+//! anything silently.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use tokenizers::{DecoderWrapper, ModelWrapper, OffsetReferential, OffsetType};
+use tokenizers::{PreTokenizedString, PreTokenizer as _};
+
+use crate::error::{Error, Result};
+use crate::prompt::Prompt;
+
+/// GPT-2's begin-of-text token, taken where no `tokenizer_config.json` names another.
+pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// A tokenizer in the Hugging Face format.
+///
+#[cfg_attr(
+    feature = "mini",
+    doc = r#"
+```
+use patchlens::Tokenizer;
+
+let tokenizer = Tokenizer::mini();
+let prompt = tokenizer.encode("When Mary and John went to the store,")?;
+assert_eq!(prompt.labels[..3], ["When", " Mary", " and"]);
+assert_eq!(tokenizer.token(" Mary")?, prompt.tokens[1]);
+assert_eq!(tokenizer.encode_with_bos("When Mary")?.labels[0], "<|endoftext|>");
+# Ok::<(), patchlens::Error>(())
+```
+"#
+)]
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    bos: Option<String>,
+    /// Stands for unknown words: id and text.
+    unknown: Option<(u32, String)>,
+    /// Ids of added tokens, whose text is stored as it is.
+    added: HashSet<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` in a folder, and `bos_token` of a `tokenizer_config.json` beside it
+    /// where there is one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file can't be read, [`Error::Format`] when it is not what it should be.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let path = dir.as_ref().join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let mut tokenizer = Self::read(&bytes, &path)?;
+        if let Some(bos) = configured_bos(dir.as_ref())? {
+            tokenizer.bos = Some(bos);
+        }
+        Ok(tokenizer)
+    }
+
+    /// Reads the bytes of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when they are not one.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::read(bytes, Path::new("tokenizer.json"))
+    }
+
+    /// The tokenizer of the built-in model: one token per word (with its leading space, as in
+    /// GPT-2) or punctuation mark, years in two tokens (` 17`, `32`).
+    #[cfg(feature = "mini")]
+    pub fn mini() -> Self {
+        Self::from_bytes(include_bytes!("../assets/mini/tokenizer.json"))
+            .expect("the tokenizer built into the crate is valid")
+    }
+
+    fn read(bytes: &[u8], path: &Path) -> Result<Self> {
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|source| Error::Format {
+                path: path.to_path_buf(),
+                found: source.to_string(),
+                expected: "a Hugging Face tokenizer".to_string(),
+            })?;
+        // A tokenizer.json may ask for both, and would then cut or lengthen texts unasked.
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .expect("only a truncation, not its absence, can be invalid");
+        let bos = inner.token_to_id(END_OF_TEXT).map(|_| END_OF_TEXT.into());
+        Ok(Tokenizer {
+            bos,
+            unknown: unknown_token(&inner),
+            added: inner.get_added_tokens_decoder().into_keys().collect(),
+            inner,
+        })
+    }
+
+    /// Tokens of a text, nothing added: no BOS or other special token.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the text is empty, or has a word which the tokenizer does not
+    /// know (it is never replaced by `[UNK]`).
+    pub fn encode(&self, text: &str) -> Result<Prompt> {
+        if text.is_empty() {
+            return Err(bad("an empty text", "at least one token"));
+        }
+        self.prompt(self.ids(text)?)
+    }
+
+    /// Tokens of a text after the begin-of-text token, which shows as the first label. The text
+    /// may be empty.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], and when the tokenizer has no such token.
+    pub fn encode_with_bos(&self, text: &str) -> Result<Prompt> {
+        let mut ids = vec![self.bos()?];
+        ids.extend(self.ids(text)?);
+        self.prompt(ids)
+    }
+
+    /// The text of tokens. Bytes that are not UTF-8 (a part of a character) become U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when there is no such token.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        for &token in tokens {
+            self.raw(token)?;
+        }
+        self.inner
+            .decode(tokens, false)
+            .map_err(|e| bad(e.to_string(), "tokens that decode to a text"))
+    }
+
+    /// The text of one token, made to be read: spaces are spaces (` Mary`, not `ĠMary`), control
+    /// characters and bytes that are not UTF-8 are escaped (`\n`, `\xe2`).
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when there is no such token.
+    pub fn token_text(&self, token: u32) -> Result<String> {
+        let raw = self.raw(token)?;
+        let bytes = match self.inner.get_decoder() {
+            _ if self.added.contains(&token) => raw.into_bytes(),
+            Some(DecoderWrapper::ByteLevel(_)) => byte_level_bytes(&raw),
+            Some(DecoderWrapper::Metaspace(_)) => raw.replace('▁', " ").into_bytes(),
+            _ => raw.into_bytes(),
+        };
+        Ok(legible(&bytes))
+    }
+
+    /// The one token that a text is: `token(" Mary")`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the text is not exactly one token; it lists those found.
+    pub fn token(&self, text: &str) -> Result<u32> {
+        let prompt = self.encode(text)?;
+        if let [token] = prompt.tokens[..] {
+            return Ok(token);
+        }
+        let list: Vec<String> = std::iter::zip(&prompt.tokens, &prompt.labels)
+            .map(|(id, label)| format!("`{label}` ({id})"))
+            .collect();
+        let found = format!("`{text}` is {} tokens: {}", list.len(), list.join(", "));
+        Err(bad(found, "exactly one token"))
+    }
+
+    /// Number of tokens, special ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The begin-of-text token: `bos_token` of `tokenizer_config.json`, else GPT-2's
+    /// `<|endoftext|>`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer has none.
+    pub fn bos(&self) -> Result<u32> {
+        let name = self.bos.as_deref().unwrap_or(END_OF_TEXT);
+        let id = self.inner.token_to_id(name);
+        id.ok_or_else(|| {
+            let found = format!("no begin-of-text token `{name}`");
+            bad(found, "a vocabulary that has it, or a prompt without BOS")
+        })
+    }
+
+    /// A prompt of tokens given by id, labelled with their texts.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when there is no such token.
+    pub fn prompt(&self, tokens: Vec<u32>) -> Result<Prompt> {
+        let labels = tokens
+            .iter()
+            .map(|&t| self.token_text(t))
+            .collect::<Result<_>>()?;
+        Ok(Prompt { tokens, labels })
+    }
+
+    /// All tokens but the added ones (such as BOS), in order.
+    pub(crate) fn ordinary_tokens(&self) -> Vec<u32> {
+        let ids = self.inner.get_vocab(false).into_values();
+        let mut ids: Vec<u32> = ids.filter(|id| !self.added.contains(id)).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let unknown = |word: &str| {
+            let found = format!("unknown word `{word}` in `{text}`");
+            bad(
+                found,
+                format!("words among the vocabulary's {}", self.vocab_size()),
+            )
+        };
+        // The model's own message ("Missing [UNK] token") does not say which word it misses.
+        let encoding = self.inner.encode(text, false).map_err(|source| {
+            self.first_unknown(text).map_or_else(
+                || bad(source.to_string(), "a text of known words"),
+                |w| unknown(&w),
+            )
+        })?;
+        let ids = encoding.get_ids();
+        if let Some((unk, unk_text)) = &self.unknown {
+            for (&id, &(start, end)) in std::iter::zip(ids, encoding.get_offsets()) {
+                let word = text.get(start..end).unwrap_or(text);
+                if id == *unk && word != unk_text {
+                    return Err(unknown(word));
+                }
+            }
+        }
+        Ok(ids.to_vec())
+    }
+
+    fn first_unknown(&self, text: &str) -> Option<String> {
+        let mut pieces = PreTokenizedString::from(text);
+        self.inner
+            .get_pre_tokenizer()?
+            .pre_tokenize(&mut pieces)
+            .ok()?;
+        pieces
+            .get_splits(OffsetReferential::Original, OffsetType::Byte)
+            .into_iter()
+            .map(|(word, ..)| word)
+            .find(|word| self.inner.token_to_id(word).is_none())
+            .map(str::to_string)
+    }
+
+    fn raw(&self, token: u32) -> Result<String> {
+        self.inner
+            .id_to_token(token)
+            .ok_or_else(|| Error::OutOfRange {
+                at: "tokenizer".to_string(),
+                axis: "token",
+                found: token as usize,
+                expected: format!("one of the vocabulary's {} tokens", self.vocab_size()),
+            })
+    }
+}
+
+/// The token that stands for unknown words, if this tokenizer has one.
+fn unknown_token(tokenizer: &tokenizers::Tokenizer) -> Option<(u32, String)> {
+    let text = match tokenizer.get_model() {
+        ModelWrapper::WordLevel(model) => &model.unk_token,
+        ModelWrapper::WordPiece(model) => &model.unk_token,
+        ModelWrapper::BPE(model) => model.unk_token.as_ref()?,
+        ModelWrapper::Unigram(_) => "<unk>",
+    };
+    Some((tokenizer.token_to_id(text)?, text.to_string()))
+}
+
+/// `bos_token` of `tokenizer_config.json`: a string, or an object with the string as `content`.
+fn configured_bos(dir: &Path) -> Result<Option<String>> {
+    let path = dir.join("tokenizer_config.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let config: serde_json::Value =
+        serde_json::from_str(&text).map_err(|source| Error::Format {
+            path,
+            found: source.to_string(),
+            expected: "a JSON object".to_string(),
+        })?;
+    let bos = &config["bos_token"];
+    Ok(bos.as_str().or(bos["content"].as_str()).map(str::to_string))
+}
+
+/// Undoes GPT-2's alphabet, in which every byte is a printable character: printable Latin-1 bytes
+/// are themselves, the others follow from U+0100 on in order.
+fn byte_level_bytes(token: &str) -> Vec<u8> {
+    let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let others: Vec<u8> = (0..=255).filter(|b| !printable(b)).collect();
+    let mut bytes = Vec::with_capacity(token.len());
+    for c in token.chars() {
+        let latin = u8::try_from(c).ok().filter(printable);
+        let other = (c as usize).checked_sub(256).and_then(|i| others.get(i));
+        match latin.or(other.copied()) {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend(c.to_string().bytes()),
+        }
+    }
+    bytes
+}
+
+fn legible(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() {
+                text.extend(c.escape_default());
+            } else {
+                text.push(c);
+            }
+        }
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+fn bad(found: impl Into<String>, expected: impl Into<String>) -> Error {
+    Error::Tokenizer {
+        found: found.into(),
+        expected: expected.into(),
+    }
+}

@@ -1,0 +1,130 @@
+//! Saving, in the layout of Hugging Face's `GPT2LMHeadModel.save_pretrained`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use ndarray::ArrayViewD;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+
+use super::names::{expected, prefixed};
+use super::source::{tensor_error, unravel};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::files::{format_error, write_atomically};
+use crate::parameters::Parameters;
+
+impl Parameters {
+    /// Checks that these are the parameters of such a model, tensor by tensor.
+    ///
+    /// # Errors
+    /// [`Error::Config`] as in [`Config::check`]; [`Error::Shape`] for the first tensor that is
+    /// missing (a shape of `[]`), too many, or of another shape than the config asks for.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        config.check()?;
+        let wrong = |at: &str, found: &[usize], expected: String| {
+            let at = format!("parameter `{at}`");
+            let found = found.to_vec();
+            Err(Error::Shape {
+                at,
+                found,
+                expected,
+            })
+        };
+        let tensors = self.tensors();
+        let mut actual = tensors.iter();
+        for (name, shape) in expected(config) {
+            match actual.next() {
+                Some((found, tensor)) if *found == name && tensor.shape() == shape => {}
+                Some((found, tensor)) if *found == name => {
+                    return wrong(&name, tensor.shape(), format!("{shape:?}"));
+                }
+                _ => return wrong(&name, &[], format!("{shape:?}")),
+            }
+        }
+        for (name, tensor) in actual {
+            if name != "lm_head.bias" {
+                return wrong(name, tensor.shape(), "no such parameter".to_string());
+            }
+            if tensor.shape() != [config.d_vocab] {
+                return wrong(name, tensor.shape(), format!("[{}]", config.d_vocab));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `config.json` and `model.safetensors` into the folder `dir`, which is made if
+    /// needed; [`Parameters::load`] reads them back to the bit, and so does Hugging Face's
+    /// transformers (which has no place for [`Parameters::lm_head_bias`] and ignores it).
+    ///
+    /// Each file is written beside its place, flushed and renamed: if the writing is cut short,
+    /// an older file stays whole.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::Config`] as in [`Parameters::check`]; [`Error::Tensor`] if a
+    /// value is not finite, as nothing could load it; [`Error::Io`] if a file cannot be written.
+    pub fn save(&self, dir: impl AsRef<Path>, config: &Config) -> Result<()> {
+        self.check(config)?;
+        let dir = dir.as_ref();
+        let path = dir.join("model.safetensors");
+        let mut tensors = self.tensors();
+        for (name, tensor) in &mut tensors {
+            check_finite(&path, name, tensor)?;
+            *name = prefixed(name);
+        }
+        tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let header = header(&path, &tensors)?;
+        fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        write_atomically(&path, |file| {
+            file.write_all(&(header.len() as u64).to_le_bytes())?;
+            file.write_all(&header)?;
+            tensors.iter().try_for_each(|(_, t)| write_values(file, t))
+        })?;
+        write_atomically(&dir.join("config.json"), |file| {
+            file.write_all(config.to_json().as_bytes())
+        })
+    }
+}
+
+fn check_finite(path: &Path, name: &str, tensor: &ArrayViewD<'_, f32>) -> Result<()> {
+    match tensor.iter().position(|value| !value.is_finite()) {
+        Some(flat) => {
+            let at = unravel(flat, tensor.shape());
+            let found = format!("{} at {at:?}", tensor[at.as_slice()]);
+            Err(tensor_error(path, name, found, "finite numbers"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The header's JSON, padded with spaces to a multiple of 8 bytes so that the data are aligned.
+fn header(path: &Path, tensors: &[(String, ArrayViewD<'_, f32>)]) -> Result<Vec<u8>> {
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, tensor)| {
+        let start = end;
+        end += 4 * tensor.len();
+        let info = TensorInfo {
+            dtype: Dtype::F32,
+            shape: tensor.shape().to_vec(),
+            data_offsets: (start, end),
+        };
+        (name.clone(), info)
+    });
+    // Without the format, transformers refuses to read the file.
+    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let wrong = |error: String| format_error(path, error, "tensors that safetensors can hold");
+    let metadata =
+        Metadata::new(Some(format), infos.collect()).map_err(|error| wrong(error.to_string()))?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|error| wrong(error.to_string()))?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok(json)
+}
+
+/// Writes the values in row-major order, whatever the memory layout.
+fn write_values(file: &mut impl Write, tensor: &ArrayViewD<'_, f32>) -> io::Result<()> {
+    tensor
+        .iter()
+        .try_for_each(|value| file.write_all(&value.to_le_bytes()))
+}

@@ -1,0 +1,35 @@
+//! Activations, logits and losses against TransformerLens, name by name.
+
+mod common;
+
+use common::Comparison;
+
+use patchlens::{HookPoint, Selection};
+
+/// f32 against f32 computed in another order: relative to each tensor's largest value.
+const BOUND: f32 = 1e-5;
+
+#[test]
+fn every_hook_point_equals_transformer_lens() {
+    for name in common::MODELS {
+        let model = common::open(name);
+        let reference = common::tensors(name, "reference.safetensors");
+        let metadata = common::metadata(name);
+        let mut comparison = Comparison::new(BOUND);
+        for (i, prompt) in ["p0", "p1"].into_iter().enumerate() {
+            let tokens = common::tokens(&metadata["prompts"][i]);
+            let everything = Selection::everything(model.config());
+            let (logits, cache) = model.run_with_cache(&tokens, &everything).unwrap();
+            for point in HookPoint::all(model.config().n_layers) {
+                let key = format!("{prompt}/{point}");
+                let expected = reference
+                    .get(&key)
+                    .unwrap_or_else(|| panic!("no golden {key}"));
+                comparison.add(&key, cache.get(point).unwrap(), expected.view());
+            }
+            let key = format!("{prompt}/logits");
+            comparison.add(&key, logits.view().into_dyn(), reference[&key].view());
+        }
+        comparison.finish(name);
+    }
+}

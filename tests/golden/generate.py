@@ -1,0 +1,154 @@
+"""Writes the golden files that the Rust tests compare with.
+
+    python3 -m venv .venv                       # Python 3.11
+    .venv/bin/pip install -r tests/golden/requirements.txt
+    .venv/bin/python tests/golden/generate.py   # or: --only tiny-gelu, --out DIR
+
+Seeds are fixed and torch runs on one thread, so a second run writes the same files. Nothing
+is downloaded: the models are small, with random weights.
+
+Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
+
+    reference.json           prompts, prompt pairs, the metric's tokens, what each key means
+    reference.safetensors    activations, gradients, patching sweeps
+    processing.safetensors   weights and logits after each step of weight processing
+    analysis.safetensors     logit lens, attribution, head detection, weight circuits
+
+All expected tensors are f32 and have no batch axis. Expected values come from
+TransformerLens (no weight processing unless named), whose logits and parameter gradients
+are checked against Hugging Face transformers on the way.
+"""
+
+import argparse
+import os
+import warnings
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+import torch
+from safetensors.torch import save_file
+
+import analysis
+import models
+import processing
+from models import SPECS, Spec, Tensors
+from reference import losses, prompt_reference, rounding_error
+from sweeps import SWEEPS, all_sweeps
+
+PROMPTS = [[7, 31, 2, 45, 18, 31, 9], [40, 3, 22, 14]]
+METRIC_TOKENS = (12, 29)
+PAIRS = [
+    # Differs at every position.
+    ([5, 17, 33, 8, 41, 26], [19, 2, 47, 30, 11, 38]),
+    # Shares positions 0 and 1, and again 3 and 5.
+    ([6, 24, 10, 35, 44, 13], [6, 24, 49, 35, 21, 13]),
+]
+
+KEYS = {
+    "p{i}/{hook}": "activation of prompt i at that hook point",
+    "p{i}/logits": "[pos, vocab]",
+    "p{i}/loss": "mean next-token loss, over pos - 1 predictions",
+    "p{i}/loss_per_token": "[pos - 1]: at position t, -log p(token t+1)",
+    "p{i}/metric": "logits[-1, a] - logits[-1, b] with a, b = metric_tokens",
+    "p{i}/grad/{hook}": "d p{i}/metric / d activation at that hook point; "
+    "0 where attention scores are masked",
+    "p{i}/param_grad/{name}": "d p{i}/loss / d parameter, the checkpoint's names and layout; "
+    "with tied embeddings wte.weight has the sum of both uses",
+    "pair{i}/clean_metric, pair{i}/corrupted_metric": "the metric of the unpatched runs",
+    "pair{i}/patching/{function}": "transformer_lens.patching: clean patched into corrupted, "
+    "raw metric",
+    "pair{i}/noising/{function}": "the same functions, corrupted patched into clean",
+    "mean/...": "the same for a batch of both pairs: means over the pairs",
+}
+
+
+def full_reference(spec: Spec, weights: Tensors) -> tuple[dict[str, Tensors], dict]:
+    """Tensors by file, and the contents of reference.json."""
+    runs, errors = run_reference(spec, weights)
+    processed = processing.processing_reference(spec, weights, PROMPTS)
+    analysed, described = analysis.analysis_reference(spec, weights, PROMPTS, METRIC_TOKENS)
+    metadata = {
+        "model": spec.name,
+        "prompts": PROMPTS,
+        "pairs": [{"clean": clean, "corrupted": corrupted} for clean, corrupted in PAIRS],
+        "metric_tokens": METRIC_TOKENS,
+        "patching_functions": SWEEPS,
+        "keys": KEYS,
+        "max_abs_difference_from_float64": errors,
+        "processing": {"steps": list(processing.STEPS), "keys": processing.KEYS},
+        "analysis": described,
+    }
+    return {"reference": runs, "processing": processed, "analysis": analysed}, metadata
+
+
+def run_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
+    """Activations, gradients and sweeps, and how far f32 is from f64."""
+    hf = models.hugging_face(spec, weights)
+    lens = models.transformer_lens(spec, weights)
+    lens64 = models.transformer_lens(spec, weights, torch.float64)
+    tensors: Tensors = {}
+    errors = {}
+    for i, prompt in enumerate(PROMPTS):
+        tokens = torch.tensor(prompt)
+        one = prompt_reference(spec, hf, lens, tokens, METRIC_TOKENS)
+        errors[f"p{i}"] = rounding_error(lens64, tokens, METRIC_TOKENS, one)
+        tensors |= {f"p{i}/{name}": tensor for name, tensor in one.items()}
+    tensors |= all_sweeps(lens, PAIRS, METRIC_TOKENS)
+    return tensors, errors
+
+
+def logits_reference(spec: Spec, weights: Tensors) -> tuple[dict[str, Tensors], dict]:
+    """For half-precision checkpoints: f32 arithmetic on the rounded weights."""
+    hf = models.hugging_face(spec, weights)
+    lens = models.transformer_lens(spec, weights)
+    tensors: Tensors = {}
+    for i, prompt in enumerate(PROMPTS):
+        tokens = torch.tensor(prompt)
+        logits = lens(tokens[None])[0].detach()
+        expected = hf(tokens[None]).logits[0].detach()
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+        tensors[f"p{i}/logits"] = logits
+        tensors[f"p{i}/loss"] = losses(logits, tokens).mean()
+    keys = {key: KEYS[key] for key in ("p{i}/logits", "p{i}/loss")}
+    metadata = {"model": spec.name, "prompts": PROMPTS, "keys": keys}
+    return {"reference": tensors}, metadata
+
+
+def write_model(spec: Spec, out: Path) -> None:
+    directory = out / spec.name
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = models.random_weights(spec)
+    models.write_checkpoint(spec, weights, directory)
+    reference = full_reference if spec.reference == "full" else logits_reference
+    files, metadata = reference(spec, weights)
+    for name, tensors in files.items():
+        save_tensors(tensors, directory / f"{name}.safetensors")
+    models.write_json(directory / "reference.json", metadata)
+
+
+def save_tensors(tensors: Tensors, path: Path) -> None:
+    tensors = {name: t.detach().to(torch.float32).contiguous() for name, t in tensors.items()}
+    for name, tensor in tensors.items():
+        bad = tensor.isnan() if name.endswith("hook_attn_scores") else ~tensor.isfinite()
+        assert not bad.any(), f"{name} has values that are not finite"
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Writes the golden files.")
+    names = [spec.name for spec in SPECS]
+    parser.add_argument("--only", choices=names, help="write this model only")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="DIR")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for spec in SPECS:
+        if arguments.only in (None, spec.name):
+            write_model(spec, arguments.out)
+            print(f"wrote {arguments.out / spec.name}")
+
+
+if __name__ == "__main__":
+    main()
