@@ -94,14 +94,27 @@ fn main() -> Result<()> {
     // positions correspond.
     let generator = Ioi::new(&tokenizer)?.split(Split::HeldOut)?.template(0)?;
     let pairs = generator.pairs(arguments.prompts.into(), Corruption::Aba, arguments.seed)?;
-    let metric = logit_diffs(&pairs.iter().map(|p| (p.clean.io, p.clean.s)).collect::<Vec<_>>());
+    let metric = logit_diffs(
+        &pairs
+            .iter()
+            .map(|p| (p.clean.io, p.clean.s))
+            .collect::<Vec<_>>(),
+    );
     println!("model    {}", support::name(arguments.model.as_deref()));
-    println!("prompts  {} pairs, seed {}; the first:", pairs.len(), arguments.seed);
+    println!(
+        "prompts  {} pairs, seed {}; the first:",
+        pairs.len(),
+        arguments.seed
+    );
     println!("  clean      {:?}", pairs[0].clean.text);
     println!("  corrupted  {:?}\n", pairs[0].corrupted.text);
 
     let study = study(&model, &pairs)?;
-    let sweeps = if arguments.sweep.is_empty() { &DEFAULT[..] } else { &arguments.sweep };
+    let sweeps = if arguments.sweep.is_empty() {
+        &DEFAULT[..]
+    } else {
+        &arguments.sweep
+    };
     let mut found: Vec<(Sweep, Labelled)> = Vec::new();
     for sweep in sweeps {
         let bar = support::Bar::new(sweep.name());
@@ -134,7 +147,10 @@ fn study<'m>(model: &'m Transformer, pairs: &[IoiPair]) -> Result<ActivationPatc
     let mut study = ActivationPatching::new(model, &clean, &corrupted)?;
     let mut labels = clean[0].labels.clone();
     for (position, label) in labels.iter_mut().enumerate() {
-        if clean.iter().any(|p| p.labels[position] != clean[0].labels[position]) {
+        if clean
+            .iter()
+            .any(|p| p.labels[position] != clean[0].labels[position])
+        {
             *label = "*".to_string();
         }
     }
@@ -156,7 +172,11 @@ fn print_task(patching: &Patching) {
     };
     let mean = |values: &ndarray::Array1<f32>| values.mean().unwrap_or(f32::NAN);
     println!("task         logit difference IO - S   right name on top");
-    println!("  clean      {:>+24.4}   {:>17}", mean(&patching.clean), accuracy(&patching.clean, 1.0));
+    println!(
+        "  clean      {:>+24.4}   {:>17}",
+        mean(&patching.clean),
+        accuracy(&patching.clean, 1.0)
+    );
     println!(
         "  corrupted  {:>+24.4}   {:>17}  (there the other name is right)\n",
         mean(&patching.corrupted),
@@ -180,5 +200,8 @@ fn conclusion(found: &[(Sweep, Labelled)]) -> String {
             false => format!("{} most at {}", sweep.name(), strong.join(", ")),
         });
     }
-    format!("Share of the clean logit difference restored by one patch: {}.", parts.join("; "))
+    format!(
+        "Share of the clean logit difference restored by one patch: {}.",
+        parts.join("; ")
+    )
 }

@@ -19,7 +19,12 @@ fn everything(model: &Transformer) -> Selection {
 
 fn ragged(model: &str) -> Prompts {
     let metadata = common::metadata(model);
-    let mut prompts: Vec<Vec<u32>> = metadata["prompts"].as_array().unwrap().iter().map(common::tokens).collect();
+    let mut prompts: Vec<Vec<u32>> = metadata["prompts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(common::tokens)
+        .collect();
     prompts.push(vec![3]);
     prompts.push(vec![9, 8, 7, 6, 5, 4, 3, 2, 1]);
     Prompts::new(prompts).unwrap()
@@ -29,7 +34,11 @@ fn assert_same_caches(a: &ActivationCache, b: &ActivationCache, what: &str) {
     let points: Vec<HookPoint> = a.points().collect();
     assert_eq!(points, b.points().collect::<Vec<_>>());
     for point in points {
-        assert_eq!(bits(a.get(point).unwrap()), bits(b.get(point).unwrap()), "{what}: {point}");
+        assert_eq!(
+            bits(a.get(point).unwrap()),
+            bits(b.get(point).unwrap()),
+            "{what}: {point}"
+        );
     }
 }
 
@@ -39,14 +48,27 @@ fn a_ragged_batch_equals_each_prompt_alone_with_any_number_of_threads() {
         let model = common::open(name);
         let prompts = ragged(name);
         let selection = everything(&model);
-        let run = Run { cache: Some(&selection), ..Run::default() };
-        let alone: Vec<_> = prompts.iter().map(|p| model.run_with_cache(p, &selection).unwrap()).collect();
+        let run = Run {
+            cache: Some(&selection),
+            ..Run::default()
+        };
+        let alone: Vec<_> = prompts
+            .iter()
+            .map(|p| model.run_with_cache(p, &selection).unwrap())
+            .collect();
         for threads in [1, 2, 4] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             let batch = pool.install(|| model.run(&prompts, (), &run).unwrap());
             for (i, (logits, cache)) in alone.iter().enumerate() {
                 let what = format!("{name}, prompt {i}, {threads} threads");
-                assert_eq!(bits(batch.logits.get(i).into_dyn()), bits(logits.view().into_dyn()), "{what}");
+                assert_eq!(
+                    bits(batch.logits.get(i).into_dyn()),
+                    bits(logits.view().into_dyn()),
+                    "{what}"
+                );
                 assert_same_caches(&batch.caches[i], cache, &what);
             }
         }
@@ -56,14 +78,26 @@ fn a_ragged_batch_equals_each_prompt_alone_with_any_number_of_threads() {
 /// GPT-2's widths: where products are split over threads and cut into blocks.
 #[test]
 fn real_widths_give_the_same_bits_in_any_company() {
-    let config = Config { n_layers: 2, d_vocab: 3000, n_ctx: 512, ..Config::gpt2() };
+    let config = Config {
+        n_layers: 2,
+        d_vocab: 3000,
+        n_ctx: 512,
+        ..Config::gpt2()
+    };
     let model = Transformer::random(config, 4).unwrap();
-    let tokens = |n: usize, salt: usize| (0..n).map(|i| ((i * 37 + salt * 101) % 3000) as u32).collect::<Vec<_>>();
+    let tokens = |n: usize, salt: usize| {
+        (0..n)
+            .map(|i| ((i * 37 + salt * 101) % 3000) as u32)
+            .collect::<Vec<_>>()
+    };
     let lengths = [1, 15, 300, 64, 2];
     let prompts = Prompts::new(lengths.iter().enumerate().map(|(i, n)| tokens(*n, i))).unwrap();
     let alone: Vec<Array2<f32>> = prompts.iter().map(|p| model.forward(p).unwrap()).collect();
     for threads in [1, 2, 3] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         let batch = pool.install(|| model.run(&prompts, (), &Run::default()).unwrap());
         for (i, logits) in alone.iter().enumerate() {
             let same = bits(batch.logits.get(i).into_dyn()) == bits(logits.view().into_dyn());
@@ -78,7 +112,10 @@ fn observing_and_patching_from_itself_change_nothing() {
         let model = common::open(name);
         let prompts = ragged(name);
         let selection = everything(&model);
-        let run = Run { cache: Some(&selection), ..Run::default() };
+        let run = Run {
+            cache: Some(&selection),
+            ..Run::default()
+        };
         let plain = model.run(&prompts, (), &Run::default()).unwrap();
         let cached = model.run(&prompts, (), &run).unwrap();
         for (a, b) in plain.logits.iter().zip(cached.logits.iter()) {
@@ -92,14 +129,24 @@ fn observing_and_patching_from_itself_change_nothing() {
             let edit = Edit::patch(&cached.caches, point).unwrap();
             let list = [Intervention::new(point, edit)];
             let mut interventions = Interventions::new(&list[..]);
-            let patched = model.run(&prompts, &mut interventions, &Run::default()).unwrap();
+            let patched = model
+                .run(&prompts, &mut interventions, &Run::default())
+                .unwrap();
             let receipt = interventions.receipt();
             assert_eq!(receipt.fired[0].times, prompts.len());
             assert_eq!(receipt.without_effect().count(), 1, "{point}: {receipt}");
             for (i, expected) in plain.logits.iter().enumerate() {
                 let expected = bits(expected.into_dyn());
-                assert_eq!(bits(hooked.logits.get(i).into_dyn()), expected, "{name}: hook at {point}");
-                assert_eq!(bits(patched.logits.get(i).into_dyn()), expected, "{name}: patch at {point}");
+                assert_eq!(
+                    bits(hooked.logits.get(i).into_dyn()),
+                    expected,
+                    "{name}: hook at {point}"
+                );
+                assert_eq!(
+                    bits(patched.logits.get(i).into_dyn()),
+                    expected,
+                    "{name}: patch at {point}"
+                );
             }
         }
     }
@@ -112,7 +159,10 @@ fn saving_and_opening_keeps_the_logits() {
         let model = common::open(name);
         model.save(dir.path()).unwrap();
         let again = Transformer::open(dir.path()).unwrap();
-        let (a, b) = (model.forward([1, 2, 3]).unwrap(), again.forward([1, 2, 3]).unwrap());
+        let (a, b) = (
+            model.forward([1, 2, 3]).unwrap(),
+            again.forward([1, 2, 3]).unwrap(),
+        );
         assert_eq!(bits(a.view().into_dyn()), bits(b.view().into_dyn()));
     }
 }
@@ -123,16 +173,24 @@ fn the_cache_holds_what_downstream_computation_saw_and_owns_it() {
     let selection = everything(&model);
     let target = Target::new(Site::ResidPre.at(1)).at_positions(2);
     let list = [Intervention::new(target, Edit::Zero)];
-    let run = Run { cache: Some(&selection), ..Run::default() };
+    let run = Run {
+        cache: Some(&selection),
+        ..Run::default()
+    };
     let prompt = Prompt::from([5, 6, 7, 8]);
-    let output = model.run(&prompt, Interventions::new(&list[..]), &run).unwrap();
+    let output = model
+        .run(&prompt, Interventions::new(&list[..]), &run)
+        .unwrap();
     let cache = &output.caches[0];
     let after = cache.get(Site::ResidPre.at(1)).unwrap();
     let before = cache.get(Site::ResidPost.at(0)).unwrap();
     // Both are the same tensor in the model; the edit must show at its own point only.
     assert!(after.index_axis(Axis(0), 2).iter().all(|v| *v == 0.0));
     assert!(before.index_axis(Axis(0), 2).iter().any(|v| *v != 0.0));
-    assert_eq!(bits(after.index_axis(Axis(0), 1)), bits(before.index_axis(Axis(0), 1)));
+    assert_eq!(
+        bits(after.index_axis(Axis(0), 1)),
+        bits(before.index_axis(Axis(0), 1))
+    );
 }
 
 #[test]
@@ -140,7 +198,10 @@ fn a_stopped_run_gives_the_residual_stream() {
     let model = common::open("tiny-gelu");
     let selection = Selection::points([Site::ResidPre.at(2), Site::ResidPost.at(1)]);
     let (_, cache) = model.run_with_cache([1, 2, 3], &selection).unwrap();
-    let early = Run { stop_at_layer: Some(2), ..Run::default() };
+    let early = Run {
+        stop_at_layer: Some(2),
+        ..Run::default()
+    };
     let output = model.run(&Prompt::from([1, 2, 3]), (), &early).unwrap();
     assert!(output.logits.is_empty());
     let expected = bits(cache.get(Site::ResidPre.at(2)).unwrap());

@@ -16,20 +16,41 @@ const SWEEPS: [(&str, Grid); 18] = [
     ("get_act_patch_resid_mid", Grid::Positions(Site::ResidMid)),
     ("get_act_patch_attn_out", Grid::Positions(Site::AttnOut)),
     ("get_act_patch_mlp_out", Grid::Positions(Site::MlpOut)),
-    ("get_act_patch_attn_head_out_by_pos", Grid::HeadPositions(Site::Z)),
-    ("get_act_patch_attn_head_q_by_pos", Grid::HeadPositions(Site::Q)),
-    ("get_act_patch_attn_head_k_by_pos", Grid::HeadPositions(Site::K)),
-    ("get_act_patch_attn_head_v_by_pos", Grid::HeadPositions(Site::V)),
+    (
+        "get_act_patch_attn_head_out_by_pos",
+        Grid::HeadPositions(Site::Z),
+    ),
+    (
+        "get_act_patch_attn_head_q_by_pos",
+        Grid::HeadPositions(Site::Q),
+    ),
+    (
+        "get_act_patch_attn_head_k_by_pos",
+        Grid::HeadPositions(Site::K),
+    ),
+    (
+        "get_act_patch_attn_head_v_by_pos",
+        Grid::HeadPositions(Site::V),
+    ),
     ("get_act_patch_attn_head_pattern_by_pos", Grid::PatternDest),
-    ("get_act_patch_attn_head_pattern_dest_src_pos", Grid::PatternEntries),
+    (
+        "get_act_patch_attn_head_pattern_dest_src_pos",
+        Grid::PatternEntries,
+    ),
     ("get_act_patch_attn_head_out_all_pos", Grid::Heads(Site::Z)),
     ("get_act_patch_attn_head_q_all_pos", Grid::Heads(Site::Q)),
     ("get_act_patch_attn_head_k_all_pos", Grid::Heads(Site::K)),
     ("get_act_patch_attn_head_v_all_pos", Grid::Heads(Site::V)),
-    ("get_act_patch_attn_head_pattern_all_pos", Grid::Heads(Site::Pattern)),
+    (
+        "get_act_patch_attn_head_pattern_all_pos",
+        Grid::Heads(Site::Pattern),
+    ),
     ("get_act_patch_block_every", Grid::EveryBlock),
     ("get_act_patch_attn_head_all_pos_every", Grid::EveryHead),
-    ("get_act_patch_attn_head_by_pos_every", Grid::EveryHeadPosition),
+    (
+        "get_act_patch_attn_head_by_pos_every",
+        Grid::EveryHeadPosition,
+    ),
 ];
 
 struct Case {
@@ -59,7 +80,10 @@ fn every_sweep_equals_transformer_lens() {
         let reference = common::tensors(name, "reference.safetensors");
         let case = case(name);
         let mut comparison = Comparison::new(1e-5);
-        for (direction, key) in [(Direction::Denoising, "patching"), (Direction::Noising, "noising")] {
+        for (direction, key) in [
+            (Direction::Denoising, "patching"),
+            (Direction::Noising, "noising"),
+        ] {
             let mut study = ActivationPatching::new(&model, &case.clean, &case.corrupted).unwrap();
             study.direction = direction;
             for (function, grid) in SWEEPS {
@@ -77,8 +101,16 @@ fn every_sweep_equals_transformer_lens() {
                     let of = |i: usize| reference[&format!("pair{i}/{run}_metric")].sum();
                     ndarray::arr1(&[of(0), of(1)]).into_dyn()
                 };
-                comparison.add("clean", baseline(&found.clean).view(), golden("clean").view());
-                comparison.add("corrupted", baseline(&found.corrupted).view(), golden("corrupted").view());
+                comparison.add(
+                    "clean",
+                    baseline(&found.clean).view(),
+                    golden("clean").view(),
+                );
+                comparison.add(
+                    "corrupted",
+                    baseline(&found.corrupted).view(),
+                    golden("corrupted").view(),
+                );
             }
         }
         comparison.finish(name);
@@ -106,9 +138,13 @@ fn normalising_is_explicit_and_maps_the_baselines_to_0_and_1() {
     let model = common::open("tiny-gelu-new");
     let case = case("tiny-gelu-new");
     let grid = Grid::positions(Site::ResidPre);
-    let found = activation_patching(&model, &case.clean, &case.corrupted, grid, &case.metric).unwrap();
+    let found =
+        activation_patching(&model, &case.clean, &case.corrupted, grid, &case.metric).unwrap();
     let (clean, corrupted) = (found.clean.mean().unwrap(), found.corrupted.mean().unwrap());
-    let expected: ArrayD<f32> = found.effect.values().mapv(|m| (m - corrupted) / (clean - corrupted));
+    let expected: ArrayD<f32> = found
+        .effect
+        .values()
+        .mapv(|m| (m - corrupted) / (clean - corrupted));
     let normalized = found.normalized().unwrap();
     assert!(common::difference(normalized.values(), expected.view()) < 1e-6);
 }
@@ -130,14 +166,28 @@ fn every_metric_runs_and_agrees_with_its_definition() {
     let kl = |p: &[f64], q: &[f64]| p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
     let above = |p: &[f64], t: usize| p.iter().filter(|v| **v > p[t]).count() as f64;
     let expected = [
-        (probability(&[7]), corrupted.iter().map(|p| p[7]).collect::<Vec<_>>()),
-        (log_probability(&[7]), corrupted.iter().map(|p| p[7].ln()).collect()),
+        (
+            probability(&[7]),
+            corrupted.iter().map(|p| p[7]).collect::<Vec<_>>(),
+        ),
+        (
+            log_probability(&[7]),
+            corrupted.iter().map(|p| p[7].ln()).collect(),
+        ),
         (rank(&[7]), corrupted.iter().map(|p| above(p, 7)).collect()),
-        (kl_divergence(), clean.iter().zip(&corrupted).map(|(p, q)| kl(p, q)).collect()),
+        (
+            kl_divergence(),
+            clean
+                .iter()
+                .zip(&corrupted)
+                .map(|(p, q)| kl(p, q))
+                .collect(),
+        ),
     ];
     for (metric, expected) in expected {
         let grid = Grid::heads(Site::Z);
-        let found = activation_patching(&model, &case.clean, &case.corrupted, grid, &metric).unwrap();
+        let found =
+            activation_patching(&model, &case.clean, &case.corrupted, grid, &metric).unwrap();
         for (found, expected) in found.corrupted.iter().zip(expected) {
             let close = (f64::from(*found) - expected).abs() <= 1e-5 * expected.abs().max(0.1);
             assert!(close, "{}: {found} and {expected}", metric.name());

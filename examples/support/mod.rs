@@ -33,8 +33,10 @@ pub struct Bar(ProgressBar);
 
 impl Bar {
     pub fn new(what: &str) -> Self {
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {percent}% of multiply-adds, {eta} left")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template(
+            "{msg} {wide_bar} {percent}% of multiply-adds, {eta} left",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::no_length().with_style(style);
         bar.set_message(what.to_string());
         Bar(bar)

@@ -58,7 +58,8 @@ impl Reverse<'_> {
             let rows = out.lane(lane);
             let mut each = Array3::zeros((rows.nrows(), n_heads, rows.ncols()));
             each.assign(&rows.insert_axis(Axis(1)));
-            self.recorder.record_rows(at, lane, &self.lanes[lane], &self.lanes[lane].fresh, &each);
+            self.recorder
+                .record_rows(at, lane, &self.lanes[lane], &self.lanes[lane].fresh, &each);
         }
     }
 
@@ -210,7 +211,8 @@ impl Reverse<'_> {
         for lane in 0..self.lanes.len() {
             let rows = part(gradient.view(), 0, self.rows.range(lane)).to_owned();
             let of = &self.lanes[lane];
-            self.recorder.record_rows(site.at(layer), lane, of, &of.fresh, &rows);
+            self.recorder
+                .record_rows(site.at(layer), lane, of, &of.fresh, &rows);
         }
     }
 }
