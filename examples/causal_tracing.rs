@@ -8,8 +8,11 @@
 //! Prints the paper's figure: the average indirect effect by token class and layer, for hidden
 //! states, MLP outputs and attention outputs.
 
+#[allow(dead_code)] // Its bar counts multiply-adds of one sweep; here facts are counted.
+mod support;
+
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
@@ -24,6 +27,7 @@ use patchlens::{
 
 /// Where are facts recalled? Causal tracing of a model's facts.
 #[derive(Parser)]
+#[command(version)]
 struct Arguments {
     /// Folder with config.json, model.safetensors and tokenizer.json [default: the shipped model]
     #[arg(long, value_name = "DIR", requires = "facts")]
@@ -58,7 +62,7 @@ struct Arguments {
     /// Write the tables to this JSON file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write pictures (SVG, PNG) and pages (HTML) into this folder
+    /// Save each table as SVG, PNG, HTML and CSV into this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -75,10 +79,8 @@ enum Kind {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
-    let dir = arguments.model.as_ref().unwrap_or(&shipped);
-    let model = Transformer::open(dir)?;
-    let tokenizer = Tokenizer::open(dir)?;
+    let (model, tokenizer) = support::open(arguments.model.as_deref())?;
+    println!("Model: {}", support::name(arguments.model.as_deref()));
     let facts = facts(&arguments, &tokenizer)?;
     let traced: Vec<TracedFact> = facts.iter().map(TracedFact::from).collect();
     let tracing = CausalTracing::new(&model, corruption(&arguments, &model, &traced)?);
@@ -267,14 +269,8 @@ fn save(arguments: &Arguments, sets: &[(&str, SetTrace)]) -> Result<()> {
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
     }
     if let Some(dir) = &arguments.out {
-        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         for (name, set) in sets {
-            for extension in ["html", "svg", "png"] {
-                let picture = cfg!(feature = "pictures") || extension == "html";
-                if picture {
-                    set.average.save(dir.join(format!("{name}.{extension}")))?;
-                }
-            }
+            support::save(&set.average, dir, name)?;
         }
     }
     Ok(())
