@@ -22,6 +22,7 @@ pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
+pub use experiments::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{
     Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,

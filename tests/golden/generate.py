@@ -13,6 +13,7 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     reference.safetensors    activations, gradients, patching sweeps
     processing.safetensors   weights and logits after each step of weight processing
     analysis.safetensors     logit lens, attribution, head detection, weight circuits
+    paths.safetensors        path patching (keys: paths.py), for two of the models
 
 All expected tensors are f32 and have no batch axis. Expected values come from
 TransformerLens (no weight processing unless named), whose logits and parameter gradients
@@ -33,6 +34,7 @@ from safetensors.torch import save_file
 
 import analysis
 import models
+import paths
 import processing
 from models import SPECS, Spec, Tensors
 from reference import losses, prompt_reference, rounding_error
@@ -81,7 +83,10 @@ def full_reference(spec: Spec, weights: Tensors) -> tuple[dict[str, Tensors], di
         "processing": {"steps": list(processing.STEPS), "keys": processing.KEYS},
         "analysis": described,
     }
-    return {"reference": runs, "processing": processed, "analysis": analysed}, metadata
+    files = {"reference": runs, "processing": processed, "analysis": analysed}
+    if spec.name in paths.MODELS:
+        files["paths"] = paths.path_reference(spec, weights, PAIRS, METRIC_TOKENS)
+    return files, metadata
 
 
 def run_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
