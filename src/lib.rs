@@ -5,6 +5,7 @@ mod config;
 mod error;
 mod experiments;
 mod files;
+mod gradient;
 mod hook;
 mod intervention;
 mod metric;
@@ -23,6 +24,7 @@ pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
 pub use experiments::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
+pub use gradient::{Backward, Gradients, cross_entropy};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{
     Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,

@@ -14,6 +14,7 @@ use std::path::Path;
 use ndarray::ArrayView2;
 
 pub use hooks::{Extent, HookFn, Hooks, RunShape, Visit, hook_fn};
+pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
 
 use crate::config::Config;
