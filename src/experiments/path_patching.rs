@@ -149,6 +149,11 @@ impl<'m> PathPatching<'m> {
         })
     }
 
+    /// The model.
+    pub fn model(&self) -> &'m Transformer {
+        self.model
+    }
+
     /// Sends one node's output at a time to the receivers.
     ///
     /// # Errors
@@ -187,11 +192,17 @@ impl<'m> PathPatching<'m> {
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
         let sets: Vec<Vec<PathSender>> = ArrayD::from_elem(IxDyn(&shape), ())
             .indexed_iter()
-            .map(|(index, ())| vec![senders.at(index.as_array_view().as_slice().unwrap_or(&[]), config)])
+            .map(|(index, ())| {
+                vec![senders.at(index.as_array_view().as_slice().unwrap_or(&[]), config)]
+            })
             .collect();
         let metric = with_reference(self.model, &self.original, metric)?;
         let raw = Runs::new(self, &sets, receivers)?.run(&sets, &metric, observer)?;
-        self.label(raw, axes, self.about(senders.describe(), receivers, &metric))
+        self.label(
+            raw,
+            axes,
+            self.about(senders.describe(), receivers, &metric),
+        )
     }
 
     /// Sends the outputs of several nodes at once, one set a cell; the result's axis `set` has
@@ -209,7 +220,11 @@ impl<'m> PathPatching<'m> {
         let runs = Runs::new(self, sets, receivers)?;
         let raw = runs.run(sets, &metric, |_, _| ControlFlow::Continue(()))?;
         let axis = Axis::new("set", sets.iter().map(|set| names(set)));
-        self.label(raw, vec![axis], self.about("a set of nodes", receivers, &metric))
+        self.label(
+            raw,
+            vec![axis],
+            self.about("a set of nodes", receivers, &metric),
+        )
     }
 
     fn about(&self, sent: &str, receivers: &[PathReceiver], metric: &Metric) -> About {

@@ -78,7 +78,10 @@ impl<'p, 'm> Runs<'p, 'm> {
                 logits: KeepLogits::None,
                 ..Run::default()
             };
-            study.model.run(prompts, (), &run).map(|output| output.caches)
+            study
+                .model
+                .run(prompts, (), &run)
+                .map(|output| output.caches)
         };
         Ok(Runs {
             new: cache(&study.new, &of_new)?,
@@ -242,4 +245,3 @@ const HELD_READS: [Site; 6] = [
     Site::MlpOut,
     Site::ResidPost,
 ];
-
