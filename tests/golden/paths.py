@@ -50,12 +50,15 @@ def receiver_sets(spec: Spec) -> list[str]:
 
 
 def senders(spec: Spec) -> list[tuple]:
-    per_layer = [[("head", l, h) for h in range(spec.n_head)] + [("mlp", l)] for l in range(spec.n_layer)]
-    return [("embed",), *(sender for layer in per_layer for sender in layer)]
+    nodes: list[tuple] = [("embed",)]
+    for layer in range(spec.n_layer):
+        nodes += [("head", layer, head) for head in range(spec.n_head)]
+        nodes.append(("mlp", layer))
+    return nodes
 
 
 class Receiver:
-    """A hook point, the part of it that is received, and where in the order of layers it is read."""
+    """A hook point, the part of it that is received, and when it is read."""
 
     def __init__(self, name: str, spec: Spec):
         self.head = slice(None)
@@ -77,9 +80,9 @@ class Receiver:
 
 def time_of(sender: tuple) -> int:
     """The first time at which its output can be read: 2l attention of layer l, 2l + 1 its MLP."""
-    return {"embed": lambda: 0, "head": lambda: 2 * sender[1] + 1, "mlp": lambda: 2 * sender[1] + 2}[
-        sender[0]
-    ]()
+    if sender[0] == "embed":
+        return 0
+    return 2 * sender[1] + (1 if sender[0] == "head" else 2)
 
 
 class Study:

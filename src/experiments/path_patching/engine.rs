@@ -1,6 +1,7 @@
 //! The four runs of path patching: A and B as caches, C as lanes with frozen halves over B, D as
 //! a sweep over B.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
@@ -163,7 +164,7 @@ impl<'p, 'm> Runs<'p, 'm> {
 
     /// The cells of the runs C where there is a path, with their indices.
     fn cells(&self, senders: &[Vec<PathSender>]) -> Result<Vec<(usize, Cell)>> {
-        let mut edits = std::collections::BTreeMap::new();
+        let mut edits = BTreeMap::new();
         let mut cells = Vec::new();
         for (i, set) in senders.iter().enumerate() {
             if !self.connected[i] {
@@ -218,22 +219,35 @@ impl<'p, 'm> Runs<'p, 'm> {
 
     /// The cell of run D: the receivers' inputs set to what run C saved.
     fn receive(&self, saved: &[ActivationCache]) -> Result<Cell> {
+        // Heads of a layer read one residual, each through a copy of its own.
+        let mut for_heads = BTreeMap::new();
         let mut cell = Cell::new();
         for (target, reads) in self.ends.targets.iter().zip(&self.ends.reads) {
             let values = match target.point.axes() {
-                // One residual for each of the heads' copies.
-                Axes::HeadModel => Values::arrays(
-                    saved
-                        .iter()
-                        .map(|cache| Ok(cache.get(*reads)?.insert_axis(Dim(1)).to_owned()))
-                        .collect::<Result<Vec<ArrayD<f32>>>>()?,
-                ),
+                Axes::HeadModel => match for_heads.get(reads) {
+                    Some(values) => Values::clone(values),
+                    None => {
+                        let values = spread(saved, *reads)?;
+                        for_heads.insert(*reads, values.clone());
+                        values
+                    }
+                },
                 _ => Values::from_caches(saved, *reads)?,
             };
             cell.push(Intervention::new(target.clone(), Edit::Patch(values)));
         }
         Ok(cell)
     }
+}
+
+/// A residual of each prompt, `[pos, 1, d_model]`: for every head.
+fn spread(saved: &[ActivationCache], point: HookPoint) -> Result<Values> {
+    let one = |cache: &ActivationCache| -> Result<ArrayD<f32>> {
+        Ok(cache.get(point)?.insert_axis(Dim(1)).to_owned())
+    };
+    Ok(Values::arrays(
+        saved.iter().map(one).collect::<Result<_>>()?,
+    ))
 }
 
 /// What the lanes of the runs C read of run B in every layer.
