@@ -5,6 +5,9 @@
 //! paths into the run on the original prompt; the logit difference between the indirect object and
 //! the subject tells what the paths carry.
 
+#[allow(dead_code)] // Its progress bar counts multiply-adds, this one senders.
+mod support;
+
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -22,13 +25,14 @@ use patchlens::{
 /// Path patching on indirect object identification: heads -> logits, then heads -> the queries of
 /// the heads found.
 #[derive(Parser)]
+#[command(version)]
 struct Args {
-    /// Folder with config.json, model.safetensors and tokenizer.json [default: the shipped model]
+    /// Folder of a GPT-2-style checkpoint with its tokenizer.json; the shipped small model if left out
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Number of prompt pairs
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    prompts: usize,
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    prompts: u16,
     /// Seed of the prompts
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -41,7 +45,7 @@ struct Args {
     /// Writes both tables, exact and linearised, to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes heat maps (SVG, PNG, HTML) to this folder
+    /// Saves each heat map as SVG, PNG, HTML and CSV into this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -51,10 +55,8 @@ type Head = (usize, usize);
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
-    let dir = args.model.as_deref().unwrap_or(&shipped);
-    let model = Transformer::open(dir)?;
-    let tokenizer = Tokenizer::open(dir)?;
+    let (model, tokenizer) = support::open(args.model.as_deref())?;
+    println!("model     {}", support::name(args.model.as_deref()));
     let (study, metric) = study(&args, &model, &tokenizer)?;
 
     let end = |receiver: PathReceiver| receiver.at_positions(Select::Last);
@@ -95,7 +97,9 @@ fn main() -> Result<()> {
         save_json(path, &results)?;
     }
     if let Some(dir) = &args.out {
-        save_pictures(dir, &results)?;
+        for (name, effects) in results {
+            support::save(&effects.relative()?, dir, &format!("path_patching_{name}"))?;
+        }
     }
     Ok(())
 }
@@ -106,7 +110,7 @@ fn study<'m>(
     tokenizer: &Tokenizer,
 ) -> Result<(PathPatching<'m>, Metric)> {
     let ioi = Ioi::new(tokenizer)?.split(Split::HeldOut)?;
-    let pairs = ioi.pairs(args.prompts, Corruption::RandomNames, args.seed)?;
+    let pairs = ioi.pairs(args.prompts.into(), Corruption::RandomNames, args.seed)?;
     let original = Prompts::new(pairs.iter().map(|pair| &pair.clean))?;
     let new = Prompts::new(pairs.iter().map(|pair| &pair.corrupted))?;
     let answers: Vec<(u32, u32)> = pairs.iter().map(|p| (p.clean.io, p.clean.s)).collect();
@@ -207,15 +211,4 @@ fn save_json(path: &Path, results: &[(&str, &PathEffects)]) -> Result<()> {
     let all: serde_json::Map<_, _> = results.iter().map(entry).collect();
     let file = File::create(path).with_context(|| path.display().to_string())?;
     Ok(serde_json::to_writer_pretty(file, &all)?)
-}
-
-fn save_pictures(dir: &Path, results: &[(&str, &PathEffects)]) -> Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    for (name, effects) in results {
-        for extension in ["svg", "png", "html"] {
-            let path = dir.join(format!("path_patching_{name}.{extension}"));
-            effects.relative()?.save(path)?;
-        }
-    }
-    Ok(())
 }
