@@ -50,6 +50,7 @@ pub use experiments::{
     Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
     subject_noise_std,
 };
+pub use experiments::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use gradient::{Backward, Gradients, cross_entropy};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{

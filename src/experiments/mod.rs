@@ -3,6 +3,8 @@
 mod ablation;
 mod activation_patching;
 mod causal_tracing;
+mod pairs;
+mod path_patching;
 
 pub use ablation::{
     Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, KnockOut, Minimality,
@@ -20,3 +22,4 @@ fn mean(values: impl ExactSizeIterator<Item = f32>) -> f32 {
     let n = values.len() as f64;
     (values.map(f64::from).sum::<f64>() / n) as f32
 }
+pub use path_patching::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};

@@ -15,6 +15,7 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     analysis.safetensors     logit lens, attribution, head detection, weight circuits
     tracing.safetensors      causal tracing, knock-outs, circuits (some models)
     tracing.json             its facts, tables, nodes, and what each key means
+    paths.safetensors        path patching (keys: paths.py), for two of the models
 
 All expected tensors are f32 and have no batch axis. Expected values come from
 TransformerLens (no weight processing unless named), whose logits and parameter gradients
@@ -35,6 +36,7 @@ from safetensors.torch import save_file
 
 import analysis
 import models
+import paths
 import processing
 import tracing
 from models import SPECS, Spec, Tensors
@@ -84,7 +86,10 @@ def full_reference(spec: Spec, weights: Tensors) -> tuple[dict[str, Tensors], di
         "processing": {"steps": list(processing.STEPS), "keys": processing.KEYS},
         "analysis": described,
     }
-    return {"reference": runs, "processing": processed, "analysis": analysed}, metadata
+    files = {"reference": runs, "processing": processed, "analysis": analysed}
+    if spec.name in paths.MODELS:
+        files["paths"] = paths.path_reference(spec, weights, PAIRS, METRIC_TOKENS)
+    return files, metadata
 
 
 def run_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
