@@ -21,16 +21,16 @@ mod weights;
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
-pub use experiments::{
-    Ablation, AttentionPattern, Circuits, Closeness, Composition, Detection, Embedding,
-    FactoredMatrix, FunctionVectors, Head, HeadAblation, HeadCard, HeadLabel, HeadReport,
-    HeadReporter, HeadTask, InContextScore, InductionCircuit, InductionEdge, InductionSearch,
-    Partner, RepeatedLoss, Role, Score, SingularDirection, Suggestion, Svd, TaskEvidence,
-    Thresholds, TokenPair, attention_by_distance, attention_entropy, attention_to_roles,
-    copy_scores, copy_scores_of_tokens, detect_heads, head_ablation, in_context_score,
-    in_context_score_by_head, induction_circuit, pattern_scores, repeated_loss, top_entries,
-};
 pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
+pub use experiments::{
+    AttentionPattern, Circuits, Closeness, Composition, Detection, Embedding, FactoredMatrix,
+    FunctionVectors, Head, HeadAblation, HeadCard, HeadLabel, HeadReport, HeadReporter, HeadTask,
+    InContextScore, InductionCircuit, InductionEdge, InductionSearch, Partner, RepeatedLoss,
+    Replacement, Role, Score, SingularDirection, Suggestion, Svd, TaskEvidence, Thresholds,
+    TokenPair, attention_by_distance, attention_entropy, attention_to_roles, copy_scores,
+    copy_scores_of_tokens, detect_heads, head_ablation, in_context_score, in_context_score_by_head,
+    induction_circuit, pattern_scores, repeated_loss, top_entries,
+};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{
     Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,

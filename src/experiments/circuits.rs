@@ -226,7 +226,8 @@ impl<'m> Circuits<'m> {
 
     /// Composition scores `‖L · R‖ / (‖L‖ ‖R‖)` (Frobenius norms) of all pairs of heads,
     /// `[layer, head, later layer, later head]`: L is the OV circuit of the first head, R what
-    /// the later one reads with. 0 where the second layer does not come after the first.
+    /// the later one reads with. 0 where the second layer does not come after the first, NaN
+    /// for a circuit that is zero.
     ///
     /// # Errors
     /// [`Error::Shape`] if the model has more heads than a result can label; never, in practice.

@@ -1,7 +1,7 @@
 //! Copy scores of heads (Wang et al. 2022, "Interpretability in the Wild", section 3.1): does a
 //! head that attends to a token raise that token's logit?
 
-use ndarray::{Array2, Array4, ArrayView2};
+use ndarray::{Array2, Array4, ArrayView1, ArrayView2};
 
 use super::circuits::Head;
 use super::statistics::over_first;
@@ -52,10 +52,8 @@ pub fn copy_scores(
         for (sign, output) in [output.clone(), -output].into_iter().enumerate() {
             let logits = unembed(model, output.view());
             for (i, token) in tokens.iter().enumerate() {
-                let row = logits.row(i);
-                let own = row[*token as usize];
-                let above = row.iter().filter(|v| **v > own).count();
-                hits[[i, sign, head.layer, head.head]] = f32::from(u8::from(above < top));
+                let copied = is_among_top(logits.row(i), *token as usize, top);
+                hits[[i, sign, head.layer, head.head]] = f32::from(u8::from(copied));
             }
         }
     }
@@ -75,6 +73,12 @@ pub fn copy_scores(
         .counts
         .insert("tokens".to_string(), tokens.len() as u64);
     Labelled::new(mean, axes, about)?.with_std_error(error)
+}
+
+/// Whether fewer than `top` other logits are as high: a head that writes nothing copies nothing.
+fn is_among_top(logits: ArrayView1<'_, f32>, token: usize, top: usize) -> bool {
+    let own = logits[token];
+    logits.iter().filter(|v| **v >= own).count() <= top
 }
 
 /// [`copy_scores`] of a set of tokens, each alone in its prompt, after BOS if there is one.
@@ -139,8 +143,8 @@ fn states(
     let mut rows = states.rows_mut().into_iter();
     for (cache, list) in caches.iter().zip(positions) {
         let whole = cache.flat(point)?;
-        for (row, position) in rows.by_ref().zip(list) {
-            let mut row = row;
+        // In this order, so that the end of a list does not swallow a row.
+        for (position, mut row) in list.iter().zip(rows.by_ref()) {
             row.assign(&whole.row(*position));
         }
     }

@@ -3,9 +3,9 @@
 
 use ndarray::{Array1, Array2, Axis as Dim};
 
-use super::ablation::per_head;
 use super::circuits::Head;
 use super::factored::largest;
+use super::head_ablation::per_head;
 use super::statistics::over_first;
 use crate::cache::Selection;
 use crate::error::{Error, Result};

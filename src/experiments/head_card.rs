@@ -116,8 +116,8 @@ pub struct Partner {
 pub struct TaskEvidence {
     /// What the metric loses when the head is ablated.
     pub lost: Score,
-    /// The same as a share of the whole model's metric.
-    pub share_lost: f32,
+    /// The same as a share of the whole model's metric; `None` where that is 0.
+    pub share_lost: Option<f32>,
     /// Attention from the last position to each role.
     pub roles: Vec<Score>,
     /// Which of the roles is the answer, if any.
@@ -148,8 +148,8 @@ pub struct HeadCard {
     pub patterns: Vec<Score>,
     /// Entropy of the attention in nats.
     pub entropy: Score,
-    /// `Σ Re λ / Σ |λ|` of the full OV circuit.
-    pub eigenvalue_copying: f32,
+    /// `Σ Re λ / Σ |λ|` of the full OV circuit; `None` for a circuit that is zero.
+    pub eigenvalue_copying: Option<f32>,
     /// Share of tokens that the head copies.
     pub copy: Option<Score>,
     /// Share of tokens that the head would copy with its sign flipped.
@@ -204,7 +204,7 @@ impl HeadCard {
         if task.lost.or_zero().abs() < enough {
             return Vec::new();
         }
-        let effect = task.share_lost / thresholds.effect;
+        let effect = task.share_lost.unwrap_or(0.0) / thresholds.effect;
         let is_answer = |role: &&Score| task.answer.as_ref() == Some(&role.name);
         let strongest = |of: Vec<&Score>| {
             let by = |a: &&Score, b: &&Score| a.or_zero().total_cmp(&b.or_zero());
@@ -248,7 +248,7 @@ impl HeadCard {
             role.name,
             shown(role),
             shown(&task.lost),
-            100.0 * task.share_lost
+            100.0 * task.share_lost.unwrap_or(f32::NAN)
         )
     }
 

@@ -6,9 +6,9 @@ use askama::Template;
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
-use super::ablation::{Ablation, ablate};
 use super::circuits::{Circuits, Composition, Head};
 use super::copy_scores::copy_scores_of_tokens;
+use super::head_ablation::{Replacement, ablate};
 use super::head_card::{HeadCard, HeadLabel, Partner, Score, TaskEvidence, Thresholds};
 use super::head_scores::{
     AttentionPattern, PATTERNS_ONLY, PatternReader, Role, attention_entropy, attention_to_roles,
@@ -47,7 +47,7 @@ pub struct HeadReporter {
     /// BOS before each of these tokens.
     pub bos: Option<u32>,
     /// What takes the place of an ablated head.
-    pub ablation: Ablation,
+    pub ablation: Replacement,
     /// From where on a measurement counts as evidence.
     pub thresholds: Thresholds,
     /// Partners listed a head.
@@ -67,7 +67,7 @@ impl HeadReporter {
             task: None,
             copy_tokens: Vec::new(),
             bos: None,
-            ablation: Ablation::default(),
+            ablation: Replacement::default(),
             thresholds: Thresholds::default(),
             partners: 3,
             memory_limit: 64 << 20,
@@ -172,6 +172,8 @@ impl Measured {
         let mut others: Vec<Partner> = kinds
             .flat_map(|(kind, scores)| partners_of(model, head, *kind, scores))
             .collect();
+        // A circuit that is zero composes with nothing.
+        others.retain(|partner| !partner.score.is_nan());
         others.sort_by(|a, b| b.score.total_cmp(&a.score));
         others.truncate(partners);
         let mut patterns = by_name(&self.patterns, head);
@@ -183,7 +185,8 @@ impl Measured {
             suggestions: Vec::new(),
             patterns,
             entropy: at(&self.entropy, "entropy", &index),
-            eigenvalue_copying: self.eigenvalue_copying.values()[index],
+            eigenvalue_copying: Some(self.eigenvalue_copying.values()[index])
+                .filter(|v| !v.is_nan()),
             copy: copy.next(),
             negative_copy: copy.next(),
             partners: others,
@@ -204,7 +207,10 @@ impl MeasuredTask {
     fn of(&self, head: Head) -> TaskEvidence {
         let lost = at(&self.lost, "metric lost", &[head.layer, head.head]);
         TaskEvidence {
-            share_lost: lost.value.unwrap_or(f32::NAN) / self.base.abs(),
+            share_lost: lost
+                .value
+                .map(|v| v / self.base.abs())
+                .filter(|v| v.is_finite()),
             lost,
             roles: self
                 .roles

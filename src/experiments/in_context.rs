@@ -3,7 +3,7 @@
 
 use ndarray::Array1;
 
-use super::ablation::{Ablation, ablate, per_head};
+use super::head_ablation::{Replacement, ablate, per_head};
 use super::statistics::mean_and_error;
 use crate::error::{Error, Result};
 use crate::metric::{Metric, log_probability};
@@ -114,7 +114,7 @@ pub fn in_context_score_by_head(
     model: &Transformer,
     prompts: &(impl AsRef<[Prompt]> + ?Sized),
     tokens: TokenPair,
-    ablation: Ablation,
+    ablation: Replacement,
 ) -> Result<Labelled> {
     let prompts = prompts.as_ref();
     tokens.check(prompts)?;

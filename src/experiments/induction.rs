@@ -4,8 +4,8 @@
 use ndarray::{Array2, Array3, ArrayD, ArrayView2, Axis as Dim};
 use serde::{Deserialize, Serialize};
 
-use super::ablation::{Ablation, HeadAblation, ablate, ablation_cells, mean_at, per_head};
 use super::circuits::{Circuits, Composition, Head};
+use super::head_ablation::{HeadAblation, Replacement, ablate, ablation_cells, mean_at, per_head};
 use super::head_scores::{AttentionPattern, PatternReader, pattern_scores};
 use super::statistics::{mean_and_error, over_first};
 use crate::cache::Selection;
@@ -80,7 +80,7 @@ pub fn repeated_loss(model: &Transformer, repeated: &[RepeatedPrompt]) -> Result
             losses[[i, t]] = loss;
             let row = logits.row(t);
             let own = row[prompt.tokens[t + 1] as usize];
-            hits[[i, t]] = f32::from(u8::from(row.iter().all(|v| *v <= own)));
+            hits[[i, t]] = f32::from(u8::from(row.iter().filter(|v| **v >= own).count() == 1));
         }
     }
     let halves = |of: &Array2<f32>, rows: &dyn Fn(&RepeatedPrompt) -> std::ops::Range<usize>| {
@@ -134,7 +134,7 @@ fn gain_metric(repeated: &[RepeatedPrompt]) -> Metric {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InductionSearch {
     /// What takes the place of a head's output.
-    pub ablation: Ablation,
+    pub ablation: Replacement,
     /// Mean attention to the induction pattern from which on a head is a candidate.
     pub min_attention: f32,
     /// Share of the gain that an ablation must remove for a head or an edge to belong to the
@@ -147,7 +147,7 @@ pub struct InductionSearch {
 impl Default for InductionSearch {
     fn default() -> Self {
         InductionSearch {
-            ablation: Ablation::Mean,
+            ablation: Replacement::Mean,
             min_attention: 0.3,
             min_share: 0.05,
             memory_limit: DEFAULT_MEMORY_LIMIT,
@@ -365,8 +365,8 @@ impl Study<'_> {
         };
         let caches = model.run(prompts, (), &run)?.caches;
         let means = match self.search.ablation {
-            Ablation::Mean => Some(mean_at(model, prompts, layer, Site::Result)?),
-            Ablation::Zero => None,
+            Replacement::Mean => Some(mean_at(model, prompts, layer, Site::Result)?),
+            Replacement::Zero => None,
         };
         let of_head = |head: usize| {
             let arrays: Result<Vec<ArrayD<f32>>> = caches

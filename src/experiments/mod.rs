@@ -1,11 +1,11 @@
 //! The methods, one file each, over the engine: no forward pass of their own.
 
-mod ablation;
 mod activation_patching;
 mod circuits;
 mod copy_scores;
 mod factored;
 mod function_vectors;
+mod head_ablation;
 mod head_card;
 mod head_report;
 mod head_scores;
@@ -13,12 +13,12 @@ mod in_context;
 mod induction;
 mod statistics;
 
-pub use ablation::{Ablation, HeadAblation, head_ablation};
 pub use activation_patching::{ActivationPatching, Grid, Patching, activation_patching};
 pub use circuits::{Circuits, Composition, Embedding, Head, SingularDirection, top_entries};
 pub use copy_scores::{copy_scores, copy_scores_of_tokens};
 pub use factored::{FactoredMatrix, Svd};
 pub use function_vectors::FunctionVectors;
+pub use head_ablation::{HeadAblation, Replacement, head_ablation};
 pub use head_card::{HeadCard, HeadLabel, Partner, Score, Suggestion, TaskEvidence, Thresholds};
 pub use head_report::{HeadReport, HeadReporter, HeadTask};
 pub use head_scores::{

@@ -1,4 +1,4 @@
-//! Ablation of heads, one at a time: what a metric loses without each.
+//! Replacement of heads, one at a time: what a metric loses without each.
 
 use ndarray::{Array1, Array2, Axis as Dim};
 
@@ -19,7 +19,7 @@ use crate::sweep::{DEFAULT_MEMORY_LIMIT, Sweep};
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
-pub enum Ablation {
+pub enum Replacement {
     /// Zeros.
     Zero,
     /// The head's mean output over all positions of all prompts.
@@ -27,7 +27,7 @@ pub enum Ablation {
     Mean,
 }
 
-impl Ablation {
+impl Replacement {
     /// For each layer, the edit of a site with a head axis that ablates whichever heads it is
     /// aimed at.
     pub(crate) fn edits(
@@ -38,8 +38,8 @@ impl Ablation {
     ) -> Result<Vec<Edit>> {
         let layers = 0..model.config().n_layers;
         match self {
-            Ablation::Zero => Ok(layers.map(|_| Edit::Zero).collect()),
-            Ablation::Mean => layers
+            Replacement::Zero => Ok(layers.map(|_| Edit::Zero).collect()),
+            Replacement::Mean => layers
                 .map(|layer| {
                     let mean = mean_at(model, prompts, layer, site)?;
                     Ok(Edit::Mean(Values::array(mean)))
@@ -119,10 +119,10 @@ impl HeadAblation {
 /// Ablates every head in turn at all positions, in one sweep.
 ///
 /// ```
-/// use patchlens::{Ablation, Config, Prompt, Transformer, head_ablation, logit_diff};
+/// use patchlens::{Replacement, Config, Prompt, Transformer, head_ablation, logit_diff};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
-/// let found = head_ablation(&model, &Prompt::from([1, 2, 3]), &logit_diff(4, 5), Ablation::Zero)?;
+/// let found = head_ablation(&model, &Prompt::from([1, 2, 3]), &logit_diff(4, 5), Replacement::Zero)?;
 /// assert_eq!(found.lost.values().shape(), [2, 2]); // [layer, head]
 /// # Ok::<(), patchlens::Error>(())
 /// ```
@@ -133,7 +133,7 @@ pub fn head_ablation(
     model: &Transformer,
     prompts: &(impl AsRef<[Prompt]> + ?Sized),
     metric: &Metric,
-    ablation: Ablation,
+    ablation: Replacement,
 ) -> Result<HeadAblation> {
     ablate(
         model,
@@ -149,7 +149,7 @@ pub(crate) fn ablate(
     model: &Transformer,
     prompts: &[Prompt],
     metric: &Metric,
-    ablation: Ablation,
+    ablation: Replacement,
     memory_limit: u64,
 ) -> Result<HeadAblation> {
     let sweep = Sweep::new(model, prompts)?.memory_limit(memory_limit);
