@@ -33,9 +33,10 @@ pub struct Common {
 
 impl Common {
     pub fn open(&self) -> Result<(Transformer, Tokenizer)> {
-        let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
-        let dir = self.model.clone().unwrap_or_else(shipped);
-        Ok((Transformer::open(&dir)?, Tokenizer::open(&dir)?))
+        match &self.model {
+            None => Ok((Transformer::mini(), Tokenizer::mini())),
+            Some(dir) => Ok((Transformer::open(dir)?, Tokenizer::open(dir)?)),
+        }
     }
 
     /// BOS and a random sequence, given twice.

@@ -10,7 +10,9 @@ static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
 /// Number of partial sums in every reduction.
 pub(super) const LANES: usize = 16;
 
-/// Runs `f` compiled for the machine's vector unit; what `f` calls must be `inline(always)`.
+/// Runs `f` compiled for the machine's vector unit. `f` and what it calls must be
+/// `inline(always)`: what is not inlined is compiled for the least machine, where every `mul_add`
+/// is a function call.
 #[inline]
 pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     ARCH.dispatch(f)
@@ -68,6 +70,22 @@ pub(super) fn reduce(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 
 #[inline(always)]
 pub(super) fn sum(x: &[f32]) -> f32 {
     reduce(x, 0.0, |a, b| a + b)
+}
+
+/// The product of two slices, in [`LANES`] partial sums.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let ((a_chunks, a_tail), (b_chunks, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane = a.mul_add(*b, *lane);
+        }
+    }
+    for ((lane, a), b) in lanes.iter_mut().zip(a_tail).zip(b_tail) {
+        *lane = a.mul_add(*b, *lane);
+    }
+    sum(&lanes)
 }
 
 #[cfg(test)]
