@@ -230,7 +230,7 @@ impl<'m> Circuits<'m> {
     /// for a circuit that is zero.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the model has more heads than a result can label; never, in practice.
+    /// As [`Labelled::new`].
     pub fn composition_scores(&self, kind: Composition) -> Result<Labelled> {
         let config = self.model.config();
         let (layers, heads) = (config.n_layers, config.n_heads);

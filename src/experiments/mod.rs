@@ -7,10 +7,12 @@ mod factored;
 mod function_vectors;
 mod head_ablation;
 mod head_card;
+mod head_detection;
 mod head_report;
 mod head_scores;
 mod in_context;
 mod induction;
+mod repeated_loss;
 mod statistics;
 
 pub use activation_patching::{ActivationPatching, Grid, Patching, activation_patching};
@@ -20,13 +22,12 @@ pub use factored::{FactoredMatrix, Svd};
 pub use function_vectors::FunctionVectors;
 pub use head_ablation::{HeadAblation, Replacement, head_ablation};
 pub use head_card::{HeadCard, HeadLabel, Partner, Score, Suggestion, TaskEvidence, Thresholds};
+pub use head_detection::{Closeness, Detection, detect_heads};
 pub use head_report::{HeadReport, HeadReporter, HeadTask};
 pub use head_scores::{
-    AttentionPattern, Closeness, Detection, Role, attention_by_distance, attention_entropy,
-    attention_to_roles, detect_heads, pattern_scores,
+    AttentionPattern, Role, attention_by_distance, attention_entropy, attention_to_roles,
+    pattern_scores,
 };
 pub use in_context::{InContextScore, TokenPair, in_context_score, in_context_score_by_head};
-pub use induction::{
-    InductionCircuit, InductionEdge, InductionSearch, RepeatedLoss, induction_circuit,
-    repeated_loss,
-};
+pub use induction::{InductionCircuit, InductionEdge, InductionSearch, induction_circuit};
+pub use repeated_loss::{RepeatedLoss, repeated_loss};
