@@ -100,8 +100,9 @@ impl Entry {
             _ => shape[0],
         };
         let width = values.len().checked_div(rows).unwrap_or(0);
-        let data = values
-            .into_shape_clone((rows, width))
+        // Selecting along an inner axis need not give row-major memory.
+        let data: Vec<f32> = values.iter().copied().collect();
+        let data = Array2::from_shape_vec((rows, width), data)
             .unwrap_or_else(|_| unreachable!("{shape:?} has {rows} rows of {width}"));
         Entry::owned(data, shape)
     }
@@ -266,7 +267,7 @@ impl ActivationCache {
 /// Keeps activations of a pass, one cache a lane.
 pub(crate) struct Recorder {
     selection: Selection,
-    pub caches: Vec<ActivationCache>,
+    caches: Vec<ActivationCache>,
 }
 
 impl Recorder {
@@ -310,13 +311,45 @@ impl Recorder {
         }
     }
 
-    /// Keeps an activation of one lane, `[pos, head, d_model]`, all heads and positions.
-    pub fn record_rows(&mut self, at: HookPoint, lane: usize, values: &Array3<f32>) {
-        let kept = match self.selection.positions() {
-            Some(positions) => values.select(Axis(0), positions),
+    /// Keeps an activation of one lane, `[pos, head, d_model]`: all heads, and the positions
+    /// given; the rest is the base's.
+    pub fn record_rows(
+        &mut self,
+        at: HookPoint,
+        index: usize,
+        lane: &Lane<'_>,
+        positions: &[usize],
+        values: &Array3<f32>,
+    ) {
+        let whole = match lane.base {
             None => values.clone(),
+            Some(base) => {
+                let (_, heads, width) = values.dim();
+                let shape = (lane.tokens.len(), heads, width);
+                let mut whole = reshaped(base.planned(at), shape);
+                for (position, row) in positions.iter().zip(values.outer_iter()) {
+                    whole.index_axis_mut(Axis(0), *position).assign(&row);
+                }
+                whole
+            }
         };
-        self.insert(at, lane, kept.into_dyn());
+        let kept = match self.selection.positions() {
+            Some(positions) => whole.select(Axis(0), positions),
+            None => whole,
+        };
+        self.insert(at, index, kept.into_dyn());
+    }
+
+    /// The caches; what a lane did not compute at all is its base's.
+    pub fn finish(mut self, lanes: &[Lane<'_>]) -> Vec<ActivationCache> {
+        for (cache, lane) in self.caches.iter_mut().zip(lanes) {
+            for (point, entry) in lane.base.iter().flat_map(|base| &base.entries) {
+                if self.selection.points.contains(point) {
+                    cache.entries.entry(*point).or_insert_with(|| entry.clone());
+                }
+            }
+        }
+        self.caches
     }
 
     /// Keeps attention of one lane, `[head, dest, src]`, for the heads and destinations given;
@@ -335,10 +368,7 @@ impl Recorder {
                 let n = lane.tokens.len();
                 let flat = base.planned(at);
                 let shape = (flat.nrows() / n, n, n);
-                let mut whole = flat
-                    .to_owned()
-                    .into_shape_with_order(shape)
-                    .unwrap_or_else(|_| unreachable!("attention of a whole base"));
+                let mut whole = reshaped(flat, shape);
                 for (i, h) in heads.iter().enumerate() {
                     for (j, d) in dest.iter().enumerate() {
                         let row = values.index_axis(Axis(0), i).index_axis_move(Axis(0), j);
@@ -362,6 +392,13 @@ impl Recorder {
         let entry = Entry::from_array(at.axes(), values);
         self.caches[lane].entries.insert(at, entry);
     }
+}
+
+/// A base's activation in three dimensions.
+fn reshaped(flat: ArrayView2<'_, f32>, shape: (usize, usize, usize)) -> Array3<f32> {
+    flat.to_owned()
+        .into_shape_with_order(shape)
+        .unwrap_or_else(|_| unreachable!("a base's activation is whole"))
 }
 
 /// The rows of a whole sequence: the lane's where it has them, the base's elsewhere.

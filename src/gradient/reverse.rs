@@ -53,7 +53,7 @@ impl<'r> Reverse<'r> {
     pub fn run(mut self, logits: Array2<f32>) -> (Vec<ActivationCache>, Option<Parameters>) {
         self.walk(logits);
         let caches = match self.want.gradients {
-            Some(_) => self.recorder.caches,
+            Some(_) => self.recorder.finish(self.lanes),
             None => Vec::new(),
         };
         (caches, self.parameters)

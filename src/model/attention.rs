@@ -245,7 +245,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
                 self.visit_lane(at, lane, &positions, after.view_mut());
             }
             if let Some(recorder) = self.recorder.as_mut().filter(|r| r.wants(at)) {
-                recorder.record_rows(at, lane, &after);
+                recorder.record_rows(at, lane, &self.lanes[lane], &positions, &after);
             }
             let bias = &self.model.parameters().h[layer].attn.c_proj.bias;
             let data = Arc::make_mut(&mut out.data);

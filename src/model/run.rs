@@ -164,7 +164,10 @@ impl Transformer {
         };
         let pass = Pass::new(self, &lanes, &mut hooks, recorder.as_mut());
         let output = pass.run(stop);
-        Ok(finish(output, recorder.map_or_else(Vec::new, |r| r.caches)))
+        Ok(finish(
+            output,
+            recorder.map_or_else(Vec::new, |r| r.finish(&lanes)),
+        ))
     }
 
     /// Checks prompts against the model's context and vocabulary.

@@ -149,7 +149,7 @@ fn show<H: Hooks>(
         pass.visit_lane(at, lane, positions, values.view_mut());
     }
     if let Some(recorder) = pass.recorder.as_mut().filter(|r| r.wants(at)) {
-        recorder.record_rows(at, lane, values);
+        recorder.record_rows(at, lane, &pass.lanes[lane], positions, values);
     }
     wanted.then(|| pass.hooks.extent(at, lane))
 }
