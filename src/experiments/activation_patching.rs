@@ -1,11 +1,14 @@
 //! Activation patching: which activations, swapped between a clean and a corrupted run, move the
 //! answer (Vig et al. 2020; Meng et al. 2022; Wang et al. 2022; TransformerLens's `patching.py`).
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 
 use ndarray::{Array1, ArrayD, Axis as Dim, Dimension, IxDyn};
 
 use crate::cache::ActivationCache;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target};
@@ -104,6 +107,15 @@ impl Grid {
         }
     }
 
+    /// The place of each cell, in row-major order of the result, for prompts of `n` tokens: to
+    /// build sweeps with other edits than a patch.
+    pub fn targets(&self, config: &Config, n: usize) -> Vec<Target> {
+        let positions = vec![String::new(); n];
+        let axes = self.axes(config.n_layers, config.n_heads, &positions);
+        let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
+        targets(*self, &shape)
+    }
+
     /// The target of the cell at an index of the result.
     fn target(&self, index: &[usize]) -> Target {
         let at = |site: Site, layer: usize| Target::new(site.at(layer));
@@ -127,6 +139,15 @@ impl Grid {
             }
         }
     }
+}
+
+/// The targets of a result's cells, in row-major order.
+fn targets(grid: Grid, shape: &[usize]) -> Vec<Target> {
+    let cells = ArrayD::from_elem(IxDyn(shape), ());
+    let indices = cells.indexed_iter().map(|(index, ())| index);
+    indices
+        .map(|index| grid.target(index.as_array_view().as_slice().unwrap_or(&[])))
+        .collect()
 }
 
 /// A patching study: pairs of prompts, and which run is patched into which.
@@ -285,7 +306,7 @@ impl<'m> ActivationPatching<'m> {
             .with_base(&donors)?
             .run(&[], &metric)?
             .base;
-        let cells = cells(grid, &shape, &donors)?;
+        let cells = cells(targets(grid, &shape), &donors)?;
         let sweep = Sweep::new(self.model, base)?
             .with_base_over(&donors)?
             .memory_limit(self.memory_limit);
@@ -418,19 +439,16 @@ impl<'m> ActivationPatching<'m> {
     }
 }
 
-/// One cell an index of the grid, in row-major order. All cells of a point share its values.
-fn cells(grid: Grid, shape: &[usize], donors: &[ActivationCache]) -> Result<Vec<Cell>> {
-    let mut edits = std::collections::BTreeMap::new();
-    let mut cells = Vec::new();
-    for (index, ()) in ArrayD::from_elem(IxDyn(shape), ()).indexed_iter() {
-        let target = grid.target(index.as_array_view().as_slice().unwrap_or(&[]));
+/// One cell a target of the grid. All cells of a point share its values.
+fn cells(targets: Vec<Target>, donors: &[ActivationCache]) -> Result<Vec<Cell>> {
+    let mut edits: BTreeMap<HookPoint, Edit> = BTreeMap::new();
+    let mut cells = Vec::with_capacity(targets.len());
+    for target in targets {
         let edit = match edits.entry(target.point) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(Edit::patch(donors, target.point)?)
-            }
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Edit::patch(donors, target.point)?),
         };
-        cells.push(vec![Intervention::new(target, Edit::clone(edit))]);
+        cells.push(vec![Intervention::new(target, edit.clone())]);
     }
     Ok(cells)
 }

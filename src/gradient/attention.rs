@@ -58,8 +58,8 @@ impl Reverse<'_> {
             let rows = out.lane(lane);
             let mut each = Array3::zeros((rows.nrows(), n_heads, rows.ncols()));
             each.assign(&rows.insert_axis(Axis(1)));
-            self.recorder
-                .record_rows(at, lane, &self.lanes[lane], &[], &each);
+            let of = &self.lanes[lane];
+            self.recorder.record_rows(at, lane, of, &of.fresh, &each);
         }
     }
 
@@ -215,8 +215,9 @@ impl Reverse<'_> {
     fn record_lanes(&mut self, site: Site, layer: usize, gradient: &Array3<f32>) {
         for lane in 0..self.lanes.len() {
             let rows = part(gradient.view(), 0, self.rows.range(lane)).to_owned();
+            let of = &self.lanes[lane];
             self.recorder
-                .record_rows(site.at(layer), lane, &self.lanes[lane], &[], &rows);
+                .record_rows(site.at(layer), lane, of, &of.fresh, &rows);
         }
     }
 }
