@@ -245,7 +245,7 @@ fn interventions_on_parts_keep_the_sum_and_those_on_the_sum_are_told() {
             .all(|v| *v == 0.0)
     );
 
-    let sum = ndarray::arr1(&[1.0_f32; 24]).mapv(|v| v) * ndarray::Array1::range(0.0, 24.0, 1.0);
+    let sum = ndarray::Array1::range(0.0, 24.0, 1.0);
     let edits = [
         (Site::ResidPre.at(1), Edit::Add(Values::array(sum))),
         (HookPoint::LnFinalNormalized, Edit::Scale(2.0)),

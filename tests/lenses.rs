@@ -1,13 +1,12 @@
-//! Logit lens, tuned lens, direct logit attribution's sibling methods on residual streams, and
-//! caches as files.
+//! Logit lens, tuned lens, and caches as files.
 
 mod common;
 
 use common::Comparison;
 use ndarray::{Array2, ArrayD, Axis};
 use patchlens::{
-    ActivationCache, Config, HookPoint, LogitLens, Prompt, Selection, Site, Transformer, TunedLens,
-    kl_divergence, log_probability, ops, rank,
+    ActivationCache, Config, HookPoint, LogitLens, Parameters, Prompt, Selection, Site,
+    Transformer, TunedLens, kl_divergence, log_probability, ops, rank,
 };
 
 const BOUND: f32 = 1e-5;
@@ -22,16 +21,14 @@ fn small(seed: u64) -> Transformer {
         d_vocab: 19,
         ..Config::gpt2()
     };
-    let mut model = Transformer::random(config.clone(), seed).unwrap();
+    let mut parameters = Parameters::random(&config, seed).unwrap();
     // Weights of 0.02 hardly move the residual stream; larger ones make every layer matter.
-    let (_, mut parameters) = model.into_parts();
     for (name, mut tensor) in parameters.tensors_mut() {
         if !name.contains("ln_") {
             tensor.mapv_inplace(|v| 15.0 * v);
         }
     }
-    model = Transformer::new(config, parameters).unwrap();
-    model
+    Transformer::new(config, parameters).unwrap()
 }
 
 fn prompts(n: usize) -> Vec<Prompt> {
@@ -324,19 +321,16 @@ fn files_that_are_no_caches_are_turned_down() {
     cache.save(&path).unwrap();
     let message = TunedLens::open(&path).unwrap_err().to_string();
     assert!(message.contains("without its partner"), "{message}");
-    // The same header with another name, and one position fewer than the activations have.
+    // The same file with another name, then with one position fewer than it says to hold.
     let bytes = std::fs::read(&path).unwrap();
-    let text = String::from_utf8_lossy(&bytes);
-    let at = text.find("hook_z").unwrap();
+    let find = |text: &[u8]| bytes.windows(text.len()).position(|w| w == text).unwrap();
     let mut renamed = bytes.clone();
-    renamed[at..at + 6].copy_from_slice(b"hook_y");
+    renamed[find(b"hook_z")..][..6].copy_from_slice(b"hook_y");
     std::fs::write(&path, renamed).unwrap();
     let message = ActivationCache::open(&path).unwrap_err().to_string();
     assert!(message.contains("did you mean"), "{message}");
-    let at = text.find("hook_z").unwrap();
     let mut reshaped = bytes.clone();
-    let shape = at + text[at..].find("[3,2,9]").unwrap();
-    reshaped[shape..shape + 7].copy_from_slice(b"[2,3,9]");
+    reshaped[find(b"[3,2,9]")..][..7].copy_from_slice(b"[2,3,9]");
     std::fs::write(&path, reshaped).unwrap();
     let message = ActivationCache::open(&path).unwrap_err().to_string();
     assert!(message.contains("3 positions kept of 3"), "{message}");

@@ -35,8 +35,9 @@ impl Common {
     /// Saves results by name, as far as asked for; those over a number become line plots.
     pub fn save(&self, results: &[(&str, &Labelled)]) -> Result<()> {
         if let Some(path) = &self.json {
-            let entry =
-                |(name, of): &(&str, &Labelled)| Ok((name.to_string(), serde_json::to_value(of)?));
+            let entry = |(name, of): &(&str, &Labelled)| -> Result<(String, serde_json::Value)> {
+                Ok((name.to_string(), serde_json::to_value(of)?))
+            };
             let all: serde_json::Map<_, _> = results.iter().map(entry).collect::<Result<_>>()?;
             let file = File::create(path).with_context(|| path.display().to_string())?;
             serde_json::to_writer_pretty(file, &all)?;
