@@ -23,6 +23,7 @@ mod config;
 mod error;
 mod experiments;
 mod files;
+mod generate;
 mod gradient;
 mod hook;
 mod intervention;
@@ -30,6 +31,7 @@ mod metric;
 mod model;
 pub mod ops;
 mod parameters;
+mod processing;
 mod prompt;
 pub mod report;
 mod sweep;
@@ -59,7 +61,12 @@ pub use experiments::{
     Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
     subject_noise_std,
 };
+pub use experiments::{
+    Decomposition, DirectLogitAttribution, LensReadout, LogitDirection, LogitLens, Steering,
+    TunedLens, direct_logit_attribution,
+};
 pub use experiments::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
+pub use generate::{Generated, Generation, Sampling};
 pub use gradient::{Backward, Gradients, cross_entropy};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{
@@ -74,6 +81,7 @@ pub use model::{
     hook_fn,
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
+pub use processing::Processing;
 pub use prompt::{Prompt, Prompts};
 pub use report::Labelled;
 pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};

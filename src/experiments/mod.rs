@@ -2,6 +2,7 @@
 
 mod ablation;
 mod activation_patching;
+mod attribution;
 mod causal_tracing;
 mod circuits;
 mod copy_scores;
@@ -14,16 +15,21 @@ mod head_report;
 mod head_scores;
 mod in_context;
 mod induction;
+mod logit_lens;
 mod pairs;
 mod path_patching;
 mod repeated_loss;
 mod statistics;
+mod steering;
 
 pub use ablation::{
     Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, KnockOut, Minimality,
     NodeMinimality,
 };
 pub use activation_patching::{ActivationPatching, Grid, Patching, activation_patching};
+pub use attribution::{
+    Decomposition, DirectLogitAttribution, LogitDirection, direct_logit_attribution,
+};
 pub use causal_tracing::{
     CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
     Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
@@ -43,8 +49,10 @@ pub use head_scores::{
 };
 pub use in_context::{InContextScore, TokenPair, in_context_score, in_context_score_by_head};
 pub use induction::{InductionCircuit, InductionEdge, InductionSearch, induction_circuit};
+pub use logit_lens::{LensReadout, LogitLens, TunedLens};
 pub use path_patching::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use repeated_loss::{RepeatedLoss, repeated_loss};
+pub use steering::Steering;
 
 /// The mean, summed in f64.
 fn mean(values: impl ExactSizeIterator<Item = f32>) -> f32 {

@@ -22,6 +22,9 @@ pub struct CircuitNode {
     pub class: Option<String>,
 }
 
+/// A subset of a circuit's nodes, and the metric without it and one more node.
+type Trial<'v> = (Vec<usize>, &'v [f32]);
+
 impl CircuitNode {
     /// A head at every position.
     pub fn head(layer: usize, head: usize) -> Self {
@@ -283,7 +286,7 @@ impl Ablation<'_> {
         }
         let values = self.means(removed, metric)?;
         let trials: Vec<_> = trials.into_iter().zip(values.chunks_exact(2)).collect();
-        let of_node = |(v, trials): (usize, &[(Vec<usize>, &[f32])])| {
+        let of_node = |(v, trials): (usize, &[Trial<'_>])| {
             let scored = trials.iter().map(|(subset, values)| NodeMinimality {
                 node: circuit.nodes[v].clone(),
                 subset: subset.clone(),
