@@ -186,11 +186,19 @@ fn findings(
     );
     let cells = queries.top(usize::MAX).cells;
     text += &match cells.iter().find(|c| c.index[1] < n_heads) {
-        Some(cell) => format!(
-            "head {} matters most: {:+.0} % along this path alone.",
-            name((cell.index[0], cell.index[1])),
-            100.0 * cell.value
-        ),
+        Some(cell) => {
+            // What could be chance is not called a finding.
+            let error = cell.std_error.unwrap_or(f32::INFINITY);
+            let doubt = match cell.value.abs() > 2.0 * error {
+                true => "",
+                false => ", which is within two standard errors of nothing",
+            };
+            format!(
+                "head {} matters most: {:+.1} % along this path alone{doubt}.",
+                name((cell.index[0], cell.index[1])),
+                100.0 * cell.value
+            )
+        }
         None => "no head comes before them.".to_string(),
     };
     if let Some(error) = to_logits.linear_error() {

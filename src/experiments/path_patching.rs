@@ -223,7 +223,7 @@ impl<'m> PathPatching<'m> {
         self.label(
             raw,
             vec![axis],
-            self.about("a set of nodes", receivers, &metric),
+            self.about("The outputs of a set of nodes", receivers, &metric),
         )
     }
 
@@ -237,7 +237,7 @@ impl<'m> PathPatching<'m> {
         let mut about = About {
             title: format!("Path patching to {to}"),
             caption: format!(
-                "{sent} of the new run sent to {to} of the original run, other heads frozen and \
+                "{sent} in the new run, sent to {to} of the original run, other heads frozen and \
                  MLPs {mlps}; mean {} over {pairs} prompt pair{}. No value: no path.",
                 metric.name(),
                 if pairs == 1 { "" } else { "s" },

@@ -7,7 +7,8 @@ use super::hooks::{ChunkHooks, LaneHooks};
 use super::plan::{Planned, changes};
 use crate::cache::{ActivationCache, Recorder, Selection};
 use crate::error::{Error, Result};
-use crate::model::lane::{Columns, Held, Lane};
+use crate::hook::HookPoint;
+use crate::model::lane::{Change, Columns, Held, Lane};
 use crate::model::pass::Pass;
 use crate::model::{RunShape, Transformer};
 
@@ -71,7 +72,7 @@ impl Recording<'_> {
 
     /// The first layer that nothing kept lies in or after.
     fn stop(&self) -> usize {
-        let layers = self.keep.iter().filter_map(crate::hook::HookPoint::layer);
+        let layers = self.keep.iter().filter_map(HookPoint::layer);
         layers.max().map_or(0, |layer| layer + 1)
     }
 
@@ -83,7 +84,7 @@ impl Recording<'_> {
         }
     }
 
-    fn lane(&self, prompt: usize, changes: Vec<crate::model::lane::Change>) -> Lane<'_> {
+    fn lane(&self, prompt: usize, changes: Vec<Change>) -> Lane<'_> {
         Lane {
             tokens: self.base[prompt].tokens(),
             base: Some(&self.base[prompt]),
@@ -123,7 +124,7 @@ impl Recording<'_> {
 
     /// Bytes of what is kept of a run of `n` tokens.
     pub fn kept_bytes(&self, n: usize) -> u64 {
-        let size = |point: crate::hook::HookPoint| -> usize {
+        let size = |point: HookPoint| -> usize {
             point.axes().shape(self.model.config(), n).iter().product()
         };
         4 * self.keep.iter().map(size).sum::<usize>() as u64

@@ -75,7 +75,7 @@ fn bits_of_full_passes_with_every_head_patched_by_hand() {
         study.freeze_mlps = freeze_mlps;
         for (receiver, place) in &ends {
             let result = study
-                .run(Senders::Heads, &[receiver.clone()], &metric)
+                .run(Senders::Heads, std::slice::from_ref(receiver), &metric)
                 .unwrap();
             let mut changed = 0;
             for (layer, head) in (0..3).flat_map(|l| [(l, 0), (l, 1)]) {

@@ -14,7 +14,7 @@ use patchlens::{
 };
 
 /// The goldens' order of senders: the embedding, then each layer's heads and MLP.
-pub fn senders(config: &Config) -> Vec<Vec<PathSender>> {
+fn senders(config: &Config) -> Vec<Vec<PathSender>> {
     let layer = |l: usize| {
         let heads = (0..config.n_heads).map(move |h| vec![PathSender::head(l, h)]);
         heads.chain([vec![PathSender::mlp(l)]])
@@ -26,12 +26,12 @@ pub fn senders(config: &Config) -> Vec<Vec<PathSender>> {
         .collect()
 }
 
-pub fn heads(config: &Config) -> Vec<PathSender> {
+fn heads(config: &Config) -> Vec<PathSender> {
     let all = senders(config).into_iter().flatten();
     all.filter(|s| s.to_string().starts_with("head")).collect()
 }
 
-pub fn model(seed: u64) -> Transformer {
+fn model(seed: u64) -> Transformer {
     let config = Config {
         n_layers: 3,
         n_heads: 2,
@@ -51,13 +51,13 @@ pub fn model(seed: u64) -> Transformer {
     Transformer::new(config, parameters).unwrap()
 }
 
-pub fn pairs() -> (Prompts, Prompts) {
+fn pairs() -> (Prompts, Prompts) {
     let original = [vec![1, 2, 3, 4, 5, 6], vec![8, 9, 10], vec![11, 12, 13, 14]];
     let new = [vec![1, 2, 9, 4, 5, 7], vec![3, 2, 1], vec![11, 12, 13, 14]];
     (Prompts::new(original).unwrap(), Prompts::new(new).unwrap())
 }
 
-pub fn bits(values: impl IntoIterator<Item = f32>) -> Vec<u32> {
+fn bits(values: impl IntoIterator<Item = f32>) -> Vec<u32> {
     values.into_iter().map(f32::to_bits).collect()
 }
 

@@ -255,11 +255,11 @@ impl Senders {
 
     pub(super) fn describe(self) -> &'static str {
         match self {
-            Senders::Heads => "one head's output",
-            Senders::HeadPositions => "one head's output at one position",
-            Senders::Components => "one head's or MLP's output",
-            Senders::ComponentPositions => "one head's or MLP's output at one position",
-            Senders::EmbeddingPositions => "the token embedding of one position",
+            Senders::Heads => "One head's output",
+            Senders::HeadPositions => "One head's output at one position",
+            Senders::Components => "One head's or MLP's output",
+            Senders::ComponentPositions => "One head's or MLP's output at one position",
+            Senders::EmbeddingPositions => "The token embedding of one position",
         }
     }
 }
