@@ -40,6 +40,10 @@ mod weights;
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
+pub use experiments::{
+    Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, KnockOut, Minimality,
+    NodeMinimality,
+};
 pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
 pub use experiments::{
     AttentionPattern, Circuits, Closeness, Composition, Detection, Embedding, FactoredMatrix,
@@ -50,6 +54,12 @@ pub use experiments::{
     copy_scores_of_tokens, detect_heads, head_ablation, in_context_score, in_context_score_by_head,
     induction_circuit, pattern_scores, repeated_loss, top_entries,
 };
+pub use experiments::{
+    CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
+    Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
+    subject_noise_std,
+};
+pub use experiments::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use gradient::{Backward, Gradients, cross_entropy};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{

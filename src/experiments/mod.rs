@@ -1,6 +1,8 @@
 //! The methods, one file each, over the engine: no forward pass of their own.
 
+mod ablation;
 mod activation_patching;
+mod causal_tracing;
 mod circuits;
 mod copy_scores;
 mod factored;
@@ -12,10 +14,21 @@ mod head_report;
 mod head_scores;
 mod in_context;
 mod induction;
+mod pairs;
+mod path_patching;
 mod repeated_loss;
 mod statistics;
 
+pub use ablation::{
+    Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, KnockOut, Minimality,
+    NodeMinimality,
+};
 pub use activation_patching::{ActivationPatching, Grid, Patching, activation_patching};
+pub use causal_tracing::{
+    CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
+    Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
+    subject_noise_std,
+};
 pub use circuits::{Circuits, Composition, Embedding, Head, SingularDirection, top_entries};
 pub use copy_scores::{copy_scores, copy_scores_of_tokens};
 pub use factored::{FactoredMatrix, Svd};
@@ -30,4 +43,11 @@ pub use head_scores::{
 };
 pub use in_context::{InContextScore, TokenPair, in_context_score, in_context_score_by_head};
 pub use induction::{InductionCircuit, InductionEdge, InductionSearch, induction_circuit};
+pub use path_patching::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use repeated_loss::{RepeatedLoss, repeated_loss};
+
+/// The mean, summed in f64.
+fn mean(values: impl ExactSizeIterator<Item = f32>) -> f32 {
+    let n = values.len() as f64;
+    (values.map(f64::from).sum::<f64>() / n) as f32
+}
