@@ -100,8 +100,9 @@ impl Entry {
             _ => shape[0],
         };
         let width = values.len().checked_div(rows).unwrap_or(0);
-        let data = values
-            .into_shape_clone((rows, width))
+        // Selecting along an inner axis need not give row-major memory.
+        let data: Vec<f32> = values.iter().copied().collect();
+        let data = Array2::from_shape_vec((rows, width), data)
             .unwrap_or_else(|_| unreachable!("{shape:?} has {rows} rows of {width}"));
         Entry::owned(data, shape)
     }

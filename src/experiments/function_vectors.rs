@@ -157,7 +157,7 @@ impl<'m> FunctionVectors<'m> {
         let base = found
             .base
             .mean_axis(Dim(0))
-            .map_or(f32::NAN, |mean| mean.into_scalar());
+            .map_or(f32::NAN, ndarray::ArrayBase::into_scalar);
         let about = About {
             title: "Effect of the function vector".to_string(),
             caption: "Added to resid_post at the last position of prompts without examples."

@@ -6,7 +6,7 @@ use ndarray::{Array2, Array3, ArrayView2, Axis, Ix3};
 use rayon::prelude::*;
 
 use super::reverse::{Reverse, no_base, of_prompt};
-use crate::hook::Site;
+use crate::hook::{HookPoint, Site};
 use crate::model::stack::Stack;
 use crate::ops::{self, HeadGradients, HeadViews, part, part_mut};
 
@@ -58,8 +58,8 @@ impl Reverse<'_> {
             let rows = out.lane(lane);
             let mut each = Array3::zeros((rows.nrows(), n_heads, rows.ncols()));
             each.assign(&rows.insert_axis(Axis(1)));
-            self.recorder
-                .record_rows(at, lane, &self.lanes[lane], &self.lanes[lane].fresh, &each);
+            let of = &self.lanes[lane];
+            self.recorder.record_rows(at, lane, of, &of.fresh, &each);
         }
     }
 
@@ -134,23 +134,28 @@ impl Reverse<'_> {
     }
 
     fn record_attention(&mut self, layer: usize, lane: usize, heads: &[HeadGradients]) {
-        let n = self.lanes[lane].tokens.len();
-        let picks: [(Site, fn(&HeadGradients) -> &Array2<f32>); 2] = [
-            (Site::Pattern, |g| &g.pattern),
-            (Site::AttnScores, |g| &g.scores),
-        ];
-        for (site, pick) in picks {
-            let at = site.at(layer);
-            if self.recorder.wants(at) {
-                let mut values = Array3::zeros((heads.len(), n, n));
-                for (mut to, head) in values.outer_iter_mut().zip(heads) {
-                    to.assign(pick(head));
-                }
-                let lane_of = &self.lanes[lane];
-                self.recorder
-                    .record_attention(at, lane, lane_of, (&[], &[]), &values);
-            }
+        let (pattern, scores) = (Site::Pattern.at(layer), Site::AttnScores.at(layer));
+        self.record_squares(pattern, lane, heads.iter().map(|head| &head.pattern));
+        self.record_squares(scores, lane, heads.iter().map(|head| &head.scores));
+    }
+
+    fn record_squares<'h>(
+        &mut self,
+        at: HookPoint,
+        lane: usize,
+        heads: impl ExactSizeIterator<Item = &'h Array2<f32>>,
+    ) {
+        if !self.recorder.wants(at) {
+            return;
         }
+        let n = self.lanes[lane].tokens.len();
+        let mut values = Array3::zeros((heads.len(), n, n));
+        for (mut to, head) in values.outer_iter_mut().zip(heads) {
+            to.assign(head);
+        }
+        let of = &self.lanes[lane];
+        self.recorder
+            .record_attention(at, lane, of, (&[], &[]), &values);
     }
 
     fn record_queries_keys_values(&mut self, layer: usize, qkv: &Array2<f32>) {

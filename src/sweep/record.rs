@@ -71,7 +71,7 @@ impl Recording<'_> {
 
     /// The first layer that nothing kept lies in or after.
     fn stop(&self) -> usize {
-        let layers = self.keep.iter().filter_map(|point| point.layer());
+        let layers = self.keep.iter().filter_map(HookPoint::layer);
         layers.max().map_or(0, |layer| layer + 1)
     }
 

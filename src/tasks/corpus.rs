@@ -36,10 +36,10 @@ pub enum Task {
 impl Task {
     /// The tasks, each as often as it is drawn out of ten times.
     const SHARES: [(Task, usize); 4] = [
-        (Task::Ioi, 3),
-        (Task::Facts, 3),
-        (Task::GreaterThan, 1),
-        (Task::Repeated, 3),
+        (Task::Ioi, 2),
+        (Task::Facts, 4),
+        (Task::GreaterThan, 2),
+        (Task::Repeated, 2),
     ];
 
     fn draw(rng: &mut ChaCha8Rng) -> Task {
@@ -59,7 +59,7 @@ pub struct TrainingItem {
     pub weights: Vec<f32>,
 }
 
-/// The stream of training items: three tenths IOI, three facts, one greater-than, three repeated
+/// The stream of training items: two tenths IOI, four facts, two greater-than, two repeated
 /// sequences. Half of the items begin with BOS; sentences end with a full stop and EOS.
 ///
 /// Nothing in it is from [`Split::HeldOut`]. Which item stands at an index depends on the seed

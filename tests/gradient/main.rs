@@ -13,7 +13,7 @@ use ndarray::{Array2, ArrayView2};
 use patchlens::{Activation, Backward, Config, Gradients, Prompt, Selection, Transformer};
 
 /// A scalar that every logit matters to.
-pub fn smooth(prompt: usize, logits: ArrayView2<'_, f32>) -> (f64, Array2<f32>) {
+fn smooth(prompt: usize, logits: ArrayView2<'_, f32>) -> (f64, Array2<f32>) {
     let weight = |i: usize| ((i * 37 + prompt * 11) % 17) as f64 / 17.0 - 0.4;
     let value = logits.iter().enumerate();
     let value = value.map(|(i, v)| weight(i) * f64::from(*v).sin()).sum();
@@ -23,7 +23,7 @@ pub fn smooth(prompt: usize, logits: ArrayView2<'_, f32>) -> (f64, Array2<f32>) 
     (value, gradient)
 }
 
-pub fn random(activation: Activation, tied: bool) -> Transformer {
+fn random(activation: Activation, tied: bool) -> Transformer {
     let config = Config {
         n_layers: 2,
         n_heads: 3,
@@ -49,7 +49,7 @@ pub fn random(activation: Activation, tied: bool) -> Transformer {
     Transformer::new(config, parameters).unwrap()
 }
 
-pub fn everything(model: &Transformer, prompts: &[Prompt]) -> Gradients {
+fn everything(model: &Transformer, prompts: &[Prompt]) -> Gradients {
     let all = Selection::everything(model.config());
     let want = Backward {
         gradients: Some(&all),
