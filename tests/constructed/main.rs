@@ -110,10 +110,13 @@ fn labels_are_those_built_in() {
 #[test]
 fn the_repetition_is_predicted_by_copying() {
     let found = repeated_loss(&induction_model(), &repeated(6, 12)).unwrap();
-    assert!(
-        found.second_accuracy.0 > 0.95 && found.second_loss.0 < 0.1,
-        "{found:?}"
-    );
+    assert!(found.second_loss.0 < 0.1, "{found:?}");
+    // Position 0 can only attend to itself, so that its token seems to follow itself: where it
+    // comes again, at 12, two continuations tie, and a tie is not a hit.
+    let accuracy = found.accuracy.values();
+    assert!(accuracy.iter().take(11).all(|v| *v == 0.0), "{accuracy}");
+    assert!(accuracy.iter().skip(13).all(|v| *v == 1.0), "{accuracy}");
+    assert!(found.second_accuracy.0 > 0.9, "{found:?}");
     assert!(found.first_loss.0 > (VOCAB as f32).ln() - 0.1, "{found:?}");
     let loss = found.loss.values();
     assert!(loss.iter().take(11).all(|v| *v > 1.0) && loss.iter().skip(13).all(|v| *v < 0.1));
