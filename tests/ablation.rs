@@ -285,11 +285,11 @@ fn bad_input_is_named() {
     let one = Prompts::new([vec![1, 2, 3]]).unwrap();
     expect(
         Ablation::mean(&model, &own, &short).unwrap_err(),
-        &["prompt 1", "2 tokens", "3"],
+        &["prompt 1", "2", "3"],
     );
     expect(
         Ablation::mean(&model, &short, &own).unwrap_err(),
-        &["prompt 1", "2 tokens", "3"],
+        &["prompt 1", "2", "3"],
     );
     expect(
         Ablation::resample(&model, &own, &one).unwrap_err(),

@@ -423,7 +423,7 @@ fn a_cancelled_set_says_so() {
             Err(error) => panic!("{error}"),
         }
     };
-    assert_eq!(all.average.values(), set.average.values());
+    assert_eq!(all.average, set.average);
     let cancelled = small.trace_set_observed(&facts, |progress| match progress.facts_done {
         0 => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),
