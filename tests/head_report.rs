@@ -4,8 +4,9 @@
 
 use patchlens::tasks::{Corruption, Ioi, Repeated, Split};
 use patchlens::{
-    Head, HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch, Prompt, Replacement,
-    Role, Tokenizer, Transformer, induction_circuit, logit_diffs, repeated_loss,
+    Edit, Head, HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch, Intervention,
+    Prompt, Replacement, Role, Site, Sweep, Target, Tokenizer, Transformer, induction_circuit,
+    logit_diffs, repeated_loss,
 };
 
 fn report(model: &Transformer, tokenizer: &Tokenizer) -> (HeadReport, HeadTask) {

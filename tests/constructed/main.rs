@@ -50,7 +50,7 @@ fn pattern_scores_find_the_heads() {
                 built.contains(&head),
                 "{pattern} {head}: {score}"
             );
-            assert!(score > 0.9 || score < 0.4, "{pattern} {head}: {score}");
+            assert!(!(0.4..=0.9).contains(&score), "{pattern} {head}: {score}");
         }
     }
     assert!(scores.std_error().unwrap().iter().all(|e| *e < 0.01));
