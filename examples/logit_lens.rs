@@ -91,16 +91,16 @@ fn ranks(found: &LensReadout) -> Result<&Labelled> {
 
 /// The likeliest tokens at the last position, and the distance to the final distribution.
 fn show(found: &LensReadout, tokenizer: &Tokenizer) -> Result<()> {
-    let (points, n, k) = found.top_tokens.dim();
+    let (_, n, k) = found.top_tokens.dim();
     let names = &found.kl_to_final.axes()[0].labels;
-    for point in 0..points {
+    for (point, name) in names.iter().enumerate() {
         let token = |k: usize| -> Result<String> {
             let text = tokenizer.token_text(found.top_tokens[[point, n - 1, k]])?;
             let p = found.top_probabilities.values()[[point, n - 1, k]];
             Ok(format!("`{text}` {:.1} %", 100.0 * p))
         };
         let tokens: Vec<String> = (0..k).map(token).collect::<Result<_>>()?;
-        println!("{:>12}  {}", names[point], tokens.join("   "));
+        println!("{name:>12}  {}", tokens.join("   "));
     }
     println!("\n{}", found.kl_to_final.colored(use_color()));
     Ok(())
