@@ -17,7 +17,7 @@ const GELU_CUBIC: f32 = 0.044_715;
 /// `max(|gelu(x)|, 1e-6)`.
 pub fn activate(activation: Activation, x: ArrayViewMut2<'_, f32>) {
     for_rows(x, |_, row| match activation {
-        Activation::GeluNew => vectorized(|| row.iter_mut().for_each(|v| *v = gelu_new(*v))),
+        Activation::GeluNew => vectorized!(row.iter_mut().for_each(|v| *v = gelu_new(*v))),
         Activation::Gelu => row.iter_mut().for_each(|v| *v = gelu(*v)),
         // Unlike `max`, the comparison lets NaN through.
         Activation::Relu => row

@@ -127,7 +127,13 @@ pub(crate) fn scores<'a>(
     let n = out.ncols();
     let mut buffer = vec![0.0; n.next_multiple_of(WIDTH)];
     for (r, at) in dest.iter().enumerate() {
-        vectorized(|| score_rows::<1>(&scratch.keys, &[q(r)], n, scale, &mut buffer));
+        vectorized!(score_rows::<1>(
+            &scratch.keys,
+            &[q(r)],
+            n,
+            scale,
+            &mut buffer
+        ));
         let visible = (at + 1).min(n);
         for (src, v) in out.row_mut(r).iter_mut().enumerate() {
             *v = if src < visible {
@@ -178,7 +184,7 @@ pub(crate) fn weighted_values<'a>(
             .iter()
             .rposition(|p| *p != 0.0)
             .map_or(0, |last| last + 1);
-        vectorized(|| {
+        vectorized!({
             value_rows::<1>(&scratch.values, &[row], &[end], |_, column, acc| {
                 write_clipped(&mut z, r, column, acc);
             })
@@ -243,7 +249,7 @@ pub(crate) fn attend<'a>(
     rows.clear();
     rows.resize(BLOCK * width, 0.0);
     in_blocks!(dest.len(), first, SIZE, {
-        vectorized(|| {
+        vectorized!({
             let ends: [usize; SIZE] = std::array::from_fn(|r| dest[first + r] + 1);
             let queries: [&[f32]; SIZE] = std::array::from_fn(|r| q(first + r));
             let block = &mut rows[..SIZE * width];

@@ -53,13 +53,13 @@ pub fn layer_norm(
     let mut scale = Array2::zeros((x.nrows(), 1));
     for (mut row, scale) in normalized.rows_mut().into_iter().zip(scale.iter_mut()) {
         if let Some(row) = row.as_slice_mut() {
-            *scale = vectorized(|| centre(row, eps));
+            *scale = vectorized!(centre(row, eps));
         }
     }
     edit(&mut scale);
     for_rows(normalized.view_mut(), |i, row| {
         let scale = scale[[i, 0]];
-        vectorized(|| row.iter_mut().for_each(|v| *v /= scale));
+        vectorized!(row.iter_mut().for_each(|v| *v /= scale));
     });
     Normalized { scale, normalized }
 }
@@ -73,7 +73,7 @@ pub fn affine(
     let mut out = normalized.to_owned();
     let (weight, bias) = (weight.to_vec(), bias.to_vec());
     for_rows(out.view_mut(), |_, row| {
-        vectorized(|| scale_and_shift(row, &weight, &bias));
+        vectorized!(scale_and_shift(row, &weight, &bias));
     });
     out
 }
@@ -101,7 +101,7 @@ pub fn layer_norm_affine(
         row.iter_mut()
             .zip(x.row(i))
             .for_each(|(to, from)| *to = *from);
-        vectorized(|| {
+        vectorized!({
             let scale = centre(row, eps);
             row.iter_mut().for_each(|v| *v /= scale);
             scale_and_shift(row, &weight, &bias);

@@ -5,14 +5,26 @@ use std::sync::LazyLock;
 
 use pulp::Arch;
 
-static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
+pub(super) static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
 
 /// Number of partial sums in every reduction.
 pub(super) const LANES: usize = 16;
 
-/// Runs `f` compiled for the machine's vector unit; what `f` calls must be `inline(always)`.
+/// Evaluates an expression compiled for the machine's vector unit. What it calls must be
+/// `inline(always)`, closures too: what stays out of line is compiled for the least machine,
+/// where each fused multiply-add is a call.
+macro_rules! vectorized {
+    ($body:expr) => {
+        $crate::ops::simd::dispatch(
+            #[inline(always)]
+            || $body,
+        )
+    };
+}
+pub(super) use vectorized;
+
 #[inline]
-pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+pub(super) fn dispatch<R>(f: impl FnOnce() -> R) -> R {
     ARCH.dispatch(f)
 }
 

@@ -5,7 +5,7 @@ use super::simd::{exp, reduce, sum, vectorized};
 /// Softmax in place. Entries of −∞ become exactly 0, and trailing ones do not change the bits of
 /// the others. A row of only −∞ becomes NaN.
 pub fn softmax_row(row: &mut [f32]) {
-    vectorized(|| softmax(row));
+    vectorized!(softmax(row));
 }
 
 #[inline(always)]
