@@ -32,7 +32,11 @@ fn forward(c: &mut Criterion) {
     for (n, len) in [(8, 15), (1, 15), (1, 256)] {
         let prompts = prompts(n, len, 0, 0);
         c.bench_function(&format!("forward {n}x{len}"), |b| {
-            b.iter(|| model.run(&prompts, (), &Run::default()).expect("valid prompts"));
+            b.iter(|| {
+                model
+                    .run(&prompts, (), &Run::default())
+                    .expect("valid prompts")
+            });
         });
     }
     let prompts = prompts(8, 15, 0, 0);

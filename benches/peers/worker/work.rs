@@ -140,7 +140,8 @@ impl<'m> Worker<'m> {
             ..Run::default()
         };
         let clean = self.model.run(&self.clean.prompts, (), &no_logits)?;
-        let over = Sweep::new(self.model, &corrupted.prompts)?.with_base_over(&self.clean.caches)?;
+        let over =
+            Sweep::new(self.model, &corrupted.prompts)?.with_base_over(&self.clean.caches)?;
         let base = over.run(&[], &metric)?.base_multiply_adds;
         let counted = clean.multiply_adds + base + found.plan.multiply_adds;
         let values = found.effect.values().iter().copied().collect();
@@ -213,7 +214,12 @@ fn answer(seconds: f64, values: Vec<f32>, multiply_adds: u64, plan: &Plan) -> An
 fn last_row(logits: &patchlens::Logits) -> Vec<f32> {
     let rows = logits.iter().flat_map(|prompt| {
         let last = prompt.nrows() - 1;
-        prompt.row(last).iter().take(1000).copied().collect::<Vec<_>>()
+        prompt
+            .row(last)
+            .iter()
+            .take(1000)
+            .copied()
+            .collect::<Vec<_>>()
     });
     rows.collect()
 }
