@@ -8,7 +8,7 @@ use ndarray::{Array2, Array3, ArrayD, ArrayView2, ArrayViewD, Axis, IxDyn};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::hook::{HookPoint, Site};
+use crate::hook::{Axes, HookPoint, Site};
 use crate::model::lane::Lane;
 use crate::model::stack::Stack;
 use crate::ops::{part, part_mut};
@@ -90,6 +90,20 @@ impl Entry {
             data: Arc::new(data),
             shape,
         }
+    }
+
+    /// One row a position; for attention, one a head and destination.
+    fn from_array(axes: Axes, values: ArrayD<f32>) -> Self {
+        let shape = values.shape().to_vec();
+        let rows = match axes {
+            Axes::Attention => shape[0] * shape[1],
+            _ => shape[0],
+        };
+        let width = values.len().checked_div(rows).unwrap_or(0);
+        let data = values
+            .into_shape_clone((rows, width))
+            .unwrap_or_else(|_| unreachable!("{shape:?} has {rows} rows of {width}"));
+        Entry::owned(data, shape)
     }
 
     fn flat(&self) -> ArrayView2<'_, f32> {
@@ -194,6 +208,34 @@ impl ActivationCache {
         }
     }
 
+    /// The rows of all sequences of the batch that a run without base kept in whole, one below
+    /// another.
+    pub(crate) fn stacked(&self, point: HookPoint) -> ArrayView2<'_, f32> {
+        match self.entries.get(&point) {
+            Some(entry) => entry.data.view(),
+            None => unreachable!("`{point}` was not kept for the way back"),
+        }
+    }
+
+    /// What a run that kept only the selection would hold.
+    pub(crate) fn narrowed(&self, selection: &Selection) -> Self {
+        let kept = |point: HookPoint, entry: &Entry| match selection.positions() {
+            None => entry.clone(),
+            Some(positions) => {
+                let axis = Axis(point.axes().pos_axis());
+                Entry::from_array(point.axes(), entry.view().select(axis, positions))
+            }
+        };
+        let entries = self
+            .entries
+            .iter()
+            .filter(|(p, _)| selection.points.contains(p));
+        ActivationCache {
+            entries: entries.map(|(p, e)| (*p, kept(*p, e))).collect(),
+            ..ActivationCache::new(&self.tokens, selection.positions())
+        }
+    }
+
     /// For the engine, which has planned that the base holds what it reads.
     pub(crate) fn planned(&self, point: HookPoint) -> ArrayView2<'_, f32> {
         self.flat(point)
@@ -294,8 +336,7 @@ impl Recorder {
             Some(positions) => whole.select(Axis(0), positions),
             None => whole,
         };
-        let (n, heads, width) = kept.dim();
-        self.insert(at, index, kept.into_dyn(), (n, heads * width));
+        self.insert(at, index, kept.into_dyn());
     }
 
     /// The caches; what a lane did not compute at all is its base's.
@@ -343,18 +384,12 @@ impl Recorder {
             Some(positions) => whole.select(Axis(1), positions),
             None => whole,
         };
-        let (heads, dest, src) = kept.dim();
-        self.insert(at, index, kept.into_dyn(), (heads * dest, src));
+        self.insert(at, index, kept.into_dyn());
     }
 
-    fn insert(&mut self, at: HookPoint, lane: usize, values: ArrayD<f32>, flat: (usize, usize)) {
-        let shape = values.shape().to_vec();
-        let (data, _) = values.into_raw_vec_and_offset();
-        let data = Array2::from_shape_vec(flat, data)
-            .unwrap_or_else(|_| unreachable!("{shape:?} has as many values as {flat:?}"));
-        self.caches[lane]
-            .entries
-            .insert(at, Entry::owned(data, shape));
+    fn insert(&mut self, at: HookPoint, lane: usize, values: ArrayD<f32>) {
+        let entry = Entry::from_array(at.axes(), values);
+        self.caches[lane].entries.insert(at, entry);
     }
 }
 

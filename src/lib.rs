@@ -1,10 +1,29 @@
-//! patchlens: mechanistic interpretability of GPT-2-style transformers on the CPU.
+//! Mechanistic interpretability of GPT-2-style transformers on the CPU: cache, swap and compare
+//! activations, to find which parts of a model cause what it says.
+//!
+//! # A guided tour
+//!
+//! - **A model**: [`Transformer::open`] a checkpoint, take [`Transformer::mini`] (small, trained,
+//!   built in) or [`Transformer::random`]. A [`Tokenizer`] makes [`Prompt`]s.
+//! - **Runs**: [`Transformer::forward`] for logits, [`Transformer::run_with_cache`] for an
+//!   [`ActivationCache`], [`Transformer::run`] for batches with [`Hooks`], caching and an early stop
+//!   in one pass.
+//! - **Places**: a [`HookPoint`] has TransformerLens's name; a [`Site`] is one within a block.
+//! - **Interventions**: an [`Edit`] at a [`Target`], checked before the run, with a [`Receipt`] after.
+//! - **Sweeps**: a [`Sweep`] runs many cells of interventions in one pass, with the bits of as many
+//!   full runs; [`activation_patching`] is the study that needs nothing else.
+//! - **Results**: [`report::Labelled`] prints heat maps and saves SVG, PNG, HTML, CSV, JSON and npy.
+//! - **Prompts with known answers**: [`tasks`].
+//!
+//! Shapes are written `[pos, head, d_head]`: `pos` token position, `dest` and `src` query and key
+//! position. Nothing is padded, and nothing is printed.
 
 mod cache;
 mod config;
 mod error;
 mod experiments;
 mod files;
+mod gradient;
 mod hook;
 mod intervention;
 mod metric;
@@ -21,7 +40,18 @@ mod weights;
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
+pub use experiments::{
+    Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, KnockOut, Minimality,
+    NodeMinimality,
+};
 pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
+pub use experiments::{
+    CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
+    Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
+    subject_noise_std,
+};
+pub use experiments::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
+pub use gradient::{Backward, Gradients, cross_entropy};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{
     Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,
@@ -39,3 +69,8 @@ pub use prompt::{Prompt, Prompts};
 pub use report::Labelled;
 pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;
+
+/// The README's programs, run as tests.
+#[cfg(all(doctest, feature = "mini", feature = "pictures"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,8 @@
 //! Metrics: numbers read off the logits. A metric declares which positions and tokens it needs,
 //! so that a sweep computes nothing else.
 
+mod gradient;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -3,8 +3,8 @@
 mod common;
 
 use common::Comparison;
-
-use patchlens::{HookPoint, Selection};
+use ndarray::{arr0, arr1};
+use patchlens::{HookPoint, Selection, next_token_loss};
 
 /// f32 against f32 computed in another order: relative to each tensor's largest value.
 const BOUND: f32 = 1e-5;
@@ -29,6 +29,15 @@ fn every_hook_point_equals_transformer_lens() {
             }
             let key = format!("{prompt}/logits");
             comparison.add(&key, logits.view().into_dyn(), reference[&key].view());
+            let (loss, per_token) = next_token_loss(logits.view(), &tokens).unwrap();
+            let key = format!("{prompt}/loss");
+            comparison.add(&key, arr0(loss).into_dyn().view(), reference[&key].view());
+            let key = format!("{prompt}/loss_per_token");
+            comparison.add(
+                &key,
+                arr1(&per_token).into_dyn().view(),
+                reference[&key].view(),
+            );
         }
         comparison.finish(name);
     }

@@ -352,3 +352,58 @@ proptest! {
         assert_same(&sweep, &cells, &logit_diff(3, 5), "random");
     }
 }
+
+/// Every grid, both directions and every kind of edit, on the shipped model's own task.
+#[cfg(feature = "mini")]
+#[test]
+fn every_grid_edit_and_direction_equals_full_passes_on_the_shipped_model() {
+    use patchlens::tasks::{Corruption, Ioi};
+    use patchlens::{Grid, Site, Tokenizer, logit_diffs};
+    let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+    let pairs = Ioi::new(&tokenizer).unwrap().template(0).unwrap();
+    let pairs = pairs.pairs(2, Corruption::Aba, 3).unwrap();
+    let clean = Prompts::new(pairs.iter().map(|p| &p.clean)).unwrap();
+    let corrupted = Prompts::new(pairs.iter().map(|p| &p.corrupted)).unwrap();
+    let answers: Vec<_> = pairs.iter().map(|p| (p.clean.io, p.clean.s)).collect();
+    let grids = [
+        Grid::Positions(Site::ResidPre),
+        Grid::HeadPositions(Site::Z),
+        Grid::Heads(Site::Q),
+        Grid::PatternDest,
+        Grid::PatternEntries,
+        Grid::EveryBlock,
+        Grid::EveryHead,
+        Grid::EveryHeadPosition,
+    ];
+    for (donor, base) in [(&clean, &corrupted), (&corrupted, &clean)] {
+        let donors = caches(&model, donor);
+        let sweep = Sweep::new(&model, base).unwrap();
+        for grid in grids {
+            let targets = grid.targets(model.config(), clean[0].len());
+            // Full passes are slow: every seventh cell of the large grids, each with the next edit.
+            let step = if targets.len() > 300 { 37 } else { 3 };
+            let cells: Vec<Cell> = targets
+                .into_iter()
+                .step_by(step)
+                .enumerate()
+                .map(|(i, target)| {
+                    let all = edits(&model, &donors, target.point);
+                    let edit = all[i % all.len()].clone();
+                    vec![Intervention::new(target, edit)]
+                })
+                .collect();
+            assert_same(&sweep, &cells, &logit_diffs(&answers), &format!("{grid:?}"));
+        }
+    }
+}
+
+/// Interventions are plain data that threads can share.
+#[test]
+fn interventions_are_data() {
+    fn plain<T: Clone + Send + Sync + 'static>() {}
+    plain::<Intervention>();
+    plain::<Edit>();
+    plain::<Target>();
+    plain::<Metric>();
+    plain::<Transformer>();
+}

@@ -1,11 +1,15 @@
 //! Activation patching: which activations, swapped between a clean and a corrupted run, move the
 //! answer (Vig et al. 2020; Meng et al. 2022; Wang et al. 2022; TransformerLens's `patching.py`).
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 
 use ndarray::{Array1, ArrayD, Axis as Dim, Dimension, IxDyn};
 
+use super::pairs::{check_pairs, position_labels, with_reference};
 use crate::cache::ActivationCache;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target};
@@ -104,6 +108,15 @@ impl Grid {
         }
     }
 
+    /// The place of each cell, in row-major order of the result, for prompts of `n` tokens: to
+    /// build sweeps with other edits than a patch.
+    pub fn targets(&self, config: &Config, n: usize) -> Vec<Target> {
+        let positions = vec![String::new(); n];
+        let axes = self.axes(config.n_layers, config.n_heads, &positions);
+        let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
+        targets(*self, &shape)
+    }
+
     /// The target of the cell at an index of the result.
     fn target(&self, index: &[usize]) -> Target {
         let at = |site: Site, layer: usize| Target::new(site.at(layer));
@@ -127,6 +140,15 @@ impl Grid {
             }
         }
     }
+}
+
+/// The targets of a result's cells, in row-major order.
+fn targets(grid: Grid, shape: &[usize]) -> Vec<Target> {
+    let cells = ArrayD::from_elem(IxDyn(shape), ());
+    let indices = cells.indexed_iter().map(|(index, ())| index);
+    indices
+        .map(|index| grid.target(index.as_array_view().as_slice().unwrap_or(&[])))
+        .collect()
 }
 
 /// A patching study: pairs of prompts, and which run is patched into which.
@@ -215,28 +237,7 @@ impl<'m> ActivationPatching<'m> {
         corrupted: &(impl AsRef<[Prompt]> + ?Sized),
     ) -> Result<Self> {
         let (clean, corrupted) = (clean.as_ref().to_vec(), corrupted.as_ref().to_vec());
-        model.check_prompts(&clean)?;
-        model.check_prompts(&corrupted)?;
-        if clean.len() != corrupted.len() {
-            let expected = format!("{}, one a clean prompt", clean.len());
-            return Err(Error::invalid(
-                "corrupted prompts",
-                corrupted.len(),
-                expected,
-            ));
-        }
-        for (i, (a, b)) in clean.iter().zip(&corrupted).enumerate() {
-            if a.len() != b.len() {
-                return Err(Error::Prompt {
-                    at: format!("corrupted prompt {i}"),
-                    found: format!("{} tokens", b.len()),
-                    expected: format!(
-                        "{} as the clean prompt, so that positions correspond",
-                        a.len()
-                    ),
-                });
-            }
-        }
+        check_pairs(model, ["clean", "corrupted"], &clean, &corrupted)?;
         Ok(ActivationPatching {
             model,
             clean,
@@ -270,7 +271,7 @@ impl<'m> ActivationPatching<'m> {
         let config = self.model.config();
         let axes = grid.axes(config.n_layers, config.n_heads, &self.labels(grid)?);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        let metric = self.with_reference(metric)?;
+        let metric = with_reference(self.model, &self.clean, metric)?;
         let points: Vec<HookPoint> = grid
             .sites()
             .into_iter()
@@ -285,7 +286,7 @@ impl<'m> ActivationPatching<'m> {
             .with_base(&donors)?
             .run(&[], &metric)?
             .base;
-        let cells = cells(grid, &shape, &donors)?;
+        let cells = cells(targets(grid, &shape), &donors)?;
         let sweep = Sweep::new(self.model, base)?
             .with_base_over(&donors)?
             .memory_limit(self.memory_limit);
@@ -334,52 +335,19 @@ impl<'m> ActivationPatching<'m> {
         Ok(self.model.run(prompts, (), &run)?.caches)
     }
 
-    fn with_reference(&self, metric: &Metric) -> Result<Metric> {
-        if !metric.lacks_reference() {
-            return Ok(metric.clone());
-        }
-        let logits = self.model.run(&self.clean, (), &Run::default())?.logits;
-        let views: Vec<_> = logits.iter().collect();
-        Ok(metric.clone().with_reference(&views))
-    }
-
-    /// Labels of the positions: a token where all prompts agree, both where one pair differs.
     fn labels(&self, grid: Grid) -> Result<Vec<String>> {
-        let n = self.clean[0].len();
         if !grid.by_position() {
             return Ok(Vec::new());
         }
-        if let Some(i) = self.clean.iter().position(|p| p.len() != n) {
-            return Err(Error::Prompt {
-                at: format!("clean prompt {i}"),
-                found: format!("{} tokens", self.clean[i].len()),
-                expected: format!("{n} as prompt 0: this grid has a position axis"),
-            });
+        let labels = position_labels("clean", &self.clean, &self.corrupted)?;
+        match &self.position_labels {
+            Some(own) if own.len() != labels.len() => Err(Error::invalid(
+                "position labels",
+                own.len(),
+                format!("{}, one a token", labels.len()),
+            )),
+            own => Ok(own.clone().unwrap_or(labels)),
         }
-        if let Some(labels) = &self.position_labels {
-            if labels.len() != n {
-                return Err(Error::invalid(
-                    "position labels",
-                    labels.len(),
-                    format!("{n}, one a token"),
-                ));
-            }
-            return Ok(labels.clone());
-        }
-        let all = || self.clean.iter().chain(&self.corrupted);
-        let label = |p: usize| match all().all(|prompt| prompt.labels[p] == self.clean[0].labels[p])
-        {
-            true => self.clean[0].labels[p].clone(),
-            false if self.clean.len() == 1 => {
-                format!(
-                    "{}/{}",
-                    self.clean[0].labels[p],
-                    self.corrupted[0].labels[p].trim_start()
-                )
-            }
-            false => "*".to_string(),
-        };
-        Ok((0..n).map(label).collect())
     }
 
     fn about(
@@ -418,19 +386,16 @@ impl<'m> ActivationPatching<'m> {
     }
 }
 
-/// One cell an index of the grid, in row-major order. All cells of a point share its values.
-fn cells(grid: Grid, shape: &[usize], donors: &[ActivationCache]) -> Result<Vec<Cell>> {
-    let mut edits = std::collections::BTreeMap::new();
-    let mut cells = Vec::new();
-    for (index, ()) in ArrayD::from_elem(IxDyn(shape), ()).indexed_iter() {
-        let target = grid.target(index.as_array_view().as_slice().unwrap_or(&[]));
+/// One cell a target of the grid. All cells of a point share its values.
+fn cells(targets: Vec<Target>, donors: &[ActivationCache]) -> Result<Vec<Cell>> {
+    let mut edits: BTreeMap<HookPoint, Edit> = BTreeMap::new();
+    let mut cells = Vec::with_capacity(targets.len());
+    for target in targets {
         let edit = match edits.entry(target.point) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(Edit::patch(donors, target.point)?)
-            }
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Edit::patch(donors, target.point)?),
         };
-        cells.push(vec![Intervention::new(target, Edit::clone(edit))]);
+        cells.push(vec![Intervention::new(target, edit.clone())]);
     }
     Ok(cells)
 }

@@ -14,6 +14,7 @@ use std::path::Path;
 use ndarray::ArrayView2;
 
 pub use hooks::{Extent, HookFn, Hooks, RunShape, Visit, hook_fn};
+pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
 
 use crate::config::Config;
@@ -46,6 +47,32 @@ impl Transformer {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let (config, parameters) = Parameters::load(dir)?;
         Self::new(config, parameters)
+    }
+
+    /// The small trained model that the crate ships (`assets/mini/`): 4 layers of 4 heads, trained
+    /// on indirect object identification, invented facts, later years and repeated sequences. Its
+    /// tokenizer is [`Tokenizer::mini`](crate::Tokenizer::mini).
+    ///
+    /// ```
+    /// use patchlens::{Tokenizer, Transformer};
+    /// let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+    /// let prompt = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+    /// let logits = model.forward(&prompt)?;
+    /// let last = logits.row(prompt.len() - 1);
+    /// let (mary, john) = (tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+    /// assert!(last[mary as usize] > last[john as usize]);
+    /// # Ok::<(), patchlens::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// Never: the files are part of the crate, and a test opens them.
+    #[cfg(feature = "mini")]
+    pub fn mini() -> Self {
+        let config = include_str!("../../assets/mini/config.json");
+        let weights = include_bytes!("../../assets/mini/model.safetensors");
+        Parameters::from_bytes(config, weights)
+            .and_then(|(config, parameters)| Self::new(config, parameters))
+            .unwrap_or_else(|error| unreachable!("the shipped model: {error}"))
     }
 
     /// Writes the same layout as [`Transformer::open`] reads.

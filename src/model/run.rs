@@ -221,23 +221,26 @@ impl Transformer {
             stop_at_layer: (!whole).then(|| run.stop_at_layer.unwrap_or(self.config.n_layers)),
         };
         hooks.check(&shape)?;
-        let Some(selection) = run.cache else {
-            return Ok(());
-        };
-        for point in selection.iter() {
-            shape.check_point(point)?;
-        }
-        let last = selection.positions().and_then(|p| p.last());
-        let shortest = shape.lengths.iter().min().copied().unwrap_or(0);
-        match last {
-            Some(&found) if found >= shortest => Err(Error::OutOfRange {
-                at: "cached positions".to_string(),
-                axis: "pos",
-                found,
-                expected: format!("0..{shortest}, the shortest prompt's length"),
-            }),
-            _ => Ok(()),
-        }
+        run.cache
+            .map_or(Ok(()), |selection| check_selection(&shape, selection))
+    }
+}
+
+/// Checks that a run reaches every point of a selection, and that every prompt has its positions.
+pub(crate) fn check_selection(shape: &RunShape<'_>, selection: &Selection) -> Result<()> {
+    for point in selection.iter() {
+        shape.check_point(point)?;
+    }
+    let last = selection.positions().and_then(|p| p.last());
+    let shortest = shape.lengths.iter().min().copied().unwrap_or(0);
+    match last {
+        Some(&found) if found >= shortest => Err(Error::OutOfRange {
+            at: "cached positions".to_string(),
+            axis: "pos",
+            found,
+            expected: format!("0..{shortest}, the shortest prompt's length"),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Activation functions of the MLP.
 
-use ndarray::ArrayViewMut2;
+use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::rows::for_rows;
+use super::rows::{for_row_pairs, for_rows};
 use super::simd::{exp, vectorized};
 use crate::config::Activation;
 
@@ -17,13 +17,62 @@ const GELU_CUBIC: f32 = 0.044_715;
 /// `max(|gelu(x)|, 1e-6)`.
 pub fn activate(activation: Activation, x: ArrayViewMut2<'_, f32>) {
     for_rows(x, |_, row| match activation {
-        Activation::GeluNew => vectorized!(row.iter_mut().for_each(|v| *v = gelu_new(*v))),
+        Activation::GeluNew => vectorized(
+            #[inline(always)]
+            || row.iter_mut().for_each(|v| *v = gelu_new(*v)),
+        ),
         Activation::Gelu => row.iter_mut().for_each(|v| *v = gelu(*v)),
         // Unlike `max`, the comparison lets NaN through.
         Activation::Relu => row
             .iter_mut()
             .for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v }),
     });
+}
+
+/// The backward of [`activate`]: turns the gradient at its output into that at its input `x`, in
+/// place. The derivative of `relu` at 0 is 0.
+///
+/// # Shapes
+/// Both `[rows, d_mlp]`.
+pub fn activate_backward(
+    activation: Activation,
+    x: ArrayView2<'_, f32>,
+    gradient: ArrayViewMut2<'_, f32>,
+) {
+    for_row_pairs(gradient, x, |_, gradient, x| match activation {
+        Activation::GeluNew => vectorized(
+            #[inline(always)]
+            || scale_each(gradient, x, gelu_new_derivative),
+        ),
+        Activation::Gelu => scale_each(gradient, x, gelu_derivative),
+        Activation::Relu => scale_each(gradient, x, |x| if x <= 0.0 { 0.0 } else { 1.0 }),
+    });
+}
+
+#[inline(always)]
+fn scale_each(gradient: &mut [f32], x: &[f32], factor: impl Fn(f32) -> f32) {
+    for (g, x) in gradient.iter_mut().zip(x) {
+        *g *= factor(*x);
+    }
+}
+
+#[inline(always)]
+fn gelu_new_derivative(x: f32) -> f32 {
+    let u = GELU_FACTOR * x * (GELU_CUBIC * x).mul_add(x, 1.0);
+    let du = GELU_FACTOR * (3.0 * GELU_CUBIC * x).mul_add(x, 1.0);
+    let sigmoid = 1.0 / (1.0 + exp(-2.0 * u));
+    // For |x| so large that `u` overflows, sigmoid' is 0, and 0 times infinity must not be NaN.
+    let slope = 2.0 * sigmoid * (1.0 - sigmoid);
+    if slope == 0.0 {
+        return sigmoid;
+    }
+    (slope * x).mul_add(du, sigmoid)
+}
+
+fn gelu_derivative(x: f32) -> f32 {
+    const DENSITY: f32 = 0.398_942_3; // 1 / sqrt(2 pi)
+    let below = 0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2));
+    below + x * DENSITY * libm::expf(-0.5 * x * x)
 }
 
 #[inline(always)]
@@ -52,5 +101,29 @@ mod tests {
             worst = worst.max(error);
         }
         assert!(worst < 1e-6, "worst error {worst:e}");
+    }
+
+    #[test]
+    fn derivatives_are_those_of_the_functions() {
+        for activation in [Activation::GeluNew, Activation::Gelu, Activation::Relu] {
+            let at = |x: f32| {
+                let mut y = ndarray::arr2(&[[x]]);
+                activate(activation, y.view_mut());
+                f64::from(y[[0, 0]])
+            };
+            for i in -60..60 {
+                let x = i as f32 * 0.1 + 0.05;
+                let slope = (at(x + 1e-2) - at(x - 1e-2)) / f64::from((x + 1e-2) - (x - 1e-2));
+                let mut found = ndarray::arr2(&[[1.0]]);
+                let input = ndarray::arr2(&[[x]]);
+                activate_backward(activation, input.view(), found.view_mut());
+                let error = (f64::from(found[[0, 0]]) - slope).abs();
+                assert!(error < 2e-4, "{activation:?} at {x}: {error:e}");
+            }
+            let far = ndarray::arr2(&[[-1e20_f32, 1e20]]);
+            let mut found = ndarray::arr2(&[[1.0_f32, 1.0]]);
+            activate_backward(activation, far.view(), found.view_mut());
+            assert_eq!(found, ndarray::arr2(&[[0.0, 1.0]]), "{activation:?}");
+        }
     }
 }

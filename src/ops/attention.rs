@@ -2,10 +2,12 @@
 //! its time on packing. Each element is one chain of fused multiply-adds in order of the summed
 //! index, so it does not depend on which other elements are computed.
 
-use ndarray::ArrayViewMut2;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
+use super::linear::matmul;
+use super::rows::for_row_pairs;
 use super::simd::vectorized;
-use super::softmax::softmax;
+use super::softmax::{softmax, softmax_backward_row};
 
 const WIDTH: usize = 32;
 const BLOCK: usize = 4;
@@ -127,13 +129,10 @@ pub(crate) fn scores<'a>(
     let n = out.ncols();
     let mut buffer = vec![0.0; n.next_multiple_of(WIDTH)];
     for (r, at) in dest.iter().enumerate() {
-        vectorized!(score_rows::<1>(
-            &scratch.keys,
-            &[q(r)],
-            n,
-            scale,
-            &mut buffer
-        ));
+        vectorized(
+            #[inline(always)]
+            || score_rows::<1>(&scratch.keys, &[q(r)], n, scale, &mut buffer),
+        );
         let visible = (at + 1).min(n);
         for (src, v) in out.row_mut(r).iter_mut().enumerate() {
             *v = if src < visible {
@@ -184,11 +183,14 @@ pub(crate) fn weighted_values<'a>(
             .iter()
             .rposition(|p| *p != 0.0)
             .map_or(0, |last| last + 1);
-        vectorized!({
-            value_rows::<1>(&scratch.values, &[row], &[end], |_, column, acc| {
-                write_clipped(&mut z, r, column, acc);
-            })
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                value_rows::<1>(&scratch.values, &[row], &[end], |_, column, acc| {
+                    write_clipped(&mut z, r, column, acc);
+                })
+            },
+        );
     }
 }
 
@@ -249,18 +251,69 @@ pub(crate) fn attend<'a>(
     rows.clear();
     rows.resize(BLOCK * width, 0.0);
     in_blocks!(dest.len(), first, SIZE, {
-        vectorized!({
-            let ends: [usize; SIZE] = std::array::from_fn(|r| dest[first + r] + 1);
-            let queries: [&[f32]; SIZE] = std::array::from_fn(|r| q(first + r));
-            let block = &mut rows[..SIZE * width];
-            score_rows(keys, &queries, ends[SIZE - 1], scale, block);
-            for (row, end) in block.chunks_exact_mut(width).zip(ends) {
-                softmax(&mut row[..end]);
-            }
-            let pattern: [&[f32]; SIZE] = std::array::from_fn(|r| &block[r * width..r * width + n]);
-            value_rows(values, &pattern, &ends, |r, column, acc| {
-                write_clipped(&mut z, first + r, column, acc);
-            });
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let ends: [usize; SIZE] = std::array::from_fn(|r| dest[first + r] + 1);
+                let queries: [&[f32]; SIZE] = std::array::from_fn(|r| q(first + r));
+                let block = &mut rows[..SIZE * width];
+                score_rows(keys, &queries, ends[SIZE - 1], scale, block);
+                for (row, end) in block.chunks_exact_mut(width).zip(ends) {
+                    softmax(&mut row[..end]);
+                }
+                let pattern: [&[f32]; SIZE] =
+                    std::array::from_fn(|r| &block[r * width..r * width + n]);
+                value_rows(values, &pattern, &ends, |r, column, acc| {
+                    write_clipped(&mut z, first + r, column, acc);
+                });
+            },
+        );
     });
+}
+
+/// What one head's attention saw and made, all positions.
+pub(crate) struct HeadViews<'a> {
+    /// `[n, d_head]` each.
+    pub q: ArrayView2<'a, f32>,
+    pub k: ArrayView2<'a, f32>,
+    pub v: ArrayView2<'a, f32>,
+    /// What weighted the values, `[n, n]`.
+    pub pattern: ArrayView2<'a, f32>,
+    /// The softmax of the scores, `[n, n]`: the pattern, unless that was edited.
+    pub softmax: ArrayView2<'a, f32>,
+}
+
+/// Gradients within one head.
+pub(crate) struct HeadGradients {
+    /// `[n, d_head]` each.
+    pub q: Array2<f32>,
+    pub k: Array2<f32>,
+    pub v: Array2<f32>,
+    /// `[n, n]` each.
+    pub pattern: Array2<f32>,
+    pub scores: Array2<f32>,
+}
+
+/// The backward of one head, from the gradient at z, `[n, d_head]`.
+pub(crate) fn attend_backward(
+    head: &HeadViews<'_>,
+    scale: f32,
+    z: ArrayView2<'_, f32>,
+) -> HeadGradients {
+    let pattern = matmul(z, head.v.t());
+    let mut scores = pattern.clone();
+    for_row_pairs(scores.view_mut(), head.softmax, |_, gradient, softmax| {
+        softmax_backward_row(softmax, gradient);
+    });
+    let mut q = matmul(scores.view(), head.k);
+    let mut k = matmul(scores.t(), head.q);
+    q *= scale;
+    k *= scale;
+    HeadGradients {
+        q,
+        k,
+        v: matmul(head.pattern.t(), z),
+        pattern,
+        scores,
+    }
 }

@@ -14,10 +14,17 @@ mod rows;
 mod simd;
 mod softmax;
 
-pub use activation::activate;
-pub(crate) use attention::{AttnScratch, attend, scores, weighted_values};
+pub use activation::{activate, activate_backward};
+pub(crate) use attention::{
+    AttnScratch, HeadGradients, HeadViews, attend, attend_backward, scores, weighted_values,
+};
 pub use linear::{linear, matmul, matmul_into};
-pub use norm::{Normalized, affine, layer_norm, layer_norm_affine};
+pub use norm::{
+    Normalized, affine, affine_backward, layer_norm, layer_norm_affine, layer_norm_backward,
+    layer_norm_scale_backward,
+};
 pub(crate) use part::{part, part_mut};
 pub(crate) use rows::for_rows;
-pub use softmax::{log_softmax_row, softmax_row};
+pub use rows::sum_rows;
+pub(crate) use softmax::softmax_and_loss;
+pub use softmax::{log_softmax_row, softmax_backward_row, softmax_row};

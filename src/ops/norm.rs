@@ -1,9 +1,9 @@
 //! LayerNorm.
 
-use ndarray::{Array2, ArrayView1, ArrayView2};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2};
 
-use super::rows::for_rows;
-use super::simd::{sum, vectorized};
+use super::rows::{for_row_pairs, for_rows};
+use super::simd::{dot, sum, vectorized};
 
 /// The parts of a LayerNorm that hooks can see.
 pub struct Normalized {
@@ -53,13 +53,19 @@ pub fn layer_norm(
     let mut scale = Array2::zeros((x.nrows(), 1));
     for (mut row, scale) in normalized.rows_mut().into_iter().zip(scale.iter_mut()) {
         if let Some(row) = row.as_slice_mut() {
-            *scale = vectorized!(centre(row, eps));
+            *scale = vectorized(
+                #[inline(always)]
+                || centre(row, eps),
+            );
         }
     }
     edit(&mut scale);
     for_rows(normalized.view_mut(), |i, row| {
         let scale = scale[[i, 0]];
-        vectorized!(row.iter_mut().for_each(|v| *v /= scale));
+        vectorized(
+            #[inline(always)]
+            || row.iter_mut().for_each(|v| *v /= scale),
+        );
     });
     Normalized { scale, normalized }
 }
@@ -73,7 +79,10 @@ pub fn affine(
     let mut out = normalized.to_owned();
     let (weight, bias) = (weight.to_vec(), bias.to_vec());
     for_rows(out.view_mut(), |_, row| {
-        vectorized!(scale_and_shift(row, &weight, &bias));
+        vectorized(
+            #[inline(always)]
+            || scale_and_shift(row, &weight, &bias),
+        );
     });
     out
 }
@@ -101,11 +110,87 @@ pub fn layer_norm_affine(
         row.iter_mut()
             .zip(x.row(i))
             .for_each(|(to, from)| *to = *from);
-        vectorized!({
-            let scale = centre(row, eps);
-            row.iter_mut().for_each(|v| *v /= scale);
-            scale_and_shift(row, &weight, &bias);
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let scale = centre(row, eps);
+                row.iter_mut().for_each(|v| *v /= scale);
+                scale_and_shift(row, &weight, &bias);
+            },
+        );
     });
     out
+}
+
+/// The backward of [`layer_norm`]: the gradient at its input `x` from that at its output.
+/// `scale` is what divided, after any edit; an edit counts as an added constant.
+///
+/// # Shapes
+/// `x` and `gradient` `[rows, d_model]`, `scale` `[rows, 1]`; gives `[rows, d_model]`.
+pub fn layer_norm_backward(
+    x: ArrayView2<'_, f32>,
+    scale: ArrayView2<'_, f32>,
+    eps: f32,
+    gradient: ArrayView2<'_, f32>,
+) -> Array2<f32> {
+    let mut out = gradient.as_standard_layout().into_owned();
+    for_row_pairs(out.view_mut(), x, |i, gradient, x| {
+        let mut centred = x.to_vec();
+        let divisor = scale[[i, 0]];
+        vectorized(
+            #[inline(always)]
+            || {
+                let own_scale = centre(&mut centred, eps);
+                let at_scale = scale_gradient(&centred, gradient, divisor);
+                let along = at_scale / (own_scale * centred.len() as f32);
+                for (g, c) in gradient.iter_mut().zip(&centred) {
+                    *g = c.mul_add(along, *g / divisor);
+                }
+                let mean = mean(gradient);
+                gradient.iter_mut().for_each(|g| *g -= mean);
+            },
+        );
+    });
+    out
+}
+
+/// The gradient at the scale of [`layer_norm`] from that at its output, `[rows, 1]`; shapes as in
+/// [`layer_norm_backward`].
+pub fn layer_norm_scale_backward(
+    x: ArrayView2<'_, f32>,
+    scale: ArrayView2<'_, f32>,
+    gradient: ArrayView2<'_, f32>,
+) -> Array2<f32> {
+    let mut out = Array2::zeros(scale.dim());
+    let gradient = gradient.as_standard_layout();
+    for_row_pairs(out.view_mut(), x, |i, out, x| {
+        let mut centred = x.to_vec();
+        let gradient = gradient.row(i);
+        if let Some(gradient) = gradient.as_slice() {
+            vectorized(
+                #[inline(always)]
+                || {
+                    centre(&mut centred, 0.0);
+                    out[0] = scale_gradient(&centred, gradient, scale[[i, 0]]);
+                },
+            );
+        }
+    });
+    out
+}
+
+#[inline(always)]
+fn scale_gradient(centred: &[f32], gradient: &[f32], scale: f32) -> f32 {
+    -dot(centred, gradient) / (scale * scale)
+}
+
+/// The backward of [`affine`] for its input: `gradient * weight`, in place, `[rows, d_model]`.
+pub fn affine_backward(gradient: ArrayViewMut2<'_, f32>, weight: ArrayView1<'_, f32>) {
+    let weight = weight.to_vec();
+    for_rows(gradient, |_, row| {
+        vectorized(
+            #[inline(always)]
+            || row.iter_mut().zip(&weight).for_each(|(g, w)| *g *= w),
+        );
+    });
 }

@@ -1,10 +1,14 @@
 //! Work split over the rows of a matrix.
 
-use ndarray::{ArrayViewMut2, Axis};
+use ndarray::{Array1, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
+
+use super::simd::vectorized;
 
 /// Below this many elements a split over threads costs more than it gains.
 const PARALLEL_FROM: usize = 1 << 15;
+/// Rows whose sum is taken in one go: fixed, so that sums do not depend on the threads.
+const SUM_BLOCK: usize = 128;
 
 /// Calls `f(index, row)` on each row of a row-major matrix, over threads where that pays.
 pub(crate) fn for_rows(mut x: ArrayViewMut2<'_, f32>, f: impl Fn(usize, &mut [f32]) + Sync) {
@@ -32,4 +36,70 @@ pub(crate) fn for_rows(mut x: ArrayViewMut2<'_, f32>, f: impl Fn(usize, &mut [f3
         .into_par_iter()
         .enumerate()
         .for_each(|(i, block)| run(i * chunk, block));
+}
+
+/// As [`for_rows`], with the rows of another matrix of as many rows: `f(index, row, other row)`.
+pub(crate) fn for_row_pairs(
+    x: ArrayViewMut2<'_, f32>,
+    other: ArrayView2<'_, f32>,
+    f: impl Fn(usize, &mut [f32], &[f32]) + Sync,
+) {
+    let other = other.as_standard_layout();
+    for_rows(x, |i, row| {
+        if let Some(other) = other.row(i).as_slice() {
+            f(i, row, other);
+        }
+    });
+}
+
+/// Sums over the rows of `x`, or of `x * factor`: the gradient of a vector that is added to, or
+/// multiplied with, every row.
+///
+/// # Shapes
+/// Both `[rows, width]`; gives `[width]`.
+pub fn sum_rows(x: ArrayView2<'_, f32>, factor: Option<ArrayView2<'_, f32>>) -> Array1<f32> {
+    let (x, factor) = (
+        x.as_standard_layout(),
+        factor.as_ref().map(|f| f.as_standard_layout()),
+    );
+    let blocks = x.nrows().div_ceil(SUM_BLOCK);
+    let sum_block = |block: usize| {
+        let rows = block * SUM_BLOCK..x.nrows().min((block + 1) * SUM_BLOCK);
+        let mut sum = vec![0.0_f32; x.ncols()];
+        for i in rows {
+            let (x, factor) = (x.row(i), factor.as_ref().map(|f| f.row(i)));
+            match (x.as_slice(), factor.as_ref().and_then(|f| f.as_slice())) {
+                (Some(x), Some(factor)) => vectorized(
+                    #[inline(always)]
+                    || add_product(&mut sum, x, factor),
+                ),
+                (Some(x), None) => vectorized(
+                    #[inline(always)]
+                    || add(&mut sum, x),
+                ),
+                (None, _) => {}
+            }
+        }
+        sum
+    };
+    let sums: Vec<Vec<f32>> = if x.len() < PARALLEL_FROM {
+        (0..blocks).map(sum_block).collect()
+    } else {
+        (0..blocks).into_par_iter().map(sum_block).collect()
+    };
+    let mut total = vec![0.0; x.ncols()];
+    sums.iter().for_each(|sum| add(&mut total, sum));
+    total.into()
+}
+
+#[inline(always)]
+fn add(sum: &mut [f32], x: &[f32]) {
+    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+}
+
+#[inline(always)]
+fn add_product(sum: &mut [f32], x: &[f32], factor: &[f32]) {
+    for ((sum, x), factor) in sum.iter_mut().zip(x).zip(factor) {
+        *sum = x.mul_add(*factor, *sum);
+    }
 }

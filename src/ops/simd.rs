@@ -10,21 +10,11 @@ pub(super) static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
 /// Number of partial sums in every reduction.
 pub(super) const LANES: usize = 16;
 
-/// Evaluates an expression compiled for the machine's vector unit. What it calls must be
-/// `inline(always)`, closures too: what stays out of line is compiled for the least machine,
-/// where each fused multiply-add is a call.
-macro_rules! vectorized {
-    ($body:expr) => {
-        $crate::ops::simd::dispatch(
-            #[inline(always)]
-            || $body,
-        )
-    };
-}
-pub(super) use vectorized;
-
+/// Runs `f` compiled for the machine's vector unit. `f` and what it calls must be
+/// `inline(always)`: what is not inlined is compiled for the least machine, where every `mul_add`
+/// is a function call.
 #[inline]
-pub(super) fn dispatch<R>(f: impl FnOnce() -> R) -> R {
+pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     ARCH.dispatch(f)
 }
 
@@ -80,6 +70,22 @@ pub(super) fn reduce(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 
 #[inline(always)]
 pub(super) fn sum(x: &[f32]) -> f32 {
     reduce(x, 0.0, |a, b| a + b)
+}
+
+/// The product of two slices, in [`LANES`] partial sums.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let ((a_chunks, a_tail), (b_chunks, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane = a.mul_add(*b, *lane);
+        }
+    }
+    for ((lane, a), b) in lanes.iter_mut().zip(a_tail).zip(b_tail) {
+        *lane = a.mul_add(*b, *lane);
+    }
+    sum(&lanes)
 }
 
 #[cfg(test)]

@@ -41,11 +41,13 @@ impl ColorScale {
         let max = finite().fold(f32::NEG_INFINITY, f32::max);
         let one_sign = min <= max && (min >= 0.0 || max <= 0.0);
         if palette == Palette::Sequential && one_sign {
-            let (low, high) = match (min, max) {
-                (a, b) if a < b => (a, b),
-                (a, _) if a == 0.0 => (0.0, 1.0),
-                (a, _) => (a.min(0.0), a.max(0.0)),
+            // Equal values: from zero, so that the scale has two ends.
+            let (low, high) = if min < max {
+                (min, max)
+            } else {
+                (min.min(0.0), max.max(0.0))
             };
+            let high = if low == high { 1.0 } else { high };
             return ColorScale::over(low, high, &colorgrad::preset::viridis());
         }
         let limit = finite().map(f32::abs).fold(0.0, f32::max);

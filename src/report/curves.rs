@@ -131,58 +131,58 @@ fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
 /// Characters of the printed plot.
 const PLOT: (usize, usize) = (72, 17);
 
-impl fmt::Display for Curves<'_> {
-    /// A plot of characters: each line has a letter, `*` where several meet.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Curves<'_> {
+    /// The lines as characters: each has a letter, `*` where several meet.
+    fn grid(&self, [(x0, x1), (y0, y1)]: [(f64, f64); 2]) -> Vec<Vec<char>> {
         let (cols, rows) = PLOT;
-        let [(x0, x1), (y0, y1)] = self.bounds();
         let mut grid = vec![vec![' '; cols]; rows];
-        let place = |v: f64, low: f64, high: f64, n: usize| {
-            ((v - low) / (high - low) * (n - 1) as f64).round() as usize
-        };
-        let names = self.names();
-        for series in 0..names.len() {
+        let place = |part: f64, n: usize| (part * (n - 1) as f64).round() as usize;
+        for series in 0..self.names().len() {
             for point in self.points(series).into_iter().flatten() {
-                let row = rows - 1 - place(point.y, y0, y1, rows);
-                let cell = &mut grid[row][place(point.x, x0, x1, cols)];
+                let row = place((y1 - point.y) / (y1 - y0), rows);
+                let cell = &mut grid[row][place((point.x - x0) / (x1 - x0), cols)];
                 *cell = if *cell == ' ' { letter(series) } else { '*' };
             }
         }
-        let ticks = [(0, y1), (rows / 2, (y0 + y1) / 2.0), (rows - 1, y0)];
-        let tick = |row| {
-            ticks
-                .iter()
-                .find(|(r, _)| *r == row)
-                .map(|(_, y)| number(*y as f32))
-        };
-        let margin = (0..rows)
-            .filter_map(tick)
-            .map(|t| width(&t))
+        grid
+    }
+}
+
+impl fmt::Display for Curves<'_> {
+    /// A plot of characters with the ends of the axes, and a letter per line below it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [(x0, x1), (y0, y1)] = self.bounds();
+        let ends = [x0, x1, y0, (y0 + y1) / 2.0, y1].map(|v| number(v as f32));
+        let [left, right, low, middle, high] = &ends;
+        let margin = [low, middle, high]
+            .map(|text| width(text))
+            .into_iter()
             .max()
             .unwrap_or(0);
-        for (r, line) in grid.iter().enumerate() {
-            let label = tick(r).unwrap_or_default();
-            let line: String = line.iter().collect();
-            writeln!(f, "{label:>margin$} |{line}|")?;
+        for (row, line) in self.grid(self.bounds()).into_iter().enumerate() {
+            let label = match row {
+                0 => high,
+                r if r == PLOT.1 / 2 => middle,
+                r if r == PLOT.1 - 1 => low,
+                _ => "",
+            };
+            writeln!(
+                f,
+                "{label:>margin$} |{}|",
+                line.into_iter().collect::<String>()
+            )?;
         }
-        let (left, right) = (number(x0 as f32), number(x1 as f32));
-        writeln!(f, "{:margin$}  {left}{right:>1$}", "", cols - width(&left))?;
-        let [.., x] = self.of.axes() else {
-            return Ok(());
-        };
-        writeln!(
-            f,
-            "{} over {}",
-            self.of.about.unit_label(),
-            legible(&x.name)
-        )?;
-        for (series, name) in names.iter().enumerate() {
+        writeln!(f, "{:margin$}  {left}{right:>1$}", "", PLOT.0 - width(left))?;
+        let x_name = self.of.axes().last().map_or("", |axis| &axis.name);
+        writeln!(f, "{} over {}", self.of.about.unit_label(), legible(x_name))?;
+        for (series, name) in self.names().iter().enumerate() {
             writeln!(f, "{} {name}", letter(series))?;
         }
         Ok(())
     }
 }
 
+/// The letter of a line; after the alphabet's 26 small and 26 capital ones they begin again.
 fn letter(series: usize) -> char {
-    char::from(b'a' + (series % 26) as u8)
+    ('a'..='z').chain('A'..='Z').nth(series % 52).unwrap_or('*')
 }

@@ -4,7 +4,7 @@ use askama::Template;
 use ndarray::ArrayView2;
 use serde::Serialize;
 
-use super::color::{ColorScale, MISSING, Rgb};
+use super::color::{ColorScale, MISSING, Rgb, ink};
 use super::json::Cell;
 use super::label::{Axis, legible, sanitized};
 use super::labelled::Labelled;
@@ -30,6 +30,8 @@ struct HeatMapData {
     high: f32,
     colors: Vec<String>,
     missing: String,
+    /// What is readable on the first and on the last colour.
+    ink: [String; 2],
 }
 
 impl Labelled {
@@ -60,6 +62,7 @@ impl Labelled {
                 high: scale.high,
                 colors: scale.colors().iter().copied().map(css).collect(),
                 missing: css(MISSING),
+                ink: [scale.low, scale.high].map(|end| css(ink(scale.color(end)))),
             },
         };
         page.render().map_err(|e| encoder("html", e))

@@ -83,7 +83,8 @@ pub fn legible(text: &str) -> String {
 
 /// Whether a character cannot be seen, or could be mistaken for the mark of a space.
 fn hidden(c: char) -> bool {
-    c == '·' || c.is_control() || c.is_whitespace() || c.width().unwrap_or(0) == 0
+    // Control characters have no width.
+    c == '·' || c.is_whitespace() || c.width().unwrap_or(0) == 0
 }
 
 /// Columns that a text takes in a terminal or in a monospaced font.
@@ -138,16 +139,6 @@ pub(super) fn sanitized(text: &str) -> String {
         }
     }
     safe
-}
-
-/// A number on a scale: as [`number`], without zeros at its end.
-pub(super) fn tick(value: f64) -> String {
-    let text = number(value as f32);
-    if text.contains('.') && !text.contains('e') {
-        text.trim_end_matches('0').trim_end_matches('.').to_string()
-    } else {
-        text
-    }
 }
 
 /// A number for people: four significant digits, `n/a` where there is none.

@@ -8,6 +8,7 @@ use ndarray::Dimension as _;
 use super::label::legible;
 use super::labelled::Labelled;
 use crate::error::{Error, Result};
+use crate::files::{format_error, write_atomically};
 
 /// A format: its extension and its encoder.
 type Format<T> = (&'static str, fn(&T) -> Result<Vec<u8>>);
@@ -41,10 +42,9 @@ impl Labelled {
     pub fn open_json(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = std::fs::read(path).map_err(Error::io(path))?;
-        serde_json::from_slice(&text).map_err(|error| Error::Format {
-            path: path.to_path_buf(),
-            found: error.to_string(),
-            expected: "a result as `Labelled::save` writes it".to_string(),
+        serde_json::from_slice(&text).map_err(|error| {
+            let expected = "a result as `Labelled::save` writes it";
+            format_error(path, error.to_string(), expected)
         })
     }
 
@@ -149,7 +149,8 @@ pub(super) fn save_as<T>(of: &T, formats: &[Format<T>], path: &Path) -> Result<(
         let what = format!("extension of {}", path.display());
         Error::invalid(what, format!("`{extension}`"), names.join(", ") + note)
     })?;
-    write_atomic(path, &encode(of)?)
+    let bytes = encode(of)?;
+    write_atomically(path, |file| file.write_all(&bytes))
 }
 
 /// An error of an encoder, which has no file yet.
@@ -158,26 +159,4 @@ pub(super) fn encoder(
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> Error {
     Error::io(format!("<{format}>"))(std::io::Error::other(error))
-}
-
-/// Writes a temporary file beside `path`, then renames it: `path` holds the old content or the
-/// new, never a part.
-fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".patchlens-");
-    #[cfg(unix)]
-    {
-        // The umask applies, as for any new file; the default is for the owner alone.
-        use std::os::unix::fs::PermissionsExt as _;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder).map_err(Error::io(path))?;
-    file.write_all(bytes).map_err(Error::io(path))?;
-    file.as_file().sync_all().map_err(Error::io(path))?;
-    file.persist(path).map_err(|e| Error::io(path)(e.error))?;
-    Ok(())
 }

@@ -126,7 +126,7 @@ impl fmt::Display for Printed<'_> {
             )?;
         }
         self.write_legend(f, &table)?;
-        write_lines(f, &about.facts(), self.style.width)
+        write_lines(f, about.facts(), self.style.width)
     }
 }
 
@@ -195,7 +195,7 @@ struct Table<'a> {
     col_labels: Vec<String>,
     corner: String,
     label_width: usize,
-    cell_width: usize,
+    col_widths: Vec<usize>,
     decimals: Decimals,
 }
 
@@ -221,15 +221,19 @@ impl<'a> Table<'a> {
         let corner = shorten(&names.join(" \\ "), ROW_LABEL);
         let widest = |labels: &[String]| labels.iter().map(|l| width(l)).max().unwrap_or(0);
         let decimals = Decimals::new(of);
-        let number_width = of
-            .values()
+        let numbers = of.values();
+        let number_width = numbers
             .iter()
             .map(|&v| width(&decimals.format(v)))
-            .max();
+            .max()
+            .unwrap_or(0);
         Table {
             scale: ColorScale::new(&of.values(), of.about.palette),
             label_width: widest(&row_labels).max(width(&corner)),
-            cell_width: widest(&col_labels).max(number_width.unwrap_or(0)),
+            col_widths: col_labels
+                .iter()
+                .map(|label| width(label).max(number_width))
+                .collect(),
             view,
             style,
             row_labels,
@@ -241,29 +245,25 @@ impl<'a> Table<'a> {
 
     /// One slice, folded into blocks of columns that fit the width.
     fn write(&self, f: &mut fmt::Formatter<'_>, values: &ArrayView2<'_, f32>) -> fmt::Result {
-        let room = self.style.width.saturating_sub(self.label_width);
-        let fitting = (room / (self.cell_width + 1)).max(1);
         let (n_rows, n_cols) = (self.row_labels.len(), self.col_labels.len());
-        for start in (0..n_cols).step_by(fitting) {
-            let end = (start + fitting).min(n_cols);
-            if n_cols > fitting {
+        let mut start = 0;
+        while start < n_cols {
+            let end = self.block_end(start);
+            if end - start < n_cols {
                 writeln!(f, "columns {start} to {} of {n_cols}:", end - 1)?;
             }
             self.write_row(f, &self.corner, |f| {
-                let labels = self.col_labels[start..end].iter();
-                labels
-                    .map(|label| write!(f, " {}", self.pad(label)))
-                    .collect()
+                (start..end).try_for_each(|c| f.write_str(&self.pad(c, &self.col_labels[c])))
             })?;
             for (label, row) in self.row_labels.iter().zip(values.rows()) {
                 self.write_row(f, label, |f| {
-                    let cells = row.into_iter().skip(start).take(end - start);
-                    let text = |&value| format!(" {}", self.pad(&self.decimals.format(value)));
-                    cells
-                        .map(|value| self.write_cell(f, &text(value), *value))
-                        .collect()
+                    (start..end).try_for_each(|c| {
+                        let text = self.pad(c, &self.decimals.format(row[c]));
+                        self.write_cell(f, &text, row[c])
+                    })
                 })?;
             }
+            start = end;
         }
         let (all_rows, all_cols) = self.view.dim();
         for (all, shown, what) in [(all_rows, n_rows, "rows"), (all_cols, n_cols, "columns")] {
@@ -280,15 +280,25 @@ impl<'a> Table<'a> {
         label: &str,
         cells: impl FnOnce(&mut fmt::Formatter<'_>) -> fmt::Result,
     ) -> fmt::Result {
-        f.write_str(label)?;
-        write_spaces(f, self.label_width - width(label))?;
+        write!(f, "{label}{:1$}", "", self.label_width - width(label))?;
         cells(f)?;
         f.write_char('\n')
     }
 
-    /// Right-aligned in a column.
-    fn pad(&self, text: &str) -> String {
-        " ".repeat(self.cell_width.saturating_sub(width(text))) + text
+    /// The column after the last that fits beside column `start`, which is always shown.
+    fn block_end(&self, start: usize) -> usize {
+        let mut used = self.label_width;
+        let fits = |width: &&usize| {
+            used += *width + 1;
+            used <= self.style.width
+        };
+        let fitting = self.col_widths[start..].iter().take_while(fits).count();
+        start + fitting.max(1)
+    }
+
+    /// A text right-aligned in its column, after the space between columns.
+    fn pad(&self, col: usize, text: &str) -> String {
+        " ".repeat(1 + self.col_widths[col].saturating_sub(width(text))) + text
     }
 
     fn write_cell(&self, f: &mut fmt::Formatter<'_>, text: &str, value: f32) -> fmt::Result {
@@ -304,10 +314,6 @@ impl<'a> Table<'a> {
         };
         write!(f, "{style}{text}{style:#}")
     }
-}
-
-fn write_spaces(f: &mut fmt::Formatter<'_>, n: usize) -> fmt::Result {
-    (0..n).try_for_each(|_| f.write_char(' '))
 }
 
 /// How the numbers of one table are written: all alike, three digits of the largest.

@@ -19,6 +19,8 @@ pub(crate) fn points_read(config: &Config, places: impl Iterator<Item = HookPoin
     let n_layers = config.n_layers;
     let keys_and_values = (0..n_layers).flat_map(|l| [Site::K.at(l), Site::V.at(l)]);
     points.extend(keys_and_values);
+    // A base that is itself a lane over another run meets that run's rows in the first layer.
+    points.extend([Site::ResidPre.at(0), Site::Q.at(0)]);
     // The metric's rows that no lane changes.
     points.extend([Site::ResidPost.at(n_layers - 1)]);
     for place in places {
@@ -124,6 +126,7 @@ impl Sweep<'_> {
                 outputs: needs.positions.clone(),
                 columns: columns(needs),
                 narrow: true,
+                held: Default::default(),
             })
             .collect();
         let output = Pass::new(self.model, &lanes, &mut (), None).run(None);

@@ -15,7 +15,9 @@ const ANSWER: f32 = 5.0;
 const TEXT: f32 = 0.1;
 /// Weight on a token that repeats what stood a period earlier.
 const COPY: f32 = 1.0;
-/// Tokens in one of the two repeats: with BOS at most 61, for a context of 64.
+/// Most tokens of a repeated sequence without BOS, for a context of 64.
+const LONGEST: usize = 60;
+/// Tokens in one repeat; there are as many repeats as fit, and at least two.
 const PERIODS: std::ops::RangeInclusive<usize> = 4..=30;
 
 /// The four tasks.
@@ -34,10 +36,10 @@ pub enum Task {
 impl Task {
     /// The tasks, each as often as it is drawn out of ten times.
     const SHARES: [(Task, usize); 4] = [
-        (Task::Ioi, 4),
+        (Task::Ioi, 3),
         (Task::Facts, 3),
         (Task::GreaterThan, 1),
-        (Task::Repeated, 2),
+        (Task::Repeated, 3),
     ];
 
     fn draw(rng: &mut ChaCha8Rng) -> Task {
@@ -57,7 +59,7 @@ pub struct TrainingItem {
     pub weights: Vec<f32>,
 }
 
-/// The stream of training items: four tenths IOI, three facts, one greater-than, two repeated
+/// The stream of training items: three tenths IOI, three facts, one greater-than, three repeated
 /// sequences. Half of the items begin with BOS; sentences end with a full stop and EOS.
 ///
 /// Nothing in it is from [`Split::HeldOut`]. Which item stands at an index depends on the seed
@@ -115,8 +117,9 @@ impl<'t> Corpus<'t> {
             }
             Task::Repeated => {
                 let period = rng.random_range(PERIODS);
-                let sequence = self.repeated.draw(period, 2, &mut rng)?;
-                let mut weights = vec![0.0; 2 * period - 1];
+                let repeats = LONGEST / period;
+                let sequence = self.repeated.draw(period, repeats, &mut rng)?;
+                let mut weights = vec![0.0; repeats * period - 1];
                 weights[sequence.predictable()].fill(COPY);
                 TrainingItem {
                     task,

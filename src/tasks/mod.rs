@@ -10,6 +10,7 @@ mod corpus;
 mod facts;
 mod greater_than;
 mod ioi;
+mod known_facts;
 mod repeated;
 mod vocabulary;
 
@@ -21,6 +22,7 @@ pub use corpus::{Corpus, Task, TrainingItem};
 pub use facts::{FactPrompt, Facts};
 pub use greater_than::{GreaterThan, GreaterThanPrompt};
 pub use ioi::{Corruption, Ioi, IoiPair, IoiPositions, IoiPrompt, Order};
+pub use known_facts::{KnownFacts, SkippedFact};
 pub use repeated::{Repeated, RepeatedPrompt};
 pub use vocabulary::mini_tokenizer_json;
 

@@ -1,6 +1,7 @@
 //! Pictures: a layout of shapes, the same for SVG and PNG, in which every text has its room.
 
 mod heat_map;
+mod panel;
 mod plot;
 mod png;
 mod svg;
@@ -74,6 +75,19 @@ impl Scene {
             color,
             width,
         });
+    }
+
+    /// A thin grey frame.
+    fn outline(&mut self, (left, top): (i32, i32), (width, height): (i32, i32)) {
+        let (right, bottom) = (left + width, top + height);
+        let corners = [
+            (left, top),
+            (right, top),
+            (right, bottom),
+            (left, bottom),
+            (left, top),
+        ];
+        self.line(corners.to_vec(), GREY, 1);
     }
 
     /// A black text of normal size, centred vertically on its point.

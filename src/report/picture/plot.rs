@@ -5,11 +5,11 @@ use plotters::coord::ranged1d::Ranged as _;
 use plotters::coord::types::RangedCoordf64;
 
 use super::png::covered;
-use super::{Anchor, GREY, PAD, Scene, Spelling, TEXT, line_height, text_px, widest_px};
+use super::{Anchor, GREY, PAD, Scene, Spelling, TEXT, line_height, widest_px};
 use crate::error::Result;
 use crate::report::color::Rgb;
 use crate::report::curves::{Curves, Point};
-use crate::report::label::{legible, shorten, tick};
+use crate::report::label::{legible, shorten};
 
 /// The plotting area.
 const AREA: (i32, i32) = (560, 320);
@@ -41,6 +41,16 @@ struct Frame {
 }
 
 impl Frame {
+    fn new(curves: &Curves<'_>) -> Self {
+        let [(x0, x1), (y0, y1)] = curves.bounds();
+        // A little air, so that no point lies on the frame.
+        let (dx, dy) = ((x1 - x0) * 0.02, (y1 - y0) * 0.05);
+        let x = RangedCoordf64::from(x0 - dx..x1 + dx);
+        let y = RangedCoordf64::from(y0 - dy..y1 + dy);
+        let corner = (PAD + line_height(TEXT) + widest_px(&ticks(&y).1) + 8, 0);
+        Frame { corner, x, y }
+    }
+
     fn x_px(&self, x: f64) -> i32 {
         self.x.map(&x, (self.corner.0, self.corner.0 + AREA.0))
     }
@@ -50,39 +60,38 @@ impl Frame {
     }
 }
 
+/// Round numbers along an axis, and their texts.
+fn ticks(axis: &RangedCoordf64) -> (Vec<f64>, Vec<String>) {
+    let numbers = axis.key_points(8);
+    let steps = numbers.windows(2).map(|pair| pair[1] - pair[0]);
+    let step = steps.fold(f64::INFINITY, f64::min);
+    let largest = numbers.iter().map(|v| v.abs()).fold(0.0, f64::max);
+    // As many digits as it takes to tell neighbours apart.
+    let text = |v: &f64| {
+        if (1e-5..1e6).contains(&step) && largest < 1e7 {
+            let digits = (-step.log10().floor()).max(0.0) as usize;
+            format!("{v:.digits$}")
+        } else {
+            let digits = (largest / step).log10().ceil().clamp(0.0, 9.0) as usize;
+            format!("{v:.digits$e}")
+        }
+    };
+    let texts = numbers.iter().map(text).collect();
+    (numbers, texts)
+}
+
 fn scene(curves: &Curves<'_>, spell: Spelling) -> Scene {
     let about = &curves.of.about;
-    let names: Vec<String> = curves
-        .names()
-        .iter()
-        .map(|name| shorten(&spell(name), 32))
-        .collect();
-    let [(x0, x1), (y0, y1)] = curves.bounds();
-    // A little air, so that no point lies on the frame.
-    let (dx, dy) = ((x1 - x0) * 0.02, (y1 - y0) * 0.05);
-    let (x, y) = (
-        RangedCoordf64::from(x0 - dx..x1 + dx),
-        RangedCoordf64::from(y0 - dy..y1 + dy),
-    );
-    let y_ticks: Vec<(f64, String)> = y.key_points(8).iter().map(|v| (*v, tick(*v))).collect();
-    let x_ticks: Vec<(f64, String)> = x.key_points(8).iter().map(|v| (*v, tick(*v))).collect();
-    let tick_room = y_ticks
-        .iter()
-        .map(|(_, text)| text_px(text, TEXT))
-        .max()
-        .unwrap_or(0);
-    let left = PAD + line_height(TEXT) + tick_room + 8;
-    let legend = left + AREA.0 + 2 * PAD;
+    let name = |name: &String| shorten(&spell(name), 32);
+    let names: Vec<String> = curves.names().iter().map(name).collect();
+    let mut frame = Frame::new(curves);
+    let legend = frame.corner.0 + AREA.0 + 2 * PAD;
     let mut scene = Scene {
         width: legend + 24 + widest_px(&names) + PAD,
         ..Scene::default()
     };
-    let frame = Frame {
-        corner: (left, scene.head(about, spell)),
-        x,
-        y,
-    };
-    draw_grid(&mut scene, &frame, &x_ticks, &y_ticks);
+    frame.corner.1 = scene.head(about, spell);
+    draw_axes(&mut scene, &frame, curves, spell);
     for (series, name) in names.iter().enumerate() {
         let color = series_color(series, names.len());
         draw_line(&mut scene, &frame, &curves.points(series), color);
@@ -90,18 +99,9 @@ fn scene(curves: &Curves<'_>, spell: Spelling) -> Scene {
         scene.line(vec![(legend, level), (legend + 18, level)], color, 2);
         scene.label((legend + 24, level), name, Anchor::Start);
     }
-    let unit = shorten(&spell(&legible(&about.unit_label())), 40);
-    let (middle, bottom) = (frame.corner.1 + AREA.1 / 2, frame.corner.1 + AREA.1);
-    scene.upward((PAD + line_height(TEXT) / 2, middle), &unit, Anchor::Middle);
-    let x_name = curves.of.axes().last().map_or("", |axis| &axis.name);
-    let below = bottom + 2 * line_height(TEXT);
-    scene.label(
-        (left + AREA.0 / 2, below),
-        &shorten(&spell(&legible(x_name)), 60),
-        Anchor::Middle,
-    );
-    let legend_end = frame.corner.1 + names.len() as i32 * line_height(TEXT);
-    scene.foot(legend_end.max(below + TEXT), &about.facts(), spell);
+    let rows = names.len() as i32 * line_height(TEXT);
+    let end = frame.corner.1 + rows.max(AREA.1 + 3 * line_height(TEXT));
+    scene.foot(end, &about.facts(), spell);
     scene
 }
 
@@ -126,29 +126,31 @@ fn series_color(series: usize, n: usize) -> Rgb {
     [r, g, b]
 }
 
-fn draw_grid(scene: &mut Scene, frame: &Frame, x: &[(f64, String)], y: &[(f64, String)]) {
+/// The grid with its numbers, and the names of both axes.
+fn draw_axes(scene: &mut Scene, frame: &Frame, curves: &Curves<'_>, spell: Spelling) {
     let (left, top) = frame.corner;
     let (right, bottom) = (left + AREA.0, top + AREA.1);
-    for (value, text) in x {
-        let at = frame.x_px(*value);
-        let color = if *value == 0.0 { GREY } else { GRID };
-        scene.line(vec![(at, top), (at, bottom)], color, 1);
+    let shade = |value: f64| if value == 0.0 { GREY } else { GRID };
+    let (values, texts) = ticks(&frame.x);
+    for (value, text) in values.into_iter().zip(&texts) {
+        let at = frame.x_px(value);
+        scene.line(vec![(at, top), (at, bottom)], shade(value), 1);
         scene.label((at, bottom + 4 + TEXT / 2), text, Anchor::Middle);
     }
-    for (value, text) in y {
-        let at = frame.y_px(*value);
-        let color = if *value == 0.0 { GREY } else { GRID };
-        scene.line(vec![(left, at), (right, at)], color, 1);
+    let (values, texts) = ticks(&frame.y);
+    for (value, text) in values.into_iter().zip(&texts) {
+        let at = frame.y_px(value);
+        scene.line(vec![(left, at), (right, at)], shade(value), 1);
         scene.label((left - 6, at), text, Anchor::End);
     }
-    let corners = [
-        (left, top),
-        (right, top),
-        (right, bottom),
-        (left, bottom),
-        (left, top),
-    ];
-    scene.line(corners.to_vec(), GREY, 1);
+    scene.outline(frame.corner, AREA);
+    let name = |text: &str| shorten(&spell(&legible(text)), 40);
+    let unit = name(&curves.of.about.unit_label());
+    let beside = (PAD + line_height(TEXT) / 2, top + AREA.1 / 2);
+    scene.upward(beside, &unit, Anchor::Middle);
+    let x_name = name(curves.of.axes().last().map_or("", |axis| &axis.name));
+    let below = (left + AREA.0 / 2, bottom + 2 * line_height(TEXT));
+    scene.label(below, &x_name, Anchor::Middle);
 }
 
 /// One line, broken where a value is missing, with a mark and an error bar at every point.

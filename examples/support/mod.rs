@@ -1,0 +1,72 @@
+//! What the examples share: opening a model, progress, saving results.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use patchlens::report::Labelled;
+use patchlens::{Progress, Tokenizer, Transformer};
+
+/// A checkpoint folder's model and tokenizer, or the shipped ones.
+pub fn open(dir: Option<&Path>) -> Result<(Transformer, Tokenizer)> {
+    match dir {
+        Some(dir) => {
+            let model = Transformer::open(dir).context("opening the model")?;
+            let tokenizer = Tokenizer::open(dir).context("opening the tokenizer")?;
+            Ok((model, tokenizer))
+        }
+        None => Ok((Transformer::mini(), Tokenizer::mini())),
+    }
+}
+
+/// What to call the model.
+pub fn name(dir: Option<&Path>) -> String {
+    match dir {
+        Some(dir) => dir.display().to_string(),
+        None => "shipped small model (assets/mini)".to_string(),
+    }
+}
+
+/// A progress bar on stderr, hidden where stderr is not a terminal.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    pub fn new(what: &str) -> Self {
+        let style = ProgressStyle::with_template(
+            "{msg} {wide_bar} {percent}% of multiply-adds, {eta} left",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::no_length().with_style(style);
+        bar.set_message(what.to_string());
+        Bar(bar)
+    }
+
+    /// An observer for a sweep.
+    pub fn observe(&self, progress: &Progress) -> ControlFlow<()> {
+        self.0.set_length(progress.multiply_adds_planned);
+        self.0.set_position(progress.multiply_adds);
+        ControlFlow::Continue(())
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Saves a result under a name in several formats, and says where.
+#[allow(dead_code)] // Not every example makes pictures.
+pub fn save(result: &Labelled, out: &Path, name: &str) -> Result<()> {
+    std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
+    let paths: Vec<PathBuf> = ["svg", "png", "html", "csv"]
+        .iter()
+        .map(|extension| out.join(format!("{name}.{extension}")))
+        .collect();
+    for path in &paths {
+        result.save(path)?;
+    }
+    println!("saved {} (and .png, .html, .csv)", paths[0].display());
+    Ok(())
+}

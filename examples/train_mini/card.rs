@@ -1,0 +1,93 @@
+//! The model card.
+
+use anyhow::Result;
+use patchlens::Tokenizer;
+use patchlens::tasks::{Facts, GreaterThan, Ioi, Split};
+
+use crate::evaluation::Evaluation;
+use crate::training::Training;
+
+/// The README.md that goes with a trained model.
+pub fn text(
+    training: &Training,
+    tokenizer: &Tokenizer,
+    evaluation: &Evaluation,
+    minutes: f64,
+) -> Result<String> {
+    let (model, settings) = (&training.model, &training.settings);
+    let (config, adam) = (model.config(), &settings.optimizer);
+    let train = Split::Train;
+    let pairs = Ioi::new(tokenizer)?.split(train)?.name_pairs();
+    let statements = Facts::new(tokenizer)?.split(train).all()?.len();
+    let years = GreaterThan::new(tokenizer)?.split(train)?.cases();
+    Ok(format!(
+        "# The small model of patchlens
+
+A GPT-2-style transformer that patchlens trains itself, made to have known behaviours in a size at
+which every experiment takes seconds. It is no language model: it knows nothing but the four tasks
+below. Hugging Face's layout; `Transformer::mini()` and `Tokenizer::mini()` have it built in.
+
+| | |
+|---|---|
+| Layers, heads | {layers}, {heads} |
+| d_model, d_mlp | {d_model}, {d_mlp} |
+| Context, vocabulary | {n_ctx}, {d_vocab} words |
+| Parameters | {count}, f32 |
+| Activation, embeddings | `{activation}`, tied |
+
+## Data
+
+Generated text (`patchlens::tasks::Corpus`), one item a sequence, half of them after
+`<|endoftext|>`:
+
+- indirect object identification: 16 templates, ABBA and BABA, 50 names in {pairs} pairs;
+- invented facts: 48 people by 6 relations, {statements} statements;
+- greater-than years: {years} combinations of noun and year;
+- random sequences of 4 to 30 tokens, repeated to fill at most 60.
+
+The loss is weighted: most on the word that answers, little on the text before it.
+
+## Training
+
+```text
+cargo run --release --example train_mini -- --seed {seed} --steps {steps}
+```
+
+{steps} steps of {batch} sequences with AdamW (peak learning rate {peak}, {warmup} steps of warm-up,
+cosine decay to {end}, weight decay {decay}, gradient clipped at {clip}). The run that made this file
+took {minutes:.0} minutes. The same seed and steps give the same `model.safetensors` to the bit,
+whatever the number of threads, stopped and resumed or not.
+
+## Results
+
+On prompts that were held out of training: pairs of names that never occur together there, facts in
+the phrasing that was left out, other pairs of noun and year, new random sequences.
+
+{evaluation}
+```text
+cargo run --release --example train_mini -- --evaluate-only
+```
+
+## Limits
+
+Names, facts and numbers are invented or uniformly drawn. What is found in this model shows how
+such circuits can be found, not what a model trained on natural text does.
+",
+        layers = config.n_layers,
+        heads = config.n_heads,
+        d_model = config.d_model,
+        d_mlp = config.d_mlp,
+        n_ctx = config.n_ctx,
+        d_vocab = config.d_vocab,
+        count = model.parameters().count(),
+        activation = config.activation.name(),
+        seed = settings.seed,
+        steps = adam.steps,
+        batch = settings.batch,
+        peak = adam.rate[0],
+        warmup = adam.warmup,
+        end = adam.rate[1],
+        decay = adam.weight_decay,
+        clip = adam.clip,
+    ))
+}

@@ -1,0 +1,163 @@
+//! Trains the small model that the crate ships, from nothing, to the same bits every time.
+
+mod adamw;
+mod card;
+mod evaluation;
+mod training;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use patchlens::tasks::{Corpus, mini_tokenizer_json};
+use patchlens::{Config, Tokenizer, Transformer};
+
+use adamw::AdamW;
+use evaluation::Evaluation;
+use training::{Settings, Training};
+
+/// Train the small transformer that patchlens ships, on generated text.
+///
+/// The text mixes four tasks: indirect object identification, invented facts, greater-than years
+/// and repeated random sequences. The same seed and steps give the same model to the bit, with
+/// any number of threads, stopped and resumed or not.
+///
+/// Writes config.json, model.safetensors, tokenizer.json and README.md (the model card) into the
+/// folder given, and checkpoint.safetensors while it is not done.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Steps until the end of the learning-rate schedule.
+    #[arg(long, default_value_t = 4000)]
+    steps: u64,
+    /// Seed of the initial weights and of the text.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Folder to write to, made if needed.
+    #[arg(long, value_name = "DIR", default_value = "assets/mini")]
+    out: PathBuf,
+    /// Threads; by default one per core.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Go on from checkpoint.safetensors in the folder.
+    #[arg(long)]
+    resume: bool,
+    /// Steps from one checkpoint to the next.
+    #[arg(long, default_value_t = 200)]
+    checkpoint_every: u64,
+    /// Train nothing: measure the model in the folder on prompts held out of training.
+    #[arg(long)]
+    evaluate_only: bool,
+}
+
+/// Sequences a step.
+const BATCH: u64 = 64;
+/// Prompts of each task that the result is measured on.
+const EVALUATION_PROMPTS: usize = 1000;
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(arguments.threads.unwrap_or(0));
+    pool.build()?.install(|| run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.evaluate_only {
+        let model = Transformer::open(&arguments.out)?;
+        let tokenizer = Tokenizer::open(&arguments.out)?;
+        print!(
+            "{}",
+            Evaluation::of(&model, &tokenizer, EVALUATION_PROMPTS)?
+        );
+        return Ok(());
+    }
+    ensure!(arguments.steps > 0, "--steps: found 0; expected at least 1");
+    ensure!(
+        arguments.checkpoint_every > 0,
+        "--checkpoint-every: found 0; expected at least 1"
+    );
+    let tokenizer_json = mini_tokenizer_json()?;
+    let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes())?;
+    let corpus = Corpus::new(&tokenizer, arguments.seed)?;
+    std::fs::create_dir_all(&arguments.out)
+        .with_context(|| format!("making {}", arguments.out.display()))?;
+    let checkpoint = arguments.out.join("checkpoint.safetensors");
+    let settings = Settings {
+        seed: arguments.seed,
+        batch: BATCH,
+        optimizer: AdamW::new(arguments.steps),
+    };
+    let config = config(tokenizer.vocab_size());
+    let training = if arguments.resume {
+        Training::resume(&checkpoint, settings, config)?
+    } else {
+        Training::new(settings, config)?
+    };
+    let begun = Instant::now();
+    let training = train(training, &corpus, &checkpoint, arguments.checkpoint_every)?;
+    let minutes = begun.elapsed().as_secs_f64() / 60.0;
+    let evaluation = Evaluation::of(&training.model, &tokenizer, EVALUATION_PROMPTS)?;
+    print!("{evaluation}");
+
+    let model = &training.model;
+    model.parameters().save(&arguments.out, model.config())?;
+    std::fs::write(arguments.out.join("tokenizer.json"), tokenizer_json)?;
+    let card = card::text(&training, &tokenizer, &evaluation, minutes)?;
+    std::fs::write(arguments.out.join("README.md"), card)?;
+    std::fs::remove_file(checkpoint).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    for missed in evaluation.missed() {
+        eprintln!("below the shipped model's bound: {missed}");
+    }
+    Ok(())
+}
+
+fn config(d_vocab: usize) -> Config {
+    Config {
+        n_layers: 4,
+        n_heads: 4,
+        d_model: 128,
+        d_mlp: 512,
+        n_ctx: 64,
+        d_vocab,
+        ..Config::gpt2()
+    }
+}
+
+/// Trains to the end of the schedule.
+fn train(
+    mut training: Training,
+    corpus: &Corpus<'_>,
+    checkpoint: &Path,
+    every: u64,
+) -> Result<Training> {
+    let steps = training.settings.optimizer.steps;
+    let bar = ProgressBar::new(steps).with_position(training.step);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:40} {pos}/{len} steps, {msg}, {elapsed} gone, {eta} to go",
+    )?);
+    bar.reset_eta();
+    let mut smoothed = None;
+    let mut told = Instant::now();
+    while training.step < steps {
+        let loss;
+        (training, loss) = training.advance(corpus)?;
+        let mean = smoothed.map_or(loss, |mean: f64| 0.98 * mean + 0.02 * loss);
+        smoothed = Some(mean);
+        bar.set_position(training.step);
+        bar.set_message(format!("loss {mean:.4}"));
+        // Where stderr is a file, the bar is not drawn.
+        if bar.is_hidden() && (told.elapsed() > Duration::from_secs(10) || training.step == steps) {
+            eprintln!("{}/{steps} steps, loss {mean:.4}", training.step);
+            told = Instant::now();
+        }
+        if training.step.is_multiple_of(every) && training.step < steps {
+            training.save(checkpoint)?;
+        }
+    }
+    bar.finish();
+    Ok(training)
+}

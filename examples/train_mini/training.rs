@@ -1,0 +1,190 @@
+//! The state of a training run: it goes on from a file to the same bits.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use patchlens::tasks::{Corpus, TrainingItem};
+use patchlens::{Backward, Config, Parameters, Prompt, Transformer, cross_entropy};
+use rayon::prelude::*;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::adamw::AdamW;
+
+/// What decides the bits of the result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Of the parameters' initialisation and of the corpus.
+    pub seed: u64,
+    /// Sequences a step.
+    pub batch: u64,
+    pub optimizer: AdamW,
+}
+
+/// What a file holds besides tensors.
+#[derive(Serialize, Deserialize)]
+struct State {
+    settings: Settings,
+    step: u64,
+}
+
+/// Where a training run stands.
+#[derive(Clone, Debug)]
+pub struct Training {
+    pub settings: Settings,
+    /// Steps done.
+    pub step: u64,
+    pub model: Transformer,
+    moments: [Parameters; 2],
+}
+
+impl Training {
+    pub fn new(settings: Settings, config: Config) -> Result<Self> {
+        let model = Transformer::random(config, settings.seed)?;
+        let zeros = model.parameters().zeros_like();
+        Ok(Training {
+            settings,
+            step: 0,
+            moments: [zeros.clone(), zeros],
+            model,
+        })
+    }
+
+    /// One step; gives the weighted mean loss of its sequences.
+    pub fn advance(self, corpus: &Corpus<'_>) -> Result<(Self, f64)> {
+        let Training {
+            settings,
+            step,
+            model,
+            mut moments,
+        } = self;
+        let first = step * settings.batch;
+        let items = (first..first + settings.batch).into_par_iter();
+        let items: Vec<TrainingItem> = items
+            .map(|i| corpus.item(i))
+            .collect::<patchlens::Result<_>>()?;
+        let total: f64 = items
+            .iter()
+            .flat_map(|i| &i.weights)
+            .map(|w| f64::from(*w))
+            .sum();
+        let weights: Vec<Vec<f32>> = items
+            .iter()
+            .map(|item| {
+                item.weights
+                    .iter()
+                    .map(|w| (f64::from(*w) / total) as f32)
+                    .collect()
+            })
+            .collect();
+        let prompts: Vec<Prompt> = items.into_iter().map(|item| item.tokens.into()).collect();
+        let want = Backward {
+            parameters: true,
+            ..Backward::default()
+        };
+        let loss = cross_entropy(&prompts, &weights)?;
+        let result = model.gradients(&prompts, (), loss, &want)?;
+        let gradient = result.parameters.context("parameters were asked for")?;
+        let (config, mut parameters) = model.into_parts();
+        settings
+            .optimizer
+            .update(step, &mut parameters, &mut moments, &gradient);
+        let training = Training {
+            model: Transformer::new(config, parameters)?,
+            settings,
+            step: step + 1,
+            moments,
+        };
+        Ok((training, result.values.iter().sum()))
+    }
+
+    /// Parameters and moments, with the prefixes of their names in a file.
+    fn parts(&self) -> [(&'static str, &Parameters); 3] {
+        let [first, second] = &self.moments;
+        [
+            ("", self.model.parameters()),
+            ("first.", first),
+            ("second.", second),
+        ]
+    }
+
+    /// Writes everything that is needed to go on. An older file stays whole until the new one is.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut tensors = Vec::new();
+        for (prefix, parameters) in self.parts() {
+            for (name, tensor) in parameters.tensors() {
+                let bytes: Vec<u8> = tensor.iter().flat_map(|v| v.to_le_bytes()).collect();
+                tensors.push((format!("{prefix}{name}"), tensor.shape().to_vec(), bytes));
+            }
+        }
+        let views = tensors
+            .iter()
+            .map(|(name, shape, bytes)| {
+                Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let state = State {
+            settings: self.settings.clone(),
+            step: self.step,
+        };
+        // One entry only: the order of several would change from run to run.
+        let metadata = HashMap::from([("state".to_string(), serde_json::to_string(&state)?)]);
+        let bytes = safetensors::serialize(views, Some(metadata))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(&bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    }
+
+    /// Goes on from a file of [`Training::save`], which must be of the same settings.
+    pub fn resume(path: &Path, settings: Settings, config: Config) -> Result<Self> {
+        let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes)?;
+        let state = header.metadata().as_ref().and_then(|m| m.get("state"));
+        let state = state.with_context(|| format!("{}: no training state", path.display()))?;
+        let State {
+            settings: found,
+            step,
+        } = serde_json::from_str(state)?;
+        ensure!(
+            found == settings,
+            "{}: found a run with {found:?}; expected {settings:?}",
+            path.display()
+        );
+        let mut training = Training::new(settings, config)?;
+        training.step = step;
+        let file = SafeTensors::deserialize(&bytes)?;
+        let (config, mut parameters) = training.model.into_parts();
+        let [first, second] = &mut training.moments;
+        for (prefix, to) in [
+            ("", &mut parameters),
+            ("first.", first),
+            ("second.", second),
+        ] {
+            read_into(&file, prefix, to)?;
+        }
+        training.model = Transformer::new(config, parameters)?;
+        Ok(training)
+    }
+}
+
+fn read_into(file: &SafeTensors<'_>, prefix: &str, to: &mut Parameters) -> Result<()> {
+    for (name, mut to) in to.tensors_mut() {
+        let tensor = file.tensor(&format!("{prefix}{name}"))?;
+        ensure!(
+            tensor.shape() == to.shape(),
+            "`{prefix}{name}`: found shape {:?}; expected {:?}",
+            tensor.shape(),
+            to.shape()
+        );
+        let values = tensor.data().as_chunks::<4>().0;
+        for (to, bytes) in to.iter_mut().zip(values) {
+            *to = f32::from_le_bytes(*bytes);
+        }
+    }
+    Ok(())
+}

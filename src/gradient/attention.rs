@@ -1,0 +1,218 @@
+//! The way back through the attention half of a block.
+
+use std::ops::Range;
+
+use ndarray::{Array2, Array3, ArrayView2, Axis, Ix3};
+use rayon::prelude::*;
+
+use super::reverse::{Reverse, no_base, of_prompt};
+use crate::hook::Site;
+use crate::model::stack::Stack;
+use crate::ops::{self, HeadGradients, HeadViews, part, part_mut};
+
+/// Who reads the normalized residual: queries, keys and values.
+const READERS: [Site; 3] = [Site::QInput, Site::KInput, Site::VInput];
+
+impl Reverse<'_> {
+    /// From the residual between attention and MLP to a block's input.
+    pub(super) fn attention(&mut self, layer: usize, mid: Stack) -> Option<Stack> {
+        let model = self.model;
+        let block = &model.parameters().h[layer];
+        let at = |site: Site| site.at(layer);
+        self.record(at(Site::AttnOut), &mid);
+        self.record_results(layer, &mid);
+        self.on_to(at(Site::Z))?;
+        if self.wants_parameters() {
+            let z = self.saved(at(Site::Z));
+            self.linear_weights(z, mid.view(), |p| &mut p.h[layer].attn.c_proj);
+        }
+        let z = self.stack(ops::matmul(mid.view(), block.attn.c_proj.weight.t()));
+        self.record(at(Site::Z), &z);
+        self.on_to(at(Site::Pattern))?;
+
+        let qkv = self.heads(layer, &z);
+        drop(z);
+        self.record_queries_keys_values(layer, &qkv);
+        let points = [Site::ResidPre, Site::Ln1Scale, Site::Ln1Normalized].map(at);
+        if self.wants_parameters() {
+            let x = self.normed(points, &block.ln_1);
+            self.linear_weights(x.view(), qkv.view(), |p| &mut p.h[layer].attn.c_attn);
+        }
+        self.record_split_inputs(layer, qkv.view());
+        let gradient = ops::matmul(qkv.view(), block.attn.c_attn.weight.t());
+        drop(qkv);
+        let gradient = self.norm(points, &block.ln_1, gradient, |p| &mut p.h[layer].ln_1);
+        let pre = mid.plus(&self.stack(gradient), no_base);
+        self.record(at(Site::ResidPre), &pre);
+        Some(pre)
+    }
+
+    /// Each head's result has the gradient of their sum.
+    fn record_results(&mut self, layer: usize, out: &Stack) {
+        let at = Site::Result.at(layer);
+        if !self.recorder.wants(at) {
+            return;
+        }
+        let n_heads = self.model.config().n_heads;
+        for lane in 0..self.lanes.len() {
+            let rows = out.lane(lane);
+            let mut each = Array3::zeros((rows.nrows(), n_heads, rows.ncols()));
+            each.assign(&rows.insert_axis(Axis(1)));
+            self.recorder
+                .record_rows(at, lane, &self.lanes[lane], &self.lanes[lane].fresh, &each);
+        }
+    }
+
+    /// The gradients at queries, keys and values side by side, `[rows, 3 * d_model]`.
+    fn heads(&mut self, layer: usize, z: &Stack) -> Array2<f32> {
+        let config = self.model.config();
+        let (n_heads, d_head, d_model) = (config.n_heads, config.d_head(), config.d_model);
+        let tasks: Vec<(usize, usize)> = (0..self.lanes.len())
+            .flat_map(|lane| (0..n_heads).map(move |head| (lane, head)))
+            .collect();
+        let shown = [Site::AttnScores, Site::Pattern].map(|s| self.recorder.wants(s.at(layer)));
+        let run = |(lane, head): (usize, usize)| {
+            let mut gradients = self.head(layer, lane, head, z);
+            if shown == [false; 2] {
+                gradients.pattern = Array2::zeros((0, 0));
+                gradients.scores = Array2::zeros((0, 0));
+            }
+            gradients
+        };
+        let gradients: Vec<HeadGradients> = tasks.par_iter().copied().map(run).collect();
+        let mut qkv = Array2::zeros((self.rows.len(), 3 * d_model));
+        for ((lane, head), g) in tasks.iter().zip(&gradients) {
+            let mut rows = part_mut(qkv.view_mut(), 0, self.rows.range(*lane));
+            for (reader, values) in [&g.q, &g.k, &g.v].into_iter().enumerate() {
+                let first = reader * d_model + head * d_head;
+                part_mut(rows.view_mut(), 1, first..first + d_head).assign(values);
+            }
+        }
+        for (lane, heads) in gradients.chunks(n_heads).enumerate() {
+            self.record_attention(layer, lane, heads);
+        }
+        qkv
+    }
+
+    fn head(&self, layer: usize, lane: usize, head: usize, z: &Stack) -> HeadGradients {
+        let config = self.model.config();
+        let at = |site: Site| site.at(layer);
+        let columns = head * config.d_head()..(head + 1) * config.d_head();
+        let own = |site: Site| self.own(self.saved(at(site)), lane, columns.clone());
+        let square = |site: Site| {
+            let all = of_prompt(&self.tape[lane], at(site));
+            let all = all.into_dimensionality::<Ix3>();
+            let all = all.unwrap_or_else(|_| unreachable!("attention is [head, dest, src]"));
+            all.index_axis_move(Axis(0), head)
+        };
+        let pattern = square(Site::Pattern);
+        let scores_kept = self.tape[lane].points().any(|p| p == at(Site::AttnScores));
+        let softmax = scores_kept.then(|| {
+            let mut scores = square(Site::AttnScores).to_owned();
+            ops::for_rows(scores.view_mut(), |_, row| ops::softmax_row(row));
+            scores
+        });
+        let views = HeadViews {
+            q: own(Site::Q),
+            k: own(Site::K),
+            v: own(Site::V),
+            pattern,
+            softmax: softmax.as_ref().map_or(pattern, |s| s.view()),
+        };
+        let z = self.own(z.view(), lane, columns.clone());
+        ops::attend_backward(&views, config.attn_scale(layer), z)
+    }
+
+    /// One head's columns of one prompt's rows.
+    fn own<'v>(
+        &self,
+        rows: ArrayView2<'v, f32>,
+        lane: usize,
+        columns: Range<usize>,
+    ) -> ArrayView2<'v, f32> {
+        part(part(rows, 0, self.rows.range(lane)), 1, columns)
+    }
+
+    fn record_attention(&mut self, layer: usize, lane: usize, heads: &[HeadGradients]) {
+        let n = self.lanes[lane].tokens.len();
+        let picks: [(Site, fn(&HeadGradients) -> &Array2<f32>); 2] = [
+            (Site::Pattern, |g| &g.pattern),
+            (Site::AttnScores, |g| &g.scores),
+        ];
+        for (site, pick) in picks {
+            let at = site.at(layer);
+            if self.recorder.wants(at) {
+                let mut values = Array3::zeros((heads.len(), n, n));
+                for (mut to, head) in values.outer_iter_mut().zip(heads) {
+                    to.assign(pick(head));
+                }
+                let lane_of = &self.lanes[lane];
+                self.recorder
+                    .record_attention(at, lane, lane_of, (&[], &[]), &values);
+            }
+        }
+    }
+
+    fn record_queries_keys_values(&mut self, layer: usize, qkv: &Array2<f32>) {
+        let d_model = self.model.config().d_model;
+        for (reader, site) in [Site::Q, Site::K, Site::V].into_iter().enumerate() {
+            if self.recorder.wants(site.at(layer)) {
+                let columns = reader * d_model..(reader + 1) * d_model;
+                let own = self.stack(part(qkv.view(), 1, columns).to_owned());
+                self.record(site.at(layer), &own);
+            }
+        }
+    }
+
+    /// The gradients at the inputs of LayerNorm, by reader and head.
+    fn record_split_inputs(&mut self, layer: usize, qkv: ArrayView2<'_, f32>) {
+        let shared = Site::AttnIn.at(layer);
+        let all = self.recorder.wants(shared);
+        let mut sum: Option<Array3<f32>> = None;
+        for (reader, site) in READERS.into_iter().enumerate() {
+            let own = self.recorder.wants(site.at(layer));
+            if !all && !own {
+                continue;
+            }
+            let gradient = self.reader_input(layer, reader, qkv);
+            if own {
+                self.record_lanes(site, layer, &gradient);
+            }
+            match &mut sum {
+                None => sum = Some(gradient),
+                Some(sum) => *sum += &gradient,
+            }
+        }
+        if let Some(sum) = sum.filter(|_| all) {
+            self.record_lanes(Site::AttnIn, layer, &sum);
+        }
+    }
+
+    /// The gradient at the input of one reader, `[rows, head, d_model]`.
+    fn reader_input(&self, layer: usize, reader: usize, qkv: ArrayView2<'_, f32>) -> Array3<f32> {
+        let config = self.model.config();
+        let block = &self.model.parameters().h[layer];
+        let x = self.saved(Site::ResidPre.at(layer));
+        let scale = self.saved(Site::Ln1Scale.at(layer));
+        let mut out = Array3::zeros((x.nrows(), config.n_heads, config.d_model));
+        for (head, mut out) in out.axis_iter_mut(Axis(1)).enumerate() {
+            let first = reader * config.d_model + head * config.d_head();
+            let columns = first..first + config.d_head();
+            let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
+            let mut gradient = ops::matmul(part(qkv, 1, columns), weight.t());
+            ops::affine_backward(gradient.view_mut(), block.ln_1.weight.view());
+            let eps = config.layer_norm_eps;
+            out.assign(&ops::layer_norm_backward(x, scale, eps, gradient.view()));
+        }
+        out
+    }
+
+    fn record_lanes(&mut self, site: Site, layer: usize, gradient: &Array3<f32>) {
+        for lane in 0..self.lanes.len() {
+            let rows = part(gradient.view(), 0, self.rows.range(lane)).to_owned();
+            let of = &self.lanes[lane];
+            self.recorder
+                .record_rows(site.at(layer), lane, of, &of.fresh, &rows);
+        }
+    }
+}

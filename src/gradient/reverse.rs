@@ -1,0 +1,251 @@
+//! The way back from the logits to the embeddings, over the stacked rows of all prompts.
+
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
+
+use super::Backward;
+use super::tape::reaches;
+use crate::cache::{ActivationCache, Recorder, Selection};
+use crate::hook::{HookPoint, Site};
+use crate::model::Transformer;
+use crate::model::lane::Lane;
+use crate::model::stack::{RowMap, Stack};
+use crate::ops;
+use crate::parameters::{LayerNorm, Linear, Parameters};
+
+/// A backward pass under way.
+pub(super) struct Reverse<'r> {
+    pub model: &'r Transformer,
+    pub lanes: &'r [Lane<'r>],
+    /// All rows of all prompts.
+    pub rows: Arc<RowMap>,
+    /// The forward's activations, one cache a prompt.
+    pub tape: &'r [ActivationCache],
+    pub recorder: Recorder,
+    want: &'r Backward<'r>,
+    parameters: Option<Parameters>,
+}
+
+/// The hook points of one LayerNorm: its input, scale and output.
+pub(super) type NormPoints = [HookPoint; 3];
+
+impl<'r> Reverse<'r> {
+    pub fn new(
+        model: &'r Transformer,
+        lanes: &'r [Lane<'r>],
+        tape: &'r [ActivationCache],
+        want: &'r Backward<'r>,
+    ) -> Self {
+        let none = Selection::default();
+        Reverse {
+            model,
+            lanes,
+            rows: RowMap::new(lanes.iter().map(|lane| &lane.fresh[..])),
+            tape,
+            recorder: Recorder::new(want.gradients.unwrap_or(&none), lanes),
+            want,
+            parameters: want.parameters.then(|| model.parameters().zeros_like()),
+        }
+    }
+
+    /// Goes back from the gradient at the logits, `[rows, d_vocab]`.
+    pub fn run(mut self, logits: Array2<f32>) -> (Vec<ActivationCache>, Option<Parameters>) {
+        self.walk(logits);
+        let caches = match self.want.gradients {
+            Some(_) => self.recorder.finish(self.lanes),
+            None => Vec::new(),
+        };
+        (caches, self.parameters)
+    }
+
+    /// The points in reverse order of execution; `None` as soon as nothing upstream is wanted.
+    fn walk(&mut self, logits: Array2<f32>) -> Option<()> {
+        let mut resid = self.unembed(logits)?;
+        for layer in (0..self.model.config().n_layers).rev() {
+            let mid = self.mlp(layer, resid)?;
+            resid = self.attention(layer, mid)?;
+        }
+        self.record(HookPoint::PosEmbed, &resid);
+        self.record(HookPoint::Embed, &resid);
+        self.embed(&resid);
+        Some(())
+    }
+
+    /// `Some` if the way back has to go on to this point.
+    pub fn on_to(&self, point: HookPoint) -> Option<()> {
+        reaches(self.want, point).then_some(())
+    }
+
+    pub fn record(&mut self, at: HookPoint, gradient: &Stack) {
+        if self.recorder.wants(at) {
+            let config = self.model.config();
+            self.recorder.record(at, gradient, self.lanes, config);
+        }
+    }
+
+    /// The forward's activation, the rows of all prompts one below another.
+    pub fn saved(&self, at: HookPoint) -> ArrayView2<'r, f32> {
+        self.tape[0].stacked(at)
+    }
+
+    pub fn stack(&self, data: Array2<f32>) -> Stack {
+        Stack::new(&self.rows, data)
+    }
+
+    /// From the logits to the last block's output.
+    fn unembed(&mut self, logits: Array2<f32>) -> Option<Stack> {
+        let logits = self.stack(logits);
+        self.record(HookPoint::Logits, &logits);
+        self.on_to(HookPoint::LnFinalNormalized)?;
+        let model = self.model;
+        let (w_u, ln) = (model.parameters().w_u(), &model.parameters().ln_f);
+        let (data, some) = (&logits.data, rows_with_any(logits.view()));
+        let gradient = if some.len() == data.nrows() {
+            ops::matmul(data.view(), w_u.t())
+        } else {
+            // A metric reads few positions; the gradient at the others is 0.
+            let mut all = Array2::zeros((data.nrows(), w_u.nrows()));
+            let product = ops::matmul(data.select(Axis(0), &some).view(), w_u.t());
+            for (row, values) in some.iter().zip(product.rows()) {
+                all.row_mut(*row).assign(&values);
+            }
+            all
+        };
+        if let Some(to) = &mut self.parameters {
+            let normalized = self.tape[0].stacked(HookPoint::LnFinalNormalized);
+            let x = ops::affine(normalized, ln.weight.view(), ln.bias.view());
+            let table = to.lm_head.as_mut().unwrap_or(&mut to.wte);
+            ops::matmul_into(data.t(), x.view(), None, table.view_mut());
+            if let Some(bias) = &mut to.lm_head_bias {
+                *bias = ops::sum_rows(data.view(), None);
+            }
+        }
+        let input = Site::ResidPost.at(model.config().n_layers - 1);
+        let (scale, normalized) = (HookPoint::LnFinalScale, HookPoint::LnFinalNormalized);
+        let gradient = self.norm([input, scale, normalized], ln, gradient, |p| &mut p.ln_f);
+        Some(self.stack(gradient))
+    }
+
+    /// From a block's output to the residual between attention and MLP.
+    fn mlp(&mut self, layer: usize, post: Stack) -> Option<Stack> {
+        let model = self.model;
+        let block = &model.parameters().h[layer];
+        let at = |site: Site| site.at(layer);
+        self.record(at(Site::ResidPost), &post);
+        self.record(at(Site::MlpOut), &post);
+        self.on_to(at(Site::MlpPost))?;
+        if self.parameters.is_some() {
+            let hidden = self.saved(at(Site::MlpPost));
+            self.linear_weights(hidden, post.view(), |p| &mut p.h[layer].mlp.c_proj);
+        }
+        let mut hidden = self.stack(ops::matmul(post.view(), block.mlp.c_proj.weight.t()));
+        self.record(at(Site::MlpPost), &hidden);
+        ops::activate_backward(
+            model.config().activation,
+            self.saved(at(Site::MlpPre)),
+            Arc::make_mut(&mut hidden.data).view_mut(),
+        );
+        self.record(at(Site::MlpPre), &hidden);
+        let points = [Site::MlpIn, Site::Ln2Scale, Site::Ln2Normalized].map(at);
+        if self.parameters.is_some() {
+            let x = self.normed(points, &block.ln_2);
+            self.linear_weights(x.view(), hidden.view(), |p| &mut p.h[layer].mlp.c_fc);
+        }
+        let gradient = ops::matmul(hidden.view(), block.mlp.c_fc.weight.t());
+        drop(hidden);
+        let gradient = self.norm(points, &block.ln_2, gradient, |p| &mut p.h[layer].ln_2);
+        let input = self.stack(gradient);
+        self.record(at(Site::MlpIn), &input);
+        let mid = post.plus(&input, no_base);
+        self.record(at(Site::ResidMid), &mid);
+        Some(mid)
+    }
+
+    /// Through a LayerNorm, from the gradient at its output to that at its input.
+    pub fn norm(
+        &mut self,
+        points: NormPoints,
+        ln: &LayerNorm,
+        mut gradient: Array2<f32>,
+        pick: impl Fn(&mut Parameters) -> &mut LayerNorm,
+    ) -> Array2<f32> {
+        let [input, scale, normalized] = points;
+        if let Some(parameters) = &mut self.parameters {
+            let to = pick(parameters);
+            let saved = self.tape[0].stacked(normalized);
+            to.weight = ops::sum_rows(gradient.view(), Some(saved));
+            to.bias = ops::sum_rows(gradient.view(), None);
+        }
+        ops::affine_backward(gradient.view_mut(), ln.weight.view());
+        let gradient = self.stack(gradient);
+        self.record(normalized, &gradient);
+        let (x, divisor) = (self.saved(input), self.saved(scale));
+        if self.recorder.wants(scale) {
+            let at_scale = ops::layer_norm_scale_backward(x, divisor, gradient.view());
+            let at_scale = self.stack(at_scale);
+            self.record(scale, &at_scale);
+        }
+        let eps = self.model.config().layer_norm_eps;
+        ops::layer_norm_backward(x, divisor, eps, gradient.view())
+    }
+
+    /// What a LayerNorm gave in the forward, with weight and bias.
+    pub fn normed(&self, [_, _, normalized]: NormPoints, ln: &LayerNorm) -> Array2<f32> {
+        ops::affine(self.saved(normalized), ln.weight.view(), ln.bias.view())
+    }
+
+    /// The gradient of a linear layer's weight and bias, from its input and the gradient at its
+    /// output.
+    pub fn linear_weights(
+        &mut self,
+        x: ArrayView2<'_, f32>,
+        gradient: ArrayView2<'_, f32>,
+        pick: impl Fn(&mut Parameters) -> &mut Linear,
+    ) {
+        if let Some(parameters) = &mut self.parameters {
+            let to = pick(parameters);
+            ops::matmul_into(x.t(), gradient, None, to.weight.view_mut());
+            to.bias = ops::sum_rows(gradient, None);
+        }
+    }
+
+    pub fn wants_parameters(&self) -> bool {
+        self.parameters.is_some()
+    }
+
+    /// Adds to the rows of the embedding tables that were looked up.
+    fn embed(&mut self, resid: &Stack) {
+        let Some(to) = &mut self.parameters else {
+            return;
+        };
+        for (i, lane) in self.lanes.iter().enumerate() {
+            for (pos, (token, row)) in lane.tokens.iter().zip(resid.lane(i).rows()).enumerate() {
+                let (mut token, mut position) =
+                    (to.wte.row_mut(*token as usize), to.wpe.row_mut(pos));
+                token += &row;
+                position += &row;
+            }
+        }
+    }
+}
+
+/// For [`Stack::plus`] of stacks that have all rows.
+pub(super) fn no_base<'b>(lane: usize) -> ArrayView2<'b, f32> {
+    unreachable!("a gradient has every row of prompt {lane}")
+}
+
+/// The rows that are not all zero.
+fn rows_with_any(x: ArrayView2<'_, f32>) -> Vec<usize> {
+    let rows = x.rows().into_iter().enumerate();
+    rows.filter(|(_, row)| row.iter().any(|v| *v != 0.0))
+        .map(|(i, _)| i)
+        .collect()
+}
+
+/// An activation of one prompt, for its shape.
+pub(super) fn of_prompt<'c>(cache: &'c ActivationCache, at: HookPoint) -> ArrayViewD<'c, f32> {
+    cache
+        .get(at)
+        .unwrap_or_else(|error| unreachable!("not kept for the way back: {error}"))
+}

@@ -1,0 +1,46 @@
+//! What the forward has to keep for the way back.
+
+use crate::cache::Selection;
+use crate::config::Config;
+use crate::gradient::Backward;
+use crate::hook::{HookPoint, Site};
+
+/// Whether the way back has to reach a point.
+pub(super) fn reaches(want: &Backward<'_>, point: HookPoint) -> bool {
+    let first = want.gradients.and_then(|selection| selection.iter().next());
+    want.parameters || first.is_some_and(|first| first <= point)
+}
+
+/// The activations that the way back reads.
+pub(super) fn points(
+    config: &Config,
+    want: &Backward<'_>,
+    pattern_edited: impl Fn(usize) -> bool,
+) -> Selection {
+    let mut points = Vec::new();
+    if reaches(want, HookPoint::LnFinalNormalized) {
+        let last = Site::ResidPost.at(config.n_layers - 1);
+        points.extend([last, HookPoint::LnFinalScale]);
+    }
+    if want.parameters {
+        points.push(HookPoint::LnFinalNormalized);
+    }
+    for layer in 0..config.n_layers {
+        let at = |site: Site| site.at(layer);
+        if reaches(want, at(Site::MlpPost)) {
+            points.extend([Site::MlpIn, Site::Ln2Scale, Site::MlpPre].map(at));
+        }
+        if reaches(want, at(Site::Pattern)) {
+            let sites = [Site::Q, Site::K, Site::V, Site::Pattern];
+            points.extend(sites.map(at));
+            points.extend([Site::ResidPre, Site::Ln1Scale].map(at));
+            points.extend(pattern_edited(layer).then(|| at(Site::AttnScores)));
+        }
+        if want.parameters {
+            let sites = [Site::Ln1Normalized, Site::Z, Site::Ln2Normalized];
+            points.extend(sites.map(at));
+            points.push(at(Site::MlpPost));
+        }
+    }
+    Selection::points(points)
+}

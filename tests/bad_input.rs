@@ -1,0 +1,454 @@
+//! Prompts, hooks, edits, grids and metrics that cannot work: each gives an error that says what
+//! was found and what was expected, before anything is computed. (Files and configs: `bad_files`.)
+
+mod common;
+
+use ndarray::{Array2, ArrayView2};
+use patchlens::{
+    ActivationPatching, Cell, Edit, Error, Grid, HookPoint, Intervention, Interventions,
+    KeepLogits, Metric, Prompt, Prompts, Run, Select, Selection, Site, Sweep, Target, Transformer,
+    Values, activation_patching, hook_fn, kl_divergence, logit_diff, logit_diffs, next_token_loss,
+    rank,
+};
+
+/// 2 layers, 3 heads of 8, 53 tokens, context 16.
+fn model() -> Transformer {
+    common::open("tiny-gelu-new")
+}
+
+fn prompt(tokens: &[u32]) -> Prompt {
+    Prompt::from(tokens)
+}
+
+fn intervene(target: impl Into<Target>, edit: Edit) -> Result<(), Error> {
+    let list = [Intervention::new(target, edit)];
+    let hooks = Interventions::new(&list[..]);
+    model().run_with_hooks([1, 2, 3], hooks).map(|_| ())
+}
+
+fn run(tokens: &[u32], run: &Run<'_>) -> Result<(), Error> {
+    model().run(&prompt(tokens), (), run).map(|_| ())
+}
+
+fn hook(point: HookPoint, run: &Run<'_>) -> Result<(), Error> {
+    model()
+        .run(&prompt(&[1, 2]), hook_fn(point, |_, _| ()), run)
+        .map(|_| ())
+}
+
+fn patch(clean: &[u32], corrupted: &[u32], grid: Grid, metric: &Metric) -> Result<(), Error> {
+    activation_patching(&model(), &prompt(clean), &prompt(corrupted), grid, metric).map(|_| ())
+}
+
+fn values(shape: (usize, usize)) -> Values {
+    Values::array(Array2::zeros(shape))
+}
+
+fn parse(name: &str) -> Result<(), Error> {
+    name.parse::<HookPoint>().map(|_| ())
+}
+
+type Case = (&'static str, Result<(), Error>, &'static [&'static str]);
+
+fn prompts_and_runs() -> Vec<Case> {
+    let cached = |selection: Selection, stop| {
+        let run = Run {
+            cache: Some(&selection),
+            stop_at_layer: stop,
+            ..Run::default()
+        };
+        model().run(&prompt(&[1, 2]), (), &run).map(|_| ())
+    };
+    let stop = |layer| Run {
+        stop_at_layer: Some(layer),
+        ..Run::default()
+    };
+    let no_logits = Run {
+        logits: KeepLogits::None,
+        ..Run::default()
+    };
+    vec![
+        (
+            "empty prompt",
+            model().forward([]).map(|_| ()),
+            &["prompt 0", "0 tokens", "1 to 16"],
+        ),
+        (
+            "too long",
+            model().forward(vec![1; 17]).map(|_| ()),
+            &["17 tokens", "1 to 16", "n_positions"],
+        ),
+        (
+            "token out of range",
+            model().forward([1, 53]).map(|_| ()),
+            &["token 53", "0..53"],
+        ),
+        (
+            "no prompts",
+            Prompts::new(Vec::<Prompt>::new()).map(|_| ()),
+            &["empty set", "at least one"],
+        ),
+        (
+            "no prompts to run",
+            model().run(&[][..], (), &Run::default()).map(|_| ()),
+            &["none", "at least one"],
+        ),
+        (
+            "stop behind the model",
+            run(&[1], &stop(3)),
+            &["stop_at_layer", "layer 3", "0..=2"],
+        ),
+        (
+            "hook behind the stop",
+            hook(Site::ResidPre.at(1), &stop(1)),
+            &["blocks.1.hook_resid_pre", "never fire", "before layer 1"],
+        ),
+        (
+            "logits hook without logits",
+            hook(HookPoint::Logits, &no_logits),
+            &["unembed.hook_out", "never fire"],
+        ),
+        (
+            "cache of a missing layer",
+            cached(Selection::points([Site::Z.at(2)]), None),
+            &[
+                "blocks.2.attn.hook_z",
+                "layer 2",
+                "0..2",
+                "nearest `blocks.1.attn.hook_z`",
+            ],
+        ),
+        (
+            "cache behind the stop",
+            cached(Selection::points([Site::Z.at(1)]), Some(1)),
+            &["blocks.1.attn.hook_z", "never fire"],
+        ),
+        (
+            "cache of a missing position",
+            cached(Selection::points([Site::Z.at(1)]).at_positions([2]), None),
+            &["pos 2", "0..2"],
+        ),
+        (
+            "activation not kept",
+            not_kept(),
+            &[
+                "does not hold `blocks.1.attn.hook_z`",
+                "blocks.0.hook_resid_pre",
+            ],
+        ),
+        (
+            "loss of one token",
+            next_token_loss(Array2::zeros((1, 5)).view(), &[1]).map(|_| ()),
+            &["1 tokens", "at least 2"],
+        ),
+    ]
+}
+
+fn not_kept() -> Result<(), Error> {
+    let selection = Selection::points([Site::ResidPre.at(0)]);
+    let (_, cache) = model().run_with_cache([1, 2], &selection)?;
+    cache.get(Site::Z.at(1)).map(|_| ())
+}
+
+fn hook_names() -> Vec<Case> {
+    vec![
+        (
+            "misspelt site",
+            parse("blocks.0.attn.hook_patern"),
+            &[
+                "unknown hook `blocks.0.attn.hook_patern`",
+                "`blocks.0.attn.hook_pattern`",
+            ],
+        ),
+        (
+            "no block",
+            parse("attn.hook_z"),
+            &["did you mean `blocks.0.attn.hook_z`?"],
+        ),
+        (
+            "bare site",
+            parse("hook_q"),
+            &["did you mean `blocks.0.attn.hook_q`?"],
+        ),
+        (
+            "leading zero",
+            parse("blocks.07.hook_resid_pre"),
+            &["did you mean `blocks.7.hook_resid_pre`?"],
+        ),
+        (
+            "no layer",
+            parse("blocks.x.hook_mlp_out"),
+            &["did you mean `blocks.0.hook_mlp_out`?"],
+        ),
+        ("empty name", parse(""), &["unknown hook ``"]),
+        (
+            "misspelt global",
+            parse("ln_final.hook_normalised"),
+            &["`ln_final.hook_normalized`"],
+        ),
+    ]
+}
+
+fn interventions() -> Vec<Case> {
+    let z = || Target::new(Site::Z.at(1));
+    let short = {
+        let all = Selection::everything(model().config());
+        let cache = model().run_with_cache([1, 2], &all).unwrap().1;
+        Edit::patch(&[cache], Site::Z.at(1)).unwrap()
+    };
+    vec![
+        (
+            "layer",
+            intervene(Site::Z.at(5), Edit::Zero),
+            &["blocks.5.attn.hook_z", "layer 5", "0..2"],
+        ),
+        (
+            "head",
+            intervene(z().at_heads(3), Edit::Zero),
+            &["head 3", "0..3"],
+        ),
+        (
+            "head where there is none",
+            intervene(Target::new(Site::MlpOut.at(0)).at_heads(0), Edit::Zero),
+            &["hook_mlp_out", "never fire", "[pos, d_model]"],
+        ),
+        (
+            "source where there is none",
+            intervene(z().at_src(0), Edit::Zero),
+            &["never fire", "[pos, head, d_head]"],
+        ),
+        (
+            "position",
+            intervene(z().at_positions(3), Edit::Zero),
+            &["pos 3", "0..3"],
+        ),
+        (
+            "destination",
+            intervene(Target::new(Site::Pattern.at(0)).at_positions(4), Edit::Zero),
+            &["dest 4", "0..3"],
+        ),
+        (
+            "source",
+            intervene(Target::new(Site::Pattern.at(0)).at_src(9), Edit::Zero),
+            &["src 9", "0..3"],
+        ),
+        (
+            "sequence",
+            intervene(z().at_sequences(1), Edit::Zero),
+            &["sequence 1", "0..1"],
+        ),
+        (
+            "nothing selected",
+            intervene(z().at_heads(Vec::new()), Edit::Zero),
+            &["never fire", "no head is selected"],
+        ),
+        (
+            "values of another shape",
+            intervene(z(), Edit::Set(values((2, 5)))),
+            &["set at blocks.1.attn.hook_z", "[2, 5]", "[3, 3, 8]"],
+        ),
+        (
+            "patch of another length",
+            intervene(z(), short),
+            &["patch at", "[2, 3, 8]", "[3, 3, 8]"],
+        ),
+        (
+            "NaN values",
+            intervene(z(), Edit::Add(Values::scalar(f32::NAN))),
+            &["add at", "NaN"],
+        ),
+        (
+            "infinite factor",
+            intervene(z(), Edit::Scale(f32::INFINITY)),
+            &["scale at", "inf", "finite"],
+        ),
+        (
+            "negative deviation",
+            intervene(z(), Edit::Noise { std: -1.0, seed: 0 }),
+            &["noise at", "-1", "not negative"],
+        ),
+        (
+            "too many arrays",
+            intervene(
+                z(),
+                Edit::Set(Values::arrays(vec![ndarray::arr0(0.0).into_dyn(); 2])),
+            ),
+            &["number of arrays", "found 2", "1 or 1"],
+        ),
+        (
+            "patch from nothing",
+            Edit::patch(&[], Site::Z.at(0)).map(|_| ()),
+            &["caches", "found 0"],
+        ),
+        (
+            "patch from part of a run",
+            from_part(),
+            &["[1, 3, 8]", "all 3 positions"],
+        ),
+    ]
+}
+
+fn from_part() -> Result<(), Error> {
+    let some = Selection::points([Site::Z.at(0)]).at_positions([1]);
+    let (_, cache) = model().run_with_cache([1, 2, 3], &some)?;
+    Edit::patch(&[cache], Site::Z.at(0)).map(|_| ())
+}
+
+fn experiments() -> Vec<Case> {
+    let z = Grid::heads(Site::Z);
+    let diff = logit_diff(1, 2);
+    let two = Prompts::new([[1, 2], [3, 4]]).unwrap();
+    let zero: Vec<Cell> = vec![vec![Intervention::new(Site::ResidPre.at(0), Edit::Zero)]];
+    let sweep = |metric: &Metric| {
+        let model = model();
+        let sweep = Sweep::new(&model, &two).unwrap();
+        sweep.run(&zero, metric).map(|_| ())
+    };
+    let small = {
+        let model = model();
+        Sweep::new(&model, &two)
+            .unwrap()
+            .memory_limit(10)
+            .run(&zero, &diff)
+            .map(|_| ())
+    };
+    let uneven = {
+        let ragged = Prompts::new([vec![1, 2], vec![3]]).unwrap();
+        activation_patching(
+            &model(),
+            &ragged,
+            &ragged,
+            Grid::positions(Site::MlpOut),
+            &diff,
+        )
+        .map(|_| ())
+    };
+    vec![
+        (
+            "pair of two lengths",
+            patch(&[1, 2], &[1], z, &diff),
+            &["corrupted prompt 0", "1 tokens", "expected 2"],
+        ),
+        (
+            "number of prompts",
+            ActivationPatching::new(&model(), &two, &prompt(&[1])).map(|_| ()),
+            &["corrupted prompts", "found 1", "2"],
+        ),
+        (
+            "position axis over lengths",
+            uneven,
+            &[
+                "clean prompt 1",
+                "1 tokens",
+                "2 as prompt 0",
+                "position axis",
+            ],
+        ),
+        (
+            "heads of the MLP",
+            patch(&[1], &[2], Grid::heads(Site::MlpOut), &diff),
+            &["hook_mlp_out", "[pos, d_model]", "a site with a head axis"],
+        ),
+        (
+            "positions of heads",
+            patch(&[1], &[2], Grid::positions(Site::Q), &diff),
+            &["attn.hook_q", "without a head axis"],
+        ),
+        (
+            "metric's token",
+            patch(&[1], &[2], z, &logit_diff(1, 53)),
+            &["logit difference of prompt 0", "token 53", "0..53"],
+        ),
+        (
+            "metric's position",
+            sweep(&logit_diff(1, 2).at_position(2)),
+            &["pos 2", "0..2"],
+        ),
+        (
+            "number of targets",
+            sweep(&logit_diffs(&[(1, 2), (1, 2), (1, 2)])),
+            &["number of targets", "found 3", "1 or 2"],
+        ),
+        ("rank's token", sweep(&rank(&[99])), &["rank", "token 99"]),
+        (
+            "KL without reference",
+            sweep(&kl_divergence()),
+            &["no reference"],
+        ),
+        (
+            "KL by hand without reference",
+            kl_divergence()
+                .evaluate(0, ArrayView2::from(&[[0.0, 1.0]]))
+                .map(|_| ()),
+            &["no reference"],
+        ),
+        (
+            "no memory",
+            small,
+            &["memory limit in bytes", "found 10", "at least"],
+        ),
+        (
+            "base of other prompts",
+            other_base(),
+            &["base cache 0", "[5, 6]", "[1, 2]"],
+        ),
+    ]
+}
+
+fn other_base() -> Result<(), Error> {
+    let model = model();
+    let everything = Selection::everything(model.config());
+    let (_, cache) = model.run_with_cache([5, 6], &everything)?;
+    Sweep::new(&model, &prompt(&[1, 2]))?
+        .with_base(&[cache])
+        .map(|_| ())
+}
+
+#[test]
+fn every_mistake_is_named() {
+    let tables = [
+        prompts_and_runs(),
+        hook_names(),
+        interventions(),
+        experiments(),
+    ];
+    let cases: Vec<Case> = tables.into_iter().flatten().collect();
+    assert!(cases.len() >= 30);
+    for (what, result, expected) in cases {
+        let message = match result {
+            Ok(()) => panic!("{what}: no error"),
+            Err(error) => error.to_string(),
+        };
+        for part in expected {
+            assert!(message.contains(part), "{what}: {message:?} lacks {part:?}");
+        }
+    }
+}
+
+/// The receipt tells what fired, how often, and what changed nothing.
+#[test]
+fn receipts_tell_what_happened() {
+    let model = model();
+    let scale = Intervention::new(Target::new(Site::Z.at(0)).at_heads(1), Edit::Scale(1.0));
+    let zero = Intervention::new(
+        Target::new(Site::Z.at(1)).at_positions(Select::Last),
+        Edit::Zero,
+    );
+    let list = [scale, zero];
+    let mut hooks = Interventions::new(&list[..]);
+    let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5]]).unwrap();
+    model.run(&prompts, &mut hooks, &Run::default()).unwrap();
+    let receipt = hooks.receipt();
+    let counts: Vec<_> = receipt
+        .fired
+        .iter()
+        .map(|f| (f.times, f.rows, f.changed_rows))
+        .collect();
+    assert_eq!(counts, [(2, 5, 0), (2, 6, 6)]);
+    let silent: Vec<&str> = receipt
+        .without_effect()
+        .map(|f| f.target.as_str())
+        .collect();
+    assert_eq!(silent, ["blocks.0.attn.hook_z[head 1]"]);
+    assert!(receipt.to_string().contains("CHANGED NOTHING"), "{receipt}");
+}

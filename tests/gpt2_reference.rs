@@ -1,0 +1,144 @@
+//! Published figures of GPT-2 small, for those who fetched its weights
+//! (`./weights-fetch.sh gpt2`). Without them these tests say that they are skipped.
+
+use std::path::PathBuf;
+
+use ndarray::Array1;
+use patchlens::{
+    ActivationPatching, Edit, Grid, Intervention, Prompts, Select, Site, Sweep, Target, Tokenizer,
+    Transformer, logit_diffs, next_token_loss,
+};
+
+fn gpt2() -> Option<(Transformer, Tokenizer)> {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/gpt2");
+    if !dir.join("model.safetensors").exists() {
+        println!("skipped: no weights/gpt2; fetch them with ./weights-fetch.sh gpt2");
+        return None;
+    }
+    Some((
+        Transformer::open(&dir).unwrap(),
+        Tokenizer::open(&dir).unwrap(),
+    ))
+}
+
+/// TransformerLens's demo prompts: four templates, both names as the answer.
+const TEMPLATES: [(&str, &str, &str); 4] = [
+    (
+        "When John and Mary went to the shops,{} gave the bag to",
+        " John",
+        " Mary",
+    ),
+    (
+        "When Tom and James went to the park,{} gave the ball to",
+        " Tom",
+        " James",
+    ),
+    (
+        "When Dan and Sid went to the shops,{} gave an apple to",
+        " Dan",
+        " Sid",
+    ),
+    (
+        "After Martin and Amy went to the park,{} gave a drink to",
+        " Martin",
+        " Amy",
+    ),
+];
+
+struct Demo {
+    clean: Prompts,
+    corrupted: Prompts,
+    answers: Vec<(u32, u32)>,
+}
+
+fn demo(tokenizer: &Tokenizer) -> Demo {
+    let (mut clean, mut corrupted, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+    for (template, first, second) in TEMPLATES {
+        for (subject, io) in [(second, first), (first, second)] {
+            let text = |name: &str| {
+                tokenizer
+                    .encode_with_bos(&template.replace("{}", name))
+                    .unwrap()
+            };
+            clean.push(text(subject));
+            corrupted.push(text(io));
+            answers.push((
+                tokenizer.token(io).unwrap(),
+                tokenizer.token(subject).unwrap(),
+            ));
+        }
+    }
+    Demo {
+        clean: Prompts::new(clean).unwrap(),
+        corrupted: Prompts::new(corrupted).unwrap(),
+        answers,
+    }
+}
+
+fn close(found: f32, expected: f32, within: f32, what: &str) {
+    assert!(
+        (found - expected).abs() <= within,
+        "{what}: found {found}, expected {expected}"
+    );
+}
+
+#[test]
+fn the_loss_of_hello_world() {
+    let Some((model, tokenizer)) = gpt2() else {
+        return;
+    };
+    let prompt = tokenizer.encode_with_bos("Hello world!").unwrap();
+    let logits = model.forward(&prompt).unwrap();
+    let (loss, _) = next_token_loss(logits.view(), &prompt.tokens).unwrap();
+    close(loss, 5.331_856, 1e-4, "mean loss");
+}
+
+#[test]
+fn indirect_object_identification() {
+    let Some((model, tokenizer)) = gpt2() else {
+        return;
+    };
+    let demo = demo(&tokenizer);
+    let metric = logit_diffs(&demo.answers);
+    let study = ActivationPatching::new(&model, &demo.clean, &demo.corrupted).unwrap();
+    let found = study.run(Grid::heads(Site::Z), &metric).unwrap();
+    let mean = |values: &Array1<f32>| values.mean().unwrap();
+    close(mean(&found.clean), 3.5519, 1e-3, "clean logit difference");
+    close(
+        mean(&found.corrupted),
+        -3.5519,
+        1e-3,
+        "corrupted logit difference",
+    );
+    let strongest: Vec<Vec<usize>> = found
+        .effect
+        .top(8)
+        .cells
+        .into_iter()
+        .map(|c| c.index)
+        .collect();
+    for head in [vec![9, 9], vec![8, 6]] {
+        assert!(strongest.contains(&head), "{head:?} among {strongest:?}");
+    }
+}
+
+#[test]
+fn ablating_a_name_mover() {
+    let Some((model, tokenizer)) = gpt2() else {
+        return;
+    };
+    let demo = demo(&tokenizer);
+    let target = Target::new(Site::Z.at(9))
+        .at_heads(9)
+        .at_positions(Select::Last);
+    let cells = [vec![Intervention::new(target, Edit::Zero)]];
+    let sweep = Sweep::new(&model, &demo.clean).unwrap();
+    let result = sweep.run(&cells, &logit_diffs(&demo.answers)).unwrap();
+    close(
+        result.base.mean().unwrap(),
+        3.55,
+        0.01,
+        "clean logit difference",
+    );
+    close(result.values.mean().unwrap(), 2.99, 0.01, "without 9.9");
+}

@@ -1,0 +1,96 @@
+//! Self-contained HTML pages.
+
+use ndarray::{Array2, array};
+use patchlens::report::{attention_page, save_attention_page};
+
+use crate::{HOSTILE, hostile};
+
+#[test]
+fn pages_are_self_contained_and_escaped() {
+    let pattern = Array2::from_elem((8, 8), 0.125);
+    let attention = attention_page(
+        "<b>heads</b>",
+        &[("9.6</script>", pattern.view())],
+        &HOSTILE,
+    )
+    .unwrap();
+    let heat_map = hostile().to_html().unwrap();
+    for page in [&attention, &heat_map] {
+        assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("//cdn"));
+        assert!(
+            page.contains("default-src 'none'"),
+            "the page must not reach a network"
+        );
+        assert!(!page.contains("alert(1)</script>") && !page.contains("<script>alert"));
+        assert!(!page.contains("</script><!--"));
+        assert_eq!(
+            page.matches("</script>").count(),
+            2,
+            "the data and the program"
+        );
+        assert!(!page.contains('\u{202e}') && !page.contains('\u{1b}'));
+    }
+    assert!(attention.contains("&#60;b&#62;heads") || attention.contains("&lt;b&gt;heads"));
+    assert!(!attention.contains("<b>heads"));
+    assert!(!heat_map.contains("<before>") && heat_map.contains("&#38; measured"));
+}
+
+fn page_data(page: &str) -> serde_json::Value {
+    let (_, rest) = page.split_once("id=\"data\">").unwrap();
+    serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap()
+}
+
+#[test]
+fn pages_hold_labels_and_values() {
+    let data = page_data(&hostile().to_html().unwrap());
+    assert_eq!(data["axes"][1]["labels"][0], "·Mary@0");
+    assert_eq!(data["axes"][1]["labels"][1], "<script>alert(1)</script>@1");
+    assert!(data["values"][1].is_null(), "no value is not zero");
+    assert_eq!(data["values"][0], 0.0);
+    assert_eq!(
+        (&data["values"][10], &data["values"][19]),
+        (&"inf".into(), &"-inf".into())
+    );
+    assert_eq!((&data["low"], &data["high"]), (&(-7.0).into(), &7.0.into()));
+    let pattern = array![[1.0, 0.0], [0.25, 0.75]];
+    let page = attention_page(
+        "t",
+        &[("0.1", pattern.view()), ("0.2", pattern.view())],
+        &["A", " b"],
+    )
+    .unwrap();
+    let data = page_data(&page);
+    assert_eq!(data["tokens"], serde_json::json!(["A", "·b"]));
+    assert_eq!(data["heads"][1]["name"], "0.2");
+    assert_eq!(
+        data["heads"][1]["pattern"],
+        serde_json::json!([1.0, 0.0, 0.25, 0.75])
+    );
+}
+
+#[test]
+fn attention_pages_refuse_what_does_not_fit() {
+    let pattern = Array2::<f32>::zeros((2, 3));
+    let error = attention_page("t", &[("9.6", pattern.view())], &["a", "b"]).unwrap_err();
+    let expected = "pattern of head 9.6: found shape [2, 3]; expected [2, 2] for 2 tokens";
+    assert_eq!(error.to_string(), expected);
+    let none: [(&str, ndarray::ArrayView2<'_, f32>); 0] = [];
+    let error = attention_page("t", &none, &["a"]).unwrap_err().to_string();
+    assert_eq!(error, "heads: found none; expected at least one");
+    let square = Array2::<f32>::zeros((1, 1));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("page.htm");
+    let error = save_attention_page(&path, "t", &[("0.0", square.view())], &["a"]).unwrap_err();
+    assert!(
+        error.to_string().contains("found `htm`; expected `.html`"),
+        "{error}"
+    );
+    save_attention_page(
+        path.with_extension("html"),
+        "t",
+        &[("0.0", square.view())],
+        &["a"],
+    )
+    .unwrap();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}

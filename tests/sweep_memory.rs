@@ -1,0 +1,77 @@
+//! The memory of a sweep stays under its stated bound, on GPT-2 small's widths with 4 layers.
+
+use patchlens::{
+    Config, Edit, Grid, Intervention, Prompts, Run, Selection, Site, Sweep, Transformer, logit_diff,
+};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+#[test]
+fn peak_memory_stays_under_the_limit() {
+    let config = Config {
+        n_layers: 4,
+        d_vocab: 2000,
+        n_ctx: 64,
+        ..Config::gpt2()
+    };
+    let model = Transformer::random(config, 1).unwrap();
+    let tokens = |salt: u32| {
+        (0..4).map(move |i| {
+            (0..15)
+                .map(|p| (p * 31 + i * 7 + salt) % 2000)
+                .collect::<Vec<u32>>()
+        })
+    };
+    let (clean, corrupted) = (
+        Prompts::new(tokens(0)).unwrap(),
+        Prompts::new(tokens(5)).unwrap(),
+    );
+    let selection = Selection::standard(model.config());
+    let run = Run {
+        cache: Some(&selection),
+        ..Run::default()
+    };
+    let donors = model.run(&clean, (), &run).unwrap().caches;
+    let base = model.run(&corrupted, (), &run).unwrap().caches;
+    let metric = logit_diff(1, 2);
+    for grid in [
+        Grid::positions(Site::ResidPre),
+        Grid::head_positions(Site::Z),
+        Grid::heads(Site::Pattern),
+    ] {
+        let targets = grid.targets(model.config(), 15);
+        let cells: Vec<_> = targets
+            .into_iter()
+            .map(|t| {
+                vec![Intervention::new(
+                    t.clone(),
+                    Edit::patch(&donors, t.point).unwrap(),
+                )]
+            })
+            .collect();
+        let mut peaks = Vec::new();
+        for limit in [40_u64 << 20, 100 << 20, 400 << 20] {
+            let sweep = Sweep::new(&model, &corrupted)
+                .unwrap()
+                .with_base(&base)
+                .unwrap()
+                .memory_limit(limit);
+            let prepared = sweep.prepare(&cells, &metric).unwrap();
+            assert!(prepared.plan().peak_bytes <= limit);
+            let before = ALLOCATOR.current_usage();
+            ALLOCATOR.reset_peak_usage();
+            prepared.run().unwrap();
+            let used = (ALLOCATOR.peak_usage() - before) as u64;
+            let planned = prepared.plan().peak_bytes;
+            println!(
+                "{grid:?}: limit {limit}, planned {planned}, used {used}, {} chunks",
+                prepared.plan().chunks
+            );
+            assert!(used <= planned, "{grid:?}: used {used}, planned {planned}");
+            peaks.push(used);
+        }
+        assert!(peaks[0] < peaks[2], "a tighter limit uses less: {peaks:?}");
+    }
+}
