@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use ndarray::Array2;
 use patchlens::{
     ActivationPatching, Config, Grid, Prompt, Run, Selection, Site, Transformer, logit_diff, ops,
@@ -76,9 +76,10 @@ fn product(c: &mut Criterion) {
     }
 }
 
-criterion_group! {
-    name = engine;
-    config = Criterion::default().sample_size(20);
-    targets = forward, sweep, product
+fn main() {
+    let mut criterion = Criterion::default().sample_size(20).configure_from_args();
+    forward(&mut criterion);
+    sweep(&mut criterion);
+    product(&mut criterion);
+    criterion.final_summary();
 }
-criterion_main!(engine);
