@@ -253,8 +253,11 @@ fn training_items_are_weighted_where_the_answer_is() {
         assert_eq!(item.weights.len(), item.tokens.len() - 1);
         assert!(item.tokens.len() <= 64);
         if item.task == Task::Repeated {
-            let period = item.tokens.len() / 2;
-            let begin = item.tokens.len() - period;
+            // No token stands twice in a period, so the first one's return ends it.
+            let start = usize::from(item.tokens[0] == bos);
+            let again = item.tokens[start + 1..].iter().position(|t| *t == item.tokens[start]);
+            let period = again.unwrap() + 1;
+            let begin = start + period;
             for (i, &weight) in item.weights.iter().enumerate() {
                 assert_eq!(weight, f32::from(u8::from(i >= begin)), "{item:?}");
                 assert!(weight == 0.0 || item.tokens[i + 1] == item.tokens[i + 1 - period]);

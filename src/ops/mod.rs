@@ -6,7 +6,6 @@
 
 mod activation;
 mod attention;
-mod kernel;
 mod linear;
 mod norm;
 mod part;
