@@ -1,5 +1,7 @@
 //! Activations kept from a run: owned values, borrowed views.
 
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -241,26 +243,6 @@ impl ActivationCache {
     pub(crate) fn planned(&self, point: HookPoint) -> ArrayView2<'_, f32> {
         self.flat(point)
             .unwrap_or_else(|error| unreachable!("planned without its base: {error}"))
-    }
-
-    /// Appends the rows of another run of the tokens that follow.
-    pub(crate) fn extend_rows(&mut self, tokens: &[u32], later: &ActivationCache) -> Result<()> {
-        for (point, entry) in &mut self.entries {
-            let more = later.flat(*point)?;
-            let rows = part(more.view(), 0, entry.rows.len()..more.nrows());
-            let data = Arc::make_mut(&mut entry.data);
-            // Appending fails only for another width, which one model cannot give.
-            data.append(Axis(0), rows).map_err(|_| Error::Shape {
-                at: point.to_string(),
-                found: rows.shape().to_vec(),
-                expected: format!("rows of width {}", data.ncols()),
-            })?;
-            entry.rows.end = data.nrows();
-            entry.shape[0] = entry.rows.len();
-        }
-        self.tokens.extend_from_slice(tokens);
-        self.positions = (0..self.tokens.len()).collect();
-        Ok(())
     }
 }
 

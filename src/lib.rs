@@ -23,6 +23,7 @@ mod config;
 mod error;
 mod experiments;
 mod files;
+mod generate;
 mod gradient;
 mod hook;
 mod intervention;
@@ -30,6 +31,7 @@ mod metric;
 mod model;
 pub mod ops;
 mod parameters;
+mod processing;
 mod prompt;
 pub mod report;
 mod sweep;
@@ -40,7 +42,31 @@ mod weights;
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
+pub use experiments::{
+    Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, KnockOut, Minimality,
+    NodeMinimality,
+};
 pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
+pub use experiments::{
+    AttentionPattern, Circuits, Closeness, Composition, Detection, Embedding, FactoredMatrix,
+    FunctionVectors, Head, HeadAblation, HeadCard, HeadLabel, HeadReport, HeadReporter, HeadTask,
+    InContextScore, InductionCircuit, InductionEdge, InductionSearch, Partner, RepeatedLoss,
+    Replacement, Role, Score, SingularDirection, Suggestion, Svd, TaskEvidence, Thresholds,
+    TokenPair, attention_by_distance, attention_entropy, attention_to_roles, copy_scores,
+    copy_scores_of_tokens, detect_heads, head_ablation, in_context_score, in_context_score_by_head,
+    induction_circuit, pattern_scores, repeated_loss, top_entries,
+};
+pub use experiments::{
+    CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
+    Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
+    subject_noise_std,
+};
+pub use experiments::{
+    Decomposition, DirectLogitAttribution, LensReadout, LogitDirection, LogitLens, Steering,
+    TunedLens, direct_logit_attribution,
+};
+pub use experiments::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
+pub use generate::{Generated, Generation, Sampling};
 pub use gradient::{Backward, Gradients, cross_entropy};
 pub use hook::{Axes, HookPoint, Site};
 pub use intervention::{
@@ -55,6 +81,7 @@ pub use model::{
     hook_fn,
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
+pub use processing::Processing;
 pub use prompt::{Prompt, Prompts};
 pub use report::Labelled;
 pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};

@@ -1,10 +1,12 @@
 //! Metrics: numbers read off the logits. A metric declares which positions and tokens it needs,
 //! so that a sweep computes nothing else.
 
+mod gradient;
+
 use std::fmt;
 use std::sync::Arc;
 
-use ndarray::ArrayView2;
+use ndarray::{ArrayView1, ArrayView2};
 
 use crate::error::{Error, Result};
 use crate::ops::log_softmax_row;
@@ -274,7 +276,7 @@ impl Metric {
                 total(a) - total(b)
             }
             Kind::LogProbability(tokens) => log_probabilities()[*of(tokens, prompt) as usize],
-            Kind::Rank(tokens) => rank_of(logits, *of(tokens, prompt) as usize),
+            Kind::Rank(tokens) => rank_in(logits.row(0), *of(tokens, prompt) as usize),
             Kind::Kl(reference) => {
                 let row = log_probabilities();
                 let kl = |p: &[f32]| {
@@ -302,8 +304,8 @@ fn of<T>(list: &[T], prompt: usize) -> &T {
     }
 }
 
-fn rank_of(logits: ArrayView2<'_, f32>, token: usize) -> f32 {
-    let row = logits.row(0);
+/// A token's rank in a row of logits: 0 is the likeliest, equals count half.
+pub(crate) fn rank_in(row: ArrayView1<'_, f32>, token: usize) -> f32 {
     let own = row[token];
     let above = row.iter().filter(|v| **v > own).count();
     let equal = row.iter().filter(|v| **v == own).count().saturating_sub(1);

@@ -8,6 +8,7 @@
 mod base;
 mod hooks;
 mod plan;
+mod record;
 mod run;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use ndarray::{Array1, Array2};
 
 pub(crate) use base::points_read;
 pub use plan::Prepared;
+pub(crate) use record::Recording;
 pub use run::Progress;
 
 use crate::cache::ActivationCache;

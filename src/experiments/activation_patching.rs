@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use ndarray::{Array1, ArrayD, Axis as Dim, Dimension, IxDyn};
 
+use super::pairs::{check_pairs, position_labels, with_reference};
 use crate::cache::ActivationCache;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -236,28 +237,7 @@ impl<'m> ActivationPatching<'m> {
         corrupted: &(impl AsRef<[Prompt]> + ?Sized),
     ) -> Result<Self> {
         let (clean, corrupted) = (clean.as_ref().to_vec(), corrupted.as_ref().to_vec());
-        model.check_prompts(&clean)?;
-        model.check_prompts(&corrupted)?;
-        if clean.len() != corrupted.len() {
-            let expected = format!("{}, one a clean prompt", clean.len());
-            return Err(Error::invalid(
-                "corrupted prompts",
-                corrupted.len(),
-                expected,
-            ));
-        }
-        for (i, (a, b)) in clean.iter().zip(&corrupted).enumerate() {
-            if a.len() != b.len() {
-                return Err(Error::Prompt {
-                    at: format!("corrupted prompt {i}"),
-                    found: format!("{} tokens", b.len()),
-                    expected: format!(
-                        "{} as the clean prompt, so that positions correspond",
-                        a.len()
-                    ),
-                });
-            }
-        }
+        check_pairs(model, ["clean", "corrupted"], &clean, &corrupted)?;
         Ok(ActivationPatching {
             model,
             clean,
@@ -291,7 +271,7 @@ impl<'m> ActivationPatching<'m> {
         let config = self.model.config();
         let axes = grid.axes(config.n_layers, config.n_heads, &self.labels(grid)?);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        let metric = self.with_reference(metric)?;
+        let metric = with_reference(self.model, &self.clean, metric)?;
         let points: Vec<HookPoint> = grid
             .sites()
             .into_iter()
@@ -355,52 +335,19 @@ impl<'m> ActivationPatching<'m> {
         Ok(self.model.run(prompts, (), &run)?.caches)
     }
 
-    fn with_reference(&self, metric: &Metric) -> Result<Metric> {
-        if !metric.lacks_reference() {
-            return Ok(metric.clone());
-        }
-        let logits = self.model.run(&self.clean, (), &Run::default())?.logits;
-        let views: Vec<_> = logits.iter().collect();
-        Ok(metric.clone().with_reference(&views))
-    }
-
-    /// Labels of the positions: a token where all prompts agree, both where one pair differs.
     fn labels(&self, grid: Grid) -> Result<Vec<String>> {
-        let n = self.clean[0].len();
         if !grid.by_position() {
             return Ok(Vec::new());
         }
-        if let Some(i) = self.clean.iter().position(|p| p.len() != n) {
-            return Err(Error::Prompt {
-                at: format!("clean prompt {i}"),
-                found: format!("{} tokens", self.clean[i].len()),
-                expected: format!("{n} as prompt 0: this grid has a position axis"),
-            });
+        let labels = position_labels("clean", &self.clean, &self.corrupted)?;
+        match &self.position_labels {
+            Some(own) if own.len() != labels.len() => Err(Error::invalid(
+                "position labels",
+                own.len(),
+                format!("{}, one a token", labels.len()),
+            )),
+            own => Ok(own.clone().unwrap_or(labels)),
         }
-        if let Some(labels) = &self.position_labels {
-            if labels.len() != n {
-                return Err(Error::invalid(
-                    "position labels",
-                    labels.len(),
-                    format!("{n}, one a token"),
-                ));
-            }
-            return Ok(labels.clone());
-        }
-        let all = || self.clean.iter().chain(&self.corrupted);
-        let label = |p: usize| match all().all(|prompt| prompt.labels[p] == self.clean[0].labels[p])
-        {
-            true => self.clean[0].labels[p].clone(),
-            false if self.clean.len() == 1 => {
-                format!(
-                    "{}/{}",
-                    self.clean[0].labels[p],
-                    self.corrupted[0].labels[p].trim_start()
-                )
-            }
-            false => "*".to_string(),
-        };
-        Ok((0..n).map(label).collect())
     }
 
     fn about(

@@ -115,7 +115,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         tasks
             .into_par_iter()
             .for_each_init(AttnScratch::default, |scratch, task| {
-                heads.attend(scratch, scale, task)
+                heads.attend(scratch, scale, task);
             });
         for lane in (0..shown.len()).filter(|lane| shown[*lane]) {
             self.attend_shown(&heads, lane, &mut z);
@@ -145,7 +145,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             (0..lane.tokens.len())
                 .map(|position| match (live.rows.find(i, position), &base) {
                     (Some(row), _) => row_slice(live.data.view(), row),
-                    (None, Some(base)) => row_slice(base.clone(), position),
+                    (None, Some(base)) => row_slice(*base, position),
                     (None, None) => unreachable!("a lane without base computes every row"),
                 })
                 .collect()

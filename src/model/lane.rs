@@ -16,6 +16,14 @@ pub(crate) struct Change {
     pub heads: Vec<usize>,
 }
 
+/// The halves of the blocks whose output stays the base's, whatever enters them. Edits at points
+/// inside or after a held half still act.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub attention: bool,
+    pub mlps: bool,
+}
+
 /// Which logits a lane is to give.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Columns {
@@ -40,6 +48,8 @@ pub(crate) struct Lane<'a> {
     pub columns: Columns,
     /// Whether only what `outputs` need is computed.
     pub narrow: bool,
+    /// Halves of the blocks that are frozen to the base.
+    pub held: Held,
 }
 
 impl<'a> Lane<'a> {
@@ -53,6 +63,7 @@ impl<'a> Lane<'a> {
             outputs,
             columns: Columns::All,
             narrow: false,
+            held: Held::default(),
         }
     }
 
@@ -195,7 +206,8 @@ impl Lane<'_> {
         let entry = union(dirty, &[&e(Site::ResidPre)]);
         let (attn_in, q_in) = (e(Site::AttnIn), e(Site::QInput));
         let (k_in, v_in) = (e(Site::KInput), e(Site::VInput));
-        let normed = union(&entry, &[&e(Site::Ln1Scale), &e(Site::Ln1Normalized)]);
+        let read = if self.held.attention { &none } else { &entry };
+        let normed = union(read, &[&e(Site::Ln1Scale), &e(Site::Ln1Normalized)]);
 
         let q_live = need.rows(union(&normed, &[&e(Site::Q), &q_in, &attn_in]));
         let k_live = need.keys(union(&normed, &[&e(Site::K), &k_in, &attn_in]));
@@ -213,16 +225,18 @@ impl Lane<'_> {
         };
 
         let z = need.rows(union(&dest, &[&e(Site::Z), &e(Site::Result)]));
-        let attn_out = need.rows(union(&z, &[&e(Site::AttnOut)]));
+        // `z` lacks the rows of the entry only where attention is held.
+        let attn_out = need.rows(union(&z, &[&entry, &e(Site::AttnOut)]));
         let mid = need.rows(union(&attn_out, &[&e(Site::ResidMid)]));
         let ln2 = [&e(Site::MlpIn), &e(Site::Ln2Scale), &e(Site::Ln2Normalized)];
-        let mlp_in = need.rows(union(&mid, &ln2));
+        let read = if self.held.mlps { &none } else { &mid };
+        let mlp_in = need.rows(union(read, &ln2));
         let mlp_pre = need.rows(union(&mlp_in, &[&e(Site::MlpPre)]));
         let mlp_post = need.rows(union(&mlp_pre, &[&e(Site::MlpPost)]));
-        let mlp_out = need.rows(union(&mlp_post, &[&e(Site::MlpOut)]));
+        let mlp_out = need.rows(union(&mlp_post, &[&mid, &e(Site::MlpOut)]));
         let post = need.rows(union(&mlp_out, &[&e(Site::ResidPost)]));
         LayerRows {
-            pre: need.keys(union(&normed, &[&attn_in, &q_in, &k_in, &v_in])),
+            pre: need.keys(union(&entry, &[&normed, &attn_in, &q_in, &k_in, &v_in])),
             q: need.rows(Arc::clone(&normed)),
             kv: need.keys(normed),
             q_live,

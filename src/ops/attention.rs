@@ -188,7 +188,7 @@ pub(crate) fn weighted_values<'a>(
             || {
                 value_rows::<1>(&scratch.values, &[row], &[end], |_, column, acc| {
                     write_clipped(&mut z, r, column, acc);
-                })
+                });
             },
         );
     }

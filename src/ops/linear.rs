@@ -1,13 +1,17 @@
 //! Matrix products.
 
-use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, CowArray, Ix2};
 use rayon::prelude::*;
 
-/// From this many rows per thread on, rows are split over threads instead of columns.
-const ROWS_PER_THREAD: usize = 256;
+use super::kernel::{product, row_major};
+use super::part::part;
+
 /// Products below this many multiply-adds run on one thread.
 const PARALLEL_FROM: usize = 1 << 18;
+/// Parts that a product is cut into, for each thread.
+const PARTS: usize = 2;
+/// Parts have a multiple of this many columns.
+const COLUMNS: usize = 64;
 
 /// `x · w (+ bias)`.
 ///
@@ -28,8 +32,8 @@ pub fn matmul(x: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Array2<f32> {
     linear(x, w, None)
 }
 
-/// As [`linear`], into given memory. `matrixmultiply` sums each element over `in` in an order
-/// that depends on `in` alone, so the split over threads does not show in the bits.
+/// As [`linear`], into given memory. Each element is summed over `in` in an order that depends on
+/// `in` alone, so neither the split over threads nor the other rows show in the bits.
 pub fn matmul_into(
     x: ArrayView2<'_, f32>,
     w: ArrayView2<'_, f32>,
@@ -40,43 +44,38 @@ pub fn matmul_into(
     if out.is_empty() {
         return;
     }
+    let x = with_contiguous_rows(x);
+    let w = match row_major(&w.t()) {
+        true => w.into(),
+        false => with_contiguous_rows(w),
+    };
     let threads = rayon::current_num_threads();
     if threads == 1 || rows * columns * x.ncols() < PARALLEL_FROM {
-        return product(x, w, bias, out);
+        return product(x.view(), w.view(), bias, out);
     }
-    if rows >= ROWS_PER_THREAD * threads {
-        let chunk = rows.div_ceil(threads);
+    if columns < COLUMNS * threads {
+        let chunk = rows.div_ceil(PARTS * threads);
         out.axis_chunks_iter_mut(Axis(0), chunk)
             .into_par_iter()
             .zip(x.axis_chunks_iter(Axis(0), chunk))
-            .for_each(|(out, x)| product(x, w, bias, out));
+            .for_each(|(out, x)| product(x, w.view(), bias, out));
         return;
     }
-    // Whole cache lines per thread.
-    let chunk = columns.div_ceil(threads).next_multiple_of(16);
+    let chunk = columns.div_ceil(PARTS * threads).next_multiple_of(COLUMNS);
     out.axis_chunks_iter_mut(Axis(1), chunk)
         .into_par_iter()
         .zip(w.axis_chunks_iter(Axis(1), chunk))
         .enumerate()
         .for_each(|(i, (out, w))| {
-            let bias = bias.map(|b| {
-                b.split_at(Axis(0), i * chunk)
-                    .1
-                    .split_at(Axis(0), w.ncols())
-                    .0
-            });
-            product(x, w, bias, out);
+            let columns = i * chunk..i * chunk + w.ncols();
+            let bias = bias.map(|b| part(b, 0, columns));
+            product(x.view(), w, bias, out);
         });
 }
 
-fn product(
-    x: ArrayView2<'_, f32>,
-    w: ArrayView2<'_, f32>,
-    bias: Option<ArrayView1<'_, f32>>,
-    mut out: ArrayViewMut2<'_, f32>,
-) {
-    general_mat_mul(1.0, &x, &w, 0.0, &mut out);
-    if let Some(bias) = bias {
-        out += &bias;
+fn with_contiguous_rows(x: ArrayView2<'_, f32>) -> CowArray<'_, f32, Ix2> {
+    match row_major(&x) {
+        true => x.into(),
+        false => x.as_standard_layout().into_owned().into(),
     }
 }

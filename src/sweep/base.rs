@@ -126,6 +126,7 @@ impl Sweep<'_> {
                 outputs: needs.positions.clone(),
                 columns: columns(needs),
                 narrow: true,
+                held: Default::default(),
             })
             .collect();
         let output = Pass::new(self.model, &lanes, &mut (), None).run(None);

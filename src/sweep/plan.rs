@@ -7,6 +7,7 @@ use super::base::{columns, points_read};
 use super::hooks::LaneHooks;
 use super::{Cell, Plan, Sweep};
 use crate::cache::ActivationCache;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint};
 use crate::metric::{Metric, Needs};
@@ -108,6 +109,7 @@ impl<'s> Prepared<'s> {
                 columns(needs)
             },
             narrow: true,
+            held: Default::default(),
         }
     }
 
@@ -117,7 +119,7 @@ impl<'s> Prepared<'s> {
         let plan_one = |i: usize| {
             let (cell, prompt) = (i / prompts, i % prompts);
             let hooks = self.hooks(cell, prompt);
-            let changes = self.changes(&hooks)?;
+            let changes = changes(config, &self.base[prompt], &hooks)?;
             if changes.is_empty() {
                 return Ok(None);
             }
@@ -139,50 +141,6 @@ impl<'s> Prepared<'s> {
         lanes.sort_by_key(|lane| lane.changes.iter().map(|c| c.point).min());
         self.lanes = lanes;
         Ok(())
-    }
-
-    /// Where the interventions of a lane change bits of the base's activations.
-    fn changes(&self, hooks: &LaneHooks<'_>) -> Result<Vec<Change>> {
-        let mut points: Vec<HookPoint> = hooks.cell.iter().map(|i| i.target.point).collect();
-        points.sort_unstable();
-        points.dedup();
-        let changes = points
-            .into_iter()
-            .map(|at| self.change(hooks, at).transpose());
-        changes.flatten().collect()
-    }
-
-    fn change(&self, hooks: &LaneHooks<'_>, at: HookPoint) -> Result<Option<Change>> {
-        let n = self.sweep.prompts[hooks.prompt].len();
-        let mut positions: Vec<usize> = hooks
-            .at(at)
-            .flat_map(|i| i.target.positions.resolve(n))
-            .collect();
-        positions.sort_unstable();
-        positions.dedup();
-        let config = self.sweep.model.config();
-        let axes = at.axes();
-        let shape = axes.shape(config, n);
-        let all_heads: Vec<usize> = (0..config.n_heads).collect();
-        let visit = Visit {
-            point: at,
-            sequence: hooks.prompt,
-            length: n,
-            positions: &positions,
-            shape: &shape,
-            heads: if axes.has_heads() { &all_heads } else { &[] },
-        };
-        // The points were kept for this purpose.
-        let whole = self.base[hooks.prompt].get(at)?;
-        let before: ArrayD<f32> = whole.select(Axis(axes.pos_axis()), &positions);
-        let mut after = before.clone();
-        hooks.apply(&visit, after.view_mut());
-        let (rows, heads) = differences(axes, &before, &after);
-        Ok((!rows.is_empty()).then(|| Change {
-            point: at,
-            rows: rows.into_iter().map(|r| positions[r]).collect(),
-            heads,
-        }))
     }
 
     fn cut_chunks(&mut self) -> Result<()> {
@@ -229,6 +187,58 @@ impl<'s> Prepared<'s> {
         self.plan.multiply_adds = self.lanes.iter().map(|l| l.cost.macs).sum();
         self.plan.naive_multiply_adds = naive * self.cells.len() as u64;
     }
+}
+
+/// Where the interventions of a lane change bits of its base's activations.
+pub(super) fn changes(
+    config: &Config,
+    base: &ActivationCache,
+    hooks: &LaneHooks<'_>,
+) -> Result<Vec<Change>> {
+    let mut points: Vec<HookPoint> = hooks.cell.iter().map(|i| i.target.point).collect();
+    points.sort_unstable();
+    points.dedup();
+    let changes = points
+        .into_iter()
+        .map(|at| change(config, base, hooks, at).transpose());
+    changes.flatten().collect()
+}
+
+fn change(
+    config: &Config,
+    base: &ActivationCache,
+    hooks: &LaneHooks<'_>,
+    at: HookPoint,
+) -> Result<Option<Change>> {
+    let n = base.tokens().len();
+    let mut positions: Vec<usize> = hooks
+        .at(at)
+        .flat_map(|i| i.target.positions.resolve(n))
+        .collect();
+    positions.sort_unstable();
+    positions.dedup();
+    let axes = at.axes();
+    let shape = axes.shape(config, n);
+    let all_heads: Vec<usize> = (0..config.n_heads).collect();
+    let visit = Visit {
+        point: at,
+        sequence: hooks.prompt,
+        length: n,
+        positions: &positions,
+        shape: &shape,
+        heads: if axes.has_heads() { &all_heads } else { &[] },
+    };
+    // The points were kept for this purpose.
+    let whole = base.get(at)?;
+    let before: ArrayD<f32> = whole.select(Axis(axes.pos_axis()), &positions);
+    let mut after = before.clone();
+    hooks.apply(&visit, after.view_mut());
+    let (rows, heads) = differences(axes, &before, &after);
+    Ok((!rows.is_empty()).then(|| Change {
+        point: at,
+        rows: rows.into_iter().map(|r| positions[r]).collect(),
+        heads,
+    }))
 }
 
 /// Rows and heads (empty without a head axis) at which two activations differ in any bit.

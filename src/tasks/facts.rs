@@ -124,8 +124,8 @@ impl FactPrompt {
     /// [`FactPrompt::with_bos`].
     ///
     /// # Errors
-    /// [`Error::Prompt`] when the text does not contain the subject as whole tokens,
-    /// [`Error::Tokenizer`] when the attribute is not one token.
+    /// [`Error::Prompt`] when the text does not contain the subject as whole tokens, or more than
+    /// once; [`Error::Tokenizer`] when the attribute is not one token.
     pub fn new(
         tokenizer: &Tokenizer,
         text: &str,
@@ -175,6 +175,12 @@ fn subject_span(
     };
     let at = text.find(subject).filter(|_| !subject.is_empty());
     let start = at.ok_or_else(|| wrong("no such subject".to_string()))?;
+    // Overlapping ones count too.
+    let next = start + subject.chars().next().map_or(1, char::len_utf8);
+    if let Some(again) = text[next..].find(subject) {
+        let second = next + again;
+        return Err(wrong(format!("it twice, at bytes {start} and {second}")));
+    }
     let count = |part: &str| -> Result<usize> {
         if part.is_empty() {
             return Ok(0);

@@ -10,6 +10,8 @@ mod corpus;
 mod facts;
 mod greater_than;
 mod ioi;
+mod key_value;
+mod known_facts;
 mod repeated;
 mod vocabulary;
 
@@ -21,6 +23,8 @@ pub use corpus::{Corpus, Task, TrainingItem};
 pub use facts::{FactPrompt, Facts};
 pub use greater_than::{GreaterThan, GreaterThanPrompt};
 pub use ioi::{Corruption, Ioi, IoiPair, IoiPositions, IoiPrompt, Order};
+pub use key_value::{FunctionPrompts, KeyValue, KeyValuePair};
+pub use known_facts::{KnownFacts, SkippedFact};
 pub use repeated::{Repeated, RepeatedPrompt};
 pub use vocabulary::mini_tokenizer_json;
 

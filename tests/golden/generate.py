@@ -13,6 +13,9 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     reference.safetensors    activations, gradients, patching sweeps
     processing.safetensors   weights and logits after each step of weight processing
     analysis.safetensors     logit lens, attribution, head detection, weight circuits
+    tracing.safetensors      causal tracing, knock-outs, circuits (some models)
+    tracing.json             its facts, tables, nodes, and what each key means
+    paths.safetensors        path patching (keys: paths.py), for two of the models
 
 All expected tensors are f32 and have no batch axis. Expected values come from
 TransformerLens (no weight processing unless named), whose logits and parameter gradients
@@ -33,7 +36,9 @@ from safetensors.torch import save_file
 
 import analysis
 import models
+import paths
 import processing
+import tracing
 from models import SPECS, Spec, Tensors
 from reference import losses, prompt_reference, rounding_error
 from sweeps import SWEEPS, all_sweeps
@@ -81,7 +86,10 @@ def full_reference(spec: Spec, weights: Tensors) -> tuple[dict[str, Tensors], di
         "processing": {"steps": list(processing.STEPS), "keys": processing.KEYS},
         "analysis": described,
     }
-    return {"reference": runs, "processing": processed, "analysis": analysed}, metadata
+    files = {"reference": runs, "processing": processed, "analysis": analysed}
+    if spec.name in paths.MODELS:
+        files["paths"] = paths.path_reference(spec, weights, PAIRS, METRIC_TOKENS)
+    return files, metadata
 
 
 def run_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
@@ -127,6 +135,10 @@ def write_model(spec: Spec, out: Path) -> None:
     for name, tensors in files.items():
         save_tensors(tensors, directory / f"{name}.safetensors")
     models.write_json(directory / "reference.json", metadata)
+    if spec.name in tracing.MODELS:
+        tensors, metadata = tracing.tracing_reference(spec, weights, METRIC_TOKENS)
+        save_tensors(tensors, directory / "tracing.safetensors")
+        models.write_json(directory / "tracing.json", metadata)
 
 
 def save_tensors(tensors: Tensors, path: Path) -> None:

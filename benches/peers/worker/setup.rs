@@ -1,0 +1,36 @@
+//! What the driver hands to every peer.
+
+use std::path::PathBuf;
+
+use patchlens::{Metric, Prompt, logit_diff};
+
+/// Checkpoint, prompts and metric.
+#[derive(serde::Deserialize)]
+pub struct Setup {
+    pub checkpoint: PathBuf,
+    /// `[pair][position]`
+    pub clean: Vec<Vec<u32>>,
+    /// The clean prompts with other tokens from a late position on.
+    pub late: Vec<Vec<u32>>,
+    /// The clean prompts with other tokens everywhere.
+    pub everywhere: Vec<Vec<u32>>,
+    /// One long prompt.
+    pub long: Vec<u32>,
+    /// The tokens whose logit difference is measured.
+    pub metric: (u32, u32),
+}
+
+impl Setup {
+    pub fn metric(&self) -> Metric {
+        logit_diff(self.metric.0, self.metric.1)
+    }
+
+    /// The long prompt cut into pieces of `n` tokens.
+    pub fn pieces(&self, n: usize) -> Vec<Prompt> {
+        self.long.chunks_exact(n).map(Prompt::from).collect()
+    }
+}
+
+pub fn prompts(tokens: &[Vec<u32>]) -> Vec<Prompt> {
+    tokens.iter().map(|t| Prompt::from(&t[..])).collect()
+}

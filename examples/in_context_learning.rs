@@ -1,0 +1,189 @@
+//! Learning from the context: the in-context-learning score and the heads that it hangs on, an
+//! in-context mapping patched between prompts, and function vectors.
+//!
+//!     cargo run --release --example in_context_learning
+
+mod heads_common;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use heads_common::{Common, pm};
+use patchlens::tasks::{KeyValue, Repeated};
+use patchlens::{
+    FunctionVectors, Grid, Prompt, Replacement, Site, TokenPair, Tokenizer, Transformer,
+    activation_patching, in_context_score, in_context_score_by_head, logit_diffs,
+};
+use serde_json::{Value, json};
+
+/// Measures in-context learning; --out takes .json
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Texts for the score, cut into pieces of the late token's length; repeated random sequences
+    /// if left out
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// The late token, counted from 1; 500, or what fits the context
+    #[arg(long)]
+    late: Option<usize>,
+    /// The early token; 50, or a tenth of the late one
+    #[arg(long)]
+    early: Option<usize>,
+    /// Examples in a few-shot prompt
+    #[arg(long, default_value_t = 4)]
+    shots: usize,
+    /// Lines with a word and its counterpart, for function vectors; antonyms if left out
+    #[arg(long, value_name = "FILE")]
+    pairs: Option<PathBuf>,
+}
+
+const KEYS: &str = "Mary John Tom James Dan Amy Alice David Sarah Robert";
+const VALUES: &str = "ring bone computer necklace drink snack bag ball book";
+const ANTONYMS: &str = "hot cold\nbig small\nup down\nleft right\nopen closed\nfast slow\n\
+    good bad\nrich poor\nyoung old\nhappy sad\nhigh low\nlight dark\nhard soft\nearly late\n\
+    strong weak\nlong short\nblack white\nday night\ntrue false\nfull empty";
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let (model, tokenizer) = args.common.open()?;
+    let score = score(&args, &model, &tokenizer)?;
+    let mapping = mapping(&args, &model, &tokenizer)?;
+    let vectors = function_vectors(&args, &model, &tokenizer)?;
+    let all = json!({ "score": score, "mapping": mapping, "function_vectors": vectors });
+    let text = serde_json::to_string_pretty(&all)?;
+    args.common
+        .write(|path| match path.extension().is_some_and(|e| e == "json") {
+            true => Ok(text.clone()),
+            false => bail!("--out: found {}; expected a .json file", path.display()),
+        })?;
+    if args.common.json {
+        println!("{text}");
+    }
+    Ok(())
+}
+
+/// The tokens compared, and prompts that are long enough.
+fn texts(
+    args: &Args,
+    model: &Transformer,
+    tokenizer: &Tokenizer,
+) -> Result<(TokenPair, Vec<Prompt>)> {
+    let n_ctx = model.config().n_ctx;
+    let late = args.late.unwrap_or(500.min(n_ctx));
+    let early = args.early.unwrap_or((late / 10).max(2));
+    let prompts = match &args.text {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let tokens = tokenizer.encode(&text)?.tokens;
+            let pieces = tokens.chunks_exact(late).take(args.common.sequences);
+            pieces
+                .map(|piece| tokenizer.prompt(piece.to_vec()))
+                .collect::<patchlens::Result<_>>()?
+        }
+        None => {
+            let period = (late / 3).clamp(2, 50);
+            let repeats = late.div_ceil(period);
+            let drawn = Repeated::new(tokenizer)?.prompts(
+                args.common.sequences,
+                period,
+                repeats,
+                args.common.seed,
+            )?;
+            let cut = |r: &patchlens::tasks::RepeatedPrompt| {
+                tokenizer.prompt(r.prompt.tokens[..late].to_vec())
+            };
+            drawn
+                .iter()
+                .map(cut)
+                .collect::<patchlens::Result<Vec<_>>>()?
+        }
+    };
+    Ok((TokenPair { late, early }, prompts))
+}
+
+fn score(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Value> {
+    let (tokens, prompts) = texts(args, model, tokenizer)?;
+    let whole = in_context_score(model, &prompts, tokens)?;
+    let change = in_context_score_by_head(model, &prompts, tokens, Replacement::Mean)?;
+    if !args.common.json {
+        println!("loss at token {:4}: {}", tokens.late, pm(whole.late_loss));
+        println!("loss at token {:4}: {}", tokens.early, pm(whole.early_loss));
+        println!(
+            "in-context-learning score: {} nats\n\n{change}",
+            pm(whole.score)
+        );
+        println!("{}", change.top(5));
+    }
+    Ok(
+        json!({ "score": whole.score, "late": tokens.late, "early": tokens.early, "by_head": change }),
+    )
+}
+
+/// A mapping from names to objects that changes from prompt to prompt.
+fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Value> {
+    let tokens = |words: &str| -> Vec<u32> {
+        let ids = words
+            .split(' ')
+            .filter_map(|w| tokenizer.token(&format!(" {w}")).ok());
+        ids.collect()
+    };
+    let end = tokenizer.encode(".")?.tokens;
+    let task = KeyValue::new(tokens(KEYS), tokens(VALUES), Vec::new(), end)?;
+    let pairs =
+        task.labelled_by(tokenizer)
+            .pairs(args.common.sequences, args.shots, args.common.seed)?;
+    let clean: Vec<Prompt> = pairs.iter().map(|p| p.clean.clone()).collect();
+    let corrupted: Vec<Prompt> = pairs.iter().map(|p| p.corrupted.clone()).collect();
+    let answers: Vec<(u32, u32)> = pairs.iter().map(|p| (p.answer, p.other)).collect();
+    let metric = logit_diffs(&answers);
+    let found = activation_patching(model, &clean, &corrupted, Grid::heads(Site::Z), &metric)?;
+    let right = found.clean.iter().filter(|v| **v > 0.0).count();
+    if !args.common.json {
+        println!("\nkey → value, `{}`", tokenizer.decode(&clean[0].tokens)?);
+        println!(
+            "the right value beats the other one in {right} of {} prompts",
+            clean.len()
+        );
+        println!("{}", found.effect);
+    }
+    Ok(json!({ "right": right, "prompts": clean.len(), "heads": found.effect }))
+}
+
+fn function_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Value> {
+    let text = match &args.pairs {
+        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+        None => ANTONYMS.to_string(),
+    };
+    let token = |word: &str| tokenizer.token(&format!(" {word}")).ok();
+    let pair = |line: &str| {
+        let (a, b) = line.split_once(' ')?;
+        Some((token(a)?, token(b.trim())?))
+    };
+    let (keys, values): (Vec<u32>, Vec<u32>) = text.lines().filter_map(pair).unzip();
+    if keys.len() <= args.shots {
+        let why = format!(
+            "the vocabulary has {} of the pairs as single tokens",
+            keys.len()
+        );
+        if !args.common.json {
+            println!("\nfunction vectors: left out, {why}");
+        }
+        return Ok(json!({ "left_out": why }));
+    }
+    let arrow = tokenizer.encode(":")?.tokens;
+    let end = tokenizer.encode("\n")?.tokens;
+    let task = KeyValue::new(keys, values, arrow, end)?.labelled_by(tokenizer);
+    let prompts = task.function_prompts(args.common.sequences, args.shots, args.common.seed)?;
+    let vectors = FunctionVectors::new(model, &prompts.clean)?;
+    let effects = vectors.indirect_effects(&prompts.shuffled, &prompts.answers)?;
+    let heads = FunctionVectors::top_heads(&effects, 10);
+    let vector = vectors.vector(&heads)?;
+    let added = vectors.effects(&vector, &prompts.zero_shot, &prompts.answers)?;
+    if !args.common.json {
+        println!("\n{effects}\n{added}");
+    }
+    Ok(json!({ "indirect_effects": effects, "heads": heads, "added": added }))
+}

@@ -1,0 +1,126 @@
+//! Steering: a direction that makes the model answer with one name, found as a difference of
+//! means, its dose-response curve by layer, and its effect on generated text.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use common::Common;
+use patchlens::report::Labelled;
+use patchlens::tasks::{Ioi, IoiPrompt, Split};
+use patchlens::{
+    Generation, HookPoint, Interventions, Prompts, Select, Site, Steering, Tokenizer, Transformer,
+    log_probability,
+};
+
+/// Steers indirect object identification towards one name.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Number of prompts that the direction is found on
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    prompts: usize,
+    /// Number of other prompts that it is tried on
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    tries: usize,
+    /// Scales of the direction; 1 moves the mean of other prompts onto that of the name's
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true,
+          default_values_t = [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0])]
+    scales: Vec<f32>,
+    /// Tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    tokens: usize,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let (model, tokenizer) = args.common.open()?;
+    let ioi = Ioi::new(&tokenizer)?;
+    let drawn = ioi
+        .clone()
+        .split(Split::Train)?
+        .prompts(args.prompts, args.common.seed)?;
+    let name = most_frequent(&drawn)?;
+    let text = tokenizer.token_text(name)?;
+    let (yes, no): (Vec<_>, Vec<_>) = drawn.iter().partition(|p| p.io == name);
+    println!(
+        "{} prompts answered by `{text}`, {} by others",
+        yes.len(),
+        no.len()
+    );
+
+    let points: Vec<HookPoint> = (0..model.config().n_layers)
+        .map(|l| Site::ResidPost.at(l))
+        .collect();
+    let (yes, no) = (Prompts::new(yes)?, Prompts::new(no)?);
+    let steering = Steering::difference_of_means(&model, &yes, &no, &points, Select::Last)?;
+    let steering = steering.at_positions(Select::Last);
+    let held_out = ioi
+        .split(Split::HeldOut)?
+        .prompts(args.tries, args.common.seed)?;
+    let others: Vec<_> = held_out.iter().filter(|p| p.io != name).collect();
+    let tries = Prompts::new(others)?;
+    let metric = log_probability(&[name]);
+    let mut curve = steering.dose_response_by_point(&model, &tries, &metric, &args.scales)?;
+    curve.about.title = format!("Steering towards `{text}`, one layer at a time");
+    println!("{}", curve.curves()?);
+
+    let (point, scale, best) = best(&curve, &points, &args.scales)?;
+    let (_, direction) = &steering.directions[point];
+    let one = Steering::new(vec![(points[point], direction.clone())])?;
+    let one = one.at_positions(Select::Last);
+    generate(&model, &tokenizer, &tries, &one, scale, args.tokens)?;
+    let before = curve.about.baselines["unsteered"];
+    println!(
+        "Adding {scale} × the direction at {} takes the mean log-probability of `{text}` on {} \
+         other prompts from {before:.2} to {best:.2} nats.",
+        points[point],
+        tries.len()
+    );
+    args.common.save(&[("steering_by_layer", &curve)])
+}
+
+/// The most frequent answer; among equals the lowest id.
+fn most_frequent(drawn: &[IoiPrompt]) -> Result<u32> {
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    drawn
+        .iter()
+        .for_each(|prompt| *counts.entry(prompt.io).or_default() += 1);
+    let most = counts
+        .iter()
+        .max_by_key(|(name, count)| (**count, std::cmp::Reverse(**name)));
+    Ok(*most.context("no prompts")?.0)
+}
+
+/// Index of the point, scale and value with the highest mean.
+fn best(curve: &Labelled, points: &[HookPoint], scales: &[f32]) -> Result<(usize, f32, f32)> {
+    let values = curve.values();
+    let cells = (0..points.len()).flat_map(|p| (0..scales.len()).map(move |s| (p, s)));
+    let cells = cells.map(|(p, s)| (p, scales[s], values[[p, s]]));
+    cells.max_by(|a, b| a.2.total_cmp(&b.2)).context("no cells")
+}
+
+/// Prints the continuation of a prompt without and with steering.
+fn generate(
+    model: &Transformer,
+    tokenizer: &Tokenizer,
+    prompts: &Prompts,
+    steering: &Steering,
+    scale: f32,
+    tokens: usize,
+) -> Result<()> {
+    let prompt = &prompts[0];
+    let room = model.config().n_ctx + 1 - prompt.len();
+    let generation = Generation::greedy(tokens.min(room));
+    let mut hooks = Interventions::new(steering.interventions(scale)?);
+    let plain = model.generate(prompt, (), &generation)?;
+    let steered = model.generate(prompt, &mut hooks, &generation)?;
+    println!("{}", prompt.labels.concat());
+    println!("  unsteered:{}", tokenizer.decode(plain[0].new_tokens())?);
+    println!("  steered:  {}", tokenizer.decode(steered[0].new_tokens())?);
+    println!("  {}", hooks.receipt());
+    Ok(())
+}

@@ -1,0 +1,468 @@
+//! Knock-out: attention heads and MLPs replaced by zero, by their mean over counterfactual
+//! prompts, or by their values on another prompt; and circuits scored by it (Wang et al. 2022,
+//! "Interpretability in the Wild", sections 2.1 and 4).
+
+mod circuit;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use ndarray::{Array1, Array2};
+
+pub use circuit::{Circuit, CircuitNode, Completeness, Faithfulness, Minimality, NodeMinimality};
+
+use super::mean;
+use crate::cache::{ActivationCache, Selection};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::hook::{HookPoint, Site};
+use crate::intervention::{Edit, Intervention, Select, Target, Values};
+use crate::metric::Metric;
+use crate::model::{KeepLogits, Run, Transformer};
+use crate::prompt::Prompt;
+use crate::report::{About, Axis, Labelled};
+use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
+
+/// A part of the model that can be knocked out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AblationNode {
+    /// An attention head: its `z`, so that `b_O` stays.
+    Head(usize, usize),
+    /// The MLP of a layer: its `mlp_out`.
+    Mlp(usize),
+}
+
+impl AblationNode {
+    /// All heads of a model, and its MLPs where asked for.
+    fn all(config: &Config, mlps: bool) -> Vec<Self> {
+        let mlp = |layer| mlps.then_some(AblationNode::Mlp(layer));
+        (0..config.n_layers)
+            .flat_map(|layer| {
+                let heads = (0..config.n_heads).map(move |head| AblationNode::Head(layer, head));
+                heads.chain(mlp(layer))
+            })
+            .collect()
+    }
+
+    fn point(self) -> HookPoint {
+        match self {
+            AblationNode::Head(layer, _) => Site::Z.at(layer),
+            AblationNode::Mlp(layer) => Site::MlpOut.at(layer),
+        }
+    }
+
+    fn check(self, config: &Config) -> Result<()> {
+        let out_of_range = |axis, found, n| {
+            Err(Error::OutOfRange {
+                at: format!("node {self}"),
+                axis,
+                found,
+                expected: format!("0..{n}"),
+            })
+        };
+        match self {
+            AblationNode::Head(layer, _) | AblationNode::Mlp(layer) if layer >= config.n_layers => {
+                out_of_range("layer", layer, config.n_layers)
+            }
+            AblationNode::Head(_, head) if head >= config.n_heads => {
+                out_of_range("head", head, config.n_heads)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for AblationNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AblationNode::Head(layer, head) => write!(f, "{layer}.{head}"),
+            AblationNode::Mlp(layer) => write!(f, "mlp{layer}"),
+        }
+    }
+}
+
+/// What replaces the nodes of some of the prompts.
+#[derive(Clone, Debug)]
+struct Group {
+    /// Those prompts; ascending.
+    prompts: Vec<usize>,
+    edits: BTreeMap<HookPoint, Edit>,
+}
+
+/// Positions by node and prompt: what a cell knocks out.
+type Removed = BTreeMap<AblationNode, Vec<BTreeSet<usize>>>;
+
+/// A knock-out study: prompts, and what replaces a node that is knocked out.
+///
+/// ```
+/// use patchlens::{Ablation, CircuitNode, Config, Prompts, Transformer, logit_diff};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5, 6]])?;
+/// let counterfactual = Prompts::new([vec![7, 2, 3], vec![8, 5, 6], vec![9, 2, 6]])?;
+/// let ablation = Ablation::mean(&model, &prompts, &counterfactual)?
+///     .with_class("end", vec![vec![2], vec![2]])?;
+/// let sets = [vec![CircuitNode::head(0, 1)], vec![CircuitNode::head(1, 0).at("end")]];
+/// let found = ablation.knock_out(&sets, &logit_diff(5, 6))?;
+/// assert_eq!(found.effect.values().shape(), [2]); // [set]
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Ablation<'m> {
+    model: &'m Transformer,
+    prompts: Vec<Prompt>,
+    groups: Vec<Group>,
+    /// Positions of each class, `[prompt][..]`.
+    classes: BTreeMap<String, Vec<BTreeSet<usize>>>,
+    mlps: bool,
+    method: &'static str,
+    /// Bound of the sweep's working memory, in bytes.
+    pub memory_limit: u64,
+}
+
+/// What knock-outs gave.
+#[derive(Clone, Debug)]
+pub struct KnockOut {
+    /// The metric with each set knocked out, mean over prompts, `[set]`; with standard errors
+    /// where there are several prompts. The baseline `clean` is the whole model's.
+    pub effect: Labelled,
+    /// By prompt, `[set, prompt]`.
+    pub per_prompt: Array2<f32>,
+    /// The metric of the whole model, `[prompt]`.
+    pub clean: Array1<f32>,
+}
+
+impl<'m> Ablation<'m> {
+    /// Nodes become zero.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that cannot run.
+    pub fn zero(model: &'m Transformer, prompts: &(impl AsRef<[Prompt]> + ?Sized)) -> Result<Self> {
+        let prompts = prompts.as_ref();
+        let points = points(model.config()).map(|point| (point, Edit::Zero));
+        let group = Group {
+            prompts: (0..prompts.len()).collect(),
+            edits: points.collect(),
+        };
+        Self::new(model, prompts, vec![group], "zero")
+    }
+
+    /// Nodes become their mean over counterfactual prompts (the paper's p_ABC), position by
+    /// position. All prompts share one template.
+    ///
+    /// # Errors
+    /// As [`Ablation::mean_by_template`].
+    pub fn mean(
+        model: &'m Transformer,
+        prompts: &(impl AsRef<[Prompt]> + ?Sized),
+        counterfactual: &(impl AsRef<[Prompt]> + ?Sized),
+    ) -> Result<Self> {
+        let (prompts, counterfactual) = (prompts.as_ref(), counterfactual.as_ref());
+        let (own, other) = (vec![0; prompts.len()], vec![0; counterfactual.len()]);
+        Self::mean_by_template(model, (prompts, &own), (counterfactual, &other))
+    }
+
+    /// Nodes become their mean over the counterfactual prompts of the same template, position by
+    /// position: prompts, and a number for the template of each.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another number of templates than prompts, or a template without
+    /// counterfactual prompts; [`Error::Prompt`] if prompts of a template differ in length, or one
+    /// cannot run.
+    pub fn mean_by_template(
+        model: &'m Transformer,
+        (prompts, templates): (&[Prompt], &[usize]),
+        (counterfactual, others): (&[Prompt], &[usize]),
+    ) -> Result<Self> {
+        for (what, prompts, templates) in [
+            ("templates of the prompts", prompts.len(), templates),
+            (
+                "templates of the counterfactual prompts",
+                counterfactual.len(),
+                others,
+            ),
+        ] {
+            if templates.len() != prompts {
+                let expected = format!("{prompts}, one a prompt");
+                return Err(Error::invalid(what, templates.len(), expected));
+            }
+        }
+        let mut groups = Vec::new();
+        for &template in &BTreeSet::from_iter(templates) {
+            let members = |list: &[usize]| -> Vec<usize> {
+                (0..list.len()).filter(|i| list[*i] == *template).collect()
+            };
+            let (own, other) = (members(templates), members(others));
+            let donors: Vec<Prompt> = other.iter().map(|i| counterfactual[*i].clone()).collect();
+            if donors.is_empty() {
+                return Err(Error::invalid(
+                    format!("counterfactual prompts of template {template}"),
+                    0,
+                    "at least one",
+                ));
+            }
+            let receivers = own.iter().map(|i| (*i, &prompts[*i]));
+            check_lengths(receivers, donors.iter().cycle().take(own.len()))?;
+            check_lengths(
+                donors.iter().enumerate(),
+                donors[..1].iter().cycle().take(donors.len()),
+            )?;
+            let caches = caches(model, &donors)?;
+            let edit = |point| Ok((point, Edit::Mean(Values::mean(&caches, point)?)));
+            let edits = points(model.config()).map(edit).collect::<Result<_>>()?;
+            groups.push(Group {
+                prompts: own,
+                edits,
+            });
+        }
+        Self::new(model, prompts, groups, "mean")
+    }
+
+    /// Nodes take the values that they have on a counterfactual prompt: one a prompt.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another number of counterfactual prompts; [`Error::Prompt`] if the
+    /// two of a pair differ in length, or one cannot run.
+    pub fn resample(
+        model: &'m Transformer,
+        prompts: &(impl AsRef<[Prompt]> + ?Sized),
+        counterfactual: &(impl AsRef<[Prompt]> + ?Sized),
+    ) -> Result<Self> {
+        let (prompts, donors) = (prompts.as_ref(), counterfactual.as_ref());
+        if donors.len() != prompts.len() {
+            let expected = format!("{}, one a prompt", prompts.len());
+            return Err(Error::invalid(
+                "counterfactual prompts",
+                donors.len(),
+                expected,
+            ));
+        }
+        check_lengths(prompts.iter().enumerate(), donors.iter())?;
+        let caches = caches(model, donors)?;
+        let edit = |point| Ok((point, Edit::patch(&caches, point)?));
+        let group = Group {
+            prompts: (0..prompts.len()).collect(),
+            edits: points(model.config()).map(edit).collect::<Result<_>>()?,
+        };
+        Self::new(model, prompts, vec![group], "resample")
+    }
+
+    fn new(
+        model: &'m Transformer,
+        prompts: &[Prompt],
+        groups: Vec<Group>,
+        method: &'static str,
+    ) -> Result<Self> {
+        model.check_prompts(prompts)?;
+        Ok(Ablation {
+            model,
+            prompts: prompts.to_vec(),
+            groups,
+            classes: BTreeMap::new(),
+            mlps: false,
+            method,
+            memory_limit: DEFAULT_MEMORY_LIMIT,
+        })
+    }
+
+    /// Names a class of positions, a list for each prompt.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another number of lists than prompts, [`Error::OutOfRange`] for a
+    /// position that its prompt lacks.
+    pub fn with_class(mut self, name: &str, positions: Vec<Vec<usize>>) -> Result<Self> {
+        let at = format!("position class `{name}`");
+        if positions.len() != self.prompts.len() {
+            let expected = format!("{}, a list for each prompt", self.prompts.len());
+            return Err(Error::invalid(at, positions.len(), expected));
+        }
+        for (i, (list, prompt)) in positions.iter().zip(&self.prompts).enumerate() {
+            if let Some(&found) = list.iter().find(|p| **p >= prompt.len()) {
+                return Err(Error::OutOfRange {
+                    at: format!("{at} of prompt {i}"),
+                    axis: "pos",
+                    found,
+                    expected: format!("0..{}", prompt.len()),
+                });
+            }
+        }
+        let positions = positions.into_iter().map(BTreeSet::from_iter).collect();
+        self.classes.insert(name.to_string(), positions);
+        Ok(self)
+    }
+
+    /// Counts the MLPs among the nodes, too: those outside a circuit are knocked out like heads.
+    /// In the paper they stay.
+    #[must_use]
+    pub fn with_mlps(mut self) -> Self {
+        self.mlps = true;
+        self
+    }
+
+    /// The metric with each set of nodes knocked out.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty list or a class without a name here;
+    /// [`Error::OutOfRange`] for a node that the model lacks; else as [`Sweep::prepare`].
+    pub fn knock_out(&self, sets: &[Vec<CircuitNode>], metric: &Metric) -> Result<KnockOut> {
+        let removed: Vec<Removed> = sets
+            .iter()
+            .map(|nodes| self.places(nodes))
+            .collect::<Result<_>>()?;
+        let (per_prompt, clean) = self.run(&removed, metric)?;
+        let n = self.prompts.len() as f64;
+        let rows = || per_prompt.rows().into_iter();
+        let means: Array1<f32> = rows().map(|row| mean(row.iter().copied())).collect();
+        let mut about = About {
+            title: format!("Knock-out: {} ablation", self.method),
+            caption: format!(
+                "The metric with the named nodes knocked out, mean over {} prompts.",
+                self.prompts.len()
+            ),
+            unit: metric.name().to_string(),
+            ..About::default()
+        };
+        let whole = mean(clean.iter().copied());
+        about.baselines.insert("clean".to_string(), whole);
+        about
+            .counts
+            .insert("prompts".to_string(), self.prompts.len() as u64);
+        let label = |nodes: &Vec<CircuitNode>| {
+            let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            names.join(" + ")
+        };
+        let axes = vec![Axis::new("knocked out", sets.iter().map(label))];
+        let mut effect = Labelled::new(means.clone(), axes, about)?;
+        if self.prompts.len() > 1 {
+            let error = |(row, mean): (ndarray::ArrayView1<'_, f32>, &f32)| {
+                let squares = row.iter().map(|v| f64::from(v - mean).powi(2)).sum::<f64>();
+                (squares / (n - 1.0) / n).sqrt() as f32
+            };
+            let errors: Array1<f32> = rows().zip(&means).map(error).collect();
+            effect = effect.with_std_error(errors)?;
+        }
+        Ok(KnockOut {
+            effect,
+            per_prompt,
+            clean,
+        })
+    }
+
+    /// Where the nodes stand, by prompt.
+    fn places(&self, nodes: &[CircuitNode]) -> Result<Removed> {
+        let mut places = Removed::new();
+        for CircuitNode { node, class } in nodes {
+            node.check(self.model.config())?;
+            let empty = || vec![BTreeSet::new(); self.prompts.len()];
+            let own = places.entry(*node).or_insert_with(empty);
+            for (own, more) in own.iter_mut().zip(self.positions(class.as_deref())?) {
+                own.extend(more);
+            }
+        }
+        Ok(places)
+    }
+
+    /// The positions of a class, or all of them.
+    fn positions(&self, class: Option<&str>) -> Result<Vec<BTreeSet<usize>>> {
+        let Some(name) = class else {
+            return Ok(self
+                .prompts
+                .iter()
+                .map(|p| (0..p.len()).collect())
+                .collect());
+        };
+        self.classes.get(name).cloned().ok_or_else(|| {
+            let names: Vec<&str> = self.classes.keys().map(String::as_str).collect();
+            let expected = format!("one of [{}]", names.join(", "));
+            Error::invalid("position class", format!("`{name}`"), expected)
+        })
+    }
+
+    /// All nodes but those at their places.
+    fn complement(&self, kept: &Removed) -> Result<Removed> {
+        let all = self.positions(None)?;
+        let rest = |node: AblationNode| {
+            let left = |(i, all): (usize, &BTreeSet<usize>)| match kept.get(&node) {
+                Some(kept) => all - &kept[i],
+                None => all.clone(),
+            };
+            (node, all.iter().enumerate().map(left).collect())
+        };
+        let nodes = AblationNode::all(self.model.config(), self.mlps);
+        Ok(nodes.into_iter().map(rest).collect())
+    }
+
+    /// The metric by cell and prompt, and that of the whole model.
+    fn run(&self, removed: &[Removed], metric: &Metric) -> Result<(Array2<f32>, Array1<f32>)> {
+        let cells: Vec<Cell> = removed.iter().map(|r| self.cell(r)).collect();
+        let sweep = Sweep::new(self.model, &self.prompts)?.memory_limit(self.memory_limit);
+        let result = sweep.run(&cells, metric)?;
+        Ok((result.values, result.base))
+    }
+
+    /// As few interventions as say it: prompts, then heads, with the same positions go together.
+    fn cell(&self, removed: &Removed) -> Cell {
+        let mut cell = Cell::new();
+        for group in &self.groups {
+            let mut heads: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+            for (node, places) in removed {
+                let mut prompts: BTreeMap<&BTreeSet<usize>, Vec<usize>> = BTreeMap::new();
+                for &prompt in group.prompts.iter().filter(|p| !places[**p].is_empty()) {
+                    prompts.entry(&places[prompt]).or_default().push(prompt);
+                }
+                for place in prompts {
+                    let own = heads.entry((node.point(), place)).or_default();
+                    if let AblationNode::Head(_, head) = node {
+                        own.push(*head);
+                    }
+                }
+            }
+            for ((point, (positions, prompts)), heads) in heads {
+                let positions: Vec<usize> = positions.iter().copied().collect();
+                let mut target = Target::new(point).at_positions(positions);
+                target = target.at_sequences(prompts);
+                if !heads.is_empty() {
+                    target.heads = Select::At(heads);
+                }
+                let edit = group.edits.get(&point).cloned();
+                cell.extend(edit.map(|edit| Intervention::new(target, edit)));
+            }
+        }
+        cell
+    }
+}
+
+/// Everything that can be knocked out: z and mlp_out of every layer.
+fn points(config: &Config) -> impl Iterator<Item = HookPoint> + use<> {
+    (0..config.n_layers).flat_map(|layer| [Site::Z.at(layer), Site::MlpOut.at(layer)])
+}
+
+fn caches(model: &Transformer, prompts: &[Prompt]) -> Result<Vec<ActivationCache>> {
+    let mut selection = Selection::default();
+    selection.extend(points(model.config()));
+    let run = Run {
+        cache: Some(&selection),
+        logits: KeepLogits::None,
+        ..Run::default()
+    };
+    Ok(model.run(prompts, (), &run)?.caches)
+}
+
+fn check_lengths<'p>(
+    prompts: impl Iterator<Item = (usize, &'p Prompt)>,
+    donors: impl Iterator<Item = &'p Prompt>,
+) -> Result<()> {
+    for ((i, prompt), donor) in prompts.zip(donors) {
+        if prompt.len() != donor.len() {
+            return Err(Error::Prompt {
+                at: format!("prompt {i}"),
+                found: format!("{} tokens", prompt.len()),
+                expected: format!(
+                    "{} as its counterfactual, so that positions correspond",
+                    donor.len()
+                ),
+            });
+        }
+    }
+    Ok(())
+}

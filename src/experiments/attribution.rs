@@ -1,0 +1,402 @@
+//! Direct logit attribution: what each part of the model adds to a logit through the residual
+//! stream alone, the final LayerNorm's scale held at the run's (Elhage et al. 2021; nostalgebraist
+//! 2020; TransformerLens's `logit_attrs`, `decompose_resid`, `stack_head_results`).
+
+mod fine;
+mod prompts;
+
+use ndarray::{Array1, Array2, ArrayView2, ArrayView3};
+
+pub use prompts::direct_logit_attribution;
+
+use crate::cache::{ActivationCache, Selection};
+use crate::error::{Error, Result};
+use crate::hook::{HookPoint, Site};
+use crate::model::Transformer;
+use crate::ops::part;
+use crate::prompt::Prompt;
+use crate::report::{About, Axis, Labelled};
+
+/// A weighted sum of logits, the number that is attributed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogitDirection {
+    /// Tokens with their weights.
+    pub weights: Vec<(u32, f32)>,
+    /// The unit of the results.
+    pub name: String,
+}
+
+impl LogitDirection {
+    /// The logit of one token.
+    pub fn logit(token: u32) -> Self {
+        LogitDirection {
+            weights: vec![(token, 1.0)],
+            name: "logit".to_string(),
+        }
+    }
+
+    /// The logit of token `a` minus that of token `b`.
+    pub fn difference(a: u32, b: u32) -> Self {
+        LogitDirection {
+            weights: vec![(a, 1.0), (b, -1.0)],
+            name: "logit difference".to_string(),
+        }
+    }
+}
+
+/// Which parts the residual stream is taken apart into; the rows are TransformerLens's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decomposition {
+    /// `embed`, `pos_embed`, `0_attn_out`, `0_mlp_out`, ... (`decompose_resid`).
+    Components,
+    /// `L0H0`, `L0H1`, ..., and `remainder`: all the rest (`stack_head_results`).
+    Heads,
+    /// Heads, `0_mlp_out`, ..., `embed`, `pos_embed`, and `bias`, the sum of all `b_O`
+    /// (`get_full_resid_decomposition`).
+    Full,
+}
+
+/// The names of the last two rows of every decomposition: what the final LayerNorm's bias and
+/// the unembedding's add whatever the residual is.
+const CONSTANTS: [&str; 2] = ["ln_final.bias", "b_U"];
+
+/// Direct logit attribution of one prompt's run.
+///
+/// The contribution of a residual vector `r` at a position is
+/// `((r − mean r) / scale ⊙ ln_final.w) · (W_U[:, a] − W_U[:, b])` with the run's own `scale`.
+/// It is linear in `r`, so that rows which sum to the residual sum, with the rows
+/// `ln_final.bias` and `b_U`, to the true logit difference. Each method that takes the whole
+/// residual apart checks this at run time within [`DirectLogitAttribution::TOLERANCE`].
+#[derive(Clone, Debug)]
+pub struct DirectLogitAttribution<'m> {
+    model: &'m Transformer,
+    cache: ActivationCache,
+    direction: LogitDirection,
+    labels: Vec<String>,
+    /// `ln_final.w ⊙ W_U · weights`, centred, `[d_model]`: a residual's dot product with it, over
+    /// the scale, is its contribution.
+    reader: Array1<f64>,
+    /// Contributions of `ln_final.bias` and `b_U`.
+    constants: [f64; 2],
+    /// LayerNorm scales, `[pos]`.
+    scale: Array1<f64>,
+    /// The logits' weighted sum, `[pos]`.
+    truth: Array1<f64>,
+}
+
+impl<'m> DirectLogitAttribution<'m> {
+    /// The sum of the rows and the true value may differ by this much of the sum of the rows'
+    /// magnitudes: rounding of f32 along the residual stream.
+    pub const TOLERANCE: f64 = 1e-4;
+
+    /// What a run must cache for [`DirectLogitAttribution::from_cache`].
+    pub fn selection(model: &Transformer) -> Selection {
+        use Site::{AttnOut, MlpOut, MlpPost, Pattern, ResidMid, ResidPost, ResidPre, V, Z};
+        let sites = [AttnOut, MlpOut, MlpPost, Pattern, ResidMid, ResidPre, V, Z];
+        let last = ResidPost.at(model.config().n_layers - 1);
+        Selection::matching(model.config(), |point| match point {
+            HookPoint::Block(_, site) => sites.contains(&site) || point == last,
+            HookPoint::LnFinalNormalized => false,
+            _ => true,
+        })
+    }
+
+    /// Runs a prompt.
+    ///
+    /// # Errors
+    /// As [`Transformer::run`] and [`DirectLogitAttribution::from_cache`].
+    pub fn new(model: &'m Transformer, prompt: &Prompt, direction: LogitDirection) -> Result<Self> {
+        let (_, cache) = model.run_with_cache(prompt, &Self::selection(model))?;
+        let labels = prompt.labels.clone();
+        Self::from_cache(model, cache, labels, direction)
+    }
+
+    /// From a run already made, perhaps under interventions: with all positions, and the points
+    /// of [`DirectLogitAttribution::selection`]. `labels` name the positions.
+    ///
+    /// # Errors
+    /// [`Error::NotCached`], [`Error::Shape`] for a cache of some positions only or another number
+    /// of labels, [`Error::OutOfRange`] for a token that the vocabulary lacks, [`Error::Invalid`]
+    /// for a direction without tokens or with weights that are not finite.
+    pub fn from_cache(
+        model: &'m Transformer,
+        cache: ActivationCache,
+        labels: Vec<String>,
+        direction: LogitDirection,
+    ) -> Result<Self> {
+        check_direction(model, &direction)?;
+        let n = cache.tokens().len();
+        if !cache.is_whole() || labels.len() != n {
+            return Err(Error::Shape {
+                at: "direct logit attribution: positions kept, labels".to_string(),
+                found: vec![cache.positions().len(), labels.len()],
+                expected: format!("{n} each, one a token"),
+            });
+        }
+        let parameters = model.parameters();
+        let (w_u, norm) = (parameters.w_u(), &parameters.ln_f);
+        let mut unembed = Array1::<f64>::zeros(model.config().d_model);
+        let mut b_u = 0.0;
+        let mut truth = Array1::<f64>::zeros(n);
+        let logits = cache.flat(HookPoint::Logits)?;
+        for &(token, weight) in &direction.weights {
+            let (token, weight) = (token as usize, f64::from(weight));
+            unembed.zip_mut_with(&w_u.column(token), |to, v| *to += weight * f64::from(*v));
+            truth.zip_mut_with(&logits.column(token), |to, v| *to += weight * f64::from(*v));
+            let bias = parameters.lm_head_bias.as_ref();
+            b_u += weight * bias.map_or(0.0, |b| f64::from(b[token]));
+        }
+        let mut reader = &unembed * &norm.weight.mapv(f64::from);
+        reader -= reader.sum() / reader.len() as f64;
+        let scale = cache
+            .flat(HookPoint::LnFinalScale)?
+            .column(0)
+            .mapv(f64::from);
+        Ok(DirectLogitAttribution {
+            constants: [norm.bias.mapv(f64::from).dot(&unembed), b_u],
+            reader,
+            scale,
+            truth,
+            model,
+            cache,
+            direction,
+            labels,
+        })
+    }
+
+    /// The true value at each position, `[pos]`.
+    pub fn truth(&self) -> Array1<f32> {
+        self.truth.mapv(|v| v as f32)
+    }
+
+    /// The contribution of each part at each position, `[component, pos]`: the parts in
+    /// TransformerLens's order, then `ln_final.bias` and `b_U`. Columns sum to the truth.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if they do not, as after an intervention on the sum itself (`resid_pre`,
+    /// `ln_final.hook_normalized`, per-head results, logits); [`Error::NotCached`].
+    pub fn decompose(&self, by: Decomposition) -> Result<Labelled> {
+        let (names, rows) = self.parts(by)?;
+        self.checked_sum(&names, rows)
+    }
+
+    /// The contribution of the accumulated residual stream at each point, with the final scale:
+    /// `[component, pos]`, rows `0_pre`, `0_mid`, `1_pre`, ..., `final_post`, without constants.
+    ///
+    /// # Errors
+    /// [`Error::NotCached`].
+    pub fn accumulated(&self) -> Result<Labelled> {
+        let layers = 0..self.model.config().n_layers;
+        let both = |l: usize| [Site::ResidPre.at(l), Site::ResidMid.at(l)];
+        let last = Site::ResidPost.at(layers.end - 1);
+        let points: Vec<HookPoint> = layers.flat_map(both).chain([last]).collect();
+        let rows = points
+            .iter()
+            .map(|p| self.contribution(self.cache.flat(*p)?));
+        let rows: Vec<Array1<f64>> = rows.collect::<Result<_>>()?;
+        let names = points.iter().map(|point| residual_name(*point, last));
+        self.labelled(
+            &names.collect::<Vec<_>>(),
+            rows,
+            "The accumulated residual stream",
+        )
+    }
+
+    /// The contributions of any residual vectors, `[component, pos]`, without constants.
+    ///
+    /// # Shapes
+    /// `vectors` `[component, pos, d_model]`, one name a component.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another shape.
+    pub fn attribute(&self, names: &[String], vectors: ArrayView3<'_, f32>) -> Result<Labelled> {
+        let expected = (names.len(), self.scale.len(), self.reader.len());
+        if vectors.dim() != expected {
+            return Err(Error::Shape {
+                at: "vectors to attribute logits to".to_string(),
+                found: vectors.shape().to_vec(),
+                expected: format!("{expected:?}, [name, pos, d_model]"),
+            });
+        }
+        let rows = vectors.outer_iter().map(|row| self.contribution(row));
+        let rows = rows.collect::<Result<_>>()?;
+        self.labelled(names, rows, "The given vectors")
+    }
+
+    /// The contribution of residual vectors `[pos, d_model]`, `[pos]`.
+    fn contribution(&self, vectors: ArrayView2<'_, f32>) -> Result<Array1<f64>> {
+        Ok(vectors.mapv(f64::from).dot(&self.reader) / &self.scale)
+    }
+
+    fn points(&self, points: impl IntoIterator<Item = HookPoint>) -> Result<Vec<Array1<f64>>> {
+        let one = |point| self.contribution(self.cache.flat(point)?);
+        points.into_iter().map(one).collect()
+    }
+
+    fn heads(&self) -> Result<Vec<Array1<f64>>> {
+        let config = self.model.config();
+        let d_head = config.d_head();
+        let one = |i: usize| {
+            let (layer, head) = (i / config.n_heads, i % config.n_heads);
+            let z = self.cache.flat(Site::Z.at(layer))?;
+            let z = part(z, 1, head * d_head..(head + 1) * d_head);
+            let read = self
+                .model
+                .w_o(layer, head)
+                .mapv(f64::from)
+                .dot(&self.reader);
+            Ok(z.mapv(f64::from).dot(&read) / &self.scale)
+        };
+        (0..config.n_layers * config.n_heads).map(one).collect()
+    }
+
+    /// Names and contributions of a decomposition's parts, without the constants.
+    fn parts(&self, by: Decomposition) -> Result<(Vec<String>, Vec<Array1<f64>>)> {
+        let layers = 0..self.model.config().n_layers;
+        let embeddings = [HookPoint::Embed, HookPoint::PosEmbed];
+        let mut names = match by {
+            Decomposition::Components => Vec::new(),
+            _ => head_names(self.model),
+        };
+        let mut rows = match by {
+            Decomposition::Components => Vec::new(),
+            _ => self.heads()?,
+        };
+        match by {
+            Decomposition::Components => {
+                names.extend(["embed", "pos_embed"].map(String::from));
+                let of = |l| [format!("{l}_attn_out"), format!("{l}_mlp_out")];
+                names.extend(layers.clone().flat_map(of));
+                let blocks = layers.flat_map(|l| [Site::AttnOut.at(l), Site::MlpOut.at(l)]);
+                rows.extend(self.points(embeddings.into_iter().chain(blocks))?);
+            }
+            Decomposition::Heads => {
+                let last = Site::ResidPost.at(layers.end - 1);
+                let mut rest = self.contribution(self.cache.flat(last)?)?;
+                rows.iter().for_each(|row| rest -= row);
+                names.push("remainder".to_string());
+                rows.push(rest);
+            }
+            Decomposition::Full => {
+                names.extend(layers.clone().map(|l| format!("{l}_mlp_out")));
+                names.extend(["embed", "pos_embed", "bias"].map(String::from));
+                let mlps = layers.map(|l| Site::MlpOut.at(l));
+                rows.extend(self.points(mlps.chain(embeddings))?);
+                let blocks = self.model.parameters().h.iter();
+                let biases = blocks.map(|b| b.attn.c_proj.bias.mapv(f64::from).dot(&self.reader));
+                rows.push(biases.sum::<f64>() / &self.scale);
+            }
+        }
+        Ok((names, rows))
+    }
+
+    /// Adds the constants, checks the sum at every position, and labels.
+    fn checked_sum(&self, names: &[String], mut rows: Vec<Array1<f64>>) -> Result<Labelled> {
+        let n = self.scale.len();
+        rows.extend(self.constants.map(|c| Array1::from_elem(n, c)));
+        for position in 0..n {
+            let column = || rows.iter().map(|row| row[position]);
+            let magnitude = column().map(f64::abs).sum();
+            let what = format!("components at position {position}");
+            check_sum(&what, column().sum(), self.truth[position], magnitude)?;
+        }
+        let names = names.iter().cloned().chain(CONSTANTS.map(String::from));
+        let names: Vec<String> = names.collect();
+        self.labelled(&names, rows, "Parts of the residual stream")
+    }
+
+    fn labelled(&self, names: &[String], rows: Vec<Array1<f64>>, what: &str) -> Result<Labelled> {
+        let mut values = Array2::zeros((rows.len(), self.scale.len()));
+        for (mut to, row) in values.rows_mut().into_iter().zip(&rows) {
+            to.zip_mut_with(row, |to, v| *to = *v as f32);
+        }
+        let axes = vec![
+            Axis::new("component", names.iter().cloned()),
+            Axis::tokens("position", &self.labels),
+        ];
+        Labelled::new(values, axes, self.about(what))
+    }
+
+    fn about(&self, what: &str) -> About {
+        let last = self.truth[self.truth.len() - 1] as f32;
+        let name = &self.direction.name;
+        let mut about = About {
+            title: format!("Direct logit attribution: {}", what.to_lowercase()),
+            caption: format!(
+                "{what}, centred, over the run's final LayerNorm scale, through W_U to the {name}."
+            ),
+            unit: name.clone(),
+            ..About::default()
+        };
+        let key = format!("{name} at the last position");
+        about.baselines.insert(key, last);
+        about
+    }
+
+    fn check_position(&self, position: usize) -> Result<()> {
+        let n = self.scale.len();
+        if position < n {
+            return Ok(());
+        }
+        Err(Error::OutOfRange {
+            at: "direct logit attribution".to_string(),
+            axis: "pos",
+            found: position,
+            expected: format!("0..{n}"),
+        })
+    }
+}
+
+/// `L0H0`, `L0H1`, ...
+fn head_names(model: &Transformer) -> Vec<String> {
+    let heads = model.config().n_heads;
+    let name = |i: usize| format!("L{}H{}", i / heads, i % heads);
+    (0..model.config().n_layers * heads).map(name).collect()
+}
+
+/// TransformerLens's name of a point of the accumulated residual stream.
+pub(super) fn residual_name(point: HookPoint, last: HookPoint) -> String {
+    match point {
+        _ if point == last => "final_post".to_string(),
+        HookPoint::Block(layer, Site::ResidPre) => format!("{layer}_pre"),
+        HookPoint::Block(layer, Site::ResidMid) => format!("{layer}_mid"),
+        HookPoint::Block(layer, Site::ResidPost) => format!("{layer}_post"),
+        HookPoint::Block(layer, Site::AttnOut) => format!("{layer}_attn_out"),
+        HookPoint::Block(layer, Site::MlpOut) => format!("{layer}_mlp_out"),
+        other => other.to_string(),
+    }
+}
+
+fn check_sum(what: &str, sum: f64, truth: f64, magnitude: f64) -> Result<()> {
+    let bound = DirectLogitAttribution::TOLERANCE * (magnitude + truth.abs());
+    if (sum - truth).abs() <= bound {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("direct logit attribution: the sum of {what}"),
+        sum,
+        format!("{truth} ± {bound:e} (was the sum itself intervened on?)"),
+    ))
+}
+
+fn check_direction(model: &Transformer, direction: &LogitDirection) -> Result<()> {
+    let d_vocab = model.config().d_vocab;
+    let weights = &direction.weights;
+    if weights.is_empty() || weights.iter().any(|(_, w)| !w.is_finite()) {
+        let expected = "at least one token, finite weights";
+        return Err(Error::invalid(
+            "logit direction",
+            format!("{weights:?}"),
+            expected,
+        ));
+    }
+    match weights.iter().find(|(token, _)| *token as usize >= d_vocab) {
+        Some((token, _)) => Err(Error::OutOfRange {
+            at: "logit direction".to_string(),
+            axis: "token",
+            found: *token as usize,
+            expected: format!("0..{d_vocab}"),
+        }),
+        None => Ok(()),
+    }
+}

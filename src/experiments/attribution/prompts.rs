@@ -1,0 +1,75 @@
+//! Averages over prompts.
+
+use ndarray::{Array1, Axis as Dim};
+
+use super::{Decomposition, DirectLogitAttribution, LogitDirection};
+use crate::error::{Error, Result};
+use crate::model::Transformer;
+use crate::prompt::Prompt;
+use crate::report::Labelled;
+
+/// The mean over prompts of a decomposition at each one's last position, `[component]`, with its
+/// standard error; `directions` are one a prompt. Prompts may differ in length.
+///
+/// # Errors
+/// As [`DirectLogitAttribution::new`] and [`DirectLogitAttribution::decompose`];
+/// [`Error::Invalid`] if there are no prompts or another number of directions.
+pub fn direct_logit_attribution(
+    model: &Transformer,
+    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    directions: &[LogitDirection],
+    by: Decomposition,
+) -> Result<Labelled> {
+    let prompts = prompts.as_ref();
+    model.check_prompts(prompts)?;
+    if directions.len() != prompts.len() {
+        let expected = format!("{}, one a prompt", prompts.len());
+        return Err(Error::invalid(
+            "logit directions",
+            directions.len(),
+            expected,
+        ));
+    }
+    let mut columns = Vec::with_capacity(prompts.len());
+    let mut truth = 0.0;
+    let mut first = None;
+    for (prompt, direction) in prompts.iter().zip(directions) {
+        let attribution = DirectLogitAttribution::new(model, prompt, direction.clone())?;
+        let found = attribution.decompose(by)?;
+        let last = found.values().index_axis_move(Dim(1), prompt.len() - 1);
+        columns.push(last.iter().map(|v| f64::from(*v)).collect::<Array1<f64>>());
+        truth += attribution.truth[prompt.len() - 1] / prompts.len() as f64;
+        first.get_or_insert(found);
+    }
+    let Some(first) = first else {
+        unreachable!("an empty set of prompts was turned down");
+    };
+    let count = columns.len() as f64;
+    let mut mean = Array1::<f64>::zeros(columns[0].len());
+    columns.iter().for_each(|column| mean += column);
+    mean /= count;
+    let mut squares = Array1::<f64>::zeros(mean.len());
+    columns
+        .iter()
+        .for_each(|column| squares += &(column - &mean).mapv(|v| v * v));
+    let mut about = first.about.clone();
+    about.caption = format!(
+        "{} Mean over {} prompts, last position.",
+        about.caption,
+        prompts.len()
+    );
+    let key = format!("{} at the last position", directions[0].name);
+    about.baselines.insert(key, truth as f32);
+    about
+        .counts
+        .insert("prompts".to_string(), prompts.len() as u64);
+    let labelled = Labelled::new(
+        mean.mapv(|v| v as f32),
+        vec![first.axes()[0].clone()],
+        about,
+    )?;
+    if columns.len() < 2 {
+        return Ok(labelled);
+    }
+    labelled.with_std_error(squares.mapv(|v| (v / (count - 1.0) / count).sqrt() as f32))
+}

@@ -1,0 +1,384 @@
+//! Circuits read off the weights: OV, QK, their full forms through the embeddings, composition of
+//! heads (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
+//!
+//! The weights are used as they are: LayerNorm's weights count only where they were folded into
+//! the model before.
+
+use ndarray::{Array1, Array2, Array4, ArrayView1, ArrayView2};
+
+use super::factored::{FactoredMatrix, copying_score, eigenvalues, gram, largest};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::model::Transformer;
+use crate::ops::{matmul, part};
+use crate::report::{About, Axis, Labelled};
+
+/// One attention head, printed `9.6` for head 6 of layer 9.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub struct Head {
+    /// The layer.
+    pub layer: usize,
+    /// The head within the layer.
+    pub head: usize,
+}
+
+impl Head {
+    /// Head `head` of layer `layer`.
+    pub fn new(layer: usize, head: usize) -> Self {
+        Head { layer, head }
+    }
+
+    /// All heads of a model, layer by layer.
+    pub fn all(config: &Config) -> impl Iterator<Item = Head> {
+        let (layers, heads) = (config.n_layers, config.n_heads);
+        (0..layers).flat_map(move |layer| (0..heads).map(move |head| Head::new(layer, head)))
+    }
+
+    pub(crate) fn check(self, config: &Config) -> Result<()> {
+        let axes = [
+            ("layer", self.layer, config.n_layers),
+            ("head", self.head, config.n_heads),
+        ];
+        match axes.into_iter().find(|(_, found, end)| found >= end) {
+            Some((axis, found, end)) => Err(Error::OutOfRange {
+                at: format!("head {self}"),
+                axis,
+                found,
+                expected: format!("0..{end}"),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.layer, self.head)
+    }
+}
+
+/// What a full QK circuit compares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Embedding {
+    /// Token embeddings, `[d_vocab, d_model]`.
+    #[default]
+    Tokens,
+    /// Position embeddings, `[n_ctx, d_model]`.
+    Positions,
+}
+
+/// A head's three input maps.
+#[derive(Clone, Copy)]
+enum Input {
+    Q,
+    K,
+    V,
+}
+
+fn weight(model: &Transformer, head: Head, input: Input) -> ArrayView2<'_, f32> {
+    let (d_head, d_model) = (model.config().d_head(), model.config().d_model);
+    let start = input as usize * d_model + head.head * d_head;
+    let all = model.parameters().h[head.layer].attn.c_attn.weight.view();
+    part(all, 1, start..start + d_head)
+}
+
+/// The weight circuits of a model's heads, as factored matrices of rank `d_head`.
+///
+/// ```
+/// use patchlens::{Circuits, Config, Embedding, Head, Transformer};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, n_ctx: 6, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// let circuits = Circuits::new(&model);
+/// let full = circuits.full_ov(Head::new(1, 0))?;
+/// assert_eq!(full.dim(), (11, 11));
+/// assert_eq!(full.eigenvalues()?.len(), 4); // d_head
+/// let positional = circuits.full_qk(Head::new(1, 0), Embedding::Positions, Embedding::Positions)?;
+/// assert_eq!(positional.dim(), (6, 6));
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Circuits<'m> {
+    model: &'m Transformer,
+}
+
+impl<'m> Circuits<'m> {
+    /// The circuits of this model.
+    pub fn new(model: &'m Transformer) -> Self {
+        Circuits { model }
+    }
+
+    fn w(&self, head: Head, input: Input) -> Result<ArrayView2<'m, f32>> {
+        head.check(self.model.config())?;
+        Ok(weight(self.model, head, input))
+    }
+
+    fn embedding(&self, of: Embedding) -> ArrayView2<'m, f32> {
+        match of {
+            Embedding::Tokens => self.model.parameters().wte.view(),
+            Embedding::Positions => self.model.parameters().wpe.view(),
+        }
+    }
+
+    /// `W_V · W_O`, `[d_model, d_model]`: what the head writes for what it reads.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a head that the model lacks.
+    pub fn ov(&self, head: Head) -> Result<FactoredMatrix> {
+        let w_v = self.w(head, Input::V)?;
+        let w_o = self.model.w_o(head.layer, head.head);
+        Ok(FactoredMatrix::of(w_v.to_owned(), w_o.to_owned()))
+    }
+
+    /// `W_Q · W_Kᵀ`, `[d_model, d_model]`: which destinations look at which sources. Without the
+    /// scale of the scores, which [`Config::attn_scale`] gives.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a head that the model lacks.
+    pub fn qk(&self, head: Head) -> Result<FactoredMatrix> {
+        let (w_q, w_k) = (self.w(head, Input::Q)?, self.w(head, Input::K)?);
+        Ok(FactoredMatrix::of(w_q.to_owned(), w_k.t().to_owned()))
+    }
+
+    /// `W_E · W_V · W_O · W_U`, `[d_vocab, d_vocab]`: how attending to a token changes the logits.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a head that the model lacks.
+    pub fn full_ov(&self, head: Head) -> Result<FactoredMatrix> {
+        let w_v = self.w(head, Input::V)?;
+        let w_o = self.model.w_o(head.layer, head.head);
+        let a = matmul(self.embedding(Embedding::Tokens), w_v);
+        Ok(FactoredMatrix::of(
+            a,
+            matmul(w_o, self.model.parameters().w_u()),
+        ))
+    }
+
+    /// `W · W_Q · W_Kᵀ · Wᵀ` with token or position embeddings on either side,
+    /// `[destination, source]`: with positions on both, the positional QK circuit.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a head that the model lacks.
+    pub fn full_qk(&self, head: Head, dest: Embedding, src: Embedding) -> Result<FactoredMatrix> {
+        let (w_q, w_k) = (self.w(head, Input::Q)?, self.w(head, Input::K)?);
+        let a = matmul(self.embedding(dest), w_q);
+        let b = matmul(w_k.t(), self.embedding(src).t());
+        Ok(FactoredMatrix::of(a, b))
+    }
+
+    /// The copying score `Σ Re λ / Σ |λ|` of every head's full OV circuit, `[layer, head]`.
+    /// All heads share the one product `W_U · W_E`, `[d_model, d_model]`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for weights that are not finite.
+    pub fn copying_scores(&self) -> Result<Labelled> {
+        let config = self.model.config();
+        let through = matmul(
+            self.model.parameters().w_u(),
+            self.embedding(Embedding::Tokens),
+        );
+        let score = |head: Head| {
+            let w_v = weight(self.model, head, Input::V);
+            let [wide, w_v] = [
+                matmul(self.model.w_o(head.layer, head.head), through.view()),
+                w_v.to_owned(),
+            ]
+            .map(|m| m.mapv(f64::from));
+            Ok(copying_score(&eigenvalues(wide.dot(&w_v).view())?))
+        };
+        let scores: Vec<f32> = Head::all(config).map(score).collect::<Result<_>>()?;
+        let shape = (config.n_layers, config.n_heads);
+        let values = Array2::from_shape_vec(shape, scores)
+            .unwrap_or_else(|_| unreachable!("one score a head"));
+        let about = About {
+            title: "Copying score".to_string(),
+            caption: "Σ Re λ / Σ |λ| of the full OV circuit W_E · W_V · W_O · W_U.".to_string(),
+            unit: "copying score".to_string(),
+            ..About::default()
+        };
+        Labelled::new(
+            values,
+            vec![Axis::layers(shape.0), Axis::heads(shape.1)],
+            about,
+        )
+    }
+
+    /// The tokens whose logits a direction `[d_model]` of the residual stream raises most
+    /// (`W_U` alone, without the final LayerNorm), with their logits, falling.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another length.
+    pub fn top_tokens(&self, direction: ArrayView1<'_, f32>, n: usize) -> Result<Vec<(u32, f32)>> {
+        let d_model = self.model.config().d_model;
+        if direction.len() != d_model {
+            return Err(Error::Shape {
+                at: "direction".to_string(),
+                found: vec![direction.len()],
+                expected: format!("[{d_model}] (d_model)"),
+            });
+        }
+        Ok(top_entries(
+            direction.dot(&self.model.parameters().w_u()).view(),
+            n,
+        ))
+    }
+
+    /// Composition scores `‖L · R‖ / (‖L‖ ‖R‖)` (Frobenius norms) of all pairs of heads,
+    /// `[layer, head, later layer, later head]`: L is the OV circuit of the first head, R what
+    /// the later one reads with. 0 where the second layer does not come after the first, NaN
+    /// for a circuit that is zero.
+    ///
+    /// # Errors
+    /// As [`Labelled::new`].
+    pub fn composition_scores(&self, kind: Composition) -> Result<Labelled> {
+        let config = self.model.config();
+        let (layers, heads) = (config.n_layers, config.n_heads);
+        let writers: Vec<Reduced> = Head::all(config).map(|h| self.reduced(h, None)).collect();
+        let readers: Vec<Reduced> = Head::all(config)
+            .map(|h| self.reduced(h, Some(kind)))
+            .collect();
+        let mut scores = Array4::zeros((layers, heads, layers, heads));
+        for (i, from) in Head::all(config).enumerate() {
+            for (j, to) in Head::all(config)
+                .enumerate()
+                .filter(|(_, h)| h.layer > from.layer)
+            {
+                let middle = self.model.w_o(from.layer, from.head);
+                let middle = matmul(middle, self.reader(to, kind).0);
+                scores[[from.layer, from.head, to.layer, to.head]] =
+                    composition(&writers[i], middle, &readers[j]);
+            }
+        }
+        let axes = vec![
+            Axis::layers(layers),
+            Axis::heads(heads),
+            Axis::new("later layer", (0..layers).map(|i| format!("L{i}"))),
+            Axis::new("later head", (0..heads).map(|i| format!("H{i}"))),
+        ];
+        let about = About {
+            title: format!("{kind:?}-composition"),
+            caption: format!(
+                "‖OV · {}‖ / (‖OV‖ · ‖{0}‖) for every pair of heads.",
+                kind.reader()
+            ),
+            unit: "composition score".to_string(),
+            ..About::default()
+        };
+        Labelled::new(scores, axes, about)
+    }
+
+    /// The factors of the matrix with which a head reads what another one wrote.
+    fn reader(&self, head: Head, kind: Composition) -> (ArrayView2<'m, f32>, ArrayView2<'m, f32>) {
+        let w = |input| weight(self.model, head, input);
+        match kind {
+            Composition::Q => (w(Input::Q), w(Input::K).reversed_axes()),
+            Composition::K => (w(Input::K), w(Input::Q).reversed_axes()),
+            Composition::V => (w(Input::V), self.model.w_o(head.layer, head.head)),
+        }
+    }
+
+    /// What composition needs of a head's OV circuit, or of the circuit that it reads with.
+    fn reduced(&self, head: Head, kind: Option<Composition>) -> Reduced {
+        let (a, b) = self.reader(head, kind.unwrap_or(Composition::V));
+        let (rows, columns) = (gram(a.t()), gram(b));
+        let norm = (&rows * &columns).sum().sqrt();
+        Reduced {
+            gram: if kind.is_some() { columns } else { rows },
+            norm,
+        }
+    }
+}
+
+/// The outer factor's Gram matrix `[d_head, d_head]` and the norm of the whole circuit.
+struct Reduced {
+    gram: Array2<f64>,
+    norm: f64,
+}
+
+/// `‖A·M·B‖` from the Gram matrices of A and B: `tr(Mᵀ·AᵀA·M·BBᵀ)`.
+fn composition(writer: &Reduced, middle: Array2<f32>, reader: &Reduced) -> f32 {
+    let middle = middle.mapv(f64::from);
+    let squared = (writer.gram.dot(&middle) * middle.dot(&reader.gram)).sum();
+    (squared.max(0.0).sqrt() / (writer.norm * reader.norm)) as f32
+}
+
+/// Through which input a head reads what an earlier head wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Composition {
+    /// Its queries: R is its QK circuit.
+    Q,
+    /// Its keys: R is its transposed QK circuit.
+    K,
+    /// Its values: R is its OV circuit.
+    V,
+}
+
+impl Composition {
+    /// All three.
+    pub const ALL: [Composition; 3] = [Composition::Q, Composition::K, Composition::V];
+
+    fn reader(self) -> &'static str {
+        match self {
+            Composition::Q => "QK",
+            Composition::K => "QKᵀ",
+            Composition::V => "OV",
+        }
+    }
+}
+
+/// The largest entries of a vector over the vocabulary (a row of a full circuit, or one of its
+/// singular vectors), falling: tokens with their values.
+pub fn top_entries(values: ArrayView1<'_, f32>, n: usize) -> Vec<(u32, f32)> {
+    let entries = largest(values, n).into_iter();
+    entries
+        .map(|(token, value)| (token as u32, value))
+        .collect()
+}
+
+/// A singular direction by its tokens: those that it reads and those that it writes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SingularDirection {
+    /// Its singular value.
+    pub singular_value: f64,
+    /// The tokens with the largest entries of the left singular vector.
+    pub reads: Vec<(u32, f32)>,
+    /// The tokens with the largest entries of the right singular vector.
+    pub writes: Vec<(u32, f32)>,
+}
+
+impl Circuits<'_> {
+    /// The strongest singular directions of a head's full OV circuit, with `tokens` top tokens on
+    /// each side. The sign of a pair of singular vectors is arbitrary; here the largest entry of
+    /// what is written, by magnitude, is positive.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a head that the model lacks.
+    pub fn singular_directions(
+        &self,
+        head: Head,
+        directions: usize,
+        tokens: usize,
+    ) -> Result<Vec<SingularDirection>> {
+        let svd = self.full_ov(head)?.svd();
+        let direction = |i: usize| {
+            let [mut reads, mut writes]: [Array1<f32>; 2] =
+                [&svd.u, &svd.v].map(|side| side.column(i).to_owned());
+            let strongest = writes
+                .iter()
+                .fold(0.0_f32, |a, v| if v.abs() > a.abs() { *v } else { a });
+            if strongest < 0.0 {
+                reads.mapv_inplace(|v| -v);
+                writes.mapv_inplace(|v| -v);
+            }
+            SingularDirection {
+                singular_value: svd.singular_values[i],
+                reads: top_entries(reads.view(), tokens),
+                writes: top_entries(writes.view(), tokens),
+            }
+        };
+        Ok((0..directions.min(svd.singular_values.len()))
+            .map(direction)
+            .collect())
+    }
+}

@@ -1,0 +1,71 @@
+//! Gradients of metrics at the logits.
+
+use ndarray::{Array2, ArrayView2};
+
+use super::{Kind, Metric, of};
+use crate::error::{Error, Result};
+use crate::ops::log_softmax_row;
+
+impl Metric {
+    /// Checks that it has a gradient.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a rank or a closure.
+    pub(crate) fn check_gradient(&self) -> Result<()> {
+        match self.kind {
+            Kind::Rank(_) | Kind::Closure(_) => Err(Error::invalid(
+                "metric of a linearised effect",
+                &self.name,
+                "one with a gradient: differences of logits, probabilities, KL divergence",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Its gradient at a prompt's full logits, `[pos, d_vocab]`, which it must fit; zero for
+    /// metrics without gradient.
+    pub(crate) fn slope(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Array2<f32> {
+        let mut gradient = Array2::zeros(logits.dim());
+        let position = self.position.unwrap_or(logits.nrows().saturating_sub(1));
+        if position >= logits.nrows() {
+            return gradient;
+        }
+        let mut row = logits.row(position).to_vec();
+        log_softmax_row(&mut row);
+        row.iter_mut().for_each(|v| *v = v.exp());
+        let mut to = gradient.row_mut(position);
+        match &self.kind {
+            Kind::LogitDiff(sets) => {
+                let (a, b) = of(sets, prompt);
+                for (set, sign) in [(a, 1.0), (b, -1.0)] {
+                    set.iter()
+                        .for_each(|t| to[*t as usize] += sign / set.len() as f32);
+                }
+            }
+            Kind::Probability(sets) => {
+                let (a, b) = of(sets, prompt);
+                for (set, sign) in [(a, 1.0), (b, -1.0)] {
+                    let total: f32 = set.iter().map(|t| row[*t as usize]).sum();
+                    to.iter_mut()
+                        .zip(&row)
+                        .for_each(|(to, p)| *to -= sign * total * p);
+                    set.iter()
+                        .for_each(|t| to[*t as usize] += sign * row[*t as usize]);
+                }
+            }
+            Kind::LogProbability(tokens) => {
+                to.iter_mut().zip(&row).for_each(|(to, p)| *to = -p);
+                to[*of(tokens, prompt) as usize] += 1.0;
+            }
+            Kind::Kl(Some(reference)) => {
+                let reference: &Vec<f32> = of(reference, prompt);
+                let both = row.iter().zip(reference);
+                to.iter_mut()
+                    .zip(both)
+                    .for_each(|(to, (run, reference))| *to = run - reference.exp());
+            }
+            Kind::Kl(None) | Kind::Rank(_) | Kind::Closure(_) => {}
+        }
+        gradient
+    }
+}

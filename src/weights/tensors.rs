@@ -1,0 +1,84 @@
+//! Files of named arrays: safetensors that hold no model, such as activations and lenses.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::Path;
+
+use ndarray::{ArrayD, ArrayViewD};
+use safetensors::tensor::{TensorView, serialize};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::{Error, Result};
+use crate::files::{format_error, open, write_atomically};
+
+/// Named arrays of a safetensors file.
+#[derive(Debug, Default)]
+pub(crate) struct NamedArrays {
+    /// F32 tensors.
+    pub floats: BTreeMap<String, ArrayD<f32>>,
+    /// I64 tensors of one axis.
+    pub integers: BTreeMap<String, Vec<i64>>,
+}
+
+/// Writes F32 tensors, I64 vectors and metadata; an existing file is replaced in one step.
+pub(crate) fn write_arrays(
+    path: &Path,
+    floats: &[(String, ArrayViewD<'_, f32>)],
+    integers: &[(&str, Vec<i64>)],
+    metadata: HashMap<String, String>,
+) -> Result<()> {
+    let floats = floats.iter().map(|(name, values)| {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        (name.clone(), Dtype::F32, values.shape().to_vec(), bytes)
+    });
+    let integers = integers.iter().map(|(name, values)| {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        (name.to_string(), Dtype::I64, vec![values.len()], bytes)
+    });
+    let data: Vec<_> = floats.chain(integers).collect();
+    let wrong = |e: safetensors::SafeTensorError| format_error(path, e.to_string(), "tensors");
+    let views = data.iter().map(|(name, dtype, shape, bytes)| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?;
+        Ok((name.as_str(), view))
+    });
+    let views: Vec<_> = views.collect::<Result<_>>()?;
+    let bytes = serialize(views, Some(metadata)).map_err(wrong)?;
+    write_atomically(path, |file| file.write_all(&bytes))
+}
+
+/// Reads what [`write_arrays`] wrote, or any safetensors file of F32 tensors and I64 vectors.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Format`] for what is no safetensors file; [`Error::Tensor`] for a
+/// tensor of another type.
+pub(crate) fn read_arrays(path: &Path) -> Result<NamedArrays> {
+    open(path)?;
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|e| format_error(path, e.to_string(), "a safetensors file"))?;
+    let mut arrays = NamedArrays::default();
+    for (name, view) in file.tensors() {
+        let wrong = |found: String| Error::Tensor {
+            path: path.to_path_buf(),
+            tensor: name.clone(),
+            found,
+            expected: "dtype F32, or I64 with one axis".to_string(),
+        };
+        match (view.dtype(), view.shape()) {
+            (Dtype::F32, shape) => {
+                let (chunks, _) = view.data().as_chunks::<4>();
+                let values = chunks.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                let array = ArrayD::from_shape_vec(shape, values);
+                let array = array.map_err(|e| wrong(format!("shape {shape:?}: {e}")))?;
+                arrays.floats.insert(name, array);
+            }
+            (Dtype::I64, [_]) => {
+                let (chunks, _) = view.data().as_chunks::<8>();
+                let values = chunks.iter().map(|b| i64::from_le_bytes(*b)).collect();
+                arrays.integers.insert(name, values);
+            }
+            (dtype, shape) => return Err(wrong(format!("dtype {dtype:?}, shape {shape:?}"))),
+        }
+    }
+    Ok(arrays)
+}

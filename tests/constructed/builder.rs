@@ -1,0 +1,168 @@
+//! Models whose weights are written by hand, so that what each head does is known.
+//!
+//! The residual stream has a one-hot place for the token, for the previous token, for the output
+//! (which alone the unembedding reads) and for the position. A large constant keeps the LayerNorm
+//! scale nearly the same everywhere.
+
+use ndarray::Array2;
+use patchlens::tasks::RepeatedPrompt;
+use patchlens::{Activation, Config, Head, Parameters, Prompt, Transformer};
+use rand::seq::index::sample;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+pub const VOCAB: usize = 12;
+pub const CONTEXT: usize = 26;
+const D_HEAD: usize = 40;
+const D_MODEL: usize = 2 * D_HEAD;
+
+const TOKEN: usize = 0;
+const PREVIOUS: usize = VOCAB;
+const OUTPUT: usize = 2 * VOCAB;
+const POSITION: usize = 3 * VOCAB;
+const CONSTANT: usize = POSITION + CONTEXT;
+const NOWHERE: usize = CONSTANT + 2;
+
+/// Weight of queries and keys: scores of about 20 where both match.
+const SHARP: f32 = 14.0;
+
+pub struct Builder {
+    config: Config,
+    parameters: Parameters,
+}
+
+impl Builder {
+    /// Heads that do nothing: uniform attention, zero output.
+    pub fn new(n_layers: usize) -> Self {
+        let config = Config {
+            n_layers,
+            n_heads: 2,
+            d_model: D_MODEL,
+            d_mlp: 2,
+            n_ctx: CONTEXT,
+            d_vocab: VOCAB,
+            activation: Activation::Relu,
+            tie_word_embeddings: false,
+            ..Config::gpt2()
+        };
+        let mut p = Parameters::zeros(&config);
+        let mut unembed = Array2::zeros((VOCAB, D_MODEL));
+        for token in 0..VOCAB {
+            p.wte[[token, TOKEN + token]] = 1.0;
+            unembed[[token, OUTPUT + token]] = 8.0;
+        }
+        p.lm_head = Some(unembed);
+        for position in 0..CONTEXT {
+            p.wpe[[position, POSITION + position]] = 1.0;
+            p.wpe[[position, CONSTANT]] = 8.0;
+            p.wpe[[position, CONSTANT + 1]] = -8.0;
+        }
+        p.ln_f.weight.fill(1.0);
+        for block in &mut p.h {
+            block.ln_1.weight.fill(1.0);
+            block.ln_2.weight.fill(1.0);
+        }
+        Builder {
+            config,
+            parameters: p,
+        }
+    }
+
+    /// Writes one input weight: 0, 1 or 2 for queries, keys or values.
+    fn input(&mut self, head: Head, kind: usize, from: usize, to: usize, value: f32) {
+        let column = kind * D_MODEL + head.head * D_HEAD + to;
+        self.parameters.h[head.layer].attn.c_attn.weight[[from, column]] = value;
+    }
+
+    fn queries(&mut self, head: Head, from: usize, to: usize) {
+        self.input(head, 0, from, to, SHARP);
+    }
+
+    fn keys(&mut self, head: Head, from: usize, to: usize) {
+        self.input(head, 1, from, to, SHARP);
+    }
+
+    /// The head writes the token that it attends to.
+    fn moves_tokens(&mut self, head: Head, to: usize, factor: f32) {
+        for token in 0..VOCAB {
+            self.input(head, 2, TOKEN + token, token, 1.0);
+            let row = head.head * D_HEAD + token;
+            self.parameters.h[head.layer].attn.c_proj.weight[[row, to + token]] = factor;
+        }
+    }
+
+    fn attends_back(&mut self, head: Head) {
+        for position in 0..CONTEXT {
+            self.keys(head, POSITION + position, position);
+            if position > 0 {
+                self.queries(head, POSITION + position, position - 1);
+            }
+        }
+    }
+
+    pub fn previous_token(mut self, head: Head) -> Self {
+        self.attends_back(head);
+        self.moves_tokens(head, PREVIOUS, 1.27);
+        self
+    }
+
+    /// Attends to the previous token, but nobody reads what it writes.
+    pub fn unread_previous_token(mut self, head: Head) -> Self {
+        self.attends_back(head);
+        self.moves_tokens(head, NOWHERE, 1.27);
+        self
+    }
+
+    /// Attends to earlier copies of the token, and writes nothing.
+    pub fn duplicate_token(mut self, head: Head) -> Self {
+        for token in 0..VOCAB {
+            self.queries(head, TOKEN + token, token);
+            self.keys(head, TOKEN + token, token);
+        }
+        // The token itself matches too; its position takes that away again.
+        for position in 0..CONTEXT {
+            self.queries(head, POSITION + position, VOCAB + position);
+            self.input(head, 1, POSITION + position, VOCAB + position, -SHARP);
+        }
+        self
+    }
+
+    /// Attends where the previous token is this one, and copies.
+    pub fn induction(mut self, head: Head) -> Self {
+        for token in 0..VOCAB {
+            self.queries(head, TOKEN + token, token);
+            self.keys(head, PREVIOUS + token, token);
+        }
+        self.moves_tokens(head, OUTPUT, 2.0);
+        self
+    }
+
+    /// At the token `end`, attends to one position and copies its token, or suppresses it.
+    pub fn mover(mut self, head: Head, end: u32, position: usize, factor: f32) -> Self {
+        self.queries(head, TOKEN + end as usize, 0);
+        self.keys(head, POSITION + position, 0);
+        self.moves_tokens(head, OUTPUT, factor);
+        self
+    }
+
+    pub fn model(self) -> Transformer {
+        Transformer::new(self.config, self.parameters).unwrap()
+    }
+}
+
+/// Random sequences without BOS, each given twice.
+pub fn repeated(n: usize, period: usize) -> Vec<RepeatedPrompt> {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let draw = |_| {
+        let once: Vec<u32> = sample(&mut rng, VOCAB, period)
+            .iter()
+            .map(|t| t as u32)
+            .collect();
+        RepeatedPrompt {
+            prompt: Prompt::from(once.repeat(2)),
+            start: 0,
+            period,
+        }
+    };
+    (0..n).map(draw).collect()
+}

@@ -1,0 +1,36 @@
+//! The head report keeps to its memory: a model of GPT-2 small's widths and vocabulary, with
+//! fewer layers. Alone in its binary, because it counts every allocation of the process.
+
+use patchlens::{Config, HeadReporter, HeadTask, Prompt, Role, Transformer, logit_diff};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+#[test]
+fn report_stays_below_one_and_a_half_times_the_weights() {
+    let config = Config {
+        n_layers: 2,
+        ..Config::gpt2()
+    };
+    let model = Transformer::random(config, 0).unwrap();
+    let weights = 4 * model.parameters().count();
+    let half: Vec<u32> = (0..20).map(|i| 400 + 977 * i).collect();
+    let repeated = Prompt::from(half.repeat(2));
+    let mut reporter = HeadReporter::new(&repeated);
+    reporter.copy_tokens = half[..4].to_vec();
+    reporter.task = Some(HeadTask {
+        prompts: vec![Prompt::from(&half[..15]); 2],
+        metric: logit_diff(5, 6),
+        end: Role::new("END", [14, 14]),
+        roles: vec![Role::new("IO", [3, 3])],
+        answer: Some("IO".to_string()),
+    });
+    ALLOCATOR.reset_peak_usage();
+    let report = reporter.run(&model).unwrap();
+    let peak = ALLOCATOR.peak_usage();
+    let ratio = peak as f64 / weights as f64;
+    println!("peak {peak} bytes, weights {weights}: {ratio:.3}");
+    assert_eq!(report.cards.len(), 24);
+    assert!(ratio < 1.5, "{ratio}");
+}

@@ -1,0 +1,337 @@
+//! Logit lens, tuned lens, and caches as files.
+
+mod common;
+
+use common::Comparison;
+use ndarray::{Array2, ArrayD, Axis};
+use patchlens::{
+    ActivationCache, Config, HookPoint, LogitLens, Parameters, Prompt, Selection, Site,
+    Transformer, TunedLens, kl_divergence, log_probability, ops, rank,
+};
+
+const BOUND: f32 = 1e-5;
+
+fn small(seed: u64) -> Transformer {
+    let config = Config {
+        n_layers: 2,
+        n_heads: 2,
+        d_model: 8,
+        d_mlp: 12,
+        n_ctx: 32,
+        d_vocab: 19,
+        ..Config::gpt2()
+    };
+    let mut parameters = Parameters::random(&config, seed).unwrap();
+    // Weights of 0.02 hardly move the residual stream; larger ones make every layer matter.
+    for (name, mut tensor) in parameters.tensors_mut() {
+        if !name.contains("ln_") {
+            tensor.mapv_inplace(|v| 15.0 * v);
+        }
+    }
+    Transformer::new(config, parameters).unwrap()
+}
+
+fn prompts(n: usize) -> Vec<Prompt> {
+    let token = |i: usize, j: usize| ((i * i * 5 + 7 * j * (i + 1) + j * j) % 19) as u32;
+    (0..n)
+        .map(|i| Prompt::from((0..8 + i % 5).map(|j| token(i, j)).collect::<Vec<_>>()))
+        .collect()
+}
+
+#[test]
+fn logit_lens_equals_transformer_lens_and_ends_with_the_models_bits() {
+    for name in common::MODELS {
+        let model = common::open(name);
+        let golden = common::tensors(name, "analysis.safetensors");
+        let metadata = common::metadata(name);
+        let labels = metadata["analysis"]["labels"]["logit_lens"]
+            .as_array()
+            .unwrap();
+        let mut comparison = Comparison::new(BOUND);
+        for i in 0..2 {
+            let tokens = common::tokens(&metadata["prompts"][i]);
+            let lens = LogitLens::new(&model);
+            let found = lens.run(&Prompt::from(&tokens[..])).unwrap();
+            assert_eq!(&found.kl_to_final.axes()[0].labels, labels);
+            let (logits, cache) = model
+                .run_with_cache(&tokens, &Selection::standard(model.config()))
+                .unwrap();
+            for (row, point) in lens.points.iter().enumerate() {
+                let key = format!("p{i}/logit_lens");
+                let expected = golden[&key].index_axis(Axis(0), row);
+                let found = lens.logits(&cache, *point).unwrap();
+                comparison.add(&format!("{key} {point}"), found.view().into_dyn(), expected);
+                if row + 1 == lens.points.len() {
+                    assert_eq!(found, logits);
+                }
+            }
+        }
+        comparison.finish(name);
+    }
+}
+
+/// The readout's numbers against the metrics, one by one.
+#[test]
+fn readout_agrees_with_the_metrics() {
+    let model = small(3);
+    let prompt = &prompts(1)[0];
+    let mut lens = LogitLens::new(&model);
+    lens.points.push(Site::AttnOut.at(1));
+    lens.points.push(Site::MlpOut.at(0));
+    lens.tokens = vec![4, 11];
+    lens.top_k = 3;
+    let found = lens.run(prompt).unwrap();
+    let (truth, cache) = model
+        .run_with_cache(prompt, &Selection::standard(model.config()))
+        .unwrap();
+    let kl = kl_divergence();
+    for (row, point) in lens.points.iter().enumerate() {
+        let logits = lens.logits(&cache, *point).unwrap();
+        for position in 0..prompt.len() {
+            let at = |metric: patchlens::Metric| {
+                let metric = metric.at_position(position);
+                metric.evaluate(0, logits.view()).unwrap()
+            };
+            let kl = kl
+                .clone()
+                .at_position(position)
+                .with_reference(&[truth.view()]);
+            let kl = kl.evaluate(0, logits.view()).unwrap();
+            assert!((found.kl_to_final.values()[[row, position]] - kl).abs() < 1e-6);
+            for (i, token) in lens.tokens.iter().enumerate() {
+                let index = [i, row, position];
+                let values = found.rank.as_ref().unwrap().values();
+                assert_eq!(values[index], at(rank(&[*token])));
+                let values = found.log_probability.as_ref().unwrap().values();
+                assert_eq!(values[index], at(log_probability(&[*token])));
+            }
+            for k in 0..3 {
+                let token = found.top_tokens[[row, position, k]];
+                assert_eq!(at(rank(&[token])), k as f32, "{point}, position {position}");
+                let p = found.top_probabilities.values()[[row, position, k]];
+                assert!((p - at(log_probability(&[token])).exp()).abs() < 1e-6);
+            }
+        }
+    }
+    let last = found.kl_to_final.values().index_axis_move(Axis(0), 4);
+    assert!(
+        last.iter().all(|v| *v == 0.0),
+        "the end is the model's own answer: {last}"
+    );
+    assert!(found.kl_to_final.values()[[0, 3]] > 1e-3);
+}
+
+#[test]
+fn identity_translators_are_the_logit_lens_to_the_bit() {
+    let model = common::open("tiny-gelu-new");
+    let tokens = common::tokens(&common::metadata("tiny-gelu-new")["prompts"][0]);
+    let plain = LogitLens::new(&model);
+    let identity = TunedLens::identity(model.config(), &plain.points).unwrap();
+    let tuned = LogitLens::tuned(&model, &identity).unwrap();
+    let everything = Selection::everything(model.config());
+    let (_, cache) = model.run_with_cache(&tokens, &everything).unwrap();
+    for point in &plain.points {
+        let [a, b] = [&plain, &tuned].map(|lens| lens.logits(&cache, *point).unwrap());
+        assert!(
+            a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()),
+            "{point}"
+        );
+    }
+}
+
+/// Residuals of the fit on its own data: `[point, Σ‖final − prediction‖²]`, by hand.
+fn squared_error(model: &Transformer, lens: &TunedLens, point: HookPoint) -> f64 {
+    let last = Site::ResidPost.at(model.config().n_layers - 1);
+    let mut sum = 0.0;
+    for prompt in prompts(12) {
+        let selection = Selection::points([point, last]);
+        let (_, cache) = model.run_with_cache(&prompt, &selection).unwrap();
+        let rows = |p| -> Array2<f32> {
+            cache
+                .get(p)
+                .unwrap()
+                .to_owned()
+                .into_dimensionality()
+                .unwrap()
+        };
+        let (weight, bias) = lens.get(point).unwrap();
+        let (r, truth) = (rows(point), rows(last));
+        let predicted = ops::linear(r.view(), weight.view(), Some(bias.view())) + &r;
+        sum += (truth - predicted)
+            .iter()
+            .map(|v| f64::from(*v).powi(2))
+            .sum::<f64>();
+    }
+    sum
+}
+
+#[test]
+fn a_fitted_lens_is_the_least_squares_solution() {
+    let model = small(5);
+    let points = [Site::ResidPre.at(1), Site::ResidPost.at(1)];
+    let fitted = TunedLens::fit(&model, &prompts(12), &points, 0.0).unwrap();
+    let best = squared_error(&model, &fitted, points[0]);
+    let identity = TunedLens::identity(model.config(), &points).unwrap();
+    assert!(
+        best < 0.5 * squared_error(&model, &identity, points[0]),
+        "{best}"
+    );
+    // A minimum: every coordinate's step in either direction makes it worse.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lens.safetensors");
+    fitted.save(&path).unwrap();
+    assert_eq!(TunedLens::open(&path).unwrap(), fitted);
+    let name = points[0].to_string();
+    for index in 0..9 {
+        for step in [-0.05_f32, 0.05] {
+            let file = std::fs::read(&path).unwrap();
+            let moved = moved_parameter(&file, &name, index, step);
+            let other = dir.path().join("moved.safetensors");
+            std::fs::write(&other, moved).unwrap();
+            let moved = TunedLens::open(&other).unwrap();
+            assert!(
+                squared_error(&model, &moved, points[0]) > best,
+                "{index} {step}"
+            );
+        }
+    }
+    // The final residual predicts itself.
+    let (weight, bias) = fitted.get(points[1]).unwrap();
+    assert!(weight.iter().chain(bias).all(|v| v.abs() < 1e-5));
+}
+
+/// The file with one number of a translator moved: of the bias for index 8, else of the weight.
+fn moved_parameter(file: &[u8], point: &str, index: usize, step: f32) -> Vec<u8> {
+    let tensors = safetensors::SafeTensors::deserialize(file).unwrap();
+    let (name, at) = match index {
+        8 => (format!("{point}.bias"), 2),
+        _ => (format!("{point}.weight"), index * 7),
+    };
+    let tensor = tensors.tensor(&name).unwrap();
+    let start = tensor.data().as_ptr() as usize - file.as_ptr() as usize + 4 * at;
+    let mut moved = file.to_vec();
+    let value = f32::from_le_bytes(moved[start..start + 4].try_into().unwrap()) + step;
+    moved[start..start + 4].copy_from_slice(&value.to_le_bytes());
+    moved
+}
+
+#[test]
+fn ridge_draws_towards_the_logit_lens() {
+    let model = small(5);
+    let points = [Site::ResidPre.at(1)];
+    let size = |ridge: f64| {
+        let lens = TunedLens::fit(&model, &prompts(12), &points, ridge).unwrap();
+        lens.get(points[0])
+            .unwrap()
+            .0
+            .iter()
+            .map(|v| v * v)
+            .sum::<f32>()
+    };
+    assert!(size(1e6) < 1e-8 && size(1.0) < size(0.01) && size(0.01) < size(0.0));
+}
+
+#[test]
+fn a_lens_for_another_model_and_other_bad_input_is_an_error() {
+    let (model, other) = (small(1), common::open("tiny-gelu-new"));
+    let points = [Site::ResidPre.at(1)];
+    let lens = TunedLens::identity(other.config(), &points).unwrap();
+    let message = LogitLens::tuned(&model, &lens).unwrap_err().to_string();
+    assert!(
+        message.contains("another model") && message.contains("[24, 24]"),
+        "{message}"
+    );
+    let deep = Config {
+        n_layers: 5,
+        ..model.config().clone()
+    };
+    let lens = TunedLens::identity(&deep, &[Site::ResidPre.at(4)]).unwrap();
+    let message = LogitLens::tuned(&model, &lens).unwrap_err().to_string();
+    assert!(message.contains("layer 4 is out of range"), "{message}");
+
+    let lens = TunedLens::identity(model.config(), &points).unwrap();
+    let mut tuned = LogitLens::tuned(&model, &lens).unwrap();
+    tuned.points = vec![Site::ResidPre.at(0)];
+    let message = tuned.run(&Prompt::from([1])).unwrap_err().to_string();
+    assert!(message.contains("blocks.0.hook_resid_pre"), "{message}");
+    let mut plain = LogitLens::new(&model);
+    plain.points = vec![Site::Z.at(0)];
+    let message = plain.run(&Prompt::from([1])).unwrap_err().to_string();
+    assert!(message.contains("[pos, head, d_head]"), "{message}");
+    plain = LogitLens::new(&model);
+    plain.tokens = vec![19];
+    assert!(plain.run(&Prompt::from([1])).is_err());
+    plain.tokens = vec![];
+    plain.top_k = 0;
+    assert!(plain.run(&Prompt::from([1])).is_err());
+    // Four rows cannot fix eight dimensions.
+    let few = TunedLens::fit(&model, &Prompt::from([1, 2, 3, 4]), &points, 0.0);
+    assert!(few.unwrap_err().to_string().contains("ridge"));
+    assert!(TunedLens::fit(&model, &Prompt::from([1, 2, 3, 4]), &points, 0.1).is_ok());
+    assert!(TunedLens::fit(&model, &Prompt::from([1, 2]), &points, f64::NAN).is_err());
+}
+
+#[test]
+fn caches_are_saved_under_the_hook_names_and_opened_equal() {
+    let model = common::open("tiny-relu");
+    let tokens = common::tokens(&common::metadata("tiny-relu")["prompts"][0]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache.safetensors");
+    let everything = Selection::everything(model.config());
+    for selection in [everything.clone(), everything.at_positions([1, 4])] {
+        let (_, cache) = model.run_with_cache(&tokens, &selection).unwrap();
+        cache.save(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let z = file.tensor("blocks.1.attn.hook_z").unwrap();
+        assert_eq!(z.shape(), [cache.positions().len(), 2, 9]);
+        let opened = ActivationCache::open(&path).unwrap();
+        assert_eq!(opened.tokens(), cache.tokens());
+        assert_eq!(opened.positions(), cache.positions());
+        assert_eq!(
+            opened.points().collect::<Vec<_>>(),
+            cache.points().collect::<Vec<_>>()
+        );
+        for point in cache.points() {
+            let bits =
+                |c: &ActivationCache| -> ArrayD<u32> { c.get(point).unwrap().mapv(f32::to_bits) };
+            assert_eq!(bits(&opened), bits(&cache), "{point}");
+        }
+    }
+}
+
+#[test]
+fn files_that_are_no_caches_are_turned_down() {
+    let model = common::open("tiny-relu");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lens.safetensors");
+    let points = [Site::ResidPre.at(1)];
+    TunedLens::identity(model.config(), &points)
+        .unwrap()
+        .save(&path)
+        .unwrap();
+    let message = ActivationCache::open(&path).unwrap_err().to_string();
+    assert!(message.contains("no I64 tensor `tokens`"), "{message}");
+    std::fs::write(&path, b"not a tensor in sight").unwrap();
+    assert!(ActivationCache::open(&path).is_err());
+    assert!(TunedLens::open(&path).is_err());
+    let (_, cache) = model
+        .run_with_cache([1, 2, 3], &Selection::points([Site::Z.at(0)]))
+        .unwrap();
+    cache.save(&path).unwrap();
+    let message = TunedLens::open(&path).unwrap_err().to_string();
+    assert!(message.contains("without its partner"), "{message}");
+    // The same file with another name, then with one position fewer than it says to hold.
+    let bytes = std::fs::read(&path).unwrap();
+    let find = |text: &[u8]| bytes.windows(text.len()).position(|w| w == text).unwrap();
+    let mut renamed = bytes.clone();
+    renamed[find(b"hook_z")..][..6].copy_from_slice(b"hook_y");
+    std::fs::write(&path, renamed).unwrap();
+    let message = ActivationCache::open(&path).unwrap_err().to_string();
+    assert!(message.contains("did you mean"), "{message}");
+    let mut reshaped = bytes.clone();
+    reshaped[find(b"[3,2,9]")..][..7].copy_from_slice(b"[2,3,9]");
+    std::fs::write(&path, reshaped).unwrap();
+    let message = ActivationCache::open(&path).unwrap_err().to_string();
+    assert!(message.contains("3 positions kept of 3"), "{message}");
+}
