@@ -255,7 +255,9 @@ fn training_items_are_weighted_where_the_answer_is() {
         if item.task == Task::Repeated {
             // No token stands twice in a period, so the first one's return ends it.
             let start = usize::from(item.tokens[0] == bos);
-            let again = item.tokens[start + 1..].iter().position(|t| *t == item.tokens[start]);
+            let again = item.tokens[start + 1..]
+                .iter()
+                .position(|t| *t == item.tokens[start]);
             let period = again.unwrap() + 1;
             let begin = start + period;
             for (i, &weight) in item.weights.iter().enumerate() {
@@ -270,9 +272,9 @@ fn training_items_are_weighted_where_the_answer_is() {
     }
     assert!((900..1100).contains(&with_bos), "{with_bos}");
     for (task, share) in [
-        (Task::Ioi, 800),
-        (Task::Facts, 600),
-        (Task::GreaterThan, 200),
+        (Task::Ioi, 400),
+        (Task::Facts, 800),
+        (Task::GreaterThan, 400),
         (Task::Repeated, 400),
     ] {
         assert!(

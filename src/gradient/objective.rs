@@ -18,7 +18,8 @@ use crate::prompt::Prompt;
 /// let config = Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5]])?;
-/// let loss = cross_entropy(&prompts, &[vec![0.5, 0.5], vec![1.0]])?;
+/// let weights = [vec![0.5, 0.5], vec![1.0]];
+/// let loss = cross_entropy(&prompts, &weights)?;
 /// let want = Backward { parameters: true, ..Backward::default() };
 /// let result = model.gradients(&prompts, (), loss, &want)?;
 /// assert!((result.values[0] - 11.0_f64.ln()).abs() < 0.1); // an untrained model knows nothing
