@@ -22,8 +22,14 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let model = Transformer::random(Config::gpt2(), 0)?;
-    let forward =
-        |prompts: &[Prompt]| seconds(|| Ok(drop(model.run(prompts, (), &Run::default())?)));
+    let forward = |prompts: &[Prompt]| {
+        seconds(|| {
+            model
+                .run(prompts, (), &Run::default())
+                .map(|_| ())
+                .map_err(Into::into)
+        })
+    };
     let study = Study::new(&model, 32)?;
 
     draw(
@@ -65,7 +71,12 @@ fn main() -> Result<()> {
                 ..Config::gpt2()
             };
             let model = Transformer::random(config, 0)?;
-            seconds(|| Ok(drop(model.run(&prompts(8, 0), (), &Run::default())?)))
+            seconds(|| {
+                model
+                    .run(&prompts(8, 0), (), &Run::default())
+                    .map(|_| ())
+                    .map_err(Into::into)
+            })
         },
     )
 }
@@ -157,6 +168,11 @@ impl<'m> Study<'m> {
         let cells = (0..n_cells).map(cell).collect::<Result<Vec<Cell>>>()?;
         let sweep = Sweep::new(self.model, &self.corrupted.0[..pairs])?
             .with_base(&self.corrupted.1[..pairs])?;
-        seconds(|| Ok(drop(sweep.run(&cells, &logit_diff(5, 6))?)))
+        seconds(|| {
+            sweep
+                .run(&cells, &logit_diff(5, 6))
+                .map(|_| ())
+                .map_err(Into::into)
+        })
     }
 }
