@@ -118,7 +118,7 @@ impl InductionCircuit {
 /// whose absence removes enough of the gain are the senders.
 ///
 /// # Errors
-/// As [`repeated_loss`]; [`Error::Invalid`] if the model gains nothing from the repetition.
+/// As [`repeated_loss`](crate::repeated_loss); [`Error::Invalid`] if the model gains nothing from the repetition.
 pub fn induction_circuit(
     model: &Transformer,
     repeated: &[RepeatedPrompt],
