@@ -33,7 +33,7 @@ def main() -> None:
         copy.mkdir(parents=True, exist_ok=True)
         if (crate / name).exists():
             shutil.copy(crate / name, copy / name)
-    for name in ("src", "assets", "templates", "benches"):
+    for name in ("src", "assets", "templates", "benches", "examples", "tests"):
         ignore = shutil.ignore_patterns(".venv", "__pycache__")
         if (crate / name).exists():
             shutil.copytree(crate / name, copy / name, ignore=ignore)

@@ -4,6 +4,8 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
+use super::kernel;
+
 /// From this many rows per thread on, rows are split over threads instead of columns.
 const ROWS_PER_THREAD: usize = 256;
 /// Products below this many multiply-adds run on one thread.
@@ -75,6 +77,9 @@ fn product(
     bias: Option<ArrayView1<'_, f32>>,
     mut out: ArrayViewMut2<'_, f32>,
 ) {
+    if kernel::suits(&x, &w, &out) {
+        return kernel::product(x, w, bias, out);
+    }
     general_mat_mul(1.0, &x, &w, 0.0, &mut out);
     if let Some(bias) = bias {
         out += &bias;

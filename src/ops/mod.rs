@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod kernel;
 mod linear;
 mod norm;
 mod part;

@@ -1,0 +1,431 @@
+//! The matrix product's kernel: six rows at a time times a packed panel of columns.
+//!
+//! Each element is the sum, in order, of chains of [`CHAIN`] fused multiply-adds: the order of
+//! `matrixmultiply` (behind ndarray's `.dot`), whatever the number of rows or columns. Unlike it,
+//! the kernel packs only one operand, and copies a panel of a row-major matrix while the first
+//! rows go through it, so that most of the copy is hidden behind their multiply-adds.
+
+use std::cell::RefCell;
+
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
+use pulp::{Arch, Simd, WithSimd};
+
+use super::part::part;
+use super::simd::ARCH;
+
+/// Length of one chain of fused multiply-adds.
+const CHAIN: usize = 256;
+/// Rows that go through a panel together: with the widest panel, 24 sums in 32 registers.
+const ROWS: usize = 6;
+/// Panels have a multiple of this many columns: the widest vector.
+const VECTOR: usize = 16;
+/// Most rows of `x` at once, which bounds the scratch memory.
+const BLOCK: usize = 1024;
+/// Rows of `wᵀ` at once: with a panel of `xᵀ` they stay in a core's own cache.
+const TRANSPOSED_BLOCK: usize = 96;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = const {
+        RefCell::new(Scratch { packed: Vec::new(), sums: Vec::new() })
+    };
+}
+
+struct Scratch {
+    packed: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// Whether [`product`] does these products, with the bits of `.dot`. Without fused multiply-adds
+/// in the machine it would have other bits, and be slow.
+pub(super) fn suits(
+    x: &ArrayView2<'_, f32>,
+    w: &ArrayView2<'_, f32>,
+    out: &ArrayViewMut2<'_, f32>,
+) -> bool {
+    let fused = !matches!(*ARCH, Arch::Scalar);
+    fused && row_major(x) && row_major(&out.view()) && (row_major(w) || row_major(&w.t()))
+}
+
+/// `x · w + bias` on one thread, where it [`suits`].
+///
+/// # Shapes
+/// `x` `[rows, in]`, `w` `[in, out]`, `bias` `[out]`, `out` `[rows, out]`; the rows of `x` and of
+/// `out`, and either the rows or the columns of `w`, are contiguous.
+pub(super) fn product(
+    x: ArrayView2<'_, f32>,
+    w: ArrayView2<'_, f32>,
+    bias: Option<ArrayView1<'_, f32>>,
+    mut out: ArrayViewMut2<'_, f32>,
+) {
+    let blocks = x.axis_chunks_iter(Axis(0), BLOCK);
+    SCRATCH.with_borrow_mut(|scratch| {
+        for (x, mut out) in blocks.zip(out.axis_chunks_iter_mut(Axis(0), BLOCK)) {
+            if row_major(&w) {
+                by_columns(x, w, scratch, &mut out);
+            } else {
+                transposed(x, w, scratch, &mut out);
+            }
+            if let Some(bias) = bias {
+                out += &bias;
+            }
+        }
+    });
+}
+
+/// Whether rows are contiguous.
+fn row_major(x: &ArrayView2<'_, f32>) -> bool {
+    x.ncols() <= 1 || x.strides()[1] == 1
+}
+
+/// Panels of columns of a row-major `w`; the rows of `x` go through them.
+fn by_columns(
+    x: ArrayView2<'_, f32>,
+    w: ArrayView2<'_, f32>,
+    scratch: &mut Scratch,
+    out: &mut ArrayViewMut2<'_, f32>,
+) {
+    let (rows, w_rows) = (slices(x), slices(w));
+    let widest = ARCH.dispatch(Widest);
+    let packed = aligned(&mut scratch.packed, CHAIN * widest);
+    let sums = aligned(&mut scratch.sums, rows.len() * widest);
+    for first in (0..w.ncols()).step_by(widest) {
+        let real = (w.ncols() - first).min(widest);
+        let width = real.next_multiple_of(VECTOR);
+        for (i, w_rows) in w_rows.chunks(CHAIN).enumerate() {
+            let whole = real == width;
+            if !whole {
+                let columns = part(w.view(), 1, first..first + real);
+                let some = part(columns, 0, i * CHAIN..i * CHAIN + w_rows.len());
+                some.rows()
+                    .into_iter()
+                    .zip(packed.chunks_exact_mut(width))
+                    .for_each(|(from, to)| to[..real].copy_from_slice(contiguous(from)));
+            }
+            ARCH.dispatch(Panel {
+                rows: &rows,
+                start: i * CHAIN,
+                source: whole.then_some((w_rows, first)),
+                packed: &mut packed[..w_rows.len() * width],
+                sums,
+                width,
+            });
+        }
+        for (mut to, from) in out.rows_mut().into_iter().zip(sums.chunks_exact(width)) {
+            contiguous_mut(&mut to)[first..first + real].copy_from_slice(&from[..real]);
+        }
+    }
+}
+
+/// The transposed product, where the columns of `w` are contiguous: panels of columns of `xᵀ`;
+/// the rows of `wᵀ` go through them.
+fn transposed(
+    x: ArrayView2<'_, f32>,
+    w: ArrayView2<'_, f32>,
+    scratch: &mut Scratch,
+    out: &mut ArrayViewMut2<'_, f32>,
+) {
+    let (inner, columns) = w.dim();
+    let rows = slices(x);
+    let widest = ARCH.dispatch(Widest);
+    let packed = aligned(
+        &mut scratch.packed,
+        rows.len().next_multiple_of(VECTOR) * inner,
+    );
+    let sums = aligned(&mut scratch.sums, TRANSPOSED_BLOCK * widest);
+    pack_rows(&rows, inner, widest, packed);
+    for first in (0..columns).step_by(TRANSPOSED_BLOCK) {
+        let real = (columns - first).min(TRANSPOSED_BLOCK);
+        let w_rows = slices(part(w.view(), 1, first..first + real).reversed_axes());
+        let panels = packed.chunks_mut(widest * inner);
+        for (some, packed) in (0..rows.len()).step_by(widest).zip(panels) {
+            let width = packed.len() / inner;
+            for (i, packed) in packed.chunks_mut(CHAIN * width).enumerate() {
+                ARCH.dispatch(Panel {
+                    rows: &w_rows,
+                    start: i * CHAIN,
+                    source: None,
+                    packed,
+                    sums: &mut sums[..real * width],
+                    width,
+                });
+            }
+            let out = out.axis_iter_mut(Axis(0)).skip(some).take(width);
+            for (i, mut to) in out.enumerate() {
+                let to = &mut contiguous_mut(&mut to)[first..first + real];
+                let from = sums[i..].iter().step_by(width);
+                to.iter_mut().zip(from).for_each(|(to, v)| *to = *v);
+            }
+        }
+    }
+}
+
+/// Packs rows side by side, `[in, width]` for each panel; lanes beyond the last row are left as
+/// they are and not read into any result.
+fn pack_rows(rows: &[&[f32]], inner: usize, widest: usize, packed: &mut [f32]) {
+    let panels = packed.chunks_mut(widest * inner);
+    for (rows, panel) in rows.chunks(widest).zip(panels) {
+        let width = panel.len() / inner;
+        for (lane, row) in rows.iter().enumerate() {
+            let to = panel.chunks_exact_mut(width);
+            to.zip(*row).for_each(|(to, v)| to[lane] = *v);
+        }
+    }
+}
+
+fn slices(x: ArrayView2<'_, f32>) -> Vec<&[f32]> {
+    let rows = 0..x.nrows();
+    rows.map(|i| contiguous(x.index_axis_move(Axis(0), i)))
+        .collect()
+}
+
+fn contiguous(row: ArrayView1<'_, f32>) -> &[f32] {
+    row.to_slice()
+        .unwrap_or_else(|| unreachable!("the caller sees to it that rows are contiguous"))
+}
+
+fn contiguous_mut<'a>(row: &'a mut ArrayViewMut1<'_, f32>) -> &'a mut [f32] {
+    row.as_slice_mut()
+        .unwrap_or_else(|| unreachable!("the caller sees to it that rows are contiguous"))
+}
+
+/// Memory on whole cache lines: a vector that lies on two of them costs two loads.
+fn aligned(memory: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if memory.len() < len + VECTOR {
+        memory.resize(len + VECTOR, 0.0);
+    }
+    let start = memory.as_ptr().align_offset(64).min(VECTOR);
+    &mut memory[start..start + len]
+}
+
+/// Columns of the widest panel.
+struct Widest;
+
+impl WithSimd for Widest {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        if S::F32_LANES == VECTOR {
+            4 * VECTOR
+        } else {
+            VECTOR
+        }
+    }
+}
+
+/// One chain of all rows through a panel.
+struct Panel<'a> {
+    rows: &'a [&'a [f32]],
+    /// Where the chain starts in each row.
+    start: usize,
+    /// Rows to copy into the panel, from this column on; `None` if it is packed.
+    source: Option<(&'a [&'a [f32]], usize)>,
+    /// `[chain, width]`
+    packed: &'a mut [f32],
+    /// `[row, width]`: the chain's results are added, those of the first chain are put there.
+    sums: &'a mut [f32],
+    width: usize,
+}
+
+impl WithSimd for Panel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match self.width / S::F32_LANES {
+            1 => self.run::<S, 1>(simd),
+            2 => self.run::<S, 2>(simd),
+            3 => self.run::<S, 3>(simd),
+            _ => self.run::<S, 4>(simd),
+        }
+    }
+}
+
+impl Panel<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const V: usize>(self, simd: S) {
+        let groups = self.rows.chunks(ROWS);
+        let sums = self.sums.chunks_mut(ROWS * self.width);
+        for (i, (rows, sums)) in groups.zip(sums).enumerate() {
+            let source = if i == 0 { self.source } else { None };
+            let packed = &mut *self.packed;
+            match rows.len() {
+                1 => group::<S, 1, V>(simd, rows, self.start, source, packed, sums),
+                2 => group::<S, 2, V>(simd, rows, self.start, source, packed, sums),
+                3 => group::<S, 3, V>(simd, rows, self.start, source, packed, sums),
+                4 => group::<S, 4, V>(simd, rows, self.start, source, packed, sums),
+                5 => group::<S, 5, V>(simd, rows, self.start, source, packed, sums),
+                _ => group::<S, ROWS, V>(simd, rows, self.start, source, packed, sums),
+            }
+        }
+    }
+}
+
+/// One chain of each element: `R` rows by `V` vectors of columns.
+#[inline(always)]
+fn group<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    rows: &[&[f32]],
+    start: usize,
+    source: Option<(&[&[f32]], usize)>,
+    packed: &mut [f32],
+    sums: &mut [f32],
+) {
+    let (packed, _) = S::as_mut_simd_f32s(packed);
+    let length = packed.len() / V;
+    let rows: [&[f32]; R] = std::array::from_fn(
+        #[inline(always)]
+        |r| &rows[r][start..start + length],
+    );
+    let mut acc = [[simd.splat_f32s(0.0); V]; R];
+    if let Some((source, column)) = source {
+        let source = source[..length].iter().enumerate();
+        for ((k, from), to) in source.zip(packed.chunks_exact_mut(V)) {
+            let (from, _) = S::as_simd_f32s(&from[column..column + V * S::F32_LANES]);
+            let b = vectors::<S, V>(from);
+            to.copy_from_slice(&b);
+            multiply_add(simd, &rows, k, b, &mut acc);
+        }
+    } else {
+        for (k, b) in packed.chunks_exact(V).enumerate().take(length) {
+            multiply_add(simd, &rows, k, vectors::<S, V>(b), &mut acc);
+        }
+    }
+    let (sums, _) = S::as_mut_simd_f32s(sums);
+    for (sums, acc) in sums.chunks_exact_mut(V).zip(acc) {
+        for (sum, v) in sums.iter_mut().zip(acc) {
+            *sum = if start == 0 { v } else { simd.add_f32s(v, *sum) };
+        }
+    }
+}
+#[inline(always)]
+fn vectors<S: Simd, const V: usize>(from: &[S::f32s]) -> [S::f32s; V] {
+    std::array::from_fn(
+        #[inline(always)]
+        |v| from[v],
+    )
+}
+
+/// One step of all chains: element `k` of each row times `b`.
+#[inline(always)]
+fn multiply_add<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    rows: &[&[f32]; R],
+    k: usize,
+    b: [S::f32s; V],
+    acc: &mut [[S::f32s; V]; R],
+) {
+    for (row, acc) in rows.iter().zip(acc) {
+        let factor = simd.splat_f32s(row[k]);
+        for (acc, b) in acc.iter_mut().zip(b) {
+            *acc = simd.mul_add_f32s(factor, b, *acc);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use crate::ops::{linear, matmul};
+
+    fn noise(rows: usize, columns: usize, seed: u32) -> Array2<f32> {
+        let mut state = seed | 1;
+        Array2::from_shape_simple_fn((rows, columns), || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / u32::MAX as f32 - 0.5
+        })
+    }
+
+    fn bits(x: &Array2<f32>) -> Vec<u32> {
+        x.iter().map(|v| v.to_bits()).collect()
+    }
+
+    /// Straight from the definition: chains of fused multiply-adds, summed in order.
+    fn by_definition(x: &Array2<f32>, w: &Array2<f32>) -> Array2<f32> {
+        Array2::from_shape_fn((x.nrows(), w.ncols()), |(i, j)| {
+            let (row, column) = (x.row(i).to_vec(), w.column(j).to_vec());
+            let chains = row.chunks(super::CHAIN).zip(column.chunks(super::CHAIN));
+            let chain = |(a, b): (&[f32], &[f32])| {
+                let pairs = a.iter().zip(b);
+                pairs.fold(0.0_f32, |sum, (a, b)| a.mul_add(*b, sum))
+            };
+            chains.map(chain).reduce(|sum, c| sum + c).unwrap_or(0.0)
+        })
+    }
+
+    #[test]
+    fn every_element_is_its_chains_whatever_the_shape_and_layout() {
+        for (rows, inner, columns) in [
+            (1, 1, 1),
+            (1, 768, 70),
+            (5, 300, 64),
+            (6, 256, 65),
+            (7, 257, 16),
+            (13, 513, 33),
+            (31, 40, 129),
+            (63, 700, 130),
+            (64, 700, 300),
+            (100, 300, 70),
+            (300, 20, 3),
+        ] {
+            let (x, w) = (noise(rows, inner, 3), noise(inner, columns, 7));
+            let expected = bits(&by_definition(&x, &w));
+            let (x_t, w_t) = (
+                x.t().as_standard_layout().into_owned(),
+                w.t().as_standard_layout().into_owned(),
+            );
+            let wide = noise(inner, 2 * columns, 9);
+            let mut strided = wide.clone();
+            strided
+                .columns_mut()
+                .into_iter()
+                .step_by(2)
+                .zip(w.columns())
+                .for_each(|(mut to, c)| to.assign(&c));
+            let mut every_other = strided.view();
+            every_other.slice_axis_inplace(ndarray::Axis(1), ndarray::Slice::new(0, None, 2));
+            let shape = format!("{rows} x {inner} x {columns}");
+            assert_eq!(bits(&matmul(x.view(), w.view())), expected, "{shape}");
+            assert_eq!(
+                bits(&matmul(x.view(), w_t.t())),
+                expected,
+                "{shape}, w transposed"
+            );
+            assert_eq!(
+                bits(&matmul(x_t.t(), w.view())),
+                expected,
+                "{shape}, x transposed"
+            );
+            assert_eq!(
+                bits(&matmul(x.view(), every_other)),
+                expected,
+                "{shape}, w with gaps"
+            );
+        }
+    }
+
+    #[test]
+    fn the_bias_is_added_last() {
+        let (x, w, bias) = (noise(9, 300, 3), noise(300, 100, 7), noise(1, 100, 5));
+        let expected = by_definition(&x, &w) + &bias.row(0);
+        for layout in [
+            w.clone(),
+            w.t().as_standard_layout().into_owned().reversed_axes(),
+        ] {
+            let found = linear(x.view(), layout.view(), Some(bias.row(0)));
+            assert_eq!(bits(&found), bits(&expected));
+        }
+    }
+
+    #[test]
+    fn what_a_panel_held_before_does_not_matter() {
+        let (x, w) = (noise(3, 50, 3), noise(50, 17, 7));
+        let expected = bits(&matmul(x.view(), w.view()));
+        let poison = Array2::from_elem((50, 64), f32::NAN);
+        matmul(x.view(), poison.view());
+        assert_eq!(bits(&matmul(x.view(), w.view())), expected);
+    }
+}
