@@ -31,7 +31,7 @@ use crate::prompt::Prompt;
 pub type Cell = Vec<Intervention>;
 
 /// Working memory of a sweep unless [`Sweep::memory_limit`] says otherwise: 1 GiB.
-pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
+pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 28;
 
 /// A model and the prompts that every cell runs on.
 ///

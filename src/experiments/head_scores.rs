@@ -103,7 +103,7 @@ impl AttentionPattern {
 /// Shows every head's attention `[dest, src]` to a closure of layer, head and sequence.
 pub(crate) struct PatternReader<F>(pub F);
 
-impl<F: FnMut([usize; 2], usize, ArrayView2<'_, f32>)> Hooks for PatternReader<F> {
+impl<F: FnMut([usize; 2], usize, ArrayView2<'_, f32>) + Send> Hooks for PatternReader<F> {
     fn wants(&self, at: HookPoint, _sequence: usize) -> bool {
         matches!(at, HookPoint::Block(_, Site::Pattern))
     }
@@ -134,7 +134,7 @@ pub(super) fn measure(
     model: &Transformer,
     prompts: &[Prompt],
     measures: usize,
-    mut of: impl FnMut(usize, ArrayView2<'_, f32>) -> Vec<f32>,
+    mut of: impl FnMut(usize, ArrayView2<'_, f32>) -> Vec<f32> + Send,
 ) -> Result<Array4<f32>> {
     model.check_prompts(prompts)?;
     let config = model.config();

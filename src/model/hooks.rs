@@ -71,8 +71,9 @@ pub struct Extent {
 }
 
 /// Code that reads and changes activations during a run. `()` is the empty hook, which costs
-/// nothing; a pair of hooks runs the first, then the second.
-pub trait Hooks {
+/// nothing; a pair of hooks runs the first, then the second. `Send`, since a pass runs on the
+/// thread pool.
+pub trait Hooks: Send {
     /// Whether [`Hooks::visit`] is to be called at this point of this sequence. Activations that
     /// the model does not need itself (per-head results, split inputs) are made only if so.
     fn wants(&self, at: HookPoint, sequence: usize) -> bool;
@@ -166,14 +167,14 @@ pub struct HookFn<F> {
 /// ```
 pub fn hook_fn<F>(point: HookPoint, f: F) -> HookFn<F>
 where
-    F: FnMut(&Visit<'_>, ArrayViewMutD<'_, f32>),
+    F: FnMut(&Visit<'_>, ArrayViewMutD<'_, f32>) + Send,
 {
     HookFn { point, f }
 }
 
 impl<F> Hooks for HookFn<F>
 where
-    F: FnMut(&Visit<'_>, ArrayViewMutD<'_, f32>),
+    F: FnMut(&Visit<'_>, ArrayViewMutD<'_, f32>) + Send,
 {
     fn wants(&self, at: HookPoint, _sequence: usize) -> bool {
         at == self.point

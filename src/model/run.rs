@@ -11,7 +11,7 @@ use super::lane::Lane;
 use super::pass::{Pass, PassOutput};
 use crate::cache::{ActivationCache, Recorder, Selection};
 use crate::error::{Error, Result};
-use crate::ops::part;
+use crate::ops::{self, part};
 use crate::prompt::Prompt;
 
 /// Which logits a run computes.
@@ -163,7 +163,7 @@ impl Transformer {
             _ => run.stop_at_layer,
         };
         let pass = Pass::new(self, &lanes, &mut hooks, recorder.as_mut());
-        let output = pass.run(stop);
+        let output = ops::on_pool(|| pass.run(stop));
         Ok(finish(
             output,
             recorder.map_or_else(Vec::new, |r| r.finish(&lanes)),

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut1};
 
 use crate::ops::{for_rows, part};
 
@@ -134,9 +134,8 @@ impl Stack {
     fn add_to<'b>(&self, out: &mut Array2<f32>, rows: &Arc<RowMap>, base: impl Fallback<'b>) {
         if *self.rows == **rows {
             for_rows(out.view_mut(), |i, to| {
-                to.iter_mut()
-                    .zip(self.data.row(i))
-                    .for_each(|(to, v)| *to += v);
+                let mut to = ArrayViewMut1::from(to);
+                to += &self.data.row(i);
             });
             return;
         }

@@ -6,6 +6,7 @@
 //! rows go through it, so that most of the copy is hidden behind their multiply-adds.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
 use pulp::{Arch, Simd, WithSimd};
@@ -19,8 +20,8 @@ const CHAIN: usize = 256;
 const ROWS: usize = 6;
 /// Panels have a multiple of this many columns: the widest vector.
 const VECTOR: usize = 16;
-/// Most rows of `x` at once, which bounds the scratch memory.
-const BLOCK: usize = 1024;
+/// Most rows of `x` at once: in a core's own cache while panel after panel passes.
+const BLOCK: usize = 480;
 /// Rows of `wᵀ` at once: with a panel of `xᵀ` they stay in a core's own cache.
 const TRANSPOSED_BLOCK: usize = 96;
 
@@ -61,12 +62,12 @@ pub(super) fn product(
     SCRATCH.with_borrow_mut(|scratch| {
         for (x, mut out) in blocks.zip(out.axis_chunks_iter_mut(Axis(0), BLOCK)) {
             if row_major(&w) {
-                by_columns(x, w, scratch, &mut out);
+                by_columns(x, w, bias, scratch, &mut out);
             } else {
                 transposed(x, w, scratch, &mut out);
-            }
-            if let Some(bias) = bias {
-                out += &bias;
+                if let Some(bias) = bias {
+                    out += &bias;
+                }
             }
         }
     });
@@ -81,37 +82,41 @@ fn row_major(x: &ArrayView2<'_, f32>) -> bool {
 fn by_columns(
     x: ArrayView2<'_, f32>,
     w: ArrayView2<'_, f32>,
+    bias: Option<ArrayView1<'_, f32>>,
     scratch: &mut Scratch,
     out: &mut ArrayViewMut2<'_, f32>,
 ) {
+    let bias = bias.map(|b| b.to_vec());
     let (rows, w_rows) = (slices(x), slices(w));
+    let rest = out.rows_mut().into_iter();
+    let mut out_rows: Vec<&mut [f32]> = rest.map(contiguous_mut).collect();
     let widest = ARCH.dispatch(Widest);
     let packed = aligned(&mut scratch.packed, CHAIN * widest);
     let sums = aligned(&mut scratch.sums, rows.len() * widest);
     for first in (0..w.ncols()).step_by(widest) {
         let real = (w.ncols() - first).min(widest);
         let width = real.next_multiple_of(VECTOR);
-        for (i, w_rows) in w_rows.chunks(CHAIN).enumerate() {
+        for (i, some) in w_rows.chunks(CHAIN).enumerate() {
             let whole = real == width;
             if !whole {
-                let columns = part(w.view(), 1, first..first + real);
-                let some = part(columns, 0, i * CHAIN..i * CHAIN + w_rows.len());
-                some.rows()
-                    .into_iter()
-                    .zip(packed.chunks_exact_mut(width))
-                    .for_each(|(from, to)| to[..real].copy_from_slice(contiguous(from)));
+                for (from, to) in some.iter().zip(packed.chunks_exact_mut(width)) {
+                    to[..real].copy_from_slice(&from[first..first + real]);
+                }
             }
+            let last = (i + 1) * CHAIN >= w_rows.len();
             ARCH.dispatch(Panel {
                 rows: &rows,
                 start: i * CHAIN,
-                source: whole.then_some((w_rows, first)),
-                packed: &mut packed[..w_rows.len() * width],
+                source: whole.then_some((some, first)),
+                packed: &mut packed[..some.len() * width],
                 sums,
                 width,
+                finish: last.then(|| Finish {
+                    out: &mut out_rows,
+                    columns: first..first + real,
+                    bias: bias.as_deref(),
+                }),
             });
-        }
-        for (mut to, from) in out.rows_mut().into_iter().zip(sums.chunks_exact(width)) {
-            contiguous_mut(&mut to)[first..first + real].copy_from_slice(&from[..real]);
         }
     }
 }
@@ -147,11 +152,12 @@ fn transposed(
                     packed,
                     sums: &mut sums[..real * width],
                     width,
+                    finish: None,
                 });
             }
             let out = out.axis_iter_mut(Axis(0)).skip(some).take(width);
-            for (i, mut to) in out.enumerate() {
-                let to = &mut contiguous_mut(&mut to)[first..first + real];
+            for (i, to) in out.enumerate() {
+                let to = &mut contiguous_mut(to)[first..first + real];
                 let from = sums[i..].iter().step_by(width);
                 to.iter_mut().zip(from).for_each(|(to, v)| *to = *v);
             }
@@ -172,6 +178,12 @@ fn pack_rows(rows: &[&[f32]], inner: usize, widest: usize, packed: &mut [f32]) {
     }
 }
 
+#[inline(always)]
+fn add(a: &[f32], b: &[f32], to: &mut [f32]) {
+    let terms = a.iter().zip(b);
+    to.iter_mut().zip(terms).for_each(|(to, (a, b))| *to = a + b);
+}
+
 fn slices(x: ArrayView2<'_, f32>) -> Vec<&[f32]> {
     let rows = 0..x.nrows();
     rows.map(|i| contiguous(x.index_axis_move(Axis(0), i)))
@@ -183,8 +195,8 @@ fn contiguous(row: ArrayView1<'_, f32>) -> &[f32] {
         .unwrap_or_else(|| unreachable!("the caller sees to it that rows are contiguous"))
 }
 
-fn contiguous_mut<'a>(row: &'a mut ArrayViewMut1<'_, f32>) -> &'a mut [f32] {
-    row.as_slice_mut()
+fn contiguous_mut(row: ArrayViewMut1<'_, f32>) -> &mut [f32] {
+    row.into_slice()
         .unwrap_or_else(|| unreachable!("the caller sees to it that rows are contiguous"))
 }
 
@@ -214,7 +226,7 @@ impl WithSimd for Widest {
 }
 
 /// One chain of all rows through a panel.
-struct Panel<'a> {
+struct Panel<'a, 'o> {
     rows: &'a [&'a [f32]],
     /// Where the chain starts in each row.
     start: usize,
@@ -225,9 +237,32 @@ struct Panel<'a> {
     /// `[row, width]`: the chain's results are added, those of the first chain are put there.
     sums: &'a mut [f32],
     width: usize,
+    /// Where the sums go after the last chain.
+    finish: Option<Finish<'a, 'o>>,
 }
 
-impl WithSimd for Panel<'_> {
+/// Some columns of the product's rows.
+struct Finish<'a, 'o> {
+    out: &'a mut [&'o mut [f32]],
+    columns: Range<usize>,
+    bias: Option<&'a [f32]>,
+}
+
+impl Finish<'_, '_> {
+    /// Writes some rows, from the first on.
+    #[inline(always)]
+    fn write(&mut self, first: usize, sums: &[f32], width: usize) {
+        for (to, from) in self.out[first..].iter_mut().zip(sums.chunks_exact(width)) {
+            let to = &mut to[self.columns.clone()];
+            match self.bias {
+                Some(bias) => add(&from[..to.len()], &bias[self.columns.clone()], to),
+                None => to.copy_from_slice(&from[..to.len()]),
+            }
+        }
+    }
+}
+
+impl WithSimd for Panel<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -241,12 +276,12 @@ impl WithSimd for Panel<'_> {
     }
 }
 
-impl Panel<'_> {
+impl Panel<'_, '_> {
     #[inline(always)]
-    fn run<S: Simd, const V: usize>(self, simd: S) {
+    fn run<S: Simd, const V: usize>(mut self, simd: S) {
         let groups = self.rows.chunks(ROWS);
-        let sums = self.sums.chunks_mut(ROWS * self.width);
-        for (i, (rows, sums)) in groups.zip(sums).enumerate() {
+        for (i, rows) in groups.enumerate() {
+            let sums = &mut self.sums[i * ROWS * self.width..][..rows.len() * self.width];
             let source = if i == 0 { self.source } else { None };
             let packed = &mut *self.packed;
             match rows.len() {
@@ -256,6 +291,9 @@ impl Panel<'_> {
                 4 => group::<S, 4, V>(simd, rows, self.start, source, packed, sums),
                 5 => group::<S, 5, V>(simd, rows, self.start, source, packed, sums),
                 _ => group::<S, ROWS, V>(simd, rows, self.start, source, packed, sums),
+            }
+            if let Some(finish) = &mut self.finish {
+                finish.write(i * ROWS, sums, self.width);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! LayerNorm.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2};
 
 use super::rows::{for_row_pairs, for_rows};
 use super::simd::{dot, sum, vectorized};
@@ -107,9 +107,7 @@ pub fn layer_norm_affine(
     let mut out = Array2::zeros(x.dim());
     let (weight, bias) = (weight.to_vec(), bias.to_vec());
     for_rows(out.view_mut(), |i, row| {
-        row.iter_mut()
-            .zip(x.row(i))
-            .for_each(|(to, from)| *to = *from);
+        ArrayViewMut1::from(&mut *row).assign(&x.row(i));
         vectorized(
             #[inline(always)]
             || {

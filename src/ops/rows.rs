@@ -10,6 +10,12 @@ const PARALLEL_FROM: usize = 1 << 15;
 /// Rows whose sum is taken in one go: fixed, so that sums do not depend on the threads.
 const SUM_BLOCK: usize = 128;
 
+/// Runs `f` on a thread of the pool. From any other thread each parallel step inside would hand
+/// its work to the pool and sleep, which costs more than a small step itself.
+pub(crate) fn on_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}
+
 /// Calls `f(index, row)` on each row of a row-major matrix, over threads where that pays.
 pub(crate) fn for_rows(mut x: ArrayViewMut2<'_, f32>, f: impl Fn(usize, &mut [f32]) + Sync) {
     if x.is_empty() {

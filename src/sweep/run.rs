@@ -11,6 +11,7 @@ use super::plan::Prepared;
 use crate::error::Result;
 use crate::model::lane::{Columns, Lane};
 use crate::model::pass::Pass;
+use crate::ops;
 
 /// How far a sweep has come, told after each chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +99,8 @@ impl Prepared<'_> {
                 .map(|p| self.hooks(p.cell, p.prompt))
                 .collect(),
         };
-        let output = Pass::new(self.sweep.model, &lanes, &mut hooks, None).run(None);
+        let pass = Pass::new(self.sweep.model, &lanes, &mut hooks, None);
+        let output = ops::on_pool(|| pass.run(None));
         let read = |(i, lane): (usize, &Lane<'_>)| {
             let prompt = planned[i].prompt;
             let mut logits = self.readouts[prompt].clone();
