@@ -13,13 +13,14 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::part::part;
 use super::simd::ARCH;
+use super::stream;
 
 /// Length of one chain of fused multiply-adds.
-const CHAIN: usize = 256;
+pub(super) const CHAIN: usize = 256;
 /// Rows that go through a panel together: with the widest panel, 24 sums in 32 registers.
 const ROWS: usize = 6;
 /// Panels have a multiple of this many columns: the widest vector.
-const VECTOR: usize = 16;
+pub(super) const VECTOR: usize = 16;
 /// Most rows of `x` at once: in a core's own cache while panel after panel passes.
 const BLOCK: usize = 480;
 /// Rows of `wᵀ` at once: with a panel of `xᵀ` they stay in a core's own cache.
@@ -31,9 +32,9 @@ thread_local! {
     };
 }
 
-struct Scratch {
-    packed: Vec<f32>,
-    sums: Vec<f32>,
+pub(super) struct Scratch {
+    pub packed: Vec<f32>,
+    pub sums: Vec<f32>,
 }
 
 /// Whether [`product`] does these products, with the bits of `.dot`. Without fused multiply-adds
@@ -90,10 +91,20 @@ fn by_columns(
     let (rows, w_rows) = (slices(x), slices(w));
     let rest = out.rows_mut().into_iter();
     let mut out_rows: Vec<&mut [f32]> = rest.map(contiguous_mut).collect();
+    let mut done = 0;
+    if rows.len() <= stream::FEW_ROWS {
+        done = w.ncols() - w.ncols() % stream::COLUMNS;
+        let finish = Finish {
+            out: &mut out_rows,
+            columns: 0..done,
+            bias: bias.as_deref(),
+        };
+        stream::product(&rows, &w_rows, scratch, finish);
+    }
     let widest = ARCH.dispatch(Widest);
     let packed = aligned(&mut scratch.packed, CHAIN * widest);
     let sums = aligned(&mut scratch.sums, rows.len() * widest);
-    for first in (0..w.ncols()).step_by(widest) {
+    for first in (done..w.ncols()).step_by(widest) {
         let real = (w.ncols() - first).min(widest);
         let width = real.next_multiple_of(VECTOR);
         for (i, some) in w_rows.chunks(CHAIN).enumerate() {
@@ -181,7 +192,9 @@ fn pack_rows(rows: &[&[f32]], inner: usize, widest: usize, packed: &mut [f32]) {
 #[inline(always)]
 fn add(a: &[f32], b: &[f32], to: &mut [f32]) {
     let terms = a.iter().zip(b);
-    to.iter_mut().zip(terms).for_each(|(to, (a, b))| *to = a + b);
+    to.iter_mut()
+        .zip(terms)
+        .for_each(|(to, (a, b))| *to = a + b);
 }
 
 fn slices(x: ArrayView2<'_, f32>) -> Vec<&[f32]> {
@@ -201,7 +214,7 @@ fn contiguous_mut(row: ArrayViewMut1<'_, f32>) -> &mut [f32] {
 }
 
 /// Memory on whole cache lines: a vector that lies on two of them costs two loads.
-fn aligned(memory: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(super) fn aligned(memory: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if memory.len() < len + VECTOR {
         memory.resize(len + VECTOR, 0.0);
     }
@@ -242,16 +255,16 @@ struct Panel<'a, 'o> {
 }
 
 /// Some columns of the product's rows.
-struct Finish<'a, 'o> {
-    out: &'a mut [&'o mut [f32]],
-    columns: Range<usize>,
-    bias: Option<&'a [f32]>,
+pub(super) struct Finish<'a, 'o> {
+    pub out: &'a mut [&'o mut [f32]],
+    pub columns: Range<usize>,
+    pub bias: Option<&'a [f32]>,
 }
 
 impl Finish<'_, '_> {
     /// Writes some rows, from the first on.
     #[inline(always)]
-    fn write(&mut self, first: usize, sums: &[f32], width: usize) {
+    pub fn write(&mut self, first: usize, sums: &[f32], width: usize) {
         for (to, from) in self.out[first..].iter_mut().zip(sums.chunks_exact(width)) {
             let to = &mut to[self.columns.clone()];
             match self.bias {
@@ -332,7 +345,11 @@ fn group<S: Simd, const R: usize, const V: usize>(
     let (sums, _) = S::as_mut_simd_f32s(sums);
     for (sums, acc) in sums.chunks_exact_mut(V).zip(acc) {
         for (sum, v) in sums.iter_mut().zip(acc) {
-            *sum = if start == 0 { v } else { simd.add_f32s(v, *sum) };
+            *sum = if start == 0 {
+                v
+            } else {
+                simd.add_f32s(v, *sum)
+            };
         }
     }
 }

@@ -13,6 +13,7 @@ mod part;
 mod rows;
 mod simd;
 mod softmax;
+mod stream;
 
 pub use activation::{activate, activate_backward};
 pub(crate) use attention::{
@@ -24,7 +25,7 @@ pub use norm::{
     layer_norm_scale_backward,
 };
 pub(crate) use part::{part, part_mut};
-pub(crate) use rows::{for_rows, on_pool};
 pub use rows::sum_rows;
+pub(crate) use rows::{for_rows, on_pool};
 pub(crate) use softmax::softmax_and_loss;
 pub use softmax::{log_softmax_row, softmax_backward_row, softmax_row};
