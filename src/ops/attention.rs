@@ -2,11 +2,14 @@
 //! its time on packing. Each element is one chain of fused multiply-adds in order of the summed
 //! index, so it does not depend on which other elements are computed.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+use std::ops::Range;
+
+use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2};
+use pulp::{Simd, WithSimd};
 
 use super::linear::matmul;
 use super::rows::for_row_pairs;
-use super::simd::vectorized;
+use super::simd::ARCH;
 use super::softmax::{softmax, softmax_backward_row};
 
 const WIDTH: usize = 32;
@@ -57,45 +60,34 @@ impl AttnScratch {
     }
 }
 
-/// `acc[r][j] += Σ_k a[r][k] · b[k][column + j]` for `k` in `from..to`.
-#[inline(always)]
-fn accumulate<const R: usize>(
-    a: &[&[f32]; R],
-    b: &[f32],
-    stride: usize,
-    column: usize,
-    range: std::ops::Range<usize>,
-) -> [[f32; WIDTH]; R] {
-    let mut acc = [[0.0_f32; WIDTH]; R];
-    extend(&mut acc, a, b, (stride, column), range);
-    acc
-}
+/// Two vectors of sums for each of `R` rows.
+type Sums<S, const R: usize> = [[<S as Simd>::f32s; 2]; R];
 
+/// `acc[r] += Σ_k a[r][k] · b[k][column..]` for `k` in a range.
 #[inline(always)]
-fn extend<const R: usize>(
-    acc: &mut [[f32; WIDTH]; R],
-    a: &[&[f32]; R],
-    b: &[f32],
-    (stride, column): (usize, usize),
-    range: std::ops::Range<usize>,
+fn extend<S: Simd, const R: usize>(
+    simd: S,
+    acc: &mut Sums<S, R>,
+    a: [&[f32]; R],
+    b: (&[f32], usize, usize),
+    range: Range<usize>,
 ) {
-    let mut local = *acc;
-    for k in range {
-        let at = k * stride + column;
-        let Some(row) = b
-            .get(at..at + WIDTH)
-            .and_then(|row| row.first_chunk::<WIDTH>())
-        else {
-            break;
-        };
-        for (acc, a) in local.iter_mut().zip(a) {
-            let factor = a[k];
-            for (acc, v) in acc.iter_mut().zip(row) {
-                *acc = factor.mul_add(*v, *acc);
+    let (b, stride, column) = b;
+    let a = a.map(
+        #[inline(always)]
+        |a| &a[range.clone()],
+    );
+    let rows = b[range.start * stride..].chunks(stride).take(range.len());
+    for (k, row) in rows.enumerate() {
+        let (row, _) = S::as_simd_f32s(&row[column..column + 2 * S::F32_LANES]);
+        let row = [row[0], row[1]];
+        for r in 0..R {
+            let factor = simd.splat_f32s(a[r][k]);
+            for v in 0..2 {
+                acc[r][v] = simd.mul_add_f32s(factor, row[v], acc[r][v]);
             }
         }
     }
-    *acc = local;
 }
 
 /// Calls `f` on blocks of [`BLOCK`] rows, then on the rest one by one.
@@ -129,10 +121,12 @@ pub(crate) fn scores<'a>(
     let n = out.ncols();
     let mut buffer = vec![0.0; n.next_multiple_of(WIDTH)];
     for (r, at) in dest.iter().enumerate() {
-        vectorized(
-            #[inline(always)]
-            || score_rows::<1>(&scratch.keys, &[q(r)], n, scale, &mut buffer),
-        );
+        ARCH.dispatch(ScoreRow {
+            keys: &scratch.keys,
+            query: q(r),
+            scale,
+            out: &mut buffer,
+        });
         let visible = (at + 1).min(n);
         for (src, v) in out.row_mut(r).iter_mut().enumerate() {
             *v = if src < visible {
@@ -144,11 +138,30 @@ pub(crate) fn scores<'a>(
     }
 }
 
+/// Scores of one row against all sources.
+struct ScoreRow<'a> {
+    keys: &'a [f32],
+    query: &'a [f32],
+    scale: f32,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for ScoreRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let visible = self.out.len();
+        score_rows::<S, 1>(simd, self.keys, [self.query], visible, self.scale, self.out);
+    }
+}
+
 /// Scores of `R` rows against the first `visible` sources, into `R` rows of `out`.
 #[inline(always)]
-fn score_rows<const R: usize>(
+fn score_rows<S: Simd, const R: usize>(
+    simd: S,
     keys: &[f32],
-    q: &[&[f32]; R],
+    q: [&[f32]; R],
     visible: usize,
     scale: f32,
     out: &mut [f32],
@@ -156,11 +169,15 @@ fn score_rows<const R: usize>(
     let d_head = q[0].len();
     let stride = keys.len() / d_head.max(1);
     let width = out.len() / R;
-    for column in (0..visible).step_by(WIDTH) {
-        let acc = accumulate(q, keys, stride, column, 0..d_head);
+    let scale = simd.splat_f32s(scale);
+    for column in (0..visible).step_by(2 * S::F32_LANES) {
+        let mut acc = [[simd.splat_f32s(0.0); 2]; R];
+        extend(simd, &mut acc, q, (keys, stride, column), 0..d_head);
         for (r, acc) in acc.iter().enumerate() {
-            for (to, v) in out[r * width + column..][..WIDTH].iter_mut().zip(acc) {
-                *to = v * scale;
+            let to = &mut out[r * width + column..][..2 * S::F32_LANES];
+            let (to, _) = S::as_mut_simd_f32s(to);
+            for (to, v) in to.iter_mut().zip(acc) {
+                *to = simd.mul_f32s(*v, scale);
             }
         }
     }
@@ -183,51 +200,55 @@ pub(crate) fn weighted_values<'a>(
             .iter()
             .rposition(|p| *p != 0.0)
             .map_or(0, |last| last + 1);
-        vectorized(
-            #[inline(always)]
-            || {
-                value_rows::<1>(&scratch.values, &[row], &[end], |_, column, acc| {
-                    write_clipped(&mut z, r, column, acc);
-                });
-            },
-        );
+        ARCH.dispatch(ValueRow {
+            values: &scratch.values,
+            pattern: row,
+            end,
+            z: contiguous(z.row_mut(r)),
+        });
     }
 }
 
-#[inline(always)]
-fn write_clipped(z: &mut ArrayViewMut2<'_, f32>, r: usize, column: usize, acc: &[f32; WIDTH]) {
-    let mut row = z.row_mut(r);
-    if let Some(row) = row.as_slice_mut() {
-        let to = &mut row[column..];
-        let len = to.len().min(WIDTH);
-        to[..len].copy_from_slice(&acc[..len]);
+/// Weighted values of one row.
+struct ValueRow<'a> {
+    values: &'a [f32],
+    pattern: &'a [f32],
+    end: usize,
+    z: &'a mut [f32],
+}
+
+impl WithSimd for ValueRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        value_rows::<S, 1>(simd, self.values, [self.pattern], [self.end], [self.z]);
     }
 }
 
 /// Weighted values of `R` rows, row `r` over sources `0..ends[r]` (ascending ends).
 #[inline(always)]
-fn value_rows<const R: usize>(
+fn value_rows<S: Simd, const R: usize>(
+    simd: S,
     values: &[f32],
-    pattern: &[&[f32]; R],
-    ends: &[usize; R],
-    mut write: impl FnMut(usize, usize, &[f32; WIDTH]),
-    // The stride follows from the pattern's length only where every source was loaded.
+    pattern: [&[f32]; R],
+    ends: [usize; R],
+    z: [&mut [f32]; R],
 ) {
-    let n = pattern[0].len();
-    let stride = values.len() / n.max(1);
-    for column in (0..stride).step_by(WIDTH) {
-        let mut acc = accumulate(pattern, values, stride, column, 0..ends[0]);
+    let d_head = z[0].len();
+    let stride = d_head.next_multiple_of(WIDTH);
+    for column in (0..d_head).step_by(2 * S::F32_LANES) {
+        let mut acc = [[simd.splat_f32s(0.0); 2]; R];
+        let at = (values, stride, column);
+        extend(simd, &mut acc, pattern, at, 0..ends[0]);
         for r in 0..R {
             let mut one = [acc[r]];
-            extend(
-                &mut one,
-                &[pattern[r]],
-                values,
-                (stride, column),
-                ends[0]..ends[r],
-            );
-            acc[r] = one[0];
-            write(r, column, &acc[r]);
+            extend(simd, &mut one, [pattern[r]], at, ends[0]..ends[r]);
+            let mut sums = [0.0; WIDTH];
+            let (to, _) = S::as_mut_simd_f32s(&mut sums[..2 * S::F32_LANES]);
+            to.copy_from_slice(&one[0]);
+            let real = (d_head - column).min(2 * S::F32_LANES);
+            z[r][column..column + real].copy_from_slice(&sums[..real]);
         }
     }
 }
@@ -250,25 +271,60 @@ pub(crate) fn attend<'a>(
     let width = n.next_multiple_of(WIDTH);
     rows.clear();
     rows.resize(BLOCK * width, 0.0);
+    let mut z = z.rows_mut().into_iter().map(contiguous);
     in_blocks!(dest.len(), first, SIZE, {
-        vectorized(
-            #[inline(always)]
-            || {
-                let ends: [usize; SIZE] = std::array::from_fn(|r| dest[first + r] + 1);
-                let queries: [&[f32]; SIZE] = std::array::from_fn(|r| q(first + r));
-                let block = &mut rows[..SIZE * width];
-                score_rows(keys, &queries, ends[SIZE - 1], scale, block);
-                for (row, end) in block.chunks_exact_mut(width).zip(ends) {
-                    softmax(&mut row[..end]);
-                }
-                let pattern: [&[f32]; SIZE] =
-                    std::array::from_fn(|r| &block[r * width..r * width + n]);
-                value_rows(values, &pattern, &ends, |r, column, acc| {
-                    write_clipped(&mut z, first + r, column, acc);
-                });
-            },
-        );
+        ARCH.dispatch(Block::<SIZE> {
+            keys,
+            values,
+            rows: &mut rows[..SIZE * width],
+            queries: std::array::from_fn(|r| q(first + r)),
+            ends: std::array::from_fn(|r| dest[first + r] + 1),
+            scale,
+            z: std::array::from_fn(|_| z.next().unwrap_or_default()),
+        });
     });
+}
+
+/// Some destination rows of a head.
+struct Block<'a, 'z, const R: usize> {
+    keys: &'a [f32],
+    values: &'a [f32],
+    rows: &'a mut [f32],
+    queries: [&'a [f32]; R],
+    ends: [usize; R],
+    scale: f32,
+    z: [&'z mut [f32]; R],
+}
+
+impl<const R: usize> WithSimd for Block<'_, '_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let width = self.rows.len() / R;
+        let visible = self.ends[R - 1];
+        score_rows(
+            simd,
+            self.keys,
+            self.queries,
+            visible,
+            self.scale,
+            self.rows,
+        );
+        for (row, end) in self.rows.chunks_exact_mut(width).zip(self.ends) {
+            softmax(&mut row[..end]);
+        }
+        let pattern: [&[f32]; R] = std::array::from_fn(
+            #[inline(always)]
+            |r| &self.rows[r * width..(r + 1) * width],
+        );
+        value_rows(simd, self.values, pattern, self.ends, self.z);
+    }
+}
+
+fn contiguous(row: ArrayViewMut1<'_, f32>) -> &mut [f32] {
+    row.into_slice()
+        .unwrap_or_else(|| unreachable!("a head's columns of a row-major matrix"))
 }
 
 /// What one head's attention saw and made, all positions.
