@@ -30,9 +30,8 @@ use crate::prompt::Prompt;
 /// The interventions of one run of the sweep.
 pub type Cell = Vec<Intervention>;
 
-/// Working memory of a sweep unless [`Sweep::memory_limit`] says otherwise: 128 MiB. Larger chunks gain nothing:
-/// weights are a small part of what moves, and larger matrices come fresh from the system each time.
-pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 27;
+/// Working memory of a sweep unless [`Sweep::memory_limit`] says otherwise: 1 GiB.
+pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
 
 /// A model and the prompts that every cell runs on.
 ///

@@ -2,36 +2,16 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis};
+use ndarray::{Array2, Array3, ArrayViewMut3, Axis};
 use rayon::prelude::*;
 
+use super::heads::{Heads, Sources, row_slice};
 use super::hooks::{Hooks, Visit};
 use super::pass::{LayerMaps, Pass};
 use super::split::SplitInputs;
 use super::stack::Stack;
 use crate::hook::{HookPoint, Site};
 use crate::ops::{self, AttnScratch, part};
-
-/// Rows of the keys or values that one lane's attention reads, by source position: computed ones
-/// and the base's. Each is `[d_model]`, heads side by side.
-type Sources<'a> = Vec<Vec<&'a [f32]>>;
-
-/// Queries, keys and values of a layer, and whose attention is computed from them.
-pub(super) struct Heads<'a> {
-    layer: usize,
-    d_head: usize,
-    maps: &'a LayerMaps,
-    q: &'a Stack,
-    keys: Sources<'a>,
-    values: Sources<'a>,
-}
-
-/// One head of one lane: its part of z, `[dest, d_head]`.
-struct Task<'z> {
-    lane: usize,
-    head: usize,
-    z: ArrayViewMut2<'z, f32>,
-}
 
 impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
     /// From the residual stream at a layer's entry to the one after its attention.
@@ -117,8 +97,8 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             .for_each_init(AttnScratch::default, |scratch, task| {
                 heads.attend(scratch, scale, task);
             });
-        for lane in (0..shown.len()).filter(|lane| shown[*lane]) {
-            self.attend_shown(&heads, lane, &mut z);
+        for lanes in heads.batches(&shown) {
+            self.attend_shown(&heads, &lanes, &mut z);
         }
         self.macs += (0..self.lanes.len())
             .map(|lane| heads.macs(lane))
@@ -170,29 +150,34 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         z
     }
 
-    /// The attention of a lane whose scores or pattern are shown, in separate steps.
-    fn attend_shown(&mut self, heads: &Heads<'_>, lane: usize, z: &mut Array2<f32>) {
+    /// The attention of lanes whose scores or pattern are shown, in separate steps.
+    fn attend_shown(&mut self, heads: &Heads<'_>, lanes: &[usize], z: &mut Array2<f32>) {
         let scale = self.model.config().attn_scale(heads.layer);
-        if heads.maps.dest.range(lane).is_empty() {
-            return;
+        let mut patterns: Vec<Array3<f32>> = lanes.iter().map(|l| heads.blank(*l)).collect();
+        heads.scores(lanes, scale, &mut patterns);
+        for (lane, scores) in lanes.iter().zip(&mut patterns) {
+            self.visit_attention(Site::AttnScores.at(heads.layer), heads, *lane, scores);
         }
-        let mut pattern = heads.scores(lane, scale);
-        self.visit_attention(Site::AttnScores.at(heads.layer), heads, lane, &mut pattern);
-        pattern
-            .outer_iter_mut()
-            .into_par_iter()
-            .for_each(|mut head| ops::for_rows(head.view_mut(), |_, row| ops::softmax_row(row)));
-        self.visit_attention(Site::Pattern.at(heads.layer), heads, lane, &mut pattern);
-        let tasks = heads.tasks(z, |other| other == lane);
-        tasks
-            .into_par_iter()
-            .zip(pattern.outer_iter())
-            .for_each_init(AttnScratch::default, |scratch, (task, pattern)| {
+        let mut each: Vec<_> = patterns
+            .iter_mut()
+            .flat_map(|p| p.outer_iter_mut())
+            .collect();
+        each.par_iter_mut()
+            .for_each(|head| ops::for_rows(head.view_mut(), |_, row| ops::softmax_row(row)));
+        for (lane, pattern) in lanes.iter().zip(&mut patterns) {
+            self.visit_attention(Site::Pattern.at(heads.layer), heads, *lane, pattern);
+        }
+        let tasks = heads.tasks(z, |lane| lanes.contains(&lane));
+        let patterns: Vec<_> = patterns.iter().flat_map(|p| p.outer_iter()).collect();
+        tasks.into_par_iter().zip(patterns).for_each_init(
+            AttnScratch::default,
+            |scratch, (task, pattern)| {
                 scratch.load_values(heads.d_head, pattern.ncols(), |src| {
                     heads.part(&heads.values, &task, src)
                 });
-                ops::weighted_values(scratch, |r| row_slice(pattern.reborrow(), r), task.z);
-            });
+                ops::weighted_values(scratch, |r| row_slice(pattern, r), task.z);
+            },
+        );
     }
 
     fn visit_attention(
@@ -299,87 +284,4 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         };
         self.hooks.visit(&visit, values.into_dyn());
     }
-}
-
-impl<'a> Heads<'a> {
-    /// The disjoint parts of z, one a computed head, of the lanes picked.
-    fn tasks<'z>(&self, z: &'z mut Array2<f32>, pick: impl Fn(usize) -> bool) -> Vec<Task<'z>> {
-        let mut tasks = Vec::new();
-        let mut rest = z.view_mut();
-        for (lane, heads) in self.maps.heads.iter().enumerate() {
-            let rows = self.maps.dest.range(lane).len();
-            let (mut block, below) = rest.split_at(Axis(0), rows);
-            rest = below;
-            if rows == 0 || !pick(lane) {
-                continue;
-            }
-            let mut column = 0;
-            for &head in heads.iter() {
-                let (_, right) = block.split_at(Axis(1), head * self.d_head - column);
-                let (z, right) = right.split_at(Axis(1), self.d_head);
-                block = right;
-                column = (head + 1) * self.d_head;
-                tasks.push(Task { lane, head, z });
-            }
-        }
-        tasks
-    }
-
-    /// One head's part of a source row.
-    fn part(&self, sources: &Sources<'a>, task: &Task<'_>, src: usize) -> &'a [f32] {
-        &sources[task.lane][src][task.head * self.d_head..][..self.d_head]
-    }
-
-    fn query(&self, lane: usize, head: usize, r: usize) -> &'a [f32] {
-        let row = self.maps.dest.range(lane).start + r;
-        &row_slice(self.q.data.view(), row)[head * self.d_head..][..self.d_head]
-    }
-
-    fn attend(&self, scratch: &mut AttnScratch, scale: f32, task: Task<'_>) {
-        let dest = self.maps.dest.positions(task.lane);
-        let n = dest.last().map_or(0, |last| last + 1);
-        scratch.load_keys(self.d_head, n, |src| self.part(&self.keys, &task, src));
-        scratch.load_values(self.d_head, n, |src| self.part(&self.values, &task, src));
-        let Task { lane, head, z } = task;
-        ops::attend(scratch, |r| self.query(lane, head, r), dest, scale, z);
-    }
-
-    /// Scores of a lane's computed heads, `[head, dest, src]`.
-    fn scores(&self, lane: usize, scale: f32) -> Array3<f32> {
-        let dest = self.maps.dest.positions(lane);
-        let n = self.keys[lane].len();
-        let heads = &self.maps.heads[lane];
-        let mut out = Array3::zeros((heads.len(), dest.len(), n));
-        out.outer_iter_mut()
-            .into_par_iter()
-            .zip(&heads[..])
-            .for_each_init(AttnScratch::default, |scratch, (out, &head)| {
-                let columns = head * self.d_head..(head + 1) * self.d_head;
-                scratch.load_keys(self.d_head, n, |src| &self.keys[lane][src][columns.clone()]);
-                ops::scores(scratch, |r| self.query(lane, head, r), dest, scale, out);
-            });
-        out
-    }
-
-    /// Multiply-adds of a lane: scores and weighted values, up to the diagonal.
-    fn macs(&self, lane: usize) -> u64 {
-        attention_macs(
-            &self.maps.heads[lane],
-            self.maps.dest.positions(lane),
-            self.d_head,
-        )
-    }
-}
-
-/// Multiply-adds of the scores and weighted values of some heads and destination rows.
-pub(crate) fn attention_macs(heads: &[usize], dest: &[usize], d_head: usize) -> u64 {
-    let visible: usize = dest.iter().map(|d| d + 1).sum();
-    (2 * heads.len() * visible * d_head) as u64
-}
-
-/// A row of a row-major matrix.
-fn row_slice(data: ArrayView2<'_, f32>, row: usize) -> &[f32] {
-    data.index_axis_move(Axis(0), row)
-        .to_slice()
-        .unwrap_or_else(|| unreachable!("stacks and caches are row-major"))
 }

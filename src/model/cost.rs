@@ -1,6 +1,6 @@
 //! What a lane costs, known from its rows before anything is computed.
 
-use super::attention::attention_macs;
+use super::heads::attention_macs;
 use super::hooks::Extent;
 use super::lane::{Columns, Lane, LayerRows, Rows};
 use crate::config::Config;

@@ -2,6 +2,7 @@
 
 mod attention;
 pub(crate) mod cost;
+mod heads;
 pub(crate) mod hooks;
 pub(crate) mod lane;
 pub(crate) mod pass;

@@ -275,7 +275,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         self.visit(HookPoint::Embed, &mut tokens);
         let mut positions = lookup(&parameters.wpe, &|_, pos| pos);
         self.visit(HookPoint::PosEmbed, &mut positions);
-        let mut sum = Arc::unwrap_or_clone(tokens.data);
+        let mut sum = ops::unshared(tokens.data);
         sum += &*positions.data;
         Stack::new(&rows, sum)
     }
@@ -317,10 +317,9 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         drop(normed);
         let mut hidden = hidden.into_rows(&maps.mlp_pre, self.base(at(Site::MlpPre)));
         self.visit(at(Site::MlpPre), &mut hidden);
-        ops::activate(
-            model.config().activation,
-            Arc::make_mut(&mut hidden.data).view_mut(),
-        );
+        let mut data = ops::unshared(hidden.data);
+        ops::activate(model.config().activation, data.view_mut());
+        let hidden = Stack::new(&hidden.rows, data);
         let mut hidden = hidden.into_rows(&maps.mlp_post, self.base(at(Site::MlpPost)));
         self.visit(at(Site::MlpPost), &mut hidden);
 

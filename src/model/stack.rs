@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut1};
 
-use crate::ops::{for_rows, part};
+use crate::ops::{for_rows, part, unshared};
 
 /// Which positions of which lanes the rows of a stacked matrix are.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -125,7 +125,7 @@ impl Stack {
 
     /// The sum with another stack, whose missing rows are the base's.
     pub fn plus<'b>(self, other: &Stack, base: impl Fallback<'b>) -> Stack {
-        let mut data = Arc::unwrap_or_clone(self.data);
+        let mut data = unshared(self.data);
         other.add_to(&mut data, &self.rows, base);
         Stack::new(&self.rows, data)
     }

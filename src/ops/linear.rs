@@ -55,7 +55,7 @@ pub fn matmul_into(
         return;
     }
     // Whole cache lines per thread.
-    let chunk = columns.div_ceil(threads).next_multiple_of(16);
+    let chunk = columns.div_ceil(2 * threads).next_multiple_of(64);
     out.axis_chunks_iter_mut(Axis(1), chunk)
         .into_par_iter()
         .zip(w.axis_chunks_iter(Axis(1), chunk))

@@ -1,8 +1,8 @@
 //! LayerNorm.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Zip};
 
-use super::rows::{for_row_pairs, for_rows};
+use super::rows::{PARALLEL_FROM, for_row_pairs, for_rows};
 use super::simd::{dot, sum, vectorized};
 
 /// The parts of a LayerNorm that hooks can see.
@@ -51,13 +51,21 @@ pub fn layer_norm(
     let mut normalized = Array2::zeros((x.nrows(), width));
     normalized.assign(&x);
     let mut scale = Array2::zeros((x.nrows(), 1));
-    for (mut row, scale) in normalized.rows_mut().into_iter().zip(scale.iter_mut()) {
-        if let Some(row) = row.as_slice_mut() {
-            *scale = vectorized(
-                #[inline(always)]
-                || centre(row, eps),
-            );
-        }
+    let centre_row = |row: ArrayViewMut1<'_, f32>, mut scale: ArrayViewMut1<'_, f32>| {
+        let Some(row) = row.into_slice() else {
+            unreachable!("a new matrix is row-major");
+        };
+        let found = vectorized(
+            #[inline(always)]
+            || centre(row, eps),
+        );
+        scale.fill(found);
+    };
+    let rows = Zip::from(normalized.rows_mut()).and(scale.rows_mut());
+    if x.len() < PARALLEL_FROM {
+        rows.for_each(centre_row);
+    } else {
+        rows.par_for_each(centre_row);
     }
     edit(&mut scale);
     for_rows(normalized.view_mut(), |i, row| {

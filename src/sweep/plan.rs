@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayD, Axis};
 use rayon::prelude::*;
+use std::ops::Range;
 
 use super::base::{columns, points_read};
 use super::hooks::LaneHooks;
@@ -144,29 +145,10 @@ impl<'s> Prepared<'s> {
     }
 
     fn cut_chunks(&mut self) -> Result<()> {
-        let limit = self.sweep.memory_limit;
         let fixed = fixed_bytes(self.sweep, &self.readouts);
-        let mut start = 0;
-        let mut used = fixed;
-        for (i, lane) in self.lanes.iter().enumerate() {
-            if fixed + lane.cost.bytes > limit {
-                let needed = fixed + lane.cost.bytes;
-                return Err(Error::invalid(
-                    "memory limit in bytes",
-                    limit,
-                    format!("at least {needed}"),
-                ));
-            }
-            if used + lane.cost.bytes > limit {
-                self.chunks.push(start..i);
-                (start, used) = (i, fixed);
-            }
-            used += lane.cost.bytes;
-            self.plan.peak_bytes = self.plan.peak_bytes.max(used);
-        }
-        if start < self.lanes.len() {
-            self.chunks.push(start..self.lanes.len());
-        }
+        let (chunks, peak) = chunks(&self.lanes, fixed, self.sweep.memory_limit)?;
+        self.chunks = chunks;
+        self.plan.peak_bytes = self.plan.peak_bytes.max(peak);
         Ok(())
     }
 
@@ -267,4 +249,38 @@ fn fixed_bytes(sweep: &Sweep<'_>, readouts: &[ndarray::Array2<f32>]) -> u64 {
         .filter(|n| *n < d_vocab);
     let columns = few.sum::<usize>() * sweep.model.config().d_model;
     PACKING_PER_THREAD * rayon::current_num_threads() as u64 + 8 * columns as u64
+}
+
+/// Lanes of one chunk take up to this many bytes, or a single lane more. Larger chunks gain
+/// nothing: weights are a small part of what moves, and larger matrices come fresh from the
+/// system, page by page, each time.
+const CHUNK_BYTES: u64 = 1 << 27;
+
+/// Cuts lanes into chunks that stay below the limit together with what is held throughout; also
+/// gives the largest chunk's bytes.
+pub(super) fn chunks(
+    lanes: &[Planned],
+    fixed: u64,
+    limit: u64,
+) -> Result<(Vec<Range<usize>>, u64)> {
+    let most = limit.min(fixed.saturating_add(CHUNK_BYTES));
+    let mut chunks = Vec::new();
+    let (mut start, mut used, mut peak) = (0, fixed, 0);
+    for (i, lane) in lanes.iter().enumerate() {
+        let bytes = lane.cost.bytes;
+        if fixed + bytes > limit {
+            let expected = format!("at least {}, for one run", fixed + bytes);
+            return Err(Error::invalid("memory limit in bytes", limit, expected));
+        }
+        if i > start && used + bytes > most {
+            chunks.push(start..i);
+            (start, used) = (i, fixed);
+        }
+        used += bytes;
+        peak = peak.max(used);
+    }
+    if start < lanes.len() {
+        chunks.push(start..lanes.len());
+    }
+    Ok((chunks, peak))
 }

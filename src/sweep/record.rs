@@ -1,12 +1,10 @@
 //! Many runs with one small change each, of which activations are kept instead of a metric.
 
-use std::ops::Range;
-
 use super::Cell;
 use super::hooks::{ChunkHooks, LaneHooks};
-use super::plan::{Planned, changes};
+use super::plan::{Planned, changes, chunks};
 use crate::cache::{ActivationCache, Recorder, Selection};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hook::HookPoint;
 use crate::model::lane::{Change, Columns, Held, Lane};
 use crate::model::pass::Pass;
@@ -46,7 +44,7 @@ impl Recording<'_> {
         interventions.try_for_each(|i| i.check(&shape))?;
         let planned = self.plan(cells)?;
         let mut macs = 0;
-        for chunk in self.chunks(&planned)? {
+        for chunk in chunks(&planned, 0, self.memory_limit)?.0 {
             let planned = &planned[chunk];
             let lanes: Vec<Lane<'_>> = planned
                 .iter()
@@ -128,27 +126,5 @@ impl Recording<'_> {
             point.axes().shape(self.model.config(), n).iter().product()
         };
         4 * self.keep.iter().map(size).sum::<usize>() as u64
-    }
-
-    fn chunks(&self, lanes: &[Planned]) -> Result<Vec<Range<usize>>> {
-        let mut chunks = Vec::new();
-        let (mut start, mut used) = (0, 0);
-        for (i, lane) in lanes.iter().enumerate() {
-            let bytes = lane.cost.bytes;
-            if bytes > self.memory_limit {
-                let expected = format!("at least {bytes}, for one run");
-                let found = self.memory_limit;
-                return Err(Error::invalid("memory limit in bytes", found, expected));
-            }
-            if used + bytes > self.memory_limit {
-                chunks.push(start..i);
-                (start, used) = (i, 0);
-            }
-            used += bytes;
-        }
-        if start < lanes.len() {
-            chunks.push(start..lanes.len());
-        }
-        Ok(chunks)
     }
 }

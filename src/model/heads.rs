@@ -1,0 +1,148 @@
+//! The attention heads of a layer that are computed, and what they read.
+
+use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis};
+use rayon::prelude::*;
+
+use super::pass::LayerMaps;
+use super::stack::Stack;
+use crate::ops::{self, AttnScratch};
+
+/// Rows of the keys or values that one lane's attention reads, by source position: computed ones
+/// and the base's. Each is `[d_model]`, heads side by side.
+pub(super) type Sources<'a> = Vec<Vec<&'a [f32]>>;
+
+/// Elements of scores that are held at once, beyond one lane's.
+const SHOWN_AT_ONCE: usize = 1 << 20;
+
+/// Queries, keys and values of a layer, and whose attention is computed from them.
+pub(super) struct Heads<'a> {
+    pub layer: usize,
+    pub d_head: usize,
+    pub maps: &'a LayerMaps,
+    pub q: &'a Stack,
+    pub keys: Sources<'a>,
+    pub values: Sources<'a>,
+}
+
+/// One head of one lane: its part of z, `[dest, d_head]`.
+pub(super) struct Task<'z> {
+    pub lane: usize,
+    pub head: usize,
+    pub z: ArrayViewMut2<'z, f32>,
+}
+
+impl<'a> Heads<'a> {
+    /// The disjoint parts of z, one a computed head, of the lanes picked.
+    pub fn tasks<'z>(&self, z: &'z mut Array2<f32>, pick: impl Fn(usize) -> bool) -> Vec<Task<'z>> {
+        let mut tasks = Vec::new();
+        let mut rest = z.view_mut();
+        for (lane, heads) in self.maps.heads.iter().enumerate() {
+            let rows = self.maps.dest.range(lane).len();
+            let (mut block, below) = rest.split_at(Axis(0), rows);
+            rest = below;
+            if rows == 0 || !pick(lane) {
+                continue;
+            }
+            let mut column = 0;
+            for &head in heads.iter() {
+                let (_, right) = block.split_at(Axis(1), head * self.d_head - column);
+                let (z, right) = right.split_at(Axis(1), self.d_head);
+                block = right;
+                column = (head + 1) * self.d_head;
+                tasks.push(Task { lane, head, z });
+            }
+        }
+        tasks
+    }
+
+    /// One head's part of a source row.
+    pub fn part(&self, sources: &Sources<'a>, task: &Task<'_>, src: usize) -> &'a [f32] {
+        &sources[task.lane][src][task.head * self.d_head..][..self.d_head]
+    }
+
+    fn query(&self, lane: usize, head: usize, r: usize) -> &'a [f32] {
+        let row = self.maps.dest.range(lane).start + r;
+        &row_slice(self.q.data.view(), row)[head * self.d_head..][..self.d_head]
+    }
+
+    pub fn attend(&self, scratch: &mut AttnScratch, scale: f32, task: Task<'_>) {
+        let dest = self.maps.dest.positions(task.lane);
+        let n = dest.last().map_or(0, |last| last + 1);
+        scratch.load_keys(self.d_head, n, |src| self.part(&self.keys, &task, src));
+        scratch.load_values(self.d_head, n, |src| self.part(&self.values, &task, src));
+        let Task { lane, head, z } = task;
+        ops::attend(scratch, |r| self.query(lane, head, r), dest, scale, z);
+    }
+
+    /// The lanes whose attention is shown, in batches of bounded memory.
+    pub fn batches(&self, shown: &[bool]) -> Vec<Vec<usize>> {
+        let mut batches = Vec::new();
+        let (mut batch, mut size) = (Vec::new(), 0);
+        let computed = |lane: &usize| shown[*lane] && !self.maps.dest.range(*lane).is_empty();
+        for lane in (0..shown.len()).filter(computed) {
+            size += self.blank_len(lane);
+            batch.push(lane);
+            if size >= SHOWN_AT_ONCE {
+                batches.push(std::mem::take(&mut batch));
+                size = 0;
+            }
+        }
+        batches.push(batch);
+        batches
+    }
+
+    /// Memory for scores of a lane's computed heads, `[head, dest, src]`.
+    pub fn blank(&self, lane: usize) -> Array3<f32> {
+        let dest = self.maps.dest.range(lane).len();
+        Array3::zeros((self.maps.heads[lane].len(), dest, self.keys[lane].len()))
+    }
+
+    fn blank_len(&self, lane: usize) -> usize {
+        self.maps.heads[lane].len() * self.maps.dest.range(lane).len() * self.keys[lane].len()
+    }
+
+    /// Scores of the computed heads of some lanes, `[head, dest, src]` each.
+    pub fn scores(&self, lanes: &[usize], scale: f32, out: &mut [Array3<f32>]) {
+        let of_lane = |(lane, out): (&usize, _)| {
+            let out: &mut Array3<f32> = out;
+            let heads = self.maps.heads[*lane].iter();
+            let lane = *lane;
+            out.outer_iter_mut()
+                .zip(heads)
+                .map(move |(out, head)| (lane, *head, out))
+                .collect::<Vec<_>>()
+        };
+        let tasks: Vec<_> = lanes.iter().zip(out).flat_map(of_lane).collect();
+        tasks
+            .into_par_iter()
+            .for_each_init(AttnScratch::default, |scratch, (lane, head, out)| {
+                let dest = self.maps.dest.positions(lane);
+                let columns = head * self.d_head..(head + 1) * self.d_head;
+                let n = out.ncols();
+                scratch.load_keys(self.d_head, n, |src| &self.keys[lane][src][columns.clone()]);
+                ops::scores(scratch, |r| self.query(lane, head, r), dest, scale, out);
+            });
+    }
+
+    /// Multiply-adds of a lane: scores and weighted values, up to the diagonal.
+    pub fn macs(&self, lane: usize) -> u64 {
+        attention_macs(
+            &self.maps.heads[lane],
+            self.maps.dest.positions(lane),
+            self.d_head,
+        )
+    }
+}
+
+/// Multiply-adds of the scores and weighted values of some heads and destination rows.
+pub(crate) fn attention_macs(heads: &[usize], dest: &[usize], d_head: usize) -> u64 {
+    let visible: usize = dest.iter().map(|d| d + 1).sum();
+    (2 * heads.len() * visible * d_head) as u64
+}
+
+/// A row of a row-major matrix.
+pub(super) fn row_slice(data: ArrayView2<'_, f32>, row: usize) -> &[f32] {
+    data.index_axis_move(Axis(0), row)
+        .to_slice()
+        .unwrap_or_else(|| unreachable!("stacks and caches are row-major"))
+}
