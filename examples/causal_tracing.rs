@@ -8,7 +8,6 @@
 //! Prints the paper's figure: the average indirect effect by token class and layer, for hidden
 //! states, MLP outputs and attention outputs.
 
-#[allow(dead_code)] // Its bar counts multiply-adds of one sweep; here facts are counted.
 mod support;
 
 use std::ops::ControlFlow;

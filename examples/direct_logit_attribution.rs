@@ -1,16 +1,16 @@
 //! Direct logit attribution on indirect object identification: which parts of the model write
 //! the name into the logits.
 
-mod common;
+mod support;
 
 use anyhow::Result;
 use clap::Parser;
-use common::Common;
 use patchlens::report::{Labelled, RankedCell, use_color};
 use patchlens::tasks::{Ioi, Split};
 use patchlens::{
     Decomposition, DirectLogitAttribution, LogitDirection, Prompts, direct_logit_attribution,
 };
+use support::options::Common;
 
 /// Takes the logit difference between the indirect object and the subject apart.
 #[derive(Parser)]

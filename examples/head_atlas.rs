@@ -1,21 +1,24 @@
 //! What every attention head of a model does: pattern scores, copying, composition, and what its
 //! ablation costs on indirect object identification.
 //!
-//!     cargo run --release --example head_atlas -- --out atlas.html
+//!     cargo run --release --example head_atlas -- --out atlas
 
-mod heads_common;
+mod support;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
-use heads_common::Common;
 use patchlens::tasks::{Corruption, Ioi};
 use patchlens::{HeadReporter, HeadTask, Prompt, Replacement, Role, Tokenizer, logit_diffs};
+use support::heads::Sequences;
+use support::options::Common;
 
-/// Reports on all attention heads; --out takes .html (one page with the patterns) or .json
+/// Reports on all attention heads; --out makes one page, head_atlas.html, with their patterns
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    sequences: Sequences,
     /// IOI prompts for the ablation of heads
     #[arg(long, default_value_t = 24)]
     prompts: usize,
@@ -49,7 +52,9 @@ fn ioi(tokenizer: &Tokenizer, n: usize, seed: u64) -> Result<(HeadTask, Vec<u32>
 fn main() -> Result<()> {
     let args = Args::parse();
     let (model, tokenizer) = args.common.open()?;
-    let repeated = args.common.repeated(&model, &tokenizer)?;
+    let repeated = args
+        .sequences
+        .repeated(&model, &tokenizer, args.common.seed)?;
     let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
     let (task, names) = ioi(&tokenizer, args.prompts, args.common.seed)?;
     let shown = task.prompts[0].clone();
@@ -61,17 +66,6 @@ fn main() -> Result<()> {
         reporter.ablation = Replacement::Zero;
     }
     let report = reporter.run(&model)?;
-    let json = serde_json::to_string_pretty(&report)?;
-    args.common
-        .write(|path| match path.extension().and_then(|e| e.to_str()) {
-            Some("html") => Ok(report.to_html("Head atlas", &model, &shown)?),
-            Some("json") => Ok(json.clone()),
-            other => bail!("--out: found the extension {other:?}; expected html or json"),
-        })?;
-    if args.common.json {
-        println!("{json}");
-        return Ok(());
-    }
     let (metric, base) = (report.metric.as_deref().unwrap_or("metric"), report.base);
     println!(
         "IOI {metric} of the whole model: {:.3}\n",
@@ -87,6 +81,14 @@ fn main() -> Result<()> {
                 suggestion.evidence
             );
         }
+    }
+    args.common.save_json(&report)?;
+    if let Some(dir) = &args.common.out {
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        let page = dir.join("head_atlas.html");
+        std::fs::write(&page, report.to_html("Head atlas", &model, &shown)?)
+            .with_context(|| page.display().to_string())?;
+        println!("saved {}", page.display());
     }
     Ok(())
 }

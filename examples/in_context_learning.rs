@@ -3,25 +3,29 @@
 //!
 //!     cargo run --release --example in_context_learning
 
-mod heads_common;
+mod support;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
-use heads_common::{Common, pm};
+use patchlens::report::Labelled;
 use patchlens::tasks::{KeyValue, Repeated};
 use patchlens::{
     FunctionVectors, Grid, Prompt, Replacement, Site, TokenPair, Tokenizer, Transformer,
     activation_patching, in_context_score, in_context_score_by_head, logit_diffs,
 };
 use serde_json::{Value, json};
+use support::heads::{Sequences, pm};
+use support::options::Common;
 
-/// Measures in-context learning; --out takes .json
+/// Measures in-context learning
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    sequences: Sequences,
     /// Texts for the score, cut into pieces of the late token's length; repeated random sequences
     /// if left out
     #[arg(long, value_name = "FILE")]
@@ -52,17 +56,25 @@ fn main() -> Result<()> {
     let score = score(&args, &model, &tokenizer)?;
     let mapping = mapping(&args, &model, &tokenizer)?;
     let vectors = function_vectors(&args, &model, &tokenizer)?;
-    let all = json!({ "score": score, "mapping": mapping, "function_vectors": vectors });
-    let text = serde_json::to_string_pretty(&all)?;
-    args.common
-        .write(|path| match path.extension().is_some_and(|e| e == "json") {
-            true => Ok(text.clone()),
-            false => bail!("--out: found {}; expected a .json file", path.display()),
-        })?;
-    if args.common.json {
-        println!("{text}");
+    let found = [score, mapping, vectors];
+    let numbers: serde_json::Map<_, _> = found
+        .iter()
+        .map(|f| (f.name.into(), f.json.clone()))
+        .collect();
+    args.common.save_json(&numbers)?;
+    if let Some(dir) = &args.common.out {
+        for (name, result) in found.iter().flat_map(|f| &f.pictures) {
+            support::save(result, dir, name)?;
+        }
     }
     Ok(())
+}
+
+/// What one part of the example found.
+struct Found {
+    name: &'static str,
+    json: Value,
+    pictures: Vec<(&'static str, Labelled)>,
 }
 
 /// The tokens compared, and prompts that are long enough.
@@ -78,7 +90,7 @@ fn texts(
         Some(path) => {
             let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
             let tokens = tokenizer.encode(&text)?.tokens;
-            let pieces = tokens.chunks_exact(late).take(args.common.sequences);
+            let pieces = tokens.chunks_exact(late).take(args.sequences.sequences);
             pieces
                 .map(|piece| tokenizer.prompt(piece.to_vec()))
                 .collect::<patchlens::Result<_>>()?
@@ -87,7 +99,7 @@ fn texts(
             let period = (late / 3).clamp(2, 50);
             let repeats = late.div_ceil(period);
             let drawn = Repeated::new(tokenizer)?.prompts(
-                args.common.sequences,
+                args.sequences.sequences,
                 period,
                 repeats,
                 args.common.seed,
@@ -104,26 +116,26 @@ fn texts(
     Ok((TokenPair { late, early }, prompts))
 }
 
-fn score(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Value> {
+fn score(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Found> {
     let (tokens, prompts) = texts(args, model, tokenizer)?;
     let whole = in_context_score(model, &prompts, tokens)?;
     let change = in_context_score_by_head(model, &prompts, tokens, Replacement::Mean)?;
-    if !args.common.json {
-        println!("loss at token {:4}: {}", tokens.late, pm(whole.late_loss));
-        println!("loss at token {:4}: {}", tokens.early, pm(whole.early_loss));
-        println!(
-            "in-context-learning score: {} nats\n\n{change}",
-            pm(whole.score)
-        );
-        println!("{}", change.top(5));
-    }
-    Ok(
-        json!({ "score": whole.score, "late": tokens.late, "early": tokens.early, "by_head": change }),
-    )
+    println!("loss at token {:4}: {}", tokens.late, pm(whole.late_loss));
+    println!("loss at token {:4}: {}", tokens.early, pm(whole.early_loss));
+    println!(
+        "in-context-learning score: {} nats\n\n{change}",
+        pm(whole.score)
+    );
+    println!("{}", change.top(5));
+    Ok(Found {
+        name: "score",
+        json: json!({ "score": whole.score, "late": tokens.late, "early": tokens.early, "by_head": change }),
+        pictures: vec![("in_context_score_by_head", change)],
+    })
 }
 
 /// A mapping from names to objects that changes from prompt to prompt.
-fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Value> {
+fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Found> {
     let tokens = |words: &str| -> Vec<u32> {
         let ids = words
             .split(' ')
@@ -132,27 +144,31 @@ fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Va
     };
     let end = tokenizer.encode(".")?.tokens;
     let task = KeyValue::new(tokens(KEYS), tokens(VALUES), Vec::new(), end)?;
-    let pairs =
-        task.labelled_by(tokenizer)
-            .pairs(args.common.sequences, args.shots, args.common.seed)?;
+    let pairs = task.labelled_by(tokenizer).pairs(
+        args.sequences.sequences,
+        args.shots,
+        args.common.seed,
+    )?;
     let clean: Vec<Prompt> = pairs.iter().map(|p| p.clean.clone()).collect();
     let corrupted: Vec<Prompt> = pairs.iter().map(|p| p.corrupted.clone()).collect();
     let answers: Vec<(u32, u32)> = pairs.iter().map(|p| (p.answer, p.other)).collect();
     let metric = logit_diffs(&answers);
     let found = activation_patching(model, &clean, &corrupted, Grid::heads(Site::Z), &metric)?;
     let right = found.clean.iter().filter(|v| **v > 0.0).count();
-    if !args.common.json {
-        println!("\nkey → value, `{}`", tokenizer.decode(&clean[0].tokens)?);
-        println!(
-            "the right value beats the other one in {right} of {} prompts",
-            clean.len()
-        );
-        println!("{}", found.effect);
-    }
-    Ok(json!({ "right": right, "prompts": clean.len(), "heads": found.effect }))
+    println!("\nkey → value, `{}`", tokenizer.decode(&clean[0].tokens)?);
+    println!(
+        "the right value beats the other one in {right} of {} prompts",
+        clean.len()
+    );
+    println!("{}", found.effect);
+    Ok(Found {
+        name: "mapping",
+        json: json!({ "right": right, "prompts": clean.len(), "heads": found.effect }),
+        pictures: vec![("mapping_by_head", found.effect)],
+    })
 }
 
-fn function_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Value> {
+fn function_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Found> {
     let text = match &args.pairs {
         Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
         None => ANTONYMS.to_string(),
@@ -168,22 +184,29 @@ fn function_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> 
             "the vocabulary has {} of the pairs as single tokens",
             keys.len()
         );
-        if !args.common.json {
-            println!("\nfunction vectors: left out, {why}");
-        }
-        return Ok(json!({ "left_out": why }));
+        println!("\nfunction vectors: left out, {why}");
+        return Ok(Found {
+            name: "function_vectors",
+            json: json!({ "left_out": why }),
+            pictures: Vec::new(),
+        });
     }
     let arrow = tokenizer.encode(":")?.tokens;
     let end = tokenizer.encode("\n")?.tokens;
     let task = KeyValue::new(keys, values, arrow, end)?.labelled_by(tokenizer);
-    let prompts = task.function_prompts(args.common.sequences, args.shots, args.common.seed)?;
+    let prompts = task.function_prompts(args.sequences.sequences, args.shots, args.common.seed)?;
     let vectors = FunctionVectors::new(model, &prompts.clean)?;
     let effects = vectors.indirect_effects(&prompts.shuffled, &prompts.answers)?;
     let heads = FunctionVectors::top_heads(&effects, 10);
     let vector = vectors.vector(&heads)?;
     let added = vectors.effects(&vector, &prompts.zero_shot, &prompts.answers)?;
-    if !args.common.json {
-        println!("\n{effects}\n{added}");
-    }
-    Ok(json!({ "indirect_effects": effects, "heads": heads, "added": added }))
+    println!("\n{effects}\n{added}");
+    Ok(Found {
+        name: "function_vectors",
+        json: json!({ "indirect_effects": effects, "heads": heads, "added": added }),
+        pictures: vec![
+            ("indirect_effects", effects),
+            ("function_vector_added", added),
+        ],
+    })
 }

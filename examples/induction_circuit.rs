@@ -3,21 +3,24 @@
 //!
 //!     cargo run --release --example induction_circuit
 
-mod heads_common;
+mod support;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Parser;
-use heads_common::{Common, pm};
 use patchlens::{
     Head, InductionCircuit, InductionSearch, Replacement, induction_circuit, repeated_loss,
 };
 use serde_json::json;
+use support::heads::{Sequences, pm};
+use support::options::Common;
 
-/// Finds the induction circuit; --out takes .json, or .html, .svg, .png, .csv (heads' ablation)
+/// Finds the induction circuit
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    sequences: Sequences,
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]
     zero: bool,
@@ -32,7 +35,9 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let (model, tokenizer) = args.common.open()?;
-    let repeated = args.common.repeated(&model, &tokenizer)?;
+    let repeated = args
+        .sequences
+        .repeated(&model, &tokenizer, args.common.seed)?;
     let loss = repeated_loss(&model, &repeated)?;
     let search = InductionSearch {
         ablation: if args.zero {
@@ -45,7 +50,13 @@ fn main() -> Result<()> {
         ..InductionSearch::default()
     };
     let found = induction_circuit(&model, &repeated, search)?;
-    let json = serde_json::to_string_pretty(&json!({
+    println!("loss in the first repeat   {} nats", pm(loss.first_loss));
+    println!("loss in the second repeat  {} nats", pm(loss.second_loss));
+    println!("accuracy in the second     {}", pm(loss.second_accuracy));
+    println!("gain of the repetition     {} nats\n", pm(loss.gain));
+    println!("{}", found.removed);
+    show(&found);
+    args.common.save_json(&json!({
         "first_loss": loss.first_loss,
         "second_loss": loss.second_loss,
         "second_accuracy": loss.second_accuracy,
@@ -56,29 +67,9 @@ fn main() -> Result<()> {
         "senders_removed": found.senders_removed,
         "induction_removed": found.induction_removed,
     }))?;
-    match args
-        .common
-        .out
-        .as_deref()
-        .and_then(|path| path.extension()?.to_str())
-    {
-        Some("json") => args.common.write(|_| Ok(json.clone()))?,
-        Some(_) => found
-            .removed
-            .save(args.common.out.as_deref().unwrap_or("".as_ref()))?,
-        None if args.common.out.is_some() => bail!("--out: a file without extension"),
-        None => {}
+    if let Some(dir) = &args.common.out {
+        support::save(&found.removed, dir, "gain_removed_by_head")?;
     }
-    if args.common.json {
-        println!("{json}");
-        return Ok(());
-    }
-    println!("loss in the first repeat   {} nats", pm(loss.first_loss));
-    println!("loss in the second repeat  {} nats", pm(loss.second_loss));
-    println!("accuracy in the second     {}", pm(loss.second_accuracy));
-    println!("gain of the repetition     {} nats\n", pm(loss.gain));
-    println!("{}", found.removed);
-    show(&found);
     Ok(())
 }
 

@@ -1,13 +1,13 @@
 //! Logit lens and tuned lens: where in the model the answer of an IOI prompt becomes readable.
 
-mod common;
+mod support;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use common::Common;
 use patchlens::report::{Labelled, use_color};
 use patchlens::tasks::{Ioi, Split};
 use patchlens::{LensReadout, LogitLens, Prompt, Prompts, Tokenizer, TunedLens};
+use support::options::Common;
 
 /// Reads every layer of the residual stream as if the model ended there.
 #[derive(Parser)]

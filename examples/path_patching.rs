@@ -5,7 +5,6 @@
 //! paths into the run on the original prompt; the logit difference between the indirect object and
 //! the subject tells what the paths carry.
 
-#[allow(dead_code)] // Its progress bar counts multiply-adds, this one senders.
 mod support;
 
 use std::fs::File;

@@ -1,19 +1,19 @@
 //! Steering: a direction that makes the model answer with one name, found as a difference of
 //! means, its dose-response curve by layer, and its effect on generated text.
 
-mod common;
+mod support;
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use common::Common;
 use patchlens::report::Labelled;
 use patchlens::tasks::{Ioi, IoiPrompt, Split};
 use patchlens::{
     Generation, HookPoint, Interventions, Prompts, Select, Site, Steering, Tokenizer, Transformer,
     log_probability,
 };
+use support::options::Common;
 
 /// Steers indirect object identification towards one name.
 #[derive(Parser)]

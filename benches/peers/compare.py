@@ -130,9 +130,10 @@ class Comparison:
             for work in pairs:
                 self.ask(self.ours, work)
 
-    def hooks_round(self, without_hooks: Peer) -> None:
+    def hooks_round(self, builds: list[Peer]) -> None:
+        """Two processes with the same history: what the others did to `ours` must not count."""
         for work in ("forward_8x15", "forward_1x15"):
-            both = [(self.ours, "with hook calls"), (without_hooks, "without hook calls")]
+            both = list(zip(builds, ("with hook calls", "without hook calls"), strict=True))
             for _ in range(HOOKS_REPEATS):
                 self.rng.shuffle(both)
                 for peer, name in both:
@@ -182,13 +183,19 @@ def main() -> None:
         comparison = Comparison(ours, peers)
         difference = comparison.check()
         print(f"all peers agree to {difference:.1e}", file=sys.stderr)
-        without_hooks = None
+        builds = []
         if options.without_hooks:
-            without_hooks = Peer("without_hooks", [options.without_hooks, "--serve"], setup)
+            builds = [
+                Peer(name, [binary, "--serve"], setup)
+                for name, binary in (
+                    ("with_hooks", options.ours),
+                    ("without_hooks", options.without_hooks),
+                )
+            ]
         for i in range(options.rounds):
             comparison.round()
-            if without_hooks:
-                comparison.hooks_round(without_hooks)
+            if builds:
+                comparison.hooks_round(builds)
             print(f"round {i + 1} of {options.rounds}", file=sys.stderr)
         full = None
         if options.full:

@@ -8,14 +8,16 @@ import itertools
 import json
 import os
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import tokenizers
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 THREADS = 2
 
@@ -132,7 +134,18 @@ class Bridge(TransformerLens):
     def build(self):
         from transformer_lens.model_bridge import TransformerBridge
 
-        return TransformerBridge.boot_transformers("gpt2", hf_model=self.hf, device="cpu")
+        # The prompts are tokens already; without a tokenizer it would ask the hub for one.
+        end = "<|endoftext|>"
+        words = tokenizers.Tokenizer(tokenizers.models.WordLevel({end: 0}, unk_token=end))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token=end, eos_token=end)
+        with tempfile.TemporaryDirectory() as directory:
+            tokenizer.save_pretrained(directory)
+            return TransformerBridge.boot_transformers(
+                "gpt2",
+                hf_model=self.hf,
+                tokenizer=PreTrainedTokenizerFast.from_pretrained(directory),
+                device="cpu",
+            )
 
 
 def last_row(logits: torch.Tensor) -> list[float]:

@@ -1,7 +1,11 @@
-//! What the examples share: opening a model, progress, saving results.
+//! What the examples share: options, opening a model, progress, saving results.
+#![allow(dead_code)] // Each example uses its own part.
+
+pub mod heads;
+pub mod options;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -56,17 +60,28 @@ impl Drop for Bar {
     }
 }
 
-/// Saves a result under a name in several formats, and says where.
-#[allow(dead_code)] // Not every example makes pictures.
+/// Saves a result under a name in several formats, and says where; results over a number become
+/// line plots.
 pub fn save(result: &Labelled, out: &Path, name: &str) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
-    let paths: Vec<PathBuf> = ["svg", "png", "html", "csv"]
-        .iter()
-        .map(|extension| out.join(format!("{name}.{extension}")))
-        .collect();
-    for path in &paths {
-        result.save(path)?;
+    let path = |extension: &str| out.join(format!("{name}.{extension}"));
+    for extension in ["svg", "png"] {
+        match result.curves() {
+            Ok(curves) => curves.save(path(extension))?,
+            Err(_) => result.save(path(extension))?,
+        }
     }
-    println!("saved {} (and .png, .html, .csv)", paths[0].display());
+    for extension in ["html", "csv"] {
+        result.save(path(extension))?;
+    }
+    println!("saved {} (and .png, .html, .csv)", path("svg").display());
+    Ok(())
+}
+
+/// Writes any numbers as JSON, and says where.
+pub fn save_json(values: &impl serde::Serialize, path: &Path) -> Result<()> {
+    let file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
+    serde_json::to_writer_pretty(file, values)?;
+    println!("saved {}", path.display());
     Ok(())
 }

@@ -83,7 +83,7 @@ fn every_element_is_its_chains_whatever_the_shape_and_layout() {
 #[test]
 fn the_bias_is_added_last() {
     let (x, w, bias) = (noise(9, 300, 3), noise(300, 100, 7), noise(1, 100, 5));
-    let expected = by_definition(&x, &w) + &bias.row(0);
+    let expected = by_definition(&x, &w) + bias.row(0);
     for layout in [
         w.clone(),
         w.t().as_standard_layout().into_owned().reversed_axes(),
