@@ -269,7 +269,7 @@ pub(super) fn chunks(
     for (i, lane) in lanes.iter().enumerate() {
         let bytes = lane.cost.bytes;
         if fixed + bytes > limit {
-            let expected = format!("at least {}, for one run", fixed + bytes);
+            let expected = format!("at least {}", fixed + bytes);
             return Err(Error::invalid("memory limit in bytes", limit, expected));
         }
         if i > start && used + bytes > most {
