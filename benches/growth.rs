@@ -13,7 +13,7 @@ use patchlens::{
     Transformer, logit_diff,
 };
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const LENGTH: usize = 15;
 
 fn main() -> Result<()> {
@@ -30,7 +30,7 @@ fn main() -> Result<()> {
                 .map_err(Into::into)
         })
     };
-    let study = Study::new(&model, 32)?;
+    let study = Study::new(&model, 16)?;
 
     draw(
         "tokens",
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
         "pairs",
         "prompt pairs",
         "resid_pre sweep, 180 cells",
-        &[1, 2, 4, 8, 16, 32],
+        &[1, 2, 4, 8, 16],
         |n| study.seconds(n, 180),
     )?;
     draw(

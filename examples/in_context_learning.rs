@@ -160,11 +160,12 @@ fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Fo
         "the right value beats the other one in {right} of {} prompts",
         clean.len()
     );
-    println!("{}", found.effect);
+    let effect = found.normalized()?;
+    println!("{effect}");
     Ok(Found {
         name: "mapping",
-        json: json!({ "right": right, "prompts": clean.len(), "heads": found.effect }),
-        pictures: vec![("mapping_by_head", found.effect)],
+        json: json!({ "right": right, "prompts": clean.len(), "heads": effect }),
+        pictures: vec![("mapping_by_head", effect)],
     })
 }
 

@@ -24,6 +24,7 @@ def write(comparison, difference: float, full: dict | None, rounds: int) -> str:
         work_table(comparison, medians),
         within(comparison, medians),
         loading(comparison),
+        (Path(__file__).parent / "notes.md").read_text(),
     ]
     return "\n".join(section for section in sections if section)
 

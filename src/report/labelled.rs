@@ -111,7 +111,11 @@ impl About {
         let baselines = baselines.map(|(k, v)| format!("{k} {}", super::label::number(*v)));
         facts.extend(join(baselines.collect()).map(|list| format!("baselines: {list}")));
         let counts = self.counts.iter().map(|(k, v)| format!("{k} {v}"));
-        facts.extend(join(counts.collect()).map(|list| format!("counts: {list}")));
+        // Names of counts may have commas.
+        let counts: Vec<String> = counts.collect();
+        if !counts.is_empty() {
+            facts.push(format!("counts: {}", counts.join("; ")));
+        }
         let versions = self.versions.iter().map(|(k, v)| format!("{k} {v}"));
         let seed = self.seed.map(|seed| format!("seed {seed}"));
         facts.extend(join(versions.chain(seed).collect()));
