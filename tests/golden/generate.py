@@ -40,7 +40,7 @@ import paths
 import processing
 import tracing
 from models import SPECS, Spec, Tensors
-from reference import losses, prompt_reference, rounding_error
+from reference import losses, prompt_reference
 from sweeps import SWEEPS, all_sweeps
 
 PROMPTS = [[7, 31, 2, 45, 18, 31, 9], [40, 3, 22, 14]]
@@ -58,7 +58,7 @@ KEYS = {
     "p{i}/loss": "mean next-token loss, over pos - 1 predictions",
     "p{i}/loss_per_token": "[pos - 1]: at position t, -log p(token t+1)",
     "p{i}/metric": "logits[-1, a] - logits[-1, b] with a, b = metric_tokens",
-    "p{i}/grad/{hook}": "d p{i}/metric / d activation at that hook point; "
+    "p{i}/grad/{hook}": "d p{i}/metric / d activation at that hook point, computed in f64; "
     "0 where attention scores are masked",
     "p{i}/param_grad/{name}": "d p{i}/loss / d parameter, the checkpoint's names and layout; "
     "with tied embeddings wte.weight has the sum of both uses",
@@ -101,8 +101,7 @@ def run_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
     errors = {}
     for i, prompt in enumerate(PROMPTS):
         tokens = torch.tensor(prompt)
-        one = prompt_reference(spec, hf, lens, tokens, METRIC_TOKENS)
-        errors[f"p{i}"] = rounding_error(lens64, tokens, METRIC_TOKENS, one)
+        one, errors[f"p{i}"] = prompt_reference(spec, hf, (lens, lens64), tokens, METRIC_TOKENS)
         tensors |= {f"p{i}/{name}": tensor for name, tensor in one.items()}
     tensors |= all_sweeps(lens, PAIRS, METRIC_TOKENS)
     return tensors, errors
