@@ -52,7 +52,7 @@ fn peak_memory_stays_under_the_limit() {
             })
             .collect();
         let mut peaks = Vec::new();
-        for limit in [40_u64 << 20, 100 << 20, 400 << 20] {
+        for limit in [40_u64 << 20, 100 << 20, 400 << 20, 1 << 30] {
             let sweep = Sweep::new(&model, &corrupted)
                 .unwrap()
                 .with_base(&base)
@@ -60,6 +60,7 @@ fn peak_memory_stays_under_the_limit() {
                 .memory_limit(limit);
             let prepared = sweep.prepare(&cells, &metric).unwrap();
             assert!(prepared.plan().peak_bytes <= limit);
+            patchlens::ops::release_memory();
             let before = ALLOCATOR.current_usage();
             ALLOCATOR.reset_peak_usage();
             prepared.run().unwrap();

@@ -136,7 +136,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
     /// Memory for z, holding the base's values for heads that are not computed.
     fn base_z(&self, heads: &Heads<'_>) -> Array2<f32> {
         let config = self.model.config();
-        let mut z = Array2::zeros((heads.maps.dest.len(), config.d_model));
+        let mut z = ops::matrix((heads.maps.dest.len(), config.d_model));
         let base = self.base(Site::Z.at(heads.layer));
         for (lane, computed) in heads.maps.heads.iter().enumerate() {
             if computed.len() == config.n_heads {

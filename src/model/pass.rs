@@ -10,7 +10,7 @@ use super::lane::{Columns, Lane, LayerRows, Rows};
 use super::stack::{RowMap, Stack};
 use crate::cache::Recorder;
 use crate::hook::{Axes, HookPoint, Site};
-use crate::ops::{self, part, part_mut};
+use crate::ops::{self, Matrix, part, part_mut};
 use crate::parameters::{LayerNorm, Linear};
 
 /// A pass under way.
@@ -44,7 +44,7 @@ pub(crate) struct LaneLogits {
     pub rows: Arc<RowMap>,
     /// Lanes that read the whole vocabulary share one matrix; each group of lanes that reads the
     /// same few tokens has its own.
-    pub groups: Vec<(Vec<usize>, Arc<Array2<f32>>)>,
+    pub groups: Vec<(Vec<usize>, Arc<Matrix>)>,
 }
 
 impl LaneLogits {
@@ -248,7 +248,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         let normalized = ops::layer_norm(x.view(), eps, |scale| {
             let mut stack = Stack::new(&x.rows, std::mem::take(scale));
             self.visit(scale_at, &mut stack);
-            *scale = Arc::unwrap_or_clone(stack.data);
+            *scale = Arc::unwrap_or_clone(stack.data).into_inner();
         });
         let mut stack = Stack::new(&x.rows, normalized.normalized);
         self.visit(normalized_at, &mut stack);
@@ -260,7 +260,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         let rows = RowMap::new(self.dirty.iter().map(|r| &r[..]));
         let (model, lanes) = (self.model, self.lanes);
         let lookup = |table: &Array2<f32>, index: &dyn Fn(usize, usize) -> usize| {
-            let mut data = Array2::zeros((rows.len(), table.ncols()));
+            let mut data = ops::matrix((rows.len(), table.ncols()));
             for lane in 0..lanes.len() {
                 for (row, position) in rows.range(lane).zip(rows.positions(lane)) {
                     data.row_mut(row).assign(&table.row(index(lane, *position)));
@@ -275,8 +275,8 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         self.visit(HookPoint::Embed, &mut tokens);
         let mut positions = lookup(&parameters.wpe, &|_, pos| pos);
         self.visit(HookPoint::PosEmbed, &mut positions);
-        let mut sum = ops::unshared(tokens.data);
-        sum += &*positions.data;
+        let mut sum = Arc::unwrap_or_clone(tokens.data);
+        *sum += &**positions.data;
         Stack::new(&rows, sum)
     }
 
@@ -317,8 +317,8 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         drop(normed);
         let mut hidden = hidden.into_rows(&maps.mlp_pre, self.base(at(Site::MlpPre)));
         self.visit(at(Site::MlpPre), &mut hidden);
-        let mut data = ops::unshared(hidden.data);
-        ops::activate(model.config().activation, data.view_mut());
+        let activation = model.config().activation;
+        let data = ops::map_rows(hidden.data, |_, row| ops::activate_row(activation, row));
         let hidden = Stack::new(&hidden.rows, data);
         let mut hidden = hidden.into_rows(&maps.mlp_post, self.base(at(Site::MlpPost)));
         self.visit(at(Site::MlpPost), &mut hidden);

@@ -11,7 +11,7 @@ use super::lane::Lane;
 use super::pass::{Pass, PassOutput};
 use crate::cache::{ActivationCache, Recorder, Selection};
 use crate::error::{Error, Result};
-use crate::ops::{self, part};
+use crate::ops::{self, Matrix, part};
 use crate::prompt::Prompt;
 
 /// Which logits a run computes.
@@ -53,7 +53,7 @@ pub struct RunOutput {
 /// Logits of a batch, one matrix `[pos, d_vocab]` a prompt.
 #[derive(Clone, Debug, Default)]
 pub struct Logits {
-    data: Arc<Array2<f32>>,
+    data: Arc<Matrix>,
     rows: Vec<Range<usize>>,
 }
 
@@ -87,7 +87,7 @@ impl Logits {
             Some(rows) if rows.len() < self.data.nrows() => {
                 part(self.data.view(), 0, rows.clone()).to_owned()
             }
-            _ => Arc::unwrap_or_clone(self.data),
+            _ => Arc::unwrap_or_clone(self.data).into_inner(),
         }
     }
 }

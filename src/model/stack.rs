@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut1};
+use ndarray::{ArrayView2, ArrayViewMut1};
 
-use crate::ops::{for_rows, part, unshared};
+use crate::ops::{Matrix, map_rows, matrix, part};
 
 /// Which positions of which lanes the rows of a stacked matrix are.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,7 +68,7 @@ impl RowMap {
 #[derive(Clone, Debug)]
 pub(crate) struct Stack {
     pub rows: Arc<RowMap>,
-    pub data: Arc<Array2<f32>>,
+    pub data: Arc<Matrix>,
 }
 
 /// Where rows that a pass does not compute come from: for a lane, `[pos, width]` of its base.
@@ -82,7 +82,8 @@ enum Source {
 }
 
 impl Stack {
-    pub fn new(rows: &Arc<RowMap>, data: Array2<f32>) -> Self {
+    pub fn new(rows: &Arc<RowMap>, data: impl Into<Matrix>) -> Self {
+        let data = data.into();
         debug_assert_eq!(rows.len(), data.nrows());
         Stack {
             rows: Arc::clone(rows),
@@ -104,7 +105,7 @@ impl Stack {
         if *self.rows == **rows {
             return self.clone();
         }
-        let mut data = Array2::zeros((rows.len(), self.data.ncols()));
+        let mut data = matrix((rows.len(), self.data.ncols()));
         self.for_sources(rows, |row, source| {
             let mut to = data.row_mut(row);
             match source {
@@ -125,27 +126,23 @@ impl Stack {
 
     /// The sum with another stack, whose missing rows are the base's.
     pub fn plus<'b>(self, other: &Stack, base: impl Fallback<'b>) -> Stack {
-        let mut data = unshared(self.data);
-        other.add_to(&mut data, &self.rows, base);
-        Stack::new(&self.rows, data)
-    }
-
-    /// Adds this stack's values, where it lacks a row the base's, to rows of `out`.
-    fn add_to<'b>(&self, out: &mut Array2<f32>, rows: &Arc<RowMap>, base: impl Fallback<'b>) {
-        if *self.rows == **rows {
-            for_rows(out.view_mut(), |i, to| {
+        let rows = self.rows;
+        if rows == other.rows {
+            let data = map_rows(self.data, |i, to| {
                 let mut to = ArrayViewMut1::from(to);
-                to += &self.data.row(i);
+                to += &other.data.row(i);
             });
-            return;
+            return Stack::new(&rows, data);
         }
-        self.for_sources(rows, |row, source| {
-            let mut to = out.row_mut(row);
+        let mut data = Arc::unwrap_or_clone(self.data);
+        other.for_sources(&rows, |row, source| {
+            let mut to = data.row_mut(row);
             match source {
-                Source::Stack(from) => to += &self.data.row(from),
+                Source::Stack(from) => to += &other.data.row(from),
                 Source::Base(lane, position) => to += &base(lane).row(position),
             }
         });
+        Stack::new(&rows, data)
     }
 
     fn for_sources(&self, rows: &RowMap, mut f: impl FnMut(usize, Source)) {

@@ -16,7 +16,12 @@ const GELU_CUBIC: f32 = 0.044_715;
 /// `0.5 x (1 + tanh u)`; the polynomial exponential makes its error at most 2.5e-6 of
 /// `max(|gelu(x)|, 1e-6)`.
 pub fn activate(activation: Activation, x: ArrayViewMut2<'_, f32>) {
-    for_rows(x, |_, row| match activation {
+    for_rows(x, |_, row| activate_row(activation, row));
+}
+
+/// [`activate`] on one row.
+pub(crate) fn activate_row(activation: Activation, row: &mut [f32]) {
+    match activation {
         Activation::GeluNew => vectorized(
             #[inline(always)]
             || row.iter_mut().for_each(|v| *v = gelu_new(*v)),
@@ -26,7 +31,7 @@ pub fn activate(activation: Activation, x: ArrayViewMut2<'_, f32>) {
         Activation::Relu => row
             .iter_mut()
             .for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v }),
-    });
+    }
 }
 
 /// The backward of [`activate`]: turns the gradient at its output into that at its input `x`, in

@@ -4,7 +4,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use super::kernel;
+use super::{kernel, memory};
 
 /// From this many rows per thread on, rows are split over threads instead of columns.
 const ROWS_PER_THREAD: usize = 256;
@@ -20,7 +20,7 @@ pub fn linear(
     w: ArrayView2<'_, f32>,
     bias: Option<ArrayView1<'_, f32>>,
 ) -> Array2<f32> {
-    let mut out = Array2::zeros((x.nrows(), w.ncols()));
+    let mut out = memory::matrix((x.nrows(), w.ncols()));
     matmul_into(x, w, bias, out.view_mut());
     out
 }

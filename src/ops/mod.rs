@@ -8,6 +8,7 @@ mod activation;
 mod attention;
 mod kernel;
 mod linear;
+mod memory;
 mod norm;
 mod part;
 mod rows;
@@ -15,17 +16,20 @@ mod simd;
 mod softmax;
 mod stream;
 
+pub(crate) use activation::activate_row;
 pub use activation::{activate, activate_backward};
 pub(crate) use attention::{
     AttnScratch, HeadGradients, HeadViews, attend, attend_backward, scores, weighted_values,
 };
 pub use linear::{linear, matmul, matmul_into};
+pub use memory::release_memory;
+pub(crate) use memory::{Matrix, Thrift, map_rows, matrix};
 pub use norm::{
     Normalized, affine, affine_backward, layer_norm, layer_norm_affine, layer_norm_backward,
     layer_norm_scale_backward,
 };
 pub(crate) use part::{part, part_mut};
 pub use rows::sum_rows;
-pub(crate) use rows::{for_rows, on_pool, unshared};
+pub(crate) use rows::{for_rows, on_pool};
 pub(crate) use softmax::softmax_and_loss;
 pub use softmax::{log_softmax_row, softmax_backward_row, softmax_row};

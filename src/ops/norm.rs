@@ -2,6 +2,7 @@
 
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Zip};
 
+use super::memory::matrix;
 use super::rows::{PARALLEL_FROM, for_row_pairs, for_rows};
 use super::simd::{dot, sum, vectorized};
 
@@ -48,7 +49,7 @@ pub fn layer_norm(
     edit: impl FnOnce(&mut Array2<f32>),
 ) -> Normalized {
     let width = x.ncols();
-    let mut normalized = Array2::zeros((x.nrows(), width));
+    let mut normalized = matrix((x.nrows(), width));
     normalized.assign(&x);
     let mut scale = Array2::zeros((x.nrows(), 1));
     let centre_row = |row: ArrayViewMut1<'_, f32>, mut scale: ArrayViewMut1<'_, f32>| {
@@ -84,9 +85,10 @@ pub fn affine(
     weight: ArrayView1<'_, f32>,
     bias: ArrayView1<'_, f32>,
 ) -> Array2<f32> {
-    let mut out = normalized.to_owned();
+    let mut out = matrix(normalized.dim());
     let (weight, bias) = (weight.to_vec(), bias.to_vec());
-    for_rows(out.view_mut(), |_, row| {
+    for_rows(out.view_mut(), |i, row| {
+        ArrayViewMut1::from(&mut *row).assign(&normalized.row(i));
         vectorized(
             #[inline(always)]
             || scale_and_shift(row, &weight, &bias),
@@ -112,7 +114,7 @@ pub fn layer_norm_affine(
     bias: ArrayView1<'_, f32>,
     eps: f32,
 ) -> Array2<f32> {
-    let mut out = Array2::zeros(x.dim());
+    let mut out = matrix(x.dim());
     let (weight, bias) = (weight.to_vec(), bias.to_vec());
     for_rows(out.view_mut(), |i, row| {
         ArrayViewMut1::from(&mut *row).assign(&x.row(i));

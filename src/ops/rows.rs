@@ -1,8 +1,6 @@
 //! Work split over the rows of a matrix.
 
-use std::sync::Arc;
-
-use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
+use ndarray::{Array1, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use super::simd::vectorized;
@@ -44,18 +42,6 @@ pub(crate) fn for_rows(mut x: ArrayViewMut2<'_, f32>, f: impl Fn(usize, &mut [f3
         .into_par_iter()
         .enumerate()
         .for_each(|(i, block)| run(i * chunk, block));
-}
-
-/// A shared matrix to be changed: itself if nobody else holds it, or else a copy, made by all
-/// threads.
-pub(crate) fn unshared(x: Arc<Array2<f32>>) -> Array2<f32> {
-    Arc::try_unwrap(x).unwrap_or_else(|x| {
-        let mut copy = Array2::zeros(x.dim());
-        for_rows(copy.view_mut(), |i, row| {
-            ArrayViewMut1::from(row).assign(&x.row(i));
-        });
-        copy
-    })
 }
 
 /// As [`for_rows`], with the rows of another matrix of as many rows: `f(index, row, other row)`.

@@ -15,6 +15,7 @@ use crate::metric::{Metric, Needs};
 use crate::model::cost::Cost;
 use crate::model::lane::{Change, Columns, Lane};
 use crate::model::{RunShape, Visit};
+use crate::ops::Thrift;
 use crate::prompt::Prompt;
 
 /// A lane that has to run.
@@ -239,7 +240,7 @@ fn differences(axes: Axes, before: &ArrayD<f32>, after: &ArrayD<f32>) -> (Vec<us
 }
 
 /// Memory that a chunk takes whatever its lanes: packing buffers of the matrix products, one set a
-/// thread, and copies of the unembedding's columns.
+/// thread, copies of the unembedding's columns, and what passes leave for each other.
 fn fixed_bytes(sweep: &Sweep<'_>, readouts: &[ndarray::Array2<f32>]) -> u64 {
     const PACKING_PER_THREAD: u64 = 4 << 20;
     let d_vocab = sweep.model.config().d_vocab;
@@ -248,7 +249,8 @@ fn fixed_bytes(sweep: &Sweep<'_>, readouts: &[ndarray::Array2<f32>]) -> u64 {
         .map(ndarray::Array2::ncols)
         .filter(|n| *n < d_vocab);
     let columns = few.sum::<usize>() * sweep.model.config().d_model;
-    PACKING_PER_THREAD * rayon::current_num_threads() as u64 + 8 * columns as u64
+    let packing = PACKING_PER_THREAD * rayon::current_num_threads() as u64;
+    packing + 8 * columns as u64 + Thrift::kept_bytes(sweep.memory_limit)
 }
 
 /// Lanes of one chunk take up to this many bytes, or a single lane more. Larger chunks gain

@@ -9,6 +9,7 @@ use crate::hook::HookPoint;
 use crate::model::lane::{Change, Columns, Held, Lane};
 use crate::model::pass::Pass;
 use crate::model::{RunShape, Transformer};
+use crate::ops::{self, Thrift};
 
 /// Runs of the prompts of some base caches, with halves of the blocks frozen to them.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +45,9 @@ impl Recording<'_> {
         interventions.try_for_each(|i| i.check(&shape))?;
         let planned = self.plan(cells)?;
         let mut macs = 0;
-        for chunk in chunks(&planned, 0, self.memory_limit)?.0 {
+        let limit = self.memory_limit;
+        let _thrift = Thrift::new(limit);
+        for chunk in chunks(&planned, Thrift::kept_bytes(limit), limit)?.0 {
             let planned = &planned[chunk];
             let lanes: Vec<Lane<'_>> = planned
                 .iter()
@@ -58,7 +61,7 @@ impl Recording<'_> {
             };
             let mut recorder = Recorder::new(self.keep, &lanes);
             let pass = Pass::new(self.model, &lanes, &mut hooks, Some(&mut recorder));
-            macs += pass.run(Some(self.stop())).macs;
+            macs += ops::on_pool(|| pass.run(Some(self.stop()))).macs;
             let caches = recorder.finish(&lanes);
             planned
                 .iter()

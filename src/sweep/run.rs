@@ -53,6 +53,7 @@ impl Prepared<'_> {
         for lane in &self.lanes {
             open[lane.cell] += 1;
         }
+        let _thrift = ops::Thrift::new(self.sweep.memory_limit);
         let mut result = (0, 0);
         let mut done = 0;
         for chunk in &self.chunks {
