@@ -229,7 +229,11 @@ fn differences(axes: Axes, before: &ArrayD<f32>, after: &ArrayD<f32>) -> (Vec<us
     let mut rows = std::collections::BTreeSet::new();
     let mut heads = std::collections::BTreeSet::new();
     // The last axis is neither positions nor heads.
-    let second = if axes.has_heads() { before.shape()[1] } else { 1 };
+    let second = if axes.has_heads() {
+        before.shape()[1]
+    } else {
+        1
+    };
     for (i, (a, b)) in before.rows().into_iter().zip(after.rows()).enumerate() {
         if !same_bits(a, b) {
             let index = [i / second, i % second];

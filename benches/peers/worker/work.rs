@@ -69,7 +69,14 @@ impl<'m> Worker<'m> {
             "forward_1x15" => self.forward(one, ()),
             "forward_1x256" => self.forward(&self.setup.pieces(256)[..1], ()),
             "forward_16x16" => self.forward(&self.setup.pieces(16)[..16], ()),
-            "cached_8x15" => self.cached_run(),
+            "cached_8x15" => {
+                let selection = Selection::standard(self.model.config());
+                let run = Run {
+                    cache: Some(&selection),
+                    ..Run::default()
+                };
+                self.timed(&self.clean.prompts, (), &run)
+            }
             "resid_pre_late_given" => self.sweep(resid_pre, &self.late),
             "resid_pre_late_counted" => self.study(resid_pre, &self.late),
             "resid_pre_everywhere" => self.sweep(resid_pre, &self.everywhere),
@@ -85,25 +92,12 @@ impl<'m> Worker<'m> {
     }
 
     fn forward(&self, prompts: &[Prompt], hooks: impl Hooks) -> Result<Answer> {
-        let start = Instant::now();
-        let output = self.model.run(prompts, hooks, &Run::default())?;
-        let seconds = start.elapsed().as_secs_f64();
-        Ok(Answer {
-            seconds,
-            values: last_row(&output.logits),
-            multiply_adds: output.multiply_adds,
-            naive_multiply_adds: output.multiply_adds,
-        })
+        self.timed(prompts, hooks, &Run::default())
     }
 
-    fn cached_run(&self) -> Result<Answer> {
+    fn timed(&self, prompts: &[Prompt], hooks: impl Hooks, run: &Run<'_>) -> Result<Answer> {
         let start = Instant::now();
-        let selection = Selection::standard(self.model.config());
-        let run = Run {
-            cache: Some(&selection),
-            ..Run::default()
-        };
-        let output = self.model.run(&self.clean.prompts, (), &run)?;
+        let output = self.model.run(prompts, hooks, run)?;
         let seconds = start.elapsed().as_secs_f64();
         Ok(Answer {
             seconds,
