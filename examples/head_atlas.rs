@@ -7,9 +7,11 @@ mod support;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use patchlens::tasks::{Corruption, Ioi};
-use patchlens::{HeadReporter, HeadTask, Prompt, Replacement, Role, Tokenizer, logit_diffs};
-use support::heads::Sequences;
+use patchlens::report::Labelled;
+use patchlens::tasks::{Corruption, Ioi, IoiPrompt};
+use patchlens::{Head, HeadLabel, HeadReport, HeadReporter, HeadTask, Prompt, Replacement};
+use serde_json::json;
+use support::heads::{Sequences, cost_at_end};
 use support::options::Common;
 
 /// Reports on all attention heads; --out makes one page, head_atlas.html, with their patterns
@@ -27,28 +29,6 @@ struct Args {
     zero: bool,
 }
 
-/// IOI with its roles, and the tokens of its names.
-fn ioi(tokenizer: &Tokenizer, n: usize, seed: u64) -> Result<(HeadTask, Vec<u32>)> {
-    let pairs = Ioi::new(tokenizer)?.pairs(n, Corruption::Abc, seed)?;
-    let clean: Vec<_> = pairs.into_iter().map(|pair| pair.clean).collect();
-    let answers: Vec<(u32, u32)> = clean.iter().map(|p| (p.io, p.s)).collect();
-    let mut names: Vec<u32> = answers.iter().flat_map(|(io, s)| [*io, *s]).collect();
-    names.sort_unstable();
-    names.dedup();
-    let task = HeadTask {
-        metric: logit_diffs(&answers),
-        end: Role::new("END", clean.iter().map(|p| p.positions.end)),
-        roles: vec![
-            Role::new("IO", clean.iter().map(|p| p.positions.io)),
-            Role::new("S1", clean.iter().map(|p| p.positions.s1)),
-            Role::new("S2", clean.iter().map(|p| p.positions.s2)),
-        ],
-        answer: Some("IO".to_string()),
-        prompts: clean.iter().map(Prompt::from).collect(),
-    };
-    Ok((task, names))
-}
-
 fn main() -> Result<()> {
     let args = Args::parse();
     let (model, tokenizer) = args.common.open()?;
@@ -56,12 +36,15 @@ fn main() -> Result<()> {
         .sequences
         .repeated(&model, &tokenizer, args.common.seed)?;
     let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
-    let (task, names) = ioi(&tokenizer, args.prompts, args.common.seed)?;
+    let pairs =
+        Ioi::new(&tokenizer)?.pairs(args.prompts, Corruption::RandomNames, args.common.seed)?;
+    let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
+    let task = HeadTask::ioi(&clean);
     let shown = task.prompts[0].clone();
     let mut reporter = HeadReporter::new(&prompts);
-    reporter.task = Some(task);
-    reporter.copy_tokens = names;
+    reporter.copy_tokens = names(&clean);
     reporter.bos = Some(tokenizer.bos()?);
+    reporter.task = Some(task);
     if args.zero {
         reporter.ablation = Replacement::Zero;
     }
@@ -82,13 +65,55 @@ fn main() -> Result<()> {
             );
         }
     }
-    args.common.save_json(&report)?;
+    let cost = cost_at_end(&model, &pairs)?;
+    check_labels(&report, &cost);
+    args.common
+        .save_json(&json!({ "report": report, "knocked_out_at_end": cost }))?;
     if let Some(dir) = &args.common.out {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         let page = dir.join("head_atlas.html");
         std::fs::write(&page, report.to_html("Head atlas", &model, &shown)?)
             .with_context(|| page.display().to_string())?;
         println!("saved {}", page.display());
+        support::save(&cost, dir, "knocked_out_at_end")?;
     }
     Ok(())
+}
+
+/// The tokens of the names, each once.
+fn names(prompts: &[IoiPrompt]) -> Vec<u32> {
+    let mut names: Vec<u32> = prompts.iter().flat_map(|p| [p.io, p.s]).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// The labels against an experiment that they were not made from: which heads cost most when
+/// knocked out at END, and which of them are labelled as name movers.
+fn check_labels(report: &HeadReport, cost: &Labelled) {
+    let movers = report.with_label(HeadLabel::NameMover);
+    let mut heads: Vec<(Head, f32)> = report
+        .cards
+        .iter()
+        .map(|card| card.head)
+        .map(|head| (head, cost.values()[[head.layer, head.head]]))
+        .collect();
+    heads.sort_by(|a, b| b.1.total_cmp(&a.1));
+    println!("\nlogit difference lost by knocking a head out at END (means over other names):");
+    for (head, lost) in heads.iter().take(movers.len().max(3) + 2) {
+        let label = report.card(*head).map(|card| card.label.to_string());
+        let total = report.card(*head).and_then(|card| card.task.as_ref());
+        println!(
+            "  {:5} {lost:+.3}  {:20} ablated everywhere {:+.3}",
+            head.to_string(),
+            label.unwrap_or_default(),
+            total.and_then(|task| task.lost.value).unwrap_or(f32::NAN)
+        );
+    }
+    let costliest = heads.iter().take(movers.len());
+    let agree = costliest.filter(|(head, _)| movers.contains(head)).count();
+    println!(
+        "{agree} of the {} heads labelled as name movers are among the {0} that cost most\n",
+        movers.len()
+    );
 }

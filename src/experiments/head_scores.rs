@@ -1,13 +1,16 @@
 //! What attention heads look at: scores of patterns, distances, entropy and labelled positions
 //! (Elhage et al. 2021; Olsson et al. 2022; TransformerLens's `head_detector`).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ndarray::{Array2, Array4, ArrayView2, ArrayViewMutD, Axis as Dim};
 
+use super::head_ablation::Place;
 use super::statistics::over_first;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
+use crate::intervention::Select;
 use crate::model::{Hooks, KeepLogits, Run, RunShape, Transformer, Visit};
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
@@ -278,7 +281,17 @@ impl Role {
         }
     }
 
-    fn check(&self, prompts: &[Prompt]) -> Result<()> {
+    /// The positions that occur, each in the prompts where it does.
+    pub(super) fn places(&self) -> Vec<Place> {
+        let mut places = BTreeMap::<usize, Vec<usize>>::new();
+        for (prompt, position) in self.positions.iter().enumerate() {
+            places.entry(*position).or_default().push(prompt);
+        }
+        let place = |(position, prompts)| (Select::At(prompts), Select::At(vec![position]));
+        places.into_iter().map(place).collect()
+    }
+
+    pub(super) fn check(&self, prompts: &[Prompt]) -> Result<()> {
         if self.positions.len() != prompts.len() {
             let expected = format!("{}, one a prompt", prompts.len());
             let what = format!("positions of the role {}", self.name);

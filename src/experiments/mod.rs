@@ -13,6 +13,7 @@ mod head_card;
 mod head_detection;
 mod head_report;
 mod head_scores;
+mod head_task;
 mod in_context;
 mod induction;
 mod logit_lens;
@@ -39,14 +40,17 @@ pub use circuits::{Circuits, Composition, Embedding, Head, SingularDirection, to
 pub use copy_scores::{copy_scores, copy_scores_of_tokens};
 pub use factored::{FactoredMatrix, Svd};
 pub use function_vectors::FunctionVectors;
-pub use head_ablation::{HeadAblation, Replacement, head_ablation};
-pub use head_card::{HeadCard, HeadLabel, Partner, Score, Suggestion, TaskEvidence, Thresholds};
+pub use head_ablation::{HeadAblation, Replacement, head_ablation, head_direct_effect};
+pub use head_card::{
+    AnswerRead, HeadCard, HeadLabel, Partner, Score, Suggestion, TaskEvidence, Thresholds,
+};
 pub use head_detection::{Closeness, Detection, detect_heads};
-pub use head_report::{HeadReport, HeadReporter, HeadTask};
+pub use head_report::{HeadReport, HeadReporter};
 pub use head_scores::{
     AttentionPattern, Role, attention_by_distance, attention_entropy, attention_to_roles,
     pattern_scores,
 };
+pub use head_task::HeadTask;
 pub use in_context::{InContextScore, TokenPair, in_context_score, in_context_score_by_head};
 pub use induction::{InductionCircuit, InductionEdge, InductionSearch, induction_circuit};
 pub use logit_lens::{LensReadout, LogitLens, TunedLens};
