@@ -89,31 +89,40 @@ fn names(prompts: &[IoiPrompt]) -> Vec<u32> {
 }
 
 /// The labels against an experiment that they were not made from: which heads cost most when
-/// knocked out at END, and which of them are labelled as name movers.
+/// knocked out at END, and which of them are said to write for IO or against S.
 fn check_labels(report: &HeadReport, cost: &Labelled) {
-    let movers = report.with_label(HeadLabel::NameMover);
-    let mut heads: Vec<(Head, f32)> = report
-        .cards
-        .iter()
-        .map(|card| card.head)
-        .map(|head| (head, cost.values()[[head.layer, head.head]]))
-        .collect();
-    heads.sort_by(|a, b| b.1.total_cmp(&a.1));
-    println!("\nlogit difference lost by knocking a head out at END (means over other names):");
-    for (head, lost) in heads.iter().take(movers.len().max(3) + 2) {
-        let label = report.card(*head).map(|card| card.label.to_string());
-        let total = report.card(*head).and_then(|card| card.task.as_ref());
+    let at_end = |head: &Head| cost.values()[[head.layer, head.head]];
+    let mut heads: Vec<Head> = report.cards.iter().map(|card| card.head).collect();
+    heads.sort_by(|a, b| at_end(b).total_cmp(&at_end(a)));
+    let mut writers = Vec::new();
+    for label in [HeadLabel::NameMover, HeadLabel::Suppression] {
+        let found = report.with_label(label);
+        let names: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let names = if names.is_empty() {
+            "none".to_string()
+        } else {
+            names.join(", ")
+        };
+        println!("heads with the evidence of {label}: {names}");
+        writers.extend(found);
+    }
+    println!("\nwhat knocking a head out at END costs (mean over other names), the costliest:");
+    for head in heads.iter().take(writers.len() + 2) {
+        let card = report.card(*head);
+        let task = card.and_then(|card| card.task.as_ref());
+        let share = 100.0 * at_end(head) / report.base.unwrap_or(f32::NAN);
         println!(
-            "  {:5} {lost:+.3}  {:20} ablated everywhere {:+.3}",
+            "  {:5} {:20} {:+.3} ({share:+.1} %), ablated everywhere {:+.3}",
             head.to_string(),
-            label.unwrap_or_default(),
-            total.and_then(|task| task.lost.value).unwrap_or(f32::NAN)
+            card.map_or(String::new(), |card| card.label.to_string()),
+            at_end(head),
+            task.and_then(|task| task.lost.value).unwrap_or(f32::NAN)
         );
     }
-    let costliest = heads.iter().take(movers.len());
-    let agree = costliest.filter(|(head, _)| movers.contains(head)).count();
+    let costliest = &heads[..writers.len()];
+    let agree = costliest.iter().filter(|h| writers.contains(h)).count();
     println!(
-        "{agree} of the {} heads labelled as name movers are among the {0} that cost most\n",
-        movers.len()
+        "of the {} heads said to write for IO or against S, {agree} are among the {0} that cost most\n",
+        writers.len()
     );
 }

@@ -53,8 +53,7 @@ pub fn copy_scores(
     for layer in 0..config.n_layers {
         let outputs = outputs(model, layer, &alone, &states)?;
         for (head, found) in decoder.both_signs(&outputs)?.outer_iter().enumerate() {
-            let mut to = part_of(&mut hits, layer, head);
-            to.assign(&found.t());
+            of_head(&mut hits, layer, head).assign(&found.t());
         }
     }
     let (mean, error) = over_first(hits.view().into_dyn());
@@ -118,8 +117,8 @@ fn tokens_at(prompts: &[Prompt], positions: &[Vec<usize>]) -> Result<Vec<u32>> {
     Ok(tokens)
 }
 
-/// A head's `[token, sign]`.
-fn part_of(hits: &mut Array4<f32>, layer: usize, head: usize) -> ArrayViewMut2<'_, f32> {
+/// A head's part `[prompt, sign]` of `[prompt, sign, layer, head]`.
+pub(super) fn of_head(hits: &mut Array4<f32>, layer: usize, head: usize) -> ArrayViewMut2<'_, f32> {
     let of_layer = hits.view_mut().index_axis_move(Dim(2), layer);
     of_layer.index_axis_move(Dim(2), head)
 }
@@ -157,14 +156,14 @@ fn outputs(
     let selection = Selection::points([point]);
     let run = up_to(layer, &selection);
     let caches = model.run(alone, Interventions::new(&set[..]), &run)?.caches;
-    let of_head = |head: usize| {
+    let of_one = |head: usize| {
         let output = |cache: &ActivationCache| {
             let output = cache.get(point)?.index_axis_move(Dim(1), head);
             Ok(output.iter().copied().collect())
         };
         caches.iter().map(output).collect()
     };
-    (0..model.config().n_heads).map(of_head).collect()
+    (0..model.config().n_heads).map(of_one).collect()
 }
 
 fn up_to(layer: usize, selection: &Selection) -> Run<'_> {

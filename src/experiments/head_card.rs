@@ -18,9 +18,14 @@ pub enum HeadLabel {
     /// As a name mover, but what it writes is the answer with the sign flipped, and lowers the
     /// metric directly (section 3.5).
     NegativeNameMover,
+    /// Writes against the wrong answer (S): it attends to a place where it reads that one, and what
+    /// it writes, negated, has it on top and raises the metric directly. (Copy suppression,
+    /// McDougall et al. 2023, where the token suppressed is the wrong one.)
+    Suppression,
     /// The task's last position attends to a labelled one that is not the answer (S2), the head
-    /// writes the answer neither way, and the metric falls when it is ablated at the last
-    /// position, through later heads: beyond what it writes to the logits itself (section 3.2).
+    /// itself writes neither for an answer nor against one, and the metric falls when it is
+    /// ablated at the last position, beyond what it writes to the logits directly: it acts
+    /// through later heads (section 3.2).
     SInhibition,
     /// Attends to what followed an earlier occurrence of the token.
     Induction,
@@ -41,6 +46,7 @@ impl fmt::Display for HeadLabel {
         f.pad(match self {
             HeadLabel::NameMover => "name mover",
             HeadLabel::NegativeNameMover => "negative name mover",
+            HeadLabel::Suppression => "suppression",
             HeadLabel::SInhibition => "S-inhibition-like",
             HeadLabel::Induction => "induction",
             HeadLabel::DuplicateToken => "duplicate token",
@@ -154,9 +160,11 @@ pub struct TaskEvidence {
     /// Attention from the last position to each role.
     pub roles: Vec<Score>,
     /// What the head makes of the role that it attends to most.
-    pub reads: Option<AnswerRead>,
+    pub reads: Option<Reading>,
     /// Which of the roles is the answer, if any.
     pub answer: Option<String>,
+    /// Which of the roles is the wrong answer, if any.
+    pub rival: Option<String>,
 }
 
 impl TaskEvidence {
@@ -172,13 +180,17 @@ impl TaskEvidence {
 /// model really has there in the head's layer: its values there go through its output map,
 /// `ln_final` and the unembedding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AnswerRead {
+pub struct Reading {
     /// The role attended to most from the last position.
     pub role: String,
     /// Share of prompts with the answer among the top 5 logits.
     pub answer: Score,
     /// The same with the head's output negated.
-    pub negative: Score,
+    pub answer_negated: Score,
+    /// Share of prompts with the wrong answer among the top 5 logits, where the task names one.
+    pub rival: Option<Score>,
+    /// The same with the head's output negated.
+    pub rival_negated: Option<Score>,
 }
 
 /// A label that the evidence supports.
@@ -262,19 +274,24 @@ impl HeadCard {
         };
         let attention = task.roles.iter().find(|role| role.name == reads.role);
         let attended = attention.map_or(0.0, Score::or_zero) / thresholds.role;
-        let writes = [&reads.answer, &reads.negative].map(|s| s.or_zero() / thresholds.copy);
+        let written = |score: Option<&Score>| score.map_or(0.0, Score::or_zero) / thresholds.copy;
+        let answer = [&reads.answer, &reads.answer_negated].map(|s| written(Some(s)));
+        let rival = [&reads.rival, &reads.rival_negated].map(|s| written(s.as_ref()));
         let share = |score: &Score| match score.is_beyond(thresholds.errors) {
             true => task.share(score).unwrap_or(0.0) / thresholds.effect,
             false => 0.0,
         };
         let direct = share(&task.direct);
-        let through_others = share(&task.lost_at_end) - direct;
         let is_answer = task.answer.as_ref() == Some(&reads.role);
-        let writes_neither = !is_answer && writes.iter().all(|share| *share < 1.0);
-        let inhibits = if writes_neither { through_others } else { 0.0 };
+        let writes_none = answer.iter().chain(&rival).all(|share| *share < 1.0);
+        let inhibits = match writes_none && !is_answer {
+            true => share(&task.lost_at_end) - direct,
+            false => 0.0,
+        };
         let kinds = [
-            (HeadLabel::NameMover, writes[0].min(direct)),
-            (HeadLabel::NegativeNameMover, writes[1].min(-direct)),
+            (HeadLabel::NameMover, answer[0].min(direct)),
+            (HeadLabel::NegativeNameMover, answer[1].min(-direct)),
+            (HeadLabel::Suppression, rival[1].min(direct)),
             (HeadLabel::SInhibition, inhibits),
         ];
         let suggest = |(label, strength): (HeadLabel, f32)| Suggestion {
@@ -297,10 +314,19 @@ impl fmt::Display for TaskEvidence {
         let role = |name: &str| self.roles.iter().find(|role| role.name == name).map(shown);
         if let Some(reads) = &self.reads {
             let attention = role(&reads.role).unwrap_or_default();
-            let (answer, negative) = (shown(&reads.answer), shown(&reads.negative));
             write!(f, "attends most to {} ({attention}), ", reads.role)?;
-            write!(f, "writes the answer for it in {answer} of the prompts ")?;
-            write!(f, "(negated in {negative}); ")?;
+            write!(f, "on top of what it writes for that: ")?;
+            let on_top = [
+                ("the answer", Some(&reads.answer)),
+                ("negated the answer", Some(&reads.answer_negated)),
+                ("the wrong answer", reads.rival.as_ref()),
+                ("negated the wrong answer", reads.rival_negated.as_ref()),
+            ];
+            let on_top = on_top.into_iter().filter_map(|(what, score)| {
+                let share = 100.0 * score?.value?;
+                Some(format!("{what} {share:.0} %"))
+            });
+            write!(f, "{}; ", on_top.collect::<Vec<_>>().join(", "))?;
         }
         let effects = [
             ("direct effect", &self.direct),

@@ -1,12 +1,12 @@
 //! What heads do in a task: what their ablation costs, what they write to the logits directly, and
 //! whether they read the answer where they attend.
 
-use ndarray::{Array1, Array2, Array4, Axis as Dim};
+use ndarray::{Array1, Array2, Array4, ArrayD};
 
 use super::circuits::Head;
-use super::copy_scores::Decoder;
+use super::copy_scores::{Decoder, of_head};
 use super::head_ablation::{Replacement, ablate_at, direct_effect};
-use super::head_card::{AnswerRead, Score, TaskEvidence};
+use super::head_card::{Reading, Score, TaskEvidence};
 use super::head_scores::{Role, attention_to_roles};
 use super::statistics::over_first;
 use crate::cache::Selection;
@@ -32,6 +32,8 @@ pub struct HeadTask {
     pub roles: Vec<Role>,
     /// The name of the role whose token is the answer.
     pub answer: Option<String>,
+    /// The name of the role whose token is the wrong answer.
+    pub rival: Option<String>,
 }
 
 impl HeadTask {
@@ -54,19 +56,21 @@ impl HeadTask {
                 role("S2+1", |p| p.positions.s2 + 1),
             ],
             answer: Some("IO".to_string()),
+            rival: Some("S1".to_string()),
         }
     }
 
-    fn answer_role(&self) -> Result<Option<&Role>> {
-        let Some(answer) = &self.answer else {
+    /// The role of this name, which the errors call `what`.
+    fn role(&self, what: &str, name: Option<&String>) -> Result<Option<&Role>> {
+        let Some(name) = name else {
             return Ok(None);
         };
-        match self.roles.iter().find(|role| role.name == *answer) {
+        match self.roles.iter().find(|role| role.name == *name) {
             Some(role) => Ok(Some(role)),
             None => {
                 let names: Vec<_> = self.roles.iter().map(|role| role.name.as_str()).collect();
                 let expected = format!("one of the roles [{}]", names.join(", "));
-                Err(Error::invalid("answer", answer, expected))
+                Err(Error::invalid(what, name, expected))
             }
         }
     }
@@ -90,11 +94,13 @@ pub(super) struct MeasuredTask {
     roles: Option<Labelled>,
     reads: Option<Reads>,
     answer: Option<String>,
+    rival: Option<String>,
 }
 
 impl MeasuredTask {
     pub fn new(model: &Transformer, task: &HeadTask, settings: TaskSettings) -> Result<Self> {
-        let answer = task.answer_role()?;
+        let answer = task.role("answer", task.answer.as_ref())?;
+        let rival = task.role("rival", task.rival.as_ref())?;
         let roles = match task.roles.is_empty() {
             true => None,
             false => Some(attention_to_roles(
@@ -106,7 +112,8 @@ impl MeasuredTask {
         };
         let reads = match (&roles, answer) {
             (Some(attention), Some(answer)) => {
-                Some(Reads::new(model, task, attention, answer, settings)?)
+                let roles = [Some(answer), rival];
+                Some(Reads::new(model, task, attention, roles, settings)?)
             }
             _ => None,
         };
@@ -127,6 +134,7 @@ impl MeasuredTask {
             roles,
             reads,
             answer: task.answer.clone(),
+            rival: task.rival.clone(),
         })
     }
 
@@ -142,18 +150,19 @@ impl MeasuredTask {
                 .collect(),
             reads: self.reads.as_ref().map(|reads| reads.of(head)),
             answer: self.answer.clone(),
+            rival: self.rival.clone(),
         }
     }
 }
 
-/// For each head, the role that it attends to most from the end, and whether it writes the answer
-/// for what it reads there.
+/// For each head, the role that it attends to most from the end, and whether what it writes for
+/// that has the answer, or the wrong one, on top.
 struct Reads {
     /// The role's index, `[layer, head]`.
     role: Array2<usize>,
     names: Vec<String>,
-    /// `[sign, layer, head]`, means over prompts and standard errors.
-    found: [ndarray::ArrayD<f32>; 2],
+    /// For answer and wrong answer, `[sign, layer, head]`: means over prompts, standard errors.
+    found: [Option<[ArrayD<f32>; 2]>; 2],
 }
 
 impl Reads {
@@ -161,7 +170,7 @@ impl Reads {
         model: &Transformer,
         task: &HeadTask,
         attention: &Labelled,
-        answer: &Role,
+        tokens: [Option<&Role>; 2],
         settings: TaskSettings,
     ) -> Result<Self> {
         let config = model.config();
@@ -170,49 +179,68 @@ impl Reads {
             let by = |a: &usize, b: &usize| to(*a).total_cmp(&to(*b));
             (0..task.roles.len()).max_by(by).unwrap_or_default()
         });
-        let ends = task.prompts.iter().zip(&task.end.positions);
-        let prompts: Vec<Prompt> = ends
-            .map(|(prompt, end)| Prompt::from(&prompt.tokens[..=*end]))
-            .collect();
-        let tokens = task.prompts.iter().zip(&answer.positions);
-        let tokens: Vec<u32> = tokens.map(|(prompt, at)| prompt.tokens[*at]).collect();
-        let decoder = Decoder::new(
-            model,
-            &prompts,
-            &tokens,
-            settings.top,
-            settings.memory_limit,
-        )?;
-        let shape = (prompts.len(), 2, config.n_layers, config.n_heads);
-        let mut hits = Array4::zeros(shape);
-        for layer in 0..config.n_layers {
-            let positions = |head: usize| &task.roles[role[[layer, head]]].positions;
-            let outputs = outputs_of(model, &task.prompts, layer, positions)?;
-            for (head, found) in decoder.both_signs(&outputs)?.outer_iter().enumerate() {
-                let of_layer = hits.view_mut().index_axis_move(Dim(2), layer);
-                of_layer.index_axis_move(Dim(2), head).assign(&found.t());
-            }
-        }
+        let outputs: Vec<_> = (0..config.n_layers)
+            .map(|layer| {
+                let positions = |head: usize| &task.roles[role[[layer, head]]].positions;
+                outputs_of(model, &task.prompts, layer, positions)
+            })
+            .collect::<Result<_>>()?;
+        let found = |of: Option<&Role>| {
+            of.map(|of| on_top(model, task, &outputs, of, settings))
+                .transpose()
+        };
         Ok(Reads {
             role,
             names: task.roles.iter().map(|role| role.name.clone()).collect(),
-            found: over_first(hits.view().into_dyn()).into(),
+            found: [found(tokens[0])?, found(tokens[1])?],
         })
     }
 
-    fn of(&self, head: Head) -> AnswerRead {
-        let role = self.names[self.role[[head.layer, head.head]]].clone();
-        let [mean, error] = &self.found;
-        let score = |sign: usize, name: &str| {
+    fn of(&self, head: Head) -> Reading {
+        let score = |token: usize, sign: usize, name: &str| {
+            let [mean, error] = self.found[token].as_ref()?;
             let index = [sign, head.layer, head.head];
-            Score::new(name, mean[index], Some(error[index]))
+            Some(Score::new(name, mean[index], Some(error[index])))
         };
-        AnswerRead {
-            answer: score(0, "answer read"),
-            negative: score(1, "answer read, negated"),
-            role,
+        let missing = |name: &str| Score::new(name, f32::NAN, None);
+        let answer = |sign, name| score(0, sign, name).unwrap_or_else(|| missing(name));
+        Reading {
+            role: self.names[self.role[[head.layer, head.head]]].clone(),
+            answer: answer(0, "answer on top"),
+            answer_negated: answer(1, "answer on top, negated"),
+            rival: score(1, 0, "wrong answer on top"),
+            rival_negated: score(1, 1, "wrong answer on top, negated"),
         }
     }
+}
+
+/// Head outputs of each layer, `[layer][head][prompt]`, each `[d_model]`.
+type Outputs = [Vec<Vec<Array1<f32>>>];
+
+/// Whether a role's token is on top of the outputs at the task's end, `[sign, layer, head]`: means
+/// over prompts and standard errors.
+fn on_top(
+    model: &Transformer,
+    task: &HeadTask,
+    outputs: &Outputs,
+    of: &Role,
+    settings: TaskSettings,
+) -> Result<[ArrayD<f32>; 2]> {
+    let config = model.config();
+    let ends = task.prompts.iter().zip(&task.end.positions);
+    let until_end = ends.map(|(prompt, end)| Prompt::from(&prompt.tokens[..=*end]));
+    let prompts: Vec<Prompt> = until_end.collect();
+    let tokens = task.prompts.iter().zip(&of.positions);
+    let tokens: Vec<u32> = tokens.map(|(prompt, at)| prompt.tokens[*at]).collect();
+    let limit = settings.memory_limit;
+    let decoder = Decoder::new(model, &prompts, &tokens, settings.top, limit)?;
+    let mut hits = Array4::zeros((prompts.len(), 2, config.n_layers, config.n_heads));
+    for (layer, outputs) in outputs.iter().enumerate() {
+        for (head, found) in decoder.both_signs(outputs)?.outer_iter().enumerate() {
+            of_head(&mut hits, layer, head).assign(&found.t());
+        }
+    }
+    Ok(over_first(hits.view().into_dyn()).into())
 }
 
 /// What each head of a layer would write with all its attention at one position of each prompt,
@@ -231,7 +259,7 @@ fn outputs_of<'p>(
         logits: KeepLogits::None,
     };
     let caches = model.run(prompts, (), &run)?.caches;
-    let of_head = |head: usize| {
+    let of_one = |head: usize| {
         let columns = head * config.d_head()..(head + 1) * config.d_head();
         let of_prompt = |(cache, position): (&crate::cache::ActivationCache, &usize)| {
             let values = part(cache.flat(point)?, 1, columns.clone());
@@ -239,5 +267,5 @@ fn outputs_of<'p>(
         };
         caches.iter().zip(positions(head)).map(of_prompt).collect()
     };
-    (0..config.n_heads).map(of_head).collect()
+    (0..config.n_heads).map(of_one).collect()
 }

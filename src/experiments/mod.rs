@@ -42,7 +42,7 @@ pub use factored::{FactoredMatrix, Svd};
 pub use function_vectors::FunctionVectors;
 pub use head_ablation::{HeadAblation, Replacement, head_ablation, head_direct_effect};
 pub use head_card::{
-    AnswerRead, HeadCard, HeadLabel, Partner, Score, Suggestion, TaskEvidence, Thresholds,
+    HeadCard, HeadLabel, Partner, Reading, Score, Suggestion, TaskEvidence, Thresholds,
 };
 pub use head_detection::{Closeness, Detection, detect_heads};
 pub use head_report::{HeadReport, HeadReporter};

@@ -8,8 +8,8 @@ use patchlens::{
     AttentionPattern, Circuits, FunctionVectors, Head, HeadLabel, HeadReport, HeadReporter,
     HeadTask, InductionSearch, Prompt, Replacement, Role, Selection, Site, TokenPair, Transformer,
     attention_by_distance, attention_entropy, attention_to_roles, copy_scores,
-    copy_scores_of_tokens, head_ablation, in_context_score, in_context_score_by_head,
-    induction_circuit, logit_diffs, pattern_scores, repeated_loss,
+    copy_scores_of_tokens, head_ablation, head_direct_effect, in_context_score,
+    in_context_score_by_head, induction_circuit, logit_diffs, pattern_scores, repeated_loss,
 };
 
 const PREVIOUS: Head = Head { layer: 0, head: 1 };
@@ -220,11 +220,15 @@ const END: u32 = 11;
 const MOVER: Head = Head { layer: 1, head: 1 };
 const NEGATIVE: Head = Head { layer: 1, head: 0 };
 const READS_SUBJECT: Head = Head { layer: 0, head: 0 };
+const INHIBITOR: Head = Head { layer: 0, head: 1 };
 
-/// `x IO S S END`: one head copies IO, one suppresses it a little, one suppresses S.
+/// `x IO S S END`: one head copies IO, but would look at S as well if another one did not keep it
+/// from that; one suppresses IO a little, one suppresses S.
 fn mover_model() -> Transformer {
     Builder::new(2)
         .mover(MOVER, END, 1, 2.0)
+        .inhibitor(INHIBITOR, END, 3)
+        .inhibited(MOVER, END, 3)
         .mover(NEGATIVE, END, 1, -0.7)
         .mover(READS_SUBJECT, END, 3, -1.0)
         .model()
@@ -242,47 +246,86 @@ fn mover_task() -> HeadTask {
         end: role("END", 4),
         roles: vec![role("IO", 1), role("S1", 2), role("S2", 3)],
         answer: Some("IO".to_string()),
+        rival: Some("S1".to_string()),
     }
 }
 
-#[test]
-fn movers_are_told_apart_by_attention_copying_and_effect() {
-    let model = mover_model();
+fn mover_reporter() -> HeadReporter {
     let mut reporter = HeadReporter::new(&prompts(2, 11));
     reporter.task = Some(mover_task());
     reporter.copy_tokens = (0..VOCAB as u32).collect();
     reporter.ablation = Replacement::Zero;
-    let report = reporter.run(&model).unwrap();
-    assert_eq!(report.with_label(HeadLabel::NameMover), [MOVER], "{report}");
-    assert_eq!(
-        report.with_label(HeadLabel::NegativeNameMover),
-        [NEGATIVE],
-        "{report}"
-    );
-    assert_eq!(
-        report.with_label(HeadLabel::SInhibition),
-        [READS_SUBJECT],
-        "{report}"
-    );
-    // What the report says a head's ablation costs is what the ablation costs.
-    let task = mover_task();
-    let direct = head_ablation(&model, &task.prompts, &task.metric, Replacement::Zero).unwrap();
-    let lost = report
-        .card(MOVER)
-        .unwrap()
-        .task
-        .as_ref()
-        .unwrap()
-        .lost
-        .value
-        .unwrap();
-    assert_eq!(lost, direct.lost.values()[[1, 1]]);
-    reporter.task.as_mut().unwrap().answer = Some("XX".to_string());
-    let error = reporter.run(&model).unwrap_err().to_string();
-    assert!(
-        error.contains("XX") && error.contains("IO, S1, S2"),
-        "{error}"
-    );
+    reporter
+}
+
+#[test]
+fn movers_are_told_apart_by_what_they_read_and_by_their_effects() {
+    let report = mover_reporter().run(&mover_model()).unwrap();
+    for (label, head) in [
+        (HeadLabel::NameMover, MOVER),
+        (HeadLabel::NegativeNameMover, NEGATIVE),
+        (HeadLabel::Suppression, READS_SUBJECT),
+        (HeadLabel::SInhibition, INHIBITOR),
+    ] {
+        assert_eq!(report.with_label(label), [head], "{label}\n{report}");
+        assert_eq!(report.card(head).unwrap().label, label);
+    }
+    let task = |head: Head| report.card(head).unwrap().task.clone().unwrap();
+    let inhibitor = task(INHIBITOR);
+    // It writes where nothing but the mover's queries reads.
+    assert!(inhibitor.direct.value.unwrap().abs() < 0.05, "{inhibitor}");
+    assert!(inhibitor.lost_at_end.value.unwrap() > 1.0, "{inhibitor}");
+    assert_eq!(task(MOVER).reads.unwrap().role, "IO");
+    let evidence = &report.card(MOVER).unwrap().suggestions[0].evidence;
+    for part in [
+        "attends most to IO",
+        "the answer 100 %",
+        "direct effect",
+        "%)",
+    ] {
+        assert!(evidence.contains(part), "{evidence}");
+    }
+}
+
+#[test]
+fn effects_on_a_card_are_those_of_the_methods() {
+    let (model, task) = (mover_model(), mover_task());
+    let report = mover_reporter().run(&model).unwrap();
+    let (prompts, metric) = (&task.prompts, &task.metric);
+    let total = head_ablation(&model, prompts, metric, Replacement::Zero).unwrap();
+    let direct = head_direct_effect(&model, prompts, metric, Replacement::Zero).unwrap();
+    for card in &report.cards {
+        let (found, index) = (
+            card.task.as_ref().unwrap(),
+            [card.head.layer, card.head.head],
+        );
+        assert_eq!(found.lost.value, Some(total.lost.values()[index]));
+        assert_eq!(found.direct.value, Some(direct.lost.values()[index]));
+        // Attention-only, last layer: nothing comes after it but the final LayerNorm.
+        if card.head.layer == 1 {
+            let (all, alone) = (found.lost.value.unwrap(), found.direct.value.unwrap());
+            assert!((all - alone).abs() < 1e-4, "{}: {all} {alone}", card.head);
+        }
+    }
+}
+
+#[test]
+fn roles_that_do_not_exist_are_errors() {
+    let model = mover_model();
+    let with = |change: fn(&mut HeadTask)| {
+        let mut reporter = mover_reporter();
+        change(reporter.task.as_mut().unwrap());
+        reporter.run(&model).unwrap_err().to_string()
+    };
+    let error = with(|task| task.answer = Some("XX".to_string()));
+    assert!(error.contains("answer") && error.contains("XX"), "{error}");
+    assert!(error.contains("IO, S1, S2"), "{error}");
+    let error = with(|task| task.rival = Some("YY".to_string()));
+    assert!(error.contains("rival") && error.contains("YY"), "{error}");
+    let error = with(|task| task.end = Role::new("END", [9; 5]));
+    assert!(error.contains("END") && error.contains("0..5"), "{error}");
+    let error = with(|task| task.prompts = Vec::new());
+    assert!(error.contains("prompt"), "{error}");
 }
 
 #[test]
