@@ -122,7 +122,9 @@ fn composition_of_all_pairs() {
         let (name, reference) = (golden.name, &golden.tensors);
         let mut comparison = Comparison::new(BOUND);
         for kind in Composition::ALL {
-            let found = Circuits::new(&golden.model).composition_scores(kind).unwrap();
+            let found = Circuits::new(&golden.model)
+                .composition_scores(kind)
+                .unwrap();
             let key = format!("composition/{kind:?}");
             comparison.add(&key, found.values(), reference[&key].view());
         }
@@ -213,14 +215,18 @@ fn circuits() {
 fn stripes_of_repeated_sequences() {
     for golden in goldens() {
         let period = golden.heads["period"].as_u64().unwrap() as usize;
-        let stripes = [("previous", 1), ("duplicate", period), ("induction", period - 1)];
+        let stripes = [
+            ("previous", 1),
+            ("duplicate", period),
+            ("induction", period - 1),
+        ];
         let offsets = stripes.map(|(_, back)| AttentionPattern::Offset(back));
         let prompts = golden.prompts("repeated");
         let found = pattern_scores(&golden.model, &prompts, &offsets).unwrap();
         let mut comparison = Comparison::new(BOUND);
         for (i, (name, _)) in stripes.iter().enumerate() {
             let expected = &golden.tensors[&format!("stripes/{name}")];
-            let found = found.values().index_axis(Axis(0), i);
+            let found = found.values().index_axis_move(Axis(0), i);
             comparison.add(name, found, expected.view());
         }
         comparison.finish(golden.name);
@@ -236,7 +242,7 @@ fn copy_scores_of_the_paper() {
         let mut comparison = Comparison::new(BOUND);
         for (i, sign) in ["positive", "negative"].iter().enumerate() {
             let expected = &golden.tensors[&format!("copy/{sign}")];
-            let found = found.values().index_axis(Axis(0), i);
+            let found = found.values().index_axis_move(Axis(0), i);
             comparison.add(sign, found, expected.view());
         }
         comparison.finish(golden.name);
@@ -268,10 +274,16 @@ fn positional_circuits_products_rows_and_singular_vectors() {
             if reference.contains_key(&format!("rows/{kind}")) {
                 let rows: Vec<_> = rows.iter().map(|row| matrix.row(*row as usize)).collect();
                 let views: Vec<_> = rows.iter().map(|row| row.view()).collect();
-                add(&format!("rows/{kind}"), ndarray::stack(Axis(0), &views).unwrap());
+                add(
+                    &format!("rows/{kind}"),
+                    ndarray::stack(Axis(0), &views).unwrap(),
+                );
             }
             let vectors = matrix.svd().u.mapv(f32::abs);
-            add(&format!("singular/{kind}"), vectors.select(Axis(1), &[0, 1, 2]));
+            add(
+                &format!("singular/{kind}"),
+                vectors.select(Axis(1), &[0, 1, 2]),
+            );
         }
         comparison.finish(golden.name);
     }

@@ -11,16 +11,16 @@ use crate::report::Labelled;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadLabel {
-    /// Writes the answer at the task's last position: it attends to a place where it reads the
-    /// answer (the answer itself, or a position that carries it by then), and what it writes
-    /// raises the metric directly. (Wang et al. 2022, section 3.1, for whom the place is IO.)
+    /// Writes the answer at the task's last position: it attends to a labelled position, what it
+    /// writes has the answer on top, and raises the metric directly. (Wang et al. 2022, section
+    /// 3.1, for whom the position is IO; it may be any that carries the answer by then.)
     NameMover,
     /// As a name mover, but what it writes is the answer with the sign flipped, and lowers the
     /// metric directly (section 3.5).
     NegativeNameMover,
-    /// Writes against the wrong answer (S): it attends to a place where it reads that one, and what
-    /// it writes, negated, has it on top and raises the metric directly. (Copy suppression,
-    /// McDougall et al. 2023, where the token suppressed is the wrong one.)
+    /// Writes against the wrong answer (S): it attends to a labelled position, what it writes has
+    /// the wrong answer at the bottom (on top when negated), and raises the metric directly. (Copy
+    /// suppression, McDougall et al. 2023, where the token suppressed is the wrong one.)
     Suppression,
     /// The task's last position attends to a labelled one that is not the answer (S2), the head
     /// itself writes neither for an answer nor against one, and the metric falls when it is
@@ -66,9 +66,9 @@ pub struct Thresholds {
     /// Mean attention from the task's last position to a labelled one. 0.3: no more than three
     /// positions can hold that much at once.
     pub role: f32,
-    /// Share of prompts in which the head writes the answer for what it reads, with its sign or
-    /// against it. 0.5: more often than not. A head that writes names at random has its 5 tries
-    /// in as many names as there are, 0.1 of 50.
+    /// Share of prompts in which the answer (or the wrong one) is among the top 5 logits of what
+    /// the head writes, as it is or negated. 0.5: more often than not. A head that writes names at
+    /// random has 5 tries in as many names as there are: 0.1 of 50.
     pub copy: f32,
     /// Share of the metric that the head's direct effect makes up, or its ablation takes away.
     /// 0.05: a twentieth of the whole, so that a handful of such heads is worth naming.
@@ -159,7 +159,7 @@ pub struct TaskEvidence {
     pub direct: Score,
     /// Attention from the last position to each role.
     pub roles: Vec<Score>,
-    /// What the head makes of the role that it attends to most.
+    /// Where the head reads at the last position, and what it writes.
     pub reads: Option<Reading>,
     /// Which of the roles is the answer, if any.
     pub answer: Option<String>,
@@ -176,9 +176,8 @@ impl TaskEvidence {
     }
 }
 
-/// What a head makes of the position that it attends to most, as its copy score but with what the
-/// model really has there in the head's layer: its values there go through its output map,
-/// `ln_final` and the unembedding.
+/// Where a head reads and what it writes at the task's last position: as its copy score, but with
+/// its real output there, which goes alone through `ln_final` and the unembedding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
     /// The role attended to most from the last position.
@@ -315,7 +314,7 @@ impl fmt::Display for TaskEvidence {
         if let Some(reads) = &self.reads {
             let attention = role(&reads.role).unwrap_or_default();
             write!(f, "attends most to {} ({attention}), ", reads.role)?;
-            write!(f, "on top of what it writes for that: ")?;
+            write!(f, "on top of what it writes: ")?;
             let on_top = [
                 ("the answer", Some(&reads.answer)),
                 ("negated the answer", Some(&reads.answer_negated)),

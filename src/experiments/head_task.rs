@@ -1,7 +1,7 @@
 //! What heads do in a task: what their ablation costs, what they write to the logits directly, and
-//! whether they read the answer where they attend.
+//! whether that is the answer.
 
-use ndarray::{Array1, Array2, Array4, ArrayD};
+use ndarray::{Array1, Array2, Array4, ArrayD, Axis as Dim};
 
 use super::circuits::Head;
 use super::copy_scores::{Decoder, of_head};
@@ -9,12 +9,11 @@ use super::head_ablation::{Replacement, ablate_at, direct_effect};
 use super::head_card::{Reading, Score, TaskEvidence};
 use super::head_scores::{Role, attention_to_roles};
 use super::statistics::over_first;
-use crate::cache::Selection;
+use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::metric::{Metric, logit_diffs};
 use crate::model::{KeepLogits, Run, Transformer};
-use crate::ops::part;
 use crate::prompt::Prompt;
 use crate::report::Labelled;
 use crate::tasks::IoiPrompt;
@@ -155,8 +154,8 @@ impl MeasuredTask {
     }
 }
 
-/// For each head, the role that it attends to most from the end, and whether what it writes for
-/// that has the answer, or the wrong one, on top.
+/// For each head, the role that it attends to most from the end, and whether what it writes there
+/// has the answer, or the wrong one, on top.
 struct Reads {
     /// The role's index, `[layer, head]`.
     role: Array2<usize>,
@@ -180,10 +179,7 @@ impl Reads {
             (0..task.roles.len()).max_by(by).unwrap_or_default()
         });
         let outputs: Vec<_> = (0..config.n_layers)
-            .map(|layer| {
-                let positions = |head: usize| &task.roles[role[[layer, head]]].positions;
-                outputs_of(model, &task.prompts, layer, positions)
-            })
+            .map(|layer| outputs_at(model, &task.prompts, layer, &task.end))
             .collect::<Result<_>>()?;
         let found = |of: Option<&Role>| {
             of.map(|of| on_top(model, task, &outputs, of, settings))
@@ -243,15 +239,14 @@ fn on_top(
     Ok(over_first(hits.view().into_dyn()).into())
 }
 
-/// What each head of a layer would write with all its attention at one position of each prompt,
-/// `[head][prompt]`, each `[d_model]`; without `b_O`.
-fn outputs_of<'p>(
+/// What each head of a layer writes at a role, `[head][prompt]`, each `[d_model]`; without `b_O`.
+fn outputs_at(
     model: &Transformer,
     prompts: &[Prompt],
     layer: usize,
-    positions: impl Fn(usize) -> &'p Vec<usize>,
+    at: &Role,
 ) -> Result<Vec<Vec<Array1<f32>>>> {
-    let (config, point) = (model.config(), Site::V.at(layer));
+    let point = Site::Result.at(layer);
     let selection = Selection::points([point]);
     let run = Run {
         cache: Some(&selection),
@@ -260,12 +255,12 @@ fn outputs_of<'p>(
     };
     let caches = model.run(prompts, (), &run)?.caches;
     let of_one = |head: usize| {
-        let columns = head * config.d_head()..(head + 1) * config.d_head();
-        let of_prompt = |(cache, position): (&crate::cache::ActivationCache, &usize)| {
-            let values = part(cache.flat(point)?, 1, columns.clone());
-            Ok(values.row(*position).dot(&model.w_o(layer, head)))
+        let of_prompt = |(cache, position): (&ActivationCache, &usize)| {
+            let output = cache.get(point)?.index_axis_move(Dim(0), *position);
+            let output = output.index_axis_move(Dim(0), head);
+            Ok(output.iter().copied().collect())
         };
-        caches.iter().zip(positions(head)).map(of_prompt).collect()
+        caches.iter().zip(&at.positions).map(of_prompt).collect()
     };
-    (0..config.n_heads).map(of_one).collect()
+    (0..model.config().n_heads).map(of_one).collect()
 }
