@@ -171,8 +171,8 @@ fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Fo
     let strongest = |of: &Labelled| of.top(1).cells.into_iter().next();
     if let (Some(head), Some(place)) = (strongest(&effect), strongest(&stream)) {
         println!(
-            "one patch restores most of the logit difference between the mappings at head {}.{} ({:+.2}) and \
-             in the residual stream before layer {} at position {} of {} ({:+.2})",
+            "of the logit difference between the mappings, one head's patch restores most at {}.{} ({:+.2}), one \
+             of the residual stream before layer {} at position {} of 0..{} ({:+.2})",
             head.index[0],
             head.index[1],
             head.value,

@@ -272,7 +272,10 @@ fn positional_circuits_products_rows_and_singular_vectors() {
         for kind in ["ov", "full_ov", "full_qk"] {
             let matrix = circuit(model, kind, head);
             if reference.contains_key(&format!("rows/{kind}")) {
-                let rows: Vec<_> = rows.iter().map(|row| matrix.row(*row as usize)).collect();
+                let rows: Vec<_> = rows
+                    .iter()
+                    .map(|row| matrix.row(*row as usize).unwrap())
+                    .collect();
                 let views: Vec<_> = rows.iter().map(|row| row.view()).collect();
                 add(
                     &format!("rows/{kind}"),
@@ -311,7 +314,7 @@ fn products_transposes_and_rows_equal_the_dense_ones() {
     let right = Array2::from_shape_fn((ov.dim().1, 3), |(i, j)| (i + 2 * j) as f32);
     let found = ov.times_dense(right.view()).unwrap();
     add("right product", found.dense(), ov.dense().dot(&right));
-    let row = ov.row(3).insert_axis(Axis(0));
+    let row = ov.row(3).unwrap().insert_axis(Axis(0));
     add("row", row, ov.dense().select(Axis(0), &[3]));
     comparison.finish("products");
     let wide = circuits.full_ov(Head::new(0, 0)).unwrap();

@@ -121,10 +121,19 @@ impl FactoredMatrix {
     /// One row, `[columns]`: for a full OV circuit, what attending to that token does to every
     /// logit.
     ///
-    /// # Panics
-    /// If there is no such row.
-    pub fn row(&self, row: usize) -> Array1<f32> {
-        self.a.row(row).dot(&self.b)
+    /// # Errors
+    /// [`Error::OutOfRange`] if there is no such row.
+    pub fn row(&self, row: usize) -> Result<Array1<f32>> {
+        let rows = self.dim().0;
+        if row >= rows {
+            return Err(Error::OutOfRange {
+                at: "factored matrix".to_string(),
+                axis: "row",
+                found: row,
+                expected: format!("0..{rows}"),
+            });
+        }
+        Ok(self.a.row(row).dot(&self.b))
     }
 
     /// The Frobenius norm, from the factors' Gram matrices.

@@ -209,8 +209,9 @@ pub(crate) fn ablate_at(
 
 /// What each head adds to the metric directly: its output is taken out of the last `resid_post`
 /// alone (and its mean put there, under mean ablation), so that no later head and no MLP sees the
-/// change; the final LayerNorm is computed anew. The rest of what [`head_ablation`] measures goes
-/// through later parts of the model. (Wang et al. 2022, section 3.1, path patching of heads to the
+/// change; the final LayerNorm is computed anew, so that a head which writes much of anything else
+/// makes room for the rest when it goes, and has a negative effect. The rest of what
+/// [`head_ablation`] measures goes through later parts of the model. (Wang et al. 2022, section 3.1, path patching of heads to the
 /// logits with MLPs frozen.)
 ///
 /// ```

@@ -85,11 +85,23 @@ impl AttentionPattern {
     /// The attention that a head gives to the pattern: the mean, over the destinations where the
     /// pattern has a source at all, of the attention to its sources; NaN where there is none.
     ///
-    /// # Panics
-    /// If `attention` `[dest, src]` has not as many rows and columns as there are tokens.
-    pub fn score(self, attention: ArrayView2<'_, f32>, tokens: &[u32]) -> f32 {
+    /// # Errors
+    /// [`Error::Shape`] if `attention` `[dest, src]` has not as many rows and columns as there are
+    /// tokens.
+    pub fn score(self, attention: ArrayView2<'_, f32>, tokens: &[u32]) -> Result<f32> {
         let n = tokens.len();
-        assert_eq!(attention.dim(), (n, n), "attention of {n} tokens");
+        if attention.dim() == (n, n) {
+            return Ok(self.mean_over(attention, tokens));
+        }
+        Err(Error::Shape {
+            at: "attention".to_string(),
+            found: attention.shape().to_vec(),
+            expected: format!("[{n}, {n}] for {n} tokens"),
+        })
+    }
+
+    /// As [`AttentionPattern::score`], of attention that fits.
+    pub(super) fn mean_over(self, attention: ArrayView2<'_, f32>, tokens: &[u32]) -> f32 {
         let mut rows = 0;
         let mut total = 0.0_f64;
         for (dest, row) in attention.outer_iter().enumerate() {
@@ -211,7 +223,7 @@ pub fn pattern_scores(
         let tokens = &prompts[prompt].tokens;
         patterns
             .iter()
-            .map(|p| p.score(attention, tokens))
+            .map(|p| p.mean_over(attention, tokens))
             .collect()
     })?;
     let axis = Axis::new("pattern", patterns.iter().map(ToString::to_string));

@@ -1,5 +1,6 @@
 //! Methods on models with known answers: they must find exactly what was built in.
 
+mod bad_input;
 mod builder;
 
 use builder::{Builder, VOCAB, repeated};

@@ -96,7 +96,8 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         let reader = PatternReader(
             |[layer, head]: [usize; 2], i: usize, attention: ArrayView2<'_, f32>| {
                 if Head::new(layer, head) == to {
-                    scores.push(AttentionPattern::Induction.score(attention, &prompts[i].tokens));
+                    scores
+                        .push(AttentionPattern::Induction.mean_over(attention, &prompts[i].tokens));
                 }
             },
         );
