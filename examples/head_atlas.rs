@@ -119,6 +119,10 @@ fn check_labels(report: &HeadReport, cost: &Labelled) {
             task.and_then(|task| task.lost.value).unwrap_or(f32::NAN)
         );
     }
+    if writers.is_empty() {
+        println!("no head is said to write for IO or against S\n");
+        return;
+    }
     let costliest = &heads[..writers.len()];
     let agree = costliest.iter().filter(|h| writers.contains(h)).count();
     println!(

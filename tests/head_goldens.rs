@@ -147,7 +147,7 @@ fn circuit(model: &Transformer, name: &str, head: Head) -> FactoredMatrix {
 
 /// `u · diag(s) · vᵀ`, and how far the columns are from orthonormal.
 fn rebuilt(matrix: &FactoredMatrix) -> (Array2<f32>, f32) {
-    let svd = matrix.svd();
+    let svd = matrix.svd().unwrap();
     let scaled = &svd.u * &svd.singular_values.mapv(|s| s as f32);
     let rank = svd.u.ncols();
     let off = |m: &Array2<f32>| {
@@ -176,7 +176,11 @@ fn circuits() {
             let matrix = circuit(model, kind, head);
             let golden = |what: &str| at_head(&reference[&format!("circuits/{kind}/{what}")], head);
             let key = |what: &str| format!("{kind} {head} {what}");
-            let singular = matrix.singular_values().mapv(|v| v as f32).into_dyn();
+            let singular = matrix
+                .singular_values()
+                .unwrap()
+                .mapv(|v| v as f32)
+                .into_dyn();
             let expected = golden("singular_values");
             comparison.add(&key("singular values"), singular.view(), expected.view());
             let (again, off) = rebuilt(&matrix);
@@ -282,7 +286,7 @@ fn positional_circuits_products_rows_and_singular_vectors() {
                     ndarray::stack(Axis(0), &views).unwrap(),
                 );
             }
-            let vectors = matrix.svd().u.mapv(f32::abs);
+            let vectors = matrix.svd().unwrap().u.mapv(f32::abs);
             add(
                 &format!("singular/{kind}"),
                 vectors.select(Axis(1), &[0, 1, 2]),

@@ -353,14 +353,14 @@ impl Circuits<'_> {
     /// what is written, by magnitude, is positive.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a head that the model lacks.
+    /// [`Error::OutOfRange`] for a head that the model lacks; as [`FactoredMatrix::svd`].
     pub fn singular_directions(
         &self,
         head: Head,
         directions: usize,
         tokens: usize,
     ) -> Result<Vec<SingularDirection>> {
-        let svd = self.full_ov(head)?.svd();
+        let svd = self.full_ov(head)?.svd()?;
         let direction = |i: usize| {
             let [mut reads, mut writes]: [Array1<f32>; 2] =
                 [&svd.u, &svd.v].map(|side| side.column(i).to_owned());

@@ -300,9 +300,10 @@ impl Study<'_> {
         let mut edges = Vec::new();
         for (from, row) in senders.iter().zip(shares.rows()) {
             let from_all = row[receivers.len()];
+            // NaN, where there is no path, is never enough.
+            let carries = from_all >= least;
             for (to, share) in receivers.iter().zip(row) {
-                // NaN, where there is no path, is never enough.
-                if !(from_all >= least) || share.is_nan() {
+                if !carries || share.is_nan() {
                     continue;
                 }
                 let (whole, cut) = (pattern(2, *to), paths.attention_without(*from, *to)?);

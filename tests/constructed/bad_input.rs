@@ -59,7 +59,9 @@ fn heads_and_shapes() {
     turned_down("row", wide.row(2), &["row 2", "0..2"]);
     turned_down("product", wide.times(&wide), &["[2, 1]", "3 rows"]);
     let broken = FactoredMatrix::new(array![[f32::NAN]], array![[1.0]]).unwrap();
-    turned_down("NaN", broken.eigenvalues(), &["finite"]);
+    turned_down("NaN", broken.eigenvalues(), &["NaN", "finite"]);
+    turned_down("NaN", broken.svd(), &["NaN", "finite"]);
+    turned_down("NaN", broken.singular_values(), &["NaN", "finite"]);
     let square = Array2::zeros((2, 2));
     let score = AttentionPattern::Induction.score(square.view(), &[1, 2, 3]);
     turned_down("attention", score, &["[2, 2]", "[3, 3] for 3 tokens"]);
