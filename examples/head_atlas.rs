@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use patchlens::report::Labelled;
 use patchlens::tasks::{Corruption, Ioi, IoiPrompt};
-use patchlens::{Head, HeadLabel, HeadReport, HeadReporter, HeadTask, Prompt, Replacement};
+use patchlens::{
+    Circuits, Head, HeadLabel, HeadReport, HeadReporter, HeadTask, Prompt, Replacement,
+};
 use serde_json::json;
 use support::heads::{Sequences, cost_at_end};
 use support::options::Common;
@@ -65,10 +67,13 @@ fn main() -> Result<()> {
             );
         }
     }
+    let table = Circuits::new(&model).composition_table()?;
+    println!("\nstrongest composition of heads\n{}", table.top(5));
     let cost = cost_at_end(&model, &pairs)?;
     check_labels(&report, &cost);
-    args.common
-        .save_json(&json!({ "report": report, "knocked_out_at_end": cost }))?;
+    args.common.save_json(
+        &json!({ "report": report, "knocked_out_at_end": cost, "composition": table }),
+    )?;
     if let Some(dir) = &args.common.out {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         let page = dir.join("head_atlas.html");
@@ -76,6 +81,7 @@ fn main() -> Result<()> {
             .with_context(|| page.display().to_string())?;
         println!("saved {}", page.display());
         support::save(&cost, dir, "knocked_out_at_end")?;
+        support::save(&table, dir, "composition")?;
     }
     Ok(())
 }

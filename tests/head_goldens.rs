@@ -128,6 +128,13 @@ fn composition_of_all_pairs() {
             let key = format!("composition/{kind:?}");
             comparison.add(&key, found.values(), reference[&key].view());
         }
+        let table = Circuits::new(&golden.model).composition_table().unwrap();
+        for (i, kind) in Composition::ALL.into_iter().enumerate() {
+            let expected = &reference[&format!("composition/{kind:?}")];
+            let found = table.values().index_axis_move(Axis(0), i);
+            let expected = expected.to_shape(found.shape()).unwrap();
+            comparison.add(&format!("table {kind:?}"), found, expected.view());
+        }
         comparison.finish(name);
     }
 }

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::circuits::{Composition, Head};
+use super::circuits::Head;
+use super::composition::Composition;
 use crate::report::Labelled;
 
 /// The kinds of heads that a report tells apart.

@@ -6,7 +6,8 @@ use askama::Template;
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
-use super::circuits::{Circuits, Composition, Head};
+use super::circuits::{Circuits, Head};
+use super::composition::Composition;
 use super::copy_scores::copy_scores_of_tokens;
 use super::head_ablation::Replacement;
 use super::head_card::{HeadCard, HeadLabel, Partner, Score, Thresholds};

@@ -6,7 +6,8 @@ mod paths;
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
 
-use super::circuits::{Circuits, Composition, Head};
+use super::circuits::{Circuits, Head};
+use super::composition::Composition;
 use super::head_ablation::{
     EVERYWHERE, HeadAblation, Replacement, ablate, ablation_cells, per_head,
 };

@@ -5,6 +5,7 @@ mod activation_patching;
 mod attribution;
 mod causal_tracing;
 mod circuits;
+mod composition;
 mod copy_scores;
 mod factored;
 mod function_vectors;
@@ -36,7 +37,8 @@ pub use causal_tracing::{
     Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
     subject_noise_std,
 };
-pub use circuits::{Circuits, Composition, Embedding, Head, SingularDirection, top_entries};
+pub use circuits::{Circuits, Embedding, Head, SingularDirection, top_entries};
+pub use composition::Composition;
 pub use copy_scores::{copy_scores, copy_scores_of_tokens};
 pub use factored::{FactoredMatrix, Svd};
 pub use function_vectors::FunctionVectors;
