@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
+
 use anyhow::{Context, Result};
 use clap::Parser;
 use patchlens::report::Labelled;
@@ -24,8 +26,8 @@ struct Args {
     #[command(flatten)]
     sequences: Sequences,
     /// IOI prompts for the ablation of heads
-    #[arg(long, default_value_t = 24)]
-    prompts: usize,
+    #[arg(long, default_value = "24")]
+    prompts: NonZeroUsize,
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]
     zero: bool,

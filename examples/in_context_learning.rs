@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -43,8 +44,8 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     pairs: Option<PathBuf>,
     /// Heads in a function vector
-    #[arg(long, default_value_t = 10)]
-    heads: usize,
+    #[arg(long, default_value = "10")]
+    heads: NonZeroUsize,
 }
 
 const KEYS: &str = "Mary John Tom James Dan Amy Alice David Sarah Robert";
@@ -172,13 +173,13 @@ fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Fo
     if let (Some(head), Some(place)) = (strongest(&effect), strongest(&stream)) {
         println!(
             "of the logit difference between the mappings, one head's patch restores most at {}.{} ({:+.2}), one \
-             of the residual stream before layer {} at position {} of 0..{} ({:+.2})",
+             of the residual stream before layer {} at position {} of 0 to {} ({:+.2})",
             head.index[0],
             head.index[1],
             head.value,
             place.index[0],
             place.index[1],
-            clean[0].len(),
+            clean[0].len() - 1,
             place.value
         );
     }
@@ -217,7 +218,7 @@ fn function_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> 
     let prompts = task.function_prompts(args.sequences.sequences, args.shots, args.common.seed)?;
     let vectors = FunctionVectors::new(model, &prompts.clean)?;
     let effects = vectors.indirect_effects(&prompts.shuffled, &prompts.answers)?;
-    let heads = FunctionVectors::top_heads(&effects, args.heads);
+    let heads = FunctionVectors::top_heads(&effects, args.heads.get());
     let vector = vectors.vector(&heads)?;
     let added = vectors.effects(&vector, &prompts.zero_shot, &prompts.answers)?;
     println!("\n{effects}\n{added}");
@@ -261,7 +262,7 @@ fn relation_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> 
         let answers: Vec<u32> = of.iter().map(|f| f.attribute).collect();
         let vectors = FunctionVectors::new(model, &clean)?;
         let effects = vectors.indirect_effects(&bare, &answers)?;
-        let heads = FunctionVectors::top_heads(&effects, args.heads);
+        let heads = FunctionVectors::top_heads(&effects, args.heads.get());
         let added = vectors.effects(&vectors.vector(&heads)?, &bare, &answers)?;
         let best = heads[0];
         let names: Vec<String> = heads.iter().map(ToString::to_string).collect();

@@ -80,7 +80,7 @@ impl<'m> Circuits<'m> {
         let about = About {
             title: "Composition of heads".to_string(),
             caption: "‖L · R‖ / (‖L‖ · ‖R‖): L is the OV circuit of the head that writes, R what \
-                      the later one reads with (QK, QKᵀ, OV for Q, K, V)."
+                      the later one reads with (for Q: QK, for K: its transpose, for V: OV)."
                 .to_string(),
             unit: "composition score".to_string(),
             ..About::default()
@@ -141,7 +141,7 @@ impl Composition {
     fn reader(self) -> &'static str {
         match self {
             Composition::Q => "QK",
-            Composition::K => "QKᵀ",
+            Composition::K => "QK^T",
             Composition::V => "OV",
         }
     }
