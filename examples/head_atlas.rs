@@ -40,8 +40,11 @@ fn main() -> Result<()> {
         .sequences
         .repeated(&model, &tokenizer, args.common.seed)?;
     let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
-    let pairs =
-        Ioi::new(&tokenizer)?.pairs(args.prompts, Corruption::RandomNames, args.common.seed)?;
+    let pairs = Ioi::new(&tokenizer)?.pairs(
+        args.prompts.get(),
+        Corruption::RandomNames,
+        args.common.seed,
+    )?;
     let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     let task = HeadTask::ioi(&clean);
     let shown = task.prompts[0].clone();
