@@ -5,11 +5,17 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
+
 use anyhow::{Context, Result};
 use clap::Parser;
-use patchlens::tasks::{Corruption, Ioi};
-use patchlens::{HeadReporter, HeadTask, Prompt, Replacement, Role, Tokenizer, logit_diffs};
-use support::heads::Sequences;
+use patchlens::report::Labelled;
+use patchlens::tasks::{Corruption, Ioi, IoiPrompt};
+use patchlens::{
+    Circuits, Head, HeadLabel, HeadReport, HeadReporter, HeadTask, Prompt, Replacement,
+};
+use serde_json::json;
+use support::heads::{Sequences, cost_at_end};
 use support::options::Common;
 
 /// Reports on all attention heads; --out makes one page, head_atlas.html, with their patterns
@@ -20,33 +26,11 @@ struct Args {
     #[command(flatten)]
     sequences: Sequences,
     /// IOI prompts for the ablation of heads
-    #[arg(long, default_value_t = 24)]
-    prompts: usize,
+    #[arg(long, default_value = "24")]
+    prompts: NonZeroUsize,
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]
     zero: bool,
-}
-
-/// IOI with its roles, and the tokens of its names.
-fn ioi(tokenizer: &Tokenizer, n: usize, seed: u64) -> Result<(HeadTask, Vec<u32>)> {
-    let pairs = Ioi::new(tokenizer)?.pairs(n, Corruption::Abc, seed)?;
-    let clean: Vec<_> = pairs.into_iter().map(|pair| pair.clean).collect();
-    let answers: Vec<(u32, u32)> = clean.iter().map(|p| (p.io, p.s)).collect();
-    let mut names: Vec<u32> = answers.iter().flat_map(|(io, s)| [*io, *s]).collect();
-    names.sort_unstable();
-    names.dedup();
-    let task = HeadTask {
-        metric: logit_diffs(&answers),
-        end: Role::new("END", clean.iter().map(|p| p.positions.end)),
-        roles: vec![
-            Role::new("IO", clean.iter().map(|p| p.positions.io)),
-            Role::new("S1", clean.iter().map(|p| p.positions.s1)),
-            Role::new("S2", clean.iter().map(|p| p.positions.s2)),
-        ],
-        answer: Some("IO".to_string()),
-        prompts: clean.iter().map(Prompt::from).collect(),
-    };
-    Ok((task, names))
 }
 
 fn main() -> Result<()> {
@@ -56,12 +40,18 @@ fn main() -> Result<()> {
         .sequences
         .repeated(&model, &tokenizer, args.common.seed)?;
     let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
-    let (task, names) = ioi(&tokenizer, args.prompts, args.common.seed)?;
+    let pairs = Ioi::new(&tokenizer)?.pairs(
+        args.prompts.get(),
+        Corruption::RandomNames,
+        args.common.seed,
+    )?;
+    let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
+    let task = HeadTask::ioi(&clean);
     let shown = task.prompts[0].clone();
     let mut reporter = HeadReporter::new(&prompts);
-    reporter.task = Some(task);
-    reporter.copy_tokens = names;
+    reporter.copy_tokens = names(&clean);
     reporter.bos = Some(tokenizer.bos()?);
+    reporter.task = Some(task);
     if args.zero {
         reporter.ablation = Replacement::Zero;
     }
@@ -82,13 +72,72 @@ fn main() -> Result<()> {
             );
         }
     }
-    args.common.save_json(&report)?;
+    let table = Circuits::new(&model).composition_table()?;
+    println!("\nstrongest composition of heads\n{}", table.top(5));
+    let cost = cost_at_end(&model, &pairs)?;
+    check_labels(&report, &cost);
+    args.common.save_json(
+        &json!({ "report": report, "knocked_out_at_end": cost, "composition": table }),
+    )?;
     if let Some(dir) = &args.common.out {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         let page = dir.join("head_atlas.html");
         std::fs::write(&page, report.to_html("Head atlas", &model, &shown)?)
             .with_context(|| page.display().to_string())?;
         println!("saved {}", page.display());
+        support::save(&cost, dir, "knocked_out_at_end")?;
+        support::save(&table, dir, "composition")?;
     }
     Ok(())
+}
+
+/// The tokens of the names, each once.
+fn names(prompts: &[IoiPrompt]) -> Vec<u32> {
+    let mut names: Vec<u32> = prompts.iter().flat_map(|p| [p.io, p.s]).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// The labels against an experiment that they were not made from: which heads cost most when
+/// knocked out at END, and which of them are said to write for IO or against S.
+fn check_labels(report: &HeadReport, cost: &Labelled) {
+    let at_end = |head: &Head| cost.values()[[head.layer, head.head]];
+    let mut heads: Vec<Head> = report.cards.iter().map(|card| card.head).collect();
+    heads.sort_by(|a, b| at_end(b).total_cmp(&at_end(a)));
+    let mut writers = Vec::new();
+    for label in [HeadLabel::NameMover, HeadLabel::Suppression] {
+        let found = report.with_label(label);
+        let names: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let names = if names.is_empty() {
+            "none".to_string()
+        } else {
+            names.join(", ")
+        };
+        println!("heads with the evidence of {label}: {names}");
+        writers.extend(found);
+    }
+    println!("\nwhat knocking a head out at END costs (mean over other names), the costliest:");
+    for head in heads.iter().take(writers.len() + 2) {
+        let card = report.card(*head);
+        let task = card.and_then(|card| card.task.as_ref());
+        let share = 100.0 * at_end(head) / report.base.unwrap_or(f32::NAN);
+        println!(
+            "  {:5} {:20} {:+.3} ({share:+.1} %), ablated everywhere {:+.3}",
+            head.to_string(),
+            card.map_or(String::new(), |card| card.label.to_string()),
+            at_end(head),
+            task.and_then(|task| task.lost.value).unwrap_or(f32::NAN)
+        );
+    }
+    if writers.is_empty() {
+        println!("no head is said to write for IO or against S\n");
+        return;
+    }
+    let costliest = &heads[..writers.len()];
+    let agree = costliest.iter().filter(|h| writers.contains(h)).count();
+    println!(
+        "of the {} heads said to write for IO or against S, {agree} are among the {0} that cost most\n",
+        writers.len()
+    );
 }

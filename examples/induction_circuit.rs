@@ -61,40 +61,58 @@ fn main() -> Result<()> {
         "second_loss": loss.second_loss,
         "second_accuracy": loss.second_accuracy,
         "gain": loss.gain,
+        "loss": loss.loss,
+        "accuracy": loss.accuracy,
         "removed": found.removed,
         "induction_heads": found.induction_heads,
+        "kept_alone": found.kept_alone,
+        "key_paths": found.key_paths,
         "edges": found.edges,
         "senders_removed": found.senders_removed,
         "induction_removed": found.induction_removed,
     }))?;
     if let Some(dir) = &args.common.out {
         support::save(&found.removed, dir, "gain_removed_by_head")?;
+        support::save(&loss.loss, dir, "loss_by_position")?;
+        support::save(&loss.accuracy, dir, "accuracy_by_position")?;
+        if let Some(paths) = &found.key_paths {
+            support::save(paths, dir, "paths_into_keys")?;
+        }
     }
     Ok(())
 }
 
 fn show(found: &InductionCircuit) {
     let score = |pattern: usize, h: &Head| found.patterns.values()[[pattern, h.layer, h.head]];
-    for head in &found.induction_heads {
+    for (head, kept) in found.induction_heads.iter().zip(&found.kept_alone) {
         println!(
-            "induction head {head}: prefix matching {:.3}, copying {:.3}, its ablation removes {:.1} % of the gain",
+            "induction head {head}: prefix matching {:.3}, copying {:.3}; its ablation removes {:.1} % of \
+             the gain, it alone keeps {:.1} %",
             score(2, head),
             found.copying.values()[[head.layer, head.head]],
-            100.0 * found.removed.values()[[head.layer, head.head]]
+            100.0 * found.removed.values()[[head.layer, head.head]],
+            100.0 * kept
         );
     }
-    for edge in &found.edges {
+    for from in found.senders() {
+        let edges: Vec<_> = found.edges.iter().filter(|e| e.from == from).collect();
         println!(
-            "  {} → keys of {}: cutting it removes {:.1} % of the gain; prefix matching {:.3} → {:.3}; \
-             previous-token score {:.3}, K-composition {:.3}",
-            edge.from,
-            edge.to,
-            100.0 * edge.share_removed,
-            edge.attention[0],
-            edge.attention[1],
-            edge.previous_token,
-            edge.k_composition
+            "head {from}, previous-token score {:.3}: cutting it out of the keys of all induction heads \
+             removes {:.1} % of the gain",
+            score(0, &from),
+            100.0 * edges[0].share_removed_from_all
         );
+        for edge in edges {
+            println!(
+                "  → keys of {}: prefix matching {:.3} → {:.3} with this edge cut, {:.1} % of the gain \
+                 removed; K-composition {:.3}",
+                edge.to,
+                edge.attention[0],
+                edge.attention[1],
+                100.0 * edge.share_removed,
+                edge.k_composition
+            );
+        }
     }
     for (what, share) in [
         ("senders", found.senders_removed),

@@ -50,11 +50,12 @@ pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
 pub use experiments::{
     AttentionPattern, Circuits, Closeness, Composition, Detection, Embedding, FactoredMatrix,
     FunctionVectors, Head, HeadAblation, HeadCard, HeadLabel, HeadReport, HeadReporter, HeadTask,
-    InContextScore, InductionCircuit, InductionEdge, InductionSearch, Partner, RepeatedLoss,
-    Replacement, Role, Score, SingularDirection, Suggestion, Svd, TaskEvidence, Thresholds,
-    TokenPair, attention_by_distance, attention_entropy, attention_to_roles, copy_scores,
-    copy_scores_of_tokens, detect_heads, head_ablation, in_context_score, in_context_score_by_head,
-    induction_circuit, pattern_scores, repeated_loss, top_entries,
+    InContextScore, InductionCircuit, InductionEdge, InductionSearch, Partner, Reading,
+    RepeatedLoss, Replacement, Role, Score, SingularDirection, Suggestion, Svd, TaskEvidence,
+    Thresholds, TokenPair, attention_by_distance, attention_entropy, attention_to_roles,
+    copy_scores, copy_scores_of_tokens, detect_heads, head_ablation, head_direct_effect,
+    in_context_score, in_context_score_by_head, induction_circuit, pattern_scores, repeated_loss,
+    top_entries,
 };
 pub use experiments::{
     CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,

@@ -1,12 +1,16 @@
-//! Head detection, weight circuits and composition against TransformerLens.
+//! Head detection, pattern and copy scores, weight circuits and composition against
+//! TransformerLens, on random weights and on the shipped model.
 
 mod common;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use common::Comparison;
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use patchlens::{
     AttentionPattern, Circuits, Closeness, Composition, Detection, Embedding, FactoredMatrix, Head,
-    Prompt, Transformer, detect_heads,
+    Prompt, Transformer, copy_scores, detect_heads, pattern_scores,
 };
 
 const BOUND: f32 = 1e-5;
@@ -17,12 +21,70 @@ const KINDS: [(&str, AttentionPattern); 3] = [
     ("induction_head", AttentionPattern::Induction),
 ];
 
+/// A model, and what TransformerLens makes of it.
+struct Golden {
+    name: &'static str,
+    model: Transformer,
+    tensors: BTreeMap<String, ArrayD<f32>>,
+    /// Of `analysis.py` for random models, of `heads.py` for the shipped one.
+    metadata: serde_json::Value,
+    /// Of `heads.py`.
+    heads: serde_json::Value,
+}
+
+/// The random models and the shipped one.
+fn goldens() -> Vec<Golden> {
+    let heads = |name: &str| {
+        let text = std::fs::read_to_string(common::dir(name).join("heads.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let random = common::MODELS.map(|name| {
+        let mut tensors = common::tensors(name, "analysis.safetensors");
+        tensors.extend(common::tensors(name, "heads.safetensors"));
+        Golden {
+            name,
+            model: common::open(name),
+            tensors,
+            metadata: common::metadata(name)["analysis"].clone(),
+            heads: heads(name),
+        }
+    });
+    let assets = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
+    let shipped = Golden {
+        name: "mini",
+        model: Transformer::open(assets).unwrap(),
+        tensors: common::tensors("mini", "heads.safetensors"),
+        metadata: heads("mini"),
+        heads: heads("mini"),
+    };
+    random.into_iter().chain([shipped]).collect()
+}
+
+impl Golden {
+    fn head(&self, what: &str) -> Head {
+        let [layer, head] = common::tokens(&self.heads[what])[..] else {
+            panic!("{}: no head {what}", self.name);
+        };
+        Head::new(layer as usize, head as usize)
+    }
+
+    fn prompts(&self, what: &str) -> Vec<Prompt> {
+        let list = self.heads[what].as_array().unwrap().iter();
+        list.map(|p| Prompt::from(common::tokens(p))).collect()
+    }
+}
+
 #[test]
 fn head_detection() {
-    for name in common::MODELS {
-        let model = common::open(name);
-        let reference = common::tensors(name, "analysis.safetensors");
-        let tokens = common::tokens(&common::metadata(name)["analysis"]["repeating_prompt"]);
+    for golden in goldens() {
+        let Golden {
+            name,
+            model,
+            tensors: reference,
+            metadata,
+            ..
+        } = golden;
+        let tokens = common::tokens(&metadata["repeating_prompt"]);
         let prompt = Prompt::from(&tokens[..]);
         let mut comparison = Comparison::new(BOUND);
         for (kind, pattern) in KINDS {
@@ -56,14 +118,22 @@ fn head_detection() {
 
 #[test]
 fn composition_of_all_pairs() {
-    for name in common::MODELS {
-        let model = common::open(name);
-        let reference = common::tensors(name, "analysis.safetensors");
+    for golden in goldens() {
+        let (name, reference) = (golden.name, &golden.tensors);
         let mut comparison = Comparison::new(BOUND);
         for kind in Composition::ALL {
-            let found = Circuits::new(&model).composition_scores(kind).unwrap();
+            let found = Circuits::new(&golden.model)
+                .composition_scores(kind)
+                .unwrap();
             let key = format!("composition/{kind:?}");
             comparison.add(&key, found.values(), reference[&key].view());
+        }
+        let table = Circuits::new(&golden.model).composition_table().unwrap();
+        for (i, kind) in Composition::ALL.into_iter().enumerate() {
+            let expected = &reference[&format!("composition/{kind:?}")];
+            let found = table.values().index_axis_move(Axis(0), i);
+            let expected = expected.to_shape(found.shape()).unwrap();
+            comparison.add(&format!("table {kind:?}"), found, expected.view());
         }
         comparison.finish(name);
     }
@@ -84,7 +154,7 @@ fn circuit(model: &Transformer, name: &str, head: Head) -> FactoredMatrix {
 
 /// `u · diag(s) · vᵀ`, and how far the columns are from orthonormal.
 fn rebuilt(matrix: &FactoredMatrix) -> (Array2<f32>, f32) {
-    let svd = matrix.svd();
+    let svd = matrix.svd().unwrap();
     let scaled = &svd.u * &svd.singular_values.mapv(|s| s as f32);
     let rank = svd.u.ncols();
     let off = |m: &Array2<f32>| {
@@ -94,26 +164,30 @@ fn rebuilt(matrix: &FactoredMatrix) -> (Array2<f32>, f32) {
     (scaled.dot(&svd.v.t()), off(&svd.u).max(off(&svd.v)))
 }
 
+/// One head's part of a golden `[layer, head, ..]`.
+fn at_head(whole: &ArrayD<f32>, head: Head) -> ArrayD<f32> {
+    let layer = whole.index_axis(Axis(0), head.layer);
+    layer.index_axis_move(Axis(0), head.head).to_owned()
+}
+
 #[test]
 fn circuits() {
-    for name in common::MODELS {
-        let model = common::open(name);
-        let reference = common::tensors(name, "analysis.safetensors");
-        let metadata = common::metadata(name);
-        let full_head = common::tokens(&metadata["analysis"]["full_circuit_head"]);
+    for golden in goldens() {
+        let (name, model, reference) = (golden.name, &golden.model, &golden.tensors);
+        let full_head = golden.head("rows_head");
         let mut comparison = Comparison::new(BOUND);
         for (kind, head) in ["ov", "qk", "full_ov", "full_qk"]
             .into_iter()
             .flat_map(|kind| Head::all(model.config()).map(move |head| (kind, head)))
         {
-            let matrix = circuit(&model, kind, head);
-            let golden = |what: &str| {
-                let whole = &reference[&format!("circuits/{kind}/{what}")];
-                let layer = whole.index_axis(Axis(0), head.layer);
-                layer.index_axis_move(Axis(0), head.head).to_owned()
-            };
+            let matrix = circuit(model, kind, head);
+            let golden = |what: &str| at_head(&reference[&format!("circuits/{kind}/{what}")], head);
             let key = |what: &str| format!("{kind} {head} {what}");
-            let singular = matrix.singular_values().mapv(|v| v as f32).into_dyn();
+            let singular = matrix
+                .singular_values()
+                .unwrap()
+                .mapv(|v| v as f32)
+                .into_dyn();
             let expected = golden("singular_values");
             comparison.add(&key("singular values"), singular.view(), expected.view());
             let (again, off) = rebuilt(&matrix);
@@ -121,8 +195,8 @@ fn circuits() {
             comparison.add(&key("svd"), again.view().into_dyn(), dense.view());
             assert!(off < BOUND, "{}: singular vectors off by {off}", key("svd"));
             let norm = Array1::from_elem(1, matrix.norm() as f32).into_dyn();
-            let squares: f64 = dense.iter().map(|v| f64::from(*v).powi(2)).sum();
-            let expected = Array1::from_elem(1, squares.sqrt() as f32).into_dyn();
+            let expected = at_head(&reference[&format!("norms/{kind}")], head);
+            let expected = expected.insert_axis(Axis(0));
             comparison.add(&key("norm"), norm.view(), expected.view());
             let values = matrix.eigenvalues().unwrap();
             let flat = values.iter().flat_map(|v| [v.re as f32, v.im as f32]);
@@ -132,17 +206,100 @@ fn circuits() {
                 values.view(),
                 golden("eigenvalues").view(),
             );
-            if !kind.starts_with("full") {
-                comparison.add(&key("dense"), dense.view(), golden("dense").view());
-            } else if [head.layer as u32, head.head as u32] == full_head[..] {
-                let expected = &reference[&format!("circuits/{kind}/dense")];
-                comparison.add(&key("dense"), dense.view(), expected.view());
+            // Of the shipped model, only some rows are kept.
+            if let Some(expected) = reference.get(&format!("circuits/{kind}/dense")) {
+                if !kind.starts_with("full") {
+                    comparison.add(&key("dense"), dense.view(), at_head(expected, head).view());
+                } else if head == full_head {
+                    comparison.add(&key("dense"), dense.view(), expected.view());
+                }
             }
         }
-        let found = Circuits::new(&model).copying_scores().unwrap();
+        let found = Circuits::new(model).copying_scores().unwrap();
         let expected = &reference["circuits/full_ov/copying_score"];
         comparison.add("copying score", found.values(), expected.view());
         comparison.finish(name);
+    }
+}
+
+#[test]
+fn stripes_of_repeated_sequences() {
+    for golden in goldens() {
+        let period = golden.heads["period"].as_u64().unwrap() as usize;
+        let stripes = [
+            ("previous", 1),
+            ("duplicate", period),
+            ("induction", period - 1),
+        ];
+        let offsets = stripes.map(|(_, back)| AttentionPattern::Offset(back));
+        let prompts = golden.prompts("repeated");
+        let found = pattern_scores(&golden.model, &prompts, &offsets).unwrap();
+        let mut comparison = Comparison::new(BOUND);
+        for (i, (name, _)) in stripes.iter().enumerate() {
+            let expected = &golden.tensors[&format!("stripes/{name}")];
+            let found = found.values().index_axis_move(Axis(0), i);
+            comparison.add(name, found, expected.view());
+        }
+        comparison.finish(golden.name);
+    }
+}
+
+#[test]
+fn copy_scores_of_the_paper() {
+    for golden in goldens() {
+        let prompts = golden.prompts("copy_prompts");
+        let last = vec![vec![1]; prompts.len()];
+        let found = copy_scores(&golden.model, &prompts, &last, 5).unwrap();
+        let mut comparison = Comparison::new(BOUND);
+        for (i, sign) in ["positive", "negative"].iter().enumerate() {
+            let expected = &golden.tensors[&format!("copy/{sign}")];
+            let found = found.values().index_axis_move(Axis(0), i);
+            comparison.add(sign, found, expected.view());
+        }
+        comparison.finish(golden.name);
+    }
+}
+
+#[test]
+fn positional_circuits_products_rows_and_singular_vectors() {
+    for golden in goldens() {
+        let (model, reference) = (&golden.model, &golden.tensors);
+        let circuits = Circuits::new(model);
+        let mut comparison = Comparison::new(BOUND);
+        let mut add = |key: &str, found: Array2<f32>| {
+            if let Some(expected) = reference.get(key) {
+                comparison.add(key, found.view().into_dyn(), expected.view());
+            }
+        };
+        let of_positions = Embedding::Positions;
+        let head = golden.head("positional_head");
+        let positional = circuits.full_qk(head, of_positions, of_positions).unwrap();
+        add("positional", positional.dense());
+        let (ov, qk) = (Head::new(0, 1), Head::new(1, 0));
+        let product = circuits.ov(ov).unwrap().times(&circuits.qk(qk).unwrap());
+        add("product", product.unwrap().dense());
+        let head = golden.head("rows_head");
+        let rows: Vec<u32> = common::tokens(&golden.heads["rows"]);
+        for kind in ["ov", "full_ov", "full_qk"] {
+            let matrix = circuit(model, kind, head);
+            if reference.contains_key(&format!("rows/{kind}")) {
+                let rows: Vec<_> = rows
+                    .iter()
+                    .map(|row| matrix.row(*row as usize).unwrap())
+                    .collect();
+                let views: Vec<_> = rows.iter().map(|row| row.view()).collect();
+                add(
+                    &format!("rows/{kind}"),
+                    ndarray::stack(Axis(0), &views).unwrap(),
+                );
+            }
+            let vectors = matrix.svd().unwrap().u.mapv(f32::abs);
+            add(
+                &format!("singular/{kind}"),
+                vectors.select(Axis(1), &[0, 1, 2]),
+            );
+        }
+        comparison.finish(golden.name);
     }
 }
 
@@ -168,7 +325,7 @@ fn products_transposes_and_rows_equal_the_dense_ones() {
     let right = Array2::from_shape_fn((ov.dim().1, 3), |(i, j)| (i + 2 * j) as f32);
     let found = ov.times_dense(right.view()).unwrap();
     add("right product", found.dense(), ov.dense().dot(&right));
-    let row = ov.row(3).insert_axis(Axis(0));
+    let row = ov.row(3).unwrap().insert_axis(Axis(0));
     add("row", row, ov.dense().select(Axis(0), &[3]));
     comparison.finish("products");
     let wide = circuits.full_ov(Head::new(0, 0)).unwrap();

@@ -4,9 +4,9 @@
 //! The weights are used as they are: LayerNorm's weights count only where they were folded into
 //! the model before.
 
-use ndarray::{Array1, Array2, Array4, ArrayView1, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
-use super::factored::{FactoredMatrix, copying_score, eigenvalues, gram, largest};
+use super::factored::{FactoredMatrix, copying_score, eigenvalues, largest};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::Transformer;
@@ -71,13 +71,13 @@ pub enum Embedding {
 
 /// A head's three input maps.
 #[derive(Clone, Copy)]
-enum Input {
+pub(super) enum Input {
     Q,
     K,
     V,
 }
 
-fn weight(model: &Transformer, head: Head, input: Input) -> ArrayView2<'_, f32> {
+pub(super) fn weight(model: &Transformer, head: Head, input: Input) -> ArrayView2<'_, f32> {
     let (d_head, d_model) = (model.config().d_head(), model.config().d_model);
     let start = input as usize * d_model + head.head * d_head;
     let all = model.parameters().h[head.layer].attn.c_attn.weight.view();
@@ -100,7 +100,7 @@ fn weight(model: &Transformer, head: Head, input: Input) -> ArrayView2<'_, f32> 
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Circuits<'m> {
-    model: &'m Transformer,
+    pub(super) model: &'m Transformer,
 }
 
 impl<'m> Circuits<'m> {
@@ -223,108 +223,6 @@ impl<'m> Circuits<'m> {
             n,
         ))
     }
-
-    /// Composition scores `‖L · R‖ / (‖L‖ ‖R‖)` (Frobenius norms) of all pairs of heads,
-    /// `[layer, head, later layer, later head]`: L is the OV circuit of the first head, R what
-    /// the later one reads with. 0 where the second layer does not come after the first, NaN
-    /// for a circuit that is zero.
-    ///
-    /// # Errors
-    /// As [`Labelled::new`].
-    pub fn composition_scores(&self, kind: Composition) -> Result<Labelled> {
-        let config = self.model.config();
-        let (layers, heads) = (config.n_layers, config.n_heads);
-        let writers: Vec<Reduced> = Head::all(config).map(|h| self.reduced(h, None)).collect();
-        let readers: Vec<Reduced> = Head::all(config)
-            .map(|h| self.reduced(h, Some(kind)))
-            .collect();
-        let mut scores = Array4::zeros((layers, heads, layers, heads));
-        for (i, from) in Head::all(config).enumerate() {
-            for (j, to) in Head::all(config)
-                .enumerate()
-                .filter(|(_, h)| h.layer > from.layer)
-            {
-                let middle = self.model.w_o(from.layer, from.head);
-                let middle = matmul(middle, self.reader(to, kind).0);
-                scores[[from.layer, from.head, to.layer, to.head]] =
-                    composition(&writers[i], middle, &readers[j]);
-            }
-        }
-        let axes = vec![
-            Axis::layers(layers),
-            Axis::heads(heads),
-            Axis::new("later layer", (0..layers).map(|i| format!("L{i}"))),
-            Axis::new("later head", (0..heads).map(|i| format!("H{i}"))),
-        ];
-        let about = About {
-            title: format!("{kind:?}-composition"),
-            caption: format!(
-                "‖OV · {}‖ / (‖OV‖ · ‖{0}‖) for every pair of heads.",
-                kind.reader()
-            ),
-            unit: "composition score".to_string(),
-            ..About::default()
-        };
-        Labelled::new(scores, axes, about)
-    }
-
-    /// The factors of the matrix with which a head reads what another one wrote.
-    fn reader(&self, head: Head, kind: Composition) -> (ArrayView2<'m, f32>, ArrayView2<'m, f32>) {
-        let w = |input| weight(self.model, head, input);
-        match kind {
-            Composition::Q => (w(Input::Q), w(Input::K).reversed_axes()),
-            Composition::K => (w(Input::K), w(Input::Q).reversed_axes()),
-            Composition::V => (w(Input::V), self.model.w_o(head.layer, head.head)),
-        }
-    }
-
-    /// What composition needs of a head's OV circuit, or of the circuit that it reads with.
-    fn reduced(&self, head: Head, kind: Option<Composition>) -> Reduced {
-        let (a, b) = self.reader(head, kind.unwrap_or(Composition::V));
-        let (rows, columns) = (gram(a.t()), gram(b));
-        let norm = (&rows * &columns).sum().sqrt();
-        Reduced {
-            gram: if kind.is_some() { columns } else { rows },
-            norm,
-        }
-    }
-}
-
-/// The outer factor's Gram matrix `[d_head, d_head]` and the norm of the whole circuit.
-struct Reduced {
-    gram: Array2<f64>,
-    norm: f64,
-}
-
-/// `‖A·M·B‖` from the Gram matrices of A and B: `tr(Mᵀ·AᵀA·M·BBᵀ)`.
-fn composition(writer: &Reduced, middle: Array2<f32>, reader: &Reduced) -> f32 {
-    let middle = middle.mapv(f64::from);
-    let squared = (writer.gram.dot(&middle) * middle.dot(&reader.gram)).sum();
-    (squared.max(0.0).sqrt() / (writer.norm * reader.norm)) as f32
-}
-
-/// Through which input a head reads what an earlier head wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Composition {
-    /// Its queries: R is its QK circuit.
-    Q,
-    /// Its keys: R is its transposed QK circuit.
-    K,
-    /// Its values: R is its OV circuit.
-    V,
-}
-
-impl Composition {
-    /// All three.
-    pub const ALL: [Composition; 3] = [Composition::Q, Composition::K, Composition::V];
-
-    fn reader(self) -> &'static str {
-        match self {
-            Composition::Q => "QK",
-            Composition::K => "QKᵀ",
-            Composition::V => "OV",
-        }
-    }
 }
 
 /// The largest entries of a vector over the vocabulary (a row of a full circuit, or one of its
@@ -353,14 +251,14 @@ impl Circuits<'_> {
     /// what is written, by magnitude, is positive.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a head that the model lacks.
+    /// [`Error::OutOfRange`] for a head that the model lacks; as [`FactoredMatrix::svd`].
     pub fn singular_directions(
         &self,
         head: Head,
         directions: usize,
         tokens: usize,
     ) -> Result<Vec<SingularDirection>> {
-        let svd = self.full_ov(head)?.svd();
+        let svd = self.full_ov(head)?.svd()?;
         let direction = |i: usize| {
             let [mut reads, mut writes]: [Array1<f32>; 2] =
                 [&svd.u, &svd.v].map(|side| side.column(i).to_owned());

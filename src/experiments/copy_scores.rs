@@ -1,17 +1,18 @@
 //! Copy scores of heads (Wang et al. 2022, "Interpretability in the Wild", section 3.1): does a
 //! head that attends to a token raise that token's logit?
 
-use ndarray::{Array2, Array4, ArrayView1, ArrayView2};
+use ndarray::{Array1, Array3, Array4, ArrayD, ArrayViewMut2, Axis as Dim};
 
-use super::circuits::Head;
 use super::statistics::over_first;
-use crate::cache::Selection;
+use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
-use crate::hook::Site;
+use crate::hook::{HookPoint, Site};
+use crate::intervention::{Edit, Intervention, Interventions, Select, Target, Values};
+use crate::metric::{Metric, rank};
 use crate::model::{KeepLogits, Run, Transformer};
-use crate::ops::{layer_norm_affine, linear, matmul, part};
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
+use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
 
 /// Copy scores of every head, `[sign, layer, head]` with standard errors: block 0's `resid_post`
 /// at the positions given goes through the head's layer's `ln1`, its values and its output map
@@ -43,18 +44,16 @@ pub fn copy_scores(
         return Err(Error::invalid("top", top, "at least 1"));
     }
     let tokens = tokens_at(prompts, positions)?;
-    let states = states(model, prompts, positions)?;
     let config = model.config();
+    let alone: Vec<Prompt> = tokens.iter().map(|t| Prompt::from([*t])).collect();
+    let states = states(model, prompts, positions)?;
+    let decoder = Decoder::new(model, &alone, &tokens, top, DEFAULT_MEMORY_LIMIT)?;
     let shape = (tokens.len(), 2, config.n_layers, config.n_heads);
     let mut hits = Array4::zeros(shape);
-    for head in Head::all(config) {
-        let output = head_output(model, head, states.view());
-        for (sign, output) in [output.clone(), -output].into_iter().enumerate() {
-            let logits = unembed(model, output.view());
-            for (i, token) in tokens.iter().enumerate() {
-                let copied = is_among_top(logits.row(i), *token as usize, top);
-                hits[[i, sign, head.layer, head.head]] = f32::from(u8::from(copied));
-            }
+    for layer in 0..config.n_layers {
+        let outputs = outputs(model, layer, &alone, &states)?;
+        for (head, found) in decoder.both_signs(&outputs)?.outer_iter().enumerate() {
+            of_head(&mut hits, layer, head).assign(&found.t());
         }
     }
     let (mean, error) = over_first(hits.view().into_dyn());
@@ -73,12 +72,6 @@ pub fn copy_scores(
         .counts
         .insert("tokens".to_string(), tokens.len() as u64);
     Labelled::new(mean, axes, about)?.with_std_error(error)
-}
-
-/// Whether fewer than `top` other logits are as high: a head that writes nothing copies nothing.
-fn is_among_top(logits: ArrayView1<'_, f32>, token: usize, top: usize) -> bool {
-    let own = logits[token];
-    logits.iter().filter(|v| **v >= own).count() <= top
 }
 
 /// [`copy_scores`] of a set of tokens, each alone in its prompt, after BOS if there is one.
@@ -124,58 +117,109 @@ fn tokens_at(prompts: &[Prompt], positions: &[Vec<usize>]) -> Result<Vec<u32>> {
     Ok(tokens)
 }
 
-/// Block 0's `resid_post` at the positions, `[token, d_model]`.
+/// A head's part `[prompt, sign]` of `[prompt, sign, layer, head]`.
+pub(super) fn of_head(hits: &mut Array4<f32>, layer: usize, head: usize) -> ArrayViewMut2<'_, f32> {
+    let of_layer = hits.view_mut().index_axis_move(Dim(2), layer);
+    of_layer.index_axis_move(Dim(2), head)
+}
+
+/// Block 0's `resid_post` at the positions, `[1, d_model]` each.
 fn states(
     model: &Transformer,
     prompts: &[Prompt],
     positions: &[Vec<usize>],
-) -> Result<Array2<f32>> {
+) -> Result<Vec<ArrayD<f32>>> {
     let point = Site::ResidPost.at(0);
     let selection = Selection::points([point]);
-    let run = Run {
-        cache: Some(&selection),
-        stop_at_layer: Some(1),
-        logits: KeepLogits::None,
-    };
-    let caches = model.run(prompts, (), &run)?.caches;
-    let count = positions.iter().map(Vec::len).sum();
-    let mut states = Array2::zeros((count, model.config().d_model));
-    let mut rows = states.rows_mut().into_iter();
+    let caches = model.run(prompts, (), &up_to(0, &selection))?.caches;
+    let mut states = Vec::new();
     for (cache, list) in caches.iter().zip(positions) {
         let whole = cache.flat(point)?;
-        // In this order, so that the end of a list does not swallow a row.
-        for (position, mut row) in list.iter().zip(rows.by_ref()) {
-            row.assign(&whole.row(*position));
-        }
+        let rows = list.iter().map(|p| whole.select(Dim(0), &[*p]).into_dyn());
+        states.extend(rows);
     }
     Ok(states)
 }
 
-/// What a head writes where it attends to one state alone, `[token, d_model]`.
-fn head_output(model: &Transformer, head: Head, states: ArrayView2<'_, f32>) -> Array2<f32> {
-    let (config, block) = (model.config(), &model.parameters().h[head.layer]);
-    let ln = &block.ln_1;
-    let x = layer_norm_affine(
-        states,
-        ln.weight.view(),
-        ln.bias.view(),
-        config.layer_norm_eps,
-    );
-    let start = 2 * config.d_model + head.head * config.d_head();
-    let columns = start..start + config.d_head();
-    let w_v = part(block.attn.c_attn.weight.view(), 1, columns.clone());
-    let b_v = part(block.attn.c_attn.bias.view(), 0, columns);
-    matmul(
-        linear(x.view(), w_v, Some(b_v)).view(),
-        model.w_o(head.layer, head.head),
-    )
+/// What the heads of a layer write where they attend to one state alone, `[head][token]`, each
+/// `[d_model]`: a prompt of one token, which can attend to itself only, with the state set as the
+/// layer's input.
+fn outputs(
+    model: &Transformer,
+    layer: usize,
+    alone: &[Prompt],
+    states: &[ArrayD<f32>],
+) -> Result<Vec<Vec<Array1<f32>>>> {
+    let edit = Edit::Set(Values::arrays(states.to_vec()));
+    let set = [Intervention::new(Site::ResidPre.at(layer), edit)];
+    let point = Site::Result.at(layer);
+    let selection = Selection::points([point]);
+    let run = up_to(layer, &selection);
+    let caches = model.run(alone, Interventions::new(&set[..]), &run)?.caches;
+    let of_one = |head: usize| {
+        let output = |cache: &ActivationCache| {
+            let output = cache.get(point)?.index_axis_move(Dim(1), head);
+            Ok(output.iter().copied().collect())
+        };
+        caches.iter().map(output).collect()
+    };
+    (0..model.config().n_heads).map(of_one).collect()
 }
 
-fn unembed(model: &Transformer, residual: ArrayView2<'_, f32>) -> Array2<f32> {
-    let parameters = model.parameters();
-    let ln = &parameters.ln_f;
-    let eps = model.config().layer_norm_eps;
-    let x = layer_norm_affine(residual, ln.weight.view(), ln.bias.view(), eps);
-    let bias = parameters.lm_head_bias.as_ref().map(|bias| bias.view());
-    linear(x.view(), parameters.w_u(), bias)
+fn up_to(layer: usize, selection: &Selection) -> Run<'_> {
+    Run {
+        cache: Some(selection),
+        stop_at_layer: Some(layer + 1),
+        logits: KeepLogits::None,
+    }
+}
+
+/// Reads vectors as logits: each alone in the final residual stream, through the model's own
+/// `ln_final` and unembedding.
+pub(super) struct Decoder<'m> {
+    sweep: Sweep<'m>,
+    metric: Metric,
+    top: usize,
+    last: HookPoint,
+}
+
+impl<'m> Decoder<'m> {
+    /// Whether one token a prompt is among the `top` logits at the prompt's last position.
+    pub(super) fn new(
+        model: &'m Transformer,
+        prompts: &[Prompt],
+        tokens: &[u32],
+        top: usize,
+        memory_limit: u64,
+    ) -> Result<Self> {
+        Ok(Decoder {
+            sweep: Sweep::new(model, prompts)?.memory_limit(memory_limit),
+            metric: rank(tokens),
+            top,
+            last: Site::ResidPost.at(model.config().n_layers - 1),
+        })
+    }
+
+    /// 1 where the token is among the top logits of a vector, 0 where not, `[vector, sign,
+    /// prompt]`; sign 0 is the vector, sign 1 the vector negated. `vectors` are `[vector][prompt]`,
+    /// each `[d_model]`. Equal logits count half, so that zeros have no token on top.
+    pub(super) fn both_signs(&self, vectors: &[Vec<Array1<f32>>]) -> Result<Array3<f32>> {
+        let cell = |vector: &[Array1<f32>], sign: f32| -> Cell {
+            let signed = vector.iter().map(|v| v.mapv(|v| v * sign).into_dyn());
+            let edit = Edit::Set(Values::arrays(signed.collect()));
+            let target = Target::new(self.last).at_positions(Select::Last);
+            vec![Intervention::new(target, edit)]
+        };
+        let signs = vectors
+            .iter()
+            .flat_map(|v| [cell(v, 1.0), cell(v, -1.0)])
+            .collect::<Vec<_>>();
+        let ranks = self.sweep.run(&signs, &self.metric)?.values;
+        let last = (self.top - 1) as f32;
+        let hits = ranks.mapv(|rank| f32::from(u8::from(rank <= last)));
+        let shape = (vectors.len(), 2, self.sweep.prompts().len());
+        Ok(hits
+            .into_shape_with_order(shape)
+            .unwrap_or_else(|_| unreachable!("two signs a vector")))
+    }
 }

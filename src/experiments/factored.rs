@@ -14,7 +14,7 @@ use crate::ops::matmul;
 /// use patchlens::FactoredMatrix;
 /// let m = FactoredMatrix::new(array![[1.0], [2.0]], array![[3.0, 4.0]])?;
 /// assert_eq!(m.dense(), array![[3.0, 4.0], [6.0, 8.0]]);
-/// assert!((m.svd().singular_values[0] - 125_f64.sqrt()).abs() < 1e-6);
+/// assert!((m.svd()?.singular_values[0] - 125_f64.sqrt()).abs() < 1e-6);
 /// assert!((m.eigenvalues()?[0].re - 11.0).abs() < 1e-6);
 /// # Ok::<(), patchlens::Error>(())
 /// ```
@@ -121,10 +121,19 @@ impl FactoredMatrix {
     /// One row, `[columns]`: for a full OV circuit, what attending to that token does to every
     /// logit.
     ///
-    /// # Panics
-    /// If there is no such row.
-    pub fn row(&self, row: usize) -> Array1<f32> {
-        self.a.row(row).dot(&self.b)
+    /// # Errors
+    /// [`Error::OutOfRange`] if there is no such row.
+    pub fn row(&self, row: usize) -> Result<Array1<f32>> {
+        let rows = self.dim().0;
+        if row >= rows {
+            return Err(Error::OutOfRange {
+                at: "factored matrix".to_string(),
+                axis: "row",
+                found: row,
+                expected: format!("0..{rows}"),
+            });
+        }
+        Ok(self.a.row(row).dot(&self.b))
     }
 
     /// The Frobenius norm, from the factors' Gram matrices.
@@ -137,34 +146,50 @@ impl FactoredMatrix {
 
     /// The thin decomposition, of rank `min(rows, inner, columns)`: QR of both factors, then the
     /// decomposition of the small product of their triangles.
-    pub fn svd(&self) -> Svd {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for factors that are not finite.
+    pub fn svd(&self) -> Result<Svd> {
+        self.check_finite("singular value decomposition")?;
         let left = to_nalgebra(self.a.view()).qr();
         let right = to_nalgebra(self.b.t()).qr();
         let small = (left.r() * right.r().transpose()).svd(true, true);
         let factor = |side: Option<DMatrix<f64>>| side.unwrap_or_else(|| unreachable!("asked for"));
         let u = left.q() * factor(small.u);
         let v = right.q() * factor(small.v_t).transpose();
-        Svd {
+        Ok(Svd {
             u: from_nalgebra(&u),
             singular_values: Array1::from_iter(small.singular_values.iter().copied()),
             v: from_nalgebra(&v),
-        }
+        })
     }
 
     /// The singular values alone, falling, `[min(rows, inner, columns)]`.
-    pub fn singular_values(&self) -> Array1<f64> {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for factors that are not finite.
+    pub fn singular_values(&self) -> Result<Array1<f64>> {
+        self.check_finite("singular values")?;
         let left = to_nalgebra(self.a.view()).qr().r();
         let right = to_nalgebra(self.b.t()).qr().r();
         let values = (left * right.transpose()).singular_values();
-        Array1::from_iter(values.iter().copied())
+        Ok(Array1::from_iter(values.iter().copied()))
+    }
+
+    fn check_finite(&self, what: &str) -> Result<()> {
+        let mut values = self.a.iter().chain(&self.b);
+        match values.find(|v| !v.is_finite()) {
+            Some(value) => Err(Error::invalid(what, value, "factors of finite numbers")),
+            None => Ok(()),
+        }
     }
 
     /// The eigenvalues that can differ from 0, those of `b · a`, `[inner]`: by falling real part,
     /// then by falling imaginary part.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the matrix is not square, [`Error::Invalid`] if the iteration does not
-    /// converge (values that are not finite).
+    /// [`Error::Shape`] if the matrix is not square, [`Error::Invalid`] for values that are not
+    /// finite, or if the iteration does not converge.
     pub fn eigenvalues(&self) -> Result<Vec<Complex<f64>>> {
         let (rows, columns) = self.dim();
         if rows != columns {
@@ -197,15 +222,14 @@ pub(super) fn copying_score(eigenvalues: &[Complex<f64>]) -> f32 {
 
 /// Eigenvalues of a square matrix, by falling real part, then by falling imaginary part.
 pub(super) fn eigenvalues(matrix: ArrayView2<'_, f64>) -> Result<Vec<Complex<f64>>> {
+    let expected = "a matrix of finite numbers";
+    if let Some(value) = matrix.iter().find(|v| !v.is_finite()) {
+        return Err(Error::invalid("eigenvalues", value, expected));
+    }
     let (n, _) = matrix.dim();
     let converted = DMatrix::from_fn(n, n, |i, j| matrix[[i, j]]);
-    let schur = Schur::try_new(converted, f64::EPSILON, 1000 * n).ok_or_else(|| {
-        Error::invalid(
-            "eigenvalues",
-            "no convergence",
-            "a matrix of finite numbers",
-        )
-    })?;
+    let schur = Schur::try_new(converted, f64::EPSILON, 1000 * n)
+        .ok_or_else(|| Error::invalid("eigenvalues", "no convergence", expected))?;
     let mut values: Vec<_> = schur.complex_eigenvalues().iter().copied().collect();
     values.sort_by(|x, y| y.re.total_cmp(&x.re).then(y.im.total_cmp(&x.im)));
     Ok(values)

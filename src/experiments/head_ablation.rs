@@ -1,10 +1,11 @@
 //! Replacement of heads, one at a time: what a metric loses without each.
 
-use ndarray::{Array1, Array2, Axis as Dim};
+use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
 
 use super::circuits::Head;
+use super::head_scores::Role;
 use super::statistics::{mean_and_error, over_first};
-use crate::cache::Selection;
+use crate::cache::{ActivationCache, Selection};
 use crate::error::Result;
 use crate::hook::Site;
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
@@ -12,7 +13,7 @@ use crate::metric::Metric;
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
-use crate::sweep::{DEFAULT_MEMORY_LIMIT, Sweep};
+use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
 
 /// What takes the place of a head's output.
 #[derive(
@@ -83,21 +84,27 @@ pub(crate) fn mean_at(
         .unwrap_or_else(|_| unreachable!("rows are heads side by side")))
 }
 
-/// One cell a head: its output `z` ablated at the positions given.
-pub(crate) fn ablation_cells(
-    heads: &[Head],
-    edits: &[Edit],
-    positions: &Select,
-) -> Vec<Vec<Intervention>> {
+/// Sequences, and the positions in them.
+pub(crate) type Place = (Select, Select);
+
+/// Every position of every sequence.
+pub(crate) const EVERYWHERE: [Place; 1] = [(Select::All, Select::All)];
+
+/// One cell a head: its output `z` ablated at the places given.
+pub(crate) fn ablation_cells(heads: &[Head], edits: &[Edit], places: &[Place]) -> Vec<Cell> {
     let cell = |head: &Head| {
-        let target = Target::new(Site::Z.at(head.layer)).at_heads(head.head);
-        let target = target.at_positions(positions.clone());
-        vec![Intervention::new(target, edits[head.layer].clone())]
+        let one = |(sequences, positions): &Place| {
+            let target = Target::new(Site::Z.at(head.layer)).at_heads(head.head);
+            let target = target.at_sequences(sequences.clone());
+            let target = target.at_positions(positions.clone());
+            Intervention::new(target, edits[head.layer].clone())
+        };
+        places.iter().map(one).collect()
     };
     heads.iter().map(cell).collect()
 }
 
-/// What the ablation of each head gave.
+/// What the ablation of each head gave, everywhere or along some paths.
 #[derive(Clone, Debug)]
 pub struct HeadAblation {
     /// What the metric loses, whole − ablated, `[layer, head]`: mean over prompts with its
@@ -110,6 +117,30 @@ pub struct HeadAblation {
 }
 
 impl HeadAblation {
+    fn new(
+        model: &Transformer,
+        metric: &Metric,
+        base: Array1<f32>,
+        ablated: Array2<f32>,
+        caption: String,
+    ) -> Result<Self> {
+        let mut about = About {
+            title: "Heads ablated one at a time".to_string(),
+            caption,
+            unit: metric.name().to_string(),
+            ..About::default()
+        };
+        let prompts = base.len() as u64;
+        about.counts.insert("prompts".to_string(), prompts);
+        let (whole, _) = mean_and_error(base.iter().copied());
+        about.baselines.insert("whole".to_string(), whole);
+        Ok(HeadAblation {
+            lost: per_head(model, &base - &ablated, about)?,
+            ablated,
+            base,
+        })
+    }
+
     /// Mean and standard error over prompts of the whole model's metric.
     pub fn base_mean(&self) -> (f32, f32) {
         mean_and_error(self.base.iter().copied())
@@ -152,27 +183,118 @@ pub(crate) fn ablate(
     ablation: Replacement,
     memory_limit: u64,
 ) -> Result<HeadAblation> {
+    ablate_at(model, prompts, metric, ablation, memory_limit, None)
+}
+
+/// As [`ablate`], at a labelled position of each prompt alone, if one is given.
+pub(crate) fn ablate_at(
+    model: &Transformer,
+    prompts: &[Prompt],
+    metric: &Metric,
+    ablation: Replacement,
+    memory_limit: u64,
+    at: Option<&Role>,
+) -> Result<HeadAblation> {
     let sweep = Sweep::new(model, prompts)?.memory_limit(memory_limit);
     let heads: Vec<Head> = Head::all(model.config()).collect();
     let edits = ablation.edits(model, prompts, Site::Z)?;
-    let result = sweep.run(&ablation_cells(&heads, &edits, &Select::All), metric)?;
-    let lost = &result.base - &result.values;
-    let mut about = About {
-        title: "Heads ablated one at a time".to_string(),
-        caption: format!("What is lost by {ablation:?} ablation of a head at all positions."),
-        unit: metric.name().to_string(),
-        ..About::default()
+    at.map_or(Ok(()), |role| role.check(prompts))?;
+    let places = at.map_or(EVERYWHERE.to_vec(), Role::places);
+    let cells = ablation_cells(&heads, &edits, &places);
+    let place = at.map_or("all positions", |role| &role.name);
+    let caption = format!("What is lost by {ablation:?} ablation of a head at {place}.");
+    let result = sweep.run(&cells, metric)?;
+    HeadAblation::new(model, metric, result.base, result.values, caption)
+}
+
+/// What each head adds to the metric directly: its output is taken out of the last `resid_post`
+/// alone (and its mean put there, under mean ablation), so that no later head and no MLP sees the
+/// change; the final LayerNorm is computed anew, so that a head which writes much of anything else
+/// makes room for the rest when it goes, and has a negative effect. The rest of what
+/// [`head_ablation`] measures goes through later parts of the model. (Wang et al. 2022, section 3.1, path patching of heads to the
+/// logits with MLPs frozen.)
+///
+/// ```
+/// use patchlens::{Replacement, Config, Prompt, Transformer, head_direct_effect, logit_diff};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// let found = head_direct_effect(&model, &Prompt::from([1, 2, 3]), &logit_diff(4, 5), Replacement::Zero)?;
+/// assert_eq!(found.lost.values().shape(), [2, 2]); // [layer, head]
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`Sweep::new`] and [`Sweep::prepare`].
+pub fn head_direct_effect(
+    model: &Transformer,
+    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    metric: &Metric,
+    ablation: Replacement,
+) -> Result<HeadAblation> {
+    let limit = DEFAULT_MEMORY_LIMIT;
+    direct_effect(model, prompts.as_ref(), metric, ablation, limit)
+}
+
+/// As [`head_direct_effect`], with the sweep's working memory bounded.
+pub(crate) fn direct_effect(
+    model: &Transformer,
+    prompts: &[Prompt],
+    metric: &Metric,
+    ablation: Replacement,
+    memory_limit: u64,
+) -> Result<HeadAblation> {
+    let config = model.config();
+    let sweep = Sweep::new(model, prompts)?.memory_limit(memory_limit);
+    let last = Site::ResidPost.at(config.n_layers - 1);
+    let mut values = Array2::zeros((config.n_layers * config.n_heads, prompts.len()));
+    let mut rows = values.rows_mut().into_iter();
+    let mut base = Array1::default(0);
+    for layer in 0..config.n_layers {
+        let without = taken_out(model, prompts, layer, ablation)?.into_iter();
+        let cell = |arrays| vec![Intervention::new(last, Edit::Add(Values::arrays(arrays)))];
+        let cells: Vec<Cell> = without.map(cell).collect();
+        let result = sweep.run(&cells, metric)?;
+        // In this order, so that the end of a layer does not swallow a row.
+        for (found, mut row) in result.values.outer_iter().zip(rows.by_ref()) {
+            row.assign(&found);
+        }
+        base = result.base;
+    }
+    let caption = "What is lost when a head's output is taken out of the last resid_post alone.";
+    HeadAblation::new(model, metric, base, values, caption.to_string())
+}
+
+/// For each head of a layer and each prompt, what takes its output out of the residual stream
+/// where it is added, `[pos, d_model]`: minus its output, plus its mean under mean ablation.
+pub(crate) fn taken_out(
+    model: &Transformer,
+    prompts: &[Prompt],
+    layer: usize,
+    ablation: Replacement,
+) -> Result<Vec<Vec<ArrayD<f32>>>> {
+    let point = Site::Result.at(layer);
+    let selection = Selection::points([point]);
+    let run = Run {
+        cache: Some(&selection),
+        stop_at_layer: Some(layer + 1),
+        logits: KeepLogits::None,
     };
-    about
-        .counts
-        .insert("prompts".to_string(), prompts.len() as u64);
-    let (base, _) = mean_and_error(result.base.iter().copied());
-    about.baselines.insert("whole".to_string(), base);
-    Ok(HeadAblation {
-        lost: per_head(model, lost, about)?,
-        ablated: result.values,
-        base: result.base,
-    })
+    let caches = model.run(prompts, (), &run)?.caches;
+    let means = match ablation {
+        Replacement::Mean => Some(mean_at(model, prompts, layer, Site::Result)?),
+        Replacement::Zero => None,
+    };
+    let of_head = |head: usize| {
+        let of_prompt = |cache: &ActivationCache| {
+            let output = cache.get(point)?.index_axis_move(Dim(1), head).mapv(|v| -v);
+            Ok(match &means {
+                Some(means) => output + means.row(head),
+                None => output,
+            })
+        };
+        caches.iter().map(of_prompt).collect()
+    };
+    (0..model.config().n_heads).map(of_head).collect()
 }
 
 /// Mean and standard error over prompts of `[layer * n_heads + head, prompt]`.

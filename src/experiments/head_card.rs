@@ -4,19 +4,29 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::circuits::{Composition, Head};
+use super::circuits::Head;
+use super::composition::Composition;
+use crate::report::Labelled;
 
 /// The kinds of heads that a report tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadLabel {
-    /// Moves the answer: the task's last position attends to the answer, the head copies what it
-    /// attends to, and without it the metric falls.
+    /// Writes the answer at the task's last position: it attends to a labelled position, what it
+    /// writes has the answer on top, and raises the metric directly. (Wang et al. 2022, section
+    /// 3.1, for whom the position is IO; it may be any that carries the answer by then.)
     NameMover,
-    /// Attends to the answer and suppresses it: without the head the metric rises.
+    /// As a name mover, but what it writes is the answer with the sign flipped, and lowers the
+    /// metric directly (section 3.5).
     NegativeNameMover,
-    /// The task's last position attends to a labelled position that is not the answer (S2), the
-    /// head does not copy, and without it the metric falls.
+    /// Writes against the wrong answer (S): it attends to a labelled position, what it writes has
+    /// the wrong answer at the bottom (on top when negated), and raises the metric directly. (Copy
+    /// suppression, McDougall et al. 2023, where the token suppressed is the wrong one.)
+    Suppression,
+    /// The task's last position attends to a labelled one that is not the answer (S2), the head
+    /// itself writes neither for an answer nor against one, and the metric falls when it is
+    /// ablated at the last position, beyond what it writes to the logits directly: it acts
+    /// through later heads (section 3.2).
     SInhibition,
     /// Attends to what followed an earlier occurrence of the token.
     Induction,
@@ -37,6 +47,7 @@ impl fmt::Display for HeadLabel {
         f.pad(match self {
             HeadLabel::NameMover => "name mover",
             HeadLabel::NegativeNameMover => "negative name mover",
+            HeadLabel::Suppression => "suppression",
             HeadLabel::SInhibition => "S-inhibition-like",
             HeadLabel::Induction => "induction",
             HeadLabel::DuplicateToken => "duplicate token",
@@ -48,18 +59,23 @@ impl fmt::Display for HeadLabel {
     }
 }
 
-/// From where on a measurement counts as evidence.
+/// From where on a measurement counts as evidence, with the reasons for the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Thresholds {
-    /// Mean attention to a pattern.
+    /// Mean attention to a pattern. 0.4: no more than two patterns can hold that much at once.
     pub pattern: f32,
-    /// Mean attention from the task's last position to a labelled one.
+    /// Mean attention from the task's last position to a labelled one. 0.3: no more than three
+    /// positions can hold that much at once.
     pub role: f32,
-    /// Copy score, positive or negative: share of tokens.
+    /// Share of prompts in which the answer (or the wrong one) is among the top 5 logits of what
+    /// the head writes, as it is or negated. 0.5: more often than not. A head that writes names at
+    /// random has 5 tries in as many names as there are: 0.1 of 50.
     pub copy: f32,
-    /// Share of the metric that the head's ablation takes away (or adds).
+    /// Share of the metric that the head's direct effect makes up, or its ablation takes away.
+    /// 0.05: a twentieth of the whole, so that a handful of such heads is worth naming.
     pub effect: f32,
-    /// How many standard errors that change must be away from 0, where one is known.
+    /// How many standard errors that effect must be away from 0, where one is known. 2: about one
+    /// head in twenty passes by chance.
     pub errors: f32,
 }
 
@@ -95,8 +111,27 @@ impl Score {
         }
     }
 
+    /// One cell of a result as a score.
+    pub(super) fn at(of: &Labelled, name: &str, index: &[usize]) -> Self {
+        let error = of.std_error().map(|errors| errors[index]);
+        Score::new(name, of.values()[index], error)
+    }
+
+    /// A head's scores in a result `[measure, layer, head]`, by the labels of its first axis.
+    pub(super) fn by_name(of: &Labelled, head: Head) -> Vec<Self> {
+        let names = of.axes()[0].labels.iter().enumerate();
+        names
+            .map(|(i, name)| Score::at(of, name, &[i, head.layer, head.head]))
+            .collect()
+    }
+
     fn or_zero(&self) -> f32 {
         self.value.unwrap_or(0.0)
+    }
+
+    /// Whether it is so many standard errors away from 0; if none is known, it counts as it is.
+    fn is_beyond(&self, errors: f32) -> bool {
+        self.or_zero().abs() >= errors * self.std_error.unwrap_or(0.0)
     }
 }
 
@@ -114,14 +149,48 @@ pub struct Partner {
 /// What a head does in a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskEvidence {
-    /// What the metric loses when the head is ablated.
+    /// The whole model's mean metric.
+    pub base: f32,
+    /// The total effect: what the metric loses when the head is ablated at all positions.
     pub lost: Score,
-    /// The same as a share of the whole model's metric; `None` where that is 0.
-    pub share_lost: Option<f32>,
+    /// What the metric loses when the head is ablated at the task's last position alone.
+    pub lost_at_end: Score,
+    /// The direct effect: what the metric loses when the head's output is taken out of the final
+    /// residual stream alone ([`head_direct_effect`](crate::head_direct_effect)).
+    pub direct: Score,
     /// Attention from the last position to each role.
     pub roles: Vec<Score>,
+    /// Where the head reads at the last position, and what it writes.
+    pub reads: Option<Reading>,
     /// Which of the roles is the answer, if any.
     pub answer: Option<String>,
+    /// Which of the roles is the wrong answer, if any.
+    pub rival: Option<String>,
+}
+
+impl TaskEvidence {
+    /// A figure as a share of the whole model's metric; `None` where that is 0.
+    pub fn share(&self, of: &Score) -> Option<f32> {
+        of.value
+            .map(|v| v / self.base.abs())
+            .filter(|v| v.is_finite())
+    }
+}
+
+/// Where a head reads and what it writes at the task's last position: as its copy score, but with
+/// its real output there, which goes alone through `ln_final` and the unembedding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// The role attended to most from the last position.
+    pub role: String,
+    /// Share of prompts with the answer among the top 5 logits.
+    pub answer: Score,
+    /// The same with the head's output negated.
+    pub answer_negated: Score,
+    /// Share of prompts with the wrong answer among the top 5 logits, where the task names one.
+    pub rival: Option<Score>,
+    /// The same with the head's output negated.
+    pub rival_negated: Option<Score>,
 }
 
 /// A label that the evidence supports.
@@ -200,61 +269,75 @@ impl HeadCard {
         let Some(task) = &self.task else {
             return Vec::new();
         };
-        let enough = thresholds.errors * task.lost.std_error.unwrap_or(0.0);
-        if task.lost.or_zero().abs() < enough {
+        let Some(reads) = &task.reads else {
             return Vec::new();
-        }
-        let effect = task.share_lost.unwrap_or(0.0) / thresholds.effect;
-        let is_answer = |role: &&Score| task.answer.as_ref() == Some(&role.name);
-        let strongest = |of: Vec<&Score>| {
-            let by = |a: &&Score, b: &&Score| a.or_zero().total_cmp(&b.or_zero());
-            of.into_iter().max_by(by).cloned()
         };
-        let answer = strongest(task.roles.iter().filter(is_answer).collect());
-        let other = strongest(task.roles.iter().filter(|r| !is_answer(r)).collect());
-        let [copy, negative] = [&self.copy, &self.negative_copy]
-            .map(|score| score.as_ref().map_or(0.0, Score::or_zero) / thresholds.copy);
+        let attention = task.roles.iter().find(|role| role.name == reads.role);
+        let attended = attention.map_or(0.0, Score::or_zero) / thresholds.role;
+        let written = |score: Option<&Score>| score.map_or(0.0, Score::or_zero) / thresholds.copy;
+        let answer = [&reads.answer, &reads.answer_negated].map(|s| written(Some(s)));
+        let rival = [&reads.rival, &reads.rival_negated].map(|s| written(s.as_ref()));
+        let share = |score: &Score| match score.is_beyond(thresholds.errors) {
+            true => task.share(score).unwrap_or(0.0) / thresholds.effect,
+            false => 0.0,
+        };
+        let direct = share(&task.direct);
+        let is_answer = task.answer.as_ref() == Some(&reads.role);
+        let writes_none = answer.iter().chain(&rival).all(|share| *share < 1.0);
+        let inhibits = match writes_none && !is_answer {
+            true => share(&task.lost_at_end) - direct,
+            false => 0.0,
+        };
         let kinds = [
-            (HeadLabel::NameMover, &answer, copy, effect),
-            (HeadLabel::NegativeNameMover, &answer, negative, -effect),
-            // A head that copies the subject would hurt, not help.
-            (
-                HeadLabel::SInhibition,
-                &other,
-                if copy < 1.0 { f32::INFINITY } else { 0.0 },
-                effect,
-            ),
+            (HeadLabel::NameMover, answer[0].min(direct)),
+            (HeadLabel::NegativeNameMover, answer[1].min(-direct)),
+            (HeadLabel::Suppression, rival[1].min(direct)),
+            (HeadLabel::SInhibition, inhibits),
         ];
-        let suggest = |(label, role, copies, effect): (_, &Option<Score>, f32, f32)| {
-            let role = role.as_ref()?;
-            Some(Suggestion {
-                label,
-                strength: (role.or_zero() / thresholds.role).min(copies).min(effect),
-                evidence: self.task_evidence(task, role),
-            })
+        let suggest = |(label, strength): (HeadLabel, f32)| Suggestion {
+            label,
+            strength: strength.min(attended),
+            evidence: task.to_string(),
         };
-        kinds.into_iter().filter_map(suggest).collect()
-    }
-
-    fn task_evidence(&self, task: &TaskEvidence, role: &Score) -> String {
-        let copies = match (&self.copy, &self.negative_copy) {
-            (Some(copy), Some(negative)) => {
-                format!("copy score {}, negative {}; ", shown(copy), shown(negative))
-            }
-            _ => String::new(),
-        };
-        format!(
-            "attention to {}: {}; {copies}metric lost without it: {} ({:.1} %)",
-            role.name,
-            shown(role),
-            shown(&task.lost),
-            100.0 * task.share_lost.unwrap_or(f32::NAN)
-        )
+        kinds.map(suggest).into()
     }
 
     /// The score of a pattern by name, if it was measured.
     pub fn pattern(&self, name: &str) -> Option<f32> {
         self.patterns.iter().find(|score| score.name == name)?.value
+    }
+}
+
+impl fmt::Display for TaskEvidence {
+    /// The evidence in numbers, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = |name: &str| self.roles.iter().find(|role| role.name == name).map(shown);
+        if let Some(reads) = &self.reads {
+            let attention = role(&reads.role).unwrap_or_default();
+            write!(f, "attends most to {} ({attention}), ", reads.role)?;
+            write!(f, "on top of what it writes: ")?;
+            let on_top = [
+                ("the answer", Some(&reads.answer)),
+                ("negated the answer", Some(&reads.answer_negated)),
+                ("the wrong answer", reads.rival.as_ref()),
+                ("negated the wrong answer", reads.rival_negated.as_ref()),
+            ];
+            let on_top = on_top.into_iter().filter_map(|(what, score)| {
+                let share = 100.0 * score?.value?;
+                Some(format!("{what} {share:.0} %"))
+            });
+            write!(f, "{}; ", on_top.collect::<Vec<_>>().join(", "))?;
+        }
+        let effects = [
+            ("direct effect", &self.direct),
+            ("lost when ablated at the end", &self.lost_at_end),
+            ("everywhere", &self.lost),
+        ];
+        let effect = |(name, score): (&str, &Score)| match self.share(score) {
+            Some(share) => format!("{name} {} ({:.1} %)", shown(score), 100.0 * share),
+            None => format!("{name} {}", shown(score)),
+        };
+        f.write_str(&effects.map(effect).join(", "))
     }
 }
 

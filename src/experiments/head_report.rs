@@ -6,34 +6,19 @@ use askama::Template;
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
-use super::circuits::{Circuits, Composition, Head};
+use super::circuits::{Circuits, Head};
+use super::composition::Composition;
 use super::copy_scores::copy_scores_of_tokens;
-use super::head_ablation::{Replacement, ablate};
-use super::head_card::{HeadCard, HeadLabel, Partner, Score, TaskEvidence, Thresholds};
+use super::head_ablation::Replacement;
+use super::head_card::{HeadCard, HeadLabel, Partner, Score, Thresholds};
 use super::head_scores::{
-    AttentionPattern, PATTERNS_ONLY, PatternReader, Role, attention_entropy, attention_to_roles,
-    pattern_scores,
+    AttentionPattern, PATTERNS_ONLY, PatternReader, attention_entropy, pattern_scores,
 };
+use super::head_task::{HeadTask, MeasuredTask, TaskSettings};
 use crate::error::{Error, Result};
-use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::{Labelled, legible};
-
-/// A task whose metric the heads' ablation is measured by.
-#[derive(Clone, Debug)]
-pub struct HeadTask {
-    /// The prompts.
-    pub prompts: Vec<Prompt>,
-    /// The metric, such as the logit difference.
-    pub metric: Metric,
-    /// The position that predicts the answer.
-    pub end: Role,
-    /// Labelled positions: IO, S1, S2, subject, ...
-    pub roles: Vec<Role>,
-    /// The name of the role that is the answer.
-    pub answer: Option<String>,
-}
 
 /// What a head report is made from; [`HeadReporter::run`] makes it.
 #[derive(Clone, Debug)]
@@ -77,9 +62,9 @@ impl HeadReporter {
     /// Measures all heads and labels them.
     ///
     /// # Errors
-    /// As [`pattern_scores`], [`attention_to_roles`], [`copy_scores_of_tokens`] and
-    /// [`head_ablation`](crate::head_ablation); [`Error::Invalid`] if the answer is none of the
-    /// roles.
+    /// As [`pattern_scores`], [`attention_to_roles`](crate::attention_to_roles),
+    /// [`copy_scores_of_tokens`] and [`head_ablation`](crate::head_ablation); [`Error::Invalid`] if
+    /// the answer is none of the roles.
     pub fn run(&self, model: &Transformer) -> Result<HeadReport> {
         let circuits = Circuits::new(model);
         let composition = Composition::ALL
@@ -94,6 +79,11 @@ impl HeadReporter {
                 COPY_TOP,
             )?),
         };
+        let settings = TaskSettings {
+            ablation: self.ablation,
+            top: COPY_TOP,
+            memory_limit: self.memory_limit,
+        };
         let measured = Measured {
             patterns: pattern_scores(model, &self.prompts, &AttentionPattern::STANDARD)?,
             entropy: attention_entropy(model, &self.prompts)?,
@@ -103,7 +93,7 @@ impl HeadReporter {
             task: self
                 .task
                 .as_ref()
-                .map(|task| self.measure_task(model, task))
+                .map(|task| MeasuredTask::new(model, task, settings))
                 .transpose()?,
         };
         let card = |head| {
@@ -119,38 +109,6 @@ impl HeadReporter {
             base: measured.task.as_ref().map(|task| task.base),
             thresholds: self.thresholds,
             cards: Head::all(model.config()).map(card).collect(),
-        })
-    }
-
-    fn measure_task(&self, model: &Transformer, task: &HeadTask) -> Result<MeasuredTask> {
-        if let Some(answer) = &task.answer
-            && !task.roles.iter().any(|role| role.name == *answer)
-        {
-            let names: Vec<_> = task.roles.iter().map(|role| role.name.as_str()).collect();
-            let expected = format!("one of the roles [{}]", names.join(", "));
-            return Err(Error::invalid("answer", answer, expected));
-        }
-        let roles = match task.roles.is_empty() {
-            true => None,
-            false => Some(attention_to_roles(
-                model,
-                &task.prompts,
-                &task.end,
-                &task.roles,
-            )?),
-        };
-        let ablated = ablate(
-            model,
-            &task.prompts,
-            &task.metric,
-            self.ablation,
-            self.memory_limit,
-        )?;
-        Ok(MeasuredTask {
-            base: ablated.base_mean().0,
-            lost: ablated.lost,
-            roles,
-            answer: task.answer.clone(),
         })
     }
 }
@@ -176,15 +134,18 @@ impl Measured {
         others.retain(|partner| !partner.score.is_nan());
         others.sort_by(|a, b| b.score.total_cmp(&a.score));
         others.truncate(partners);
-        let mut patterns = by_name(&self.patterns, head);
+        let mut patterns = Score::by_name(&self.patterns, head);
         patterns.sort_by(|a, b| order(b.value).total_cmp(&order(a.value)));
-        let mut copy = self.copies.iter().flat_map(|copies| by_name(copies, head));
+        let mut copy = self
+            .copies
+            .iter()
+            .flat_map(|copies| Score::by_name(copies, head));
         HeadCard {
             head,
             label: HeadLabel::Unlabelled,
             suggestions: Vec::new(),
             patterns,
-            entropy: at(&self.entropy, "entropy", &index),
+            entropy: Score::at(&self.entropy, "entropy", &index),
             eigenvalue_copying: Some(self.eigenvalue_copying.values()[index])
                 .filter(|v| !v.is_nan()),
             copy: copy.next(),
@@ -195,53 +156,9 @@ impl Measured {
     }
 }
 
-/// What was measured of a task, for all heads.
-struct MeasuredTask {
-    base: f32,
-    lost: Labelled,
-    roles: Option<Labelled>,
-    answer: Option<String>,
-}
-
-impl MeasuredTask {
-    fn of(&self, head: Head) -> TaskEvidence {
-        let lost = at(&self.lost, "metric lost", &[head.layer, head.head]);
-        TaskEvidence {
-            share_lost: lost
-                .value
-                .map(|v| v / self.base.abs())
-                .filter(|v| v.is_finite()),
-            lost,
-            roles: self
-                .roles
-                .iter()
-                .flat_map(|roles| by_name(roles, head))
-                .collect(),
-            answer: self.answer.clone(),
-        }
-    }
-}
-
 /// A missing score ranks last.
 fn order(value: Option<f32>) -> f32 {
     value.unwrap_or(f32::NEG_INFINITY)
-}
-
-/// One cell as a score.
-fn at(of: &Labelled, name: &str, index: &[usize]) -> Score {
-    Score::new(
-        name,
-        of.values()[index],
-        of.std_error().map(|errors| errors[index]),
-    )
-}
-
-/// A head's scores in a result `[measure, layer, head]`, by the labels of its first axis.
-fn by_name(of: &Labelled, head: Head) -> Vec<Score> {
-    let names = of.axes()[0].labels.iter().enumerate();
-    names
-        .map(|(i, name)| at(of, name, &[i, head.layer, head.head]))
-        .collect()
 }
 
 /// The heads that compose with a head, earlier and later ones.
@@ -350,7 +267,8 @@ impl fmt::Display for HeadReport {
         for name in &names {
             write!(f, "{:>10}", name.split(' ').next().unwrap_or(name))?;
         }
-        writeln!(f, "{:>8}{:>8}{:>8}  composes with", "copy", "−copy", "lost")?;
+        let columns = ["copy", "−copy", "direct", "at end", "lost"].map(|c| format!("{c:>8}"));
+        writeln!(f, "{}  composes with", columns.concat())?;
         let number = |value: Option<f32>| value.map_or("n/a".to_string(), |v| format!("{v:.2}"));
         for card in &self.cards {
             write!(f, "{:6}{:20}", card.head.to_string(), card.label)?;
@@ -361,10 +279,17 @@ impl fmt::Display for HeadReport {
             for score in copies.map(|copy| copy.as_ref().and_then(|c| c.value)) {
                 write!(f, "{:>8}", number(score))?;
             }
-            let lost = card.task.as_ref().and_then(|task| task.lost.value);
+            let task = card.task.as_ref();
+            for score in [
+                task.and_then(|t| t.direct.value),
+                task.and_then(|t| t.lost_at_end.value),
+                task.and_then(|t| t.lost.value),
+            ] {
+                write!(f, "{:>8}", number(score))?;
+            }
             let partner = |p: &Partner| format!("{} {:?} {:.2}", p.head, p.through, p.score);
             let partners: Vec<String> = card.partners.iter().map(partner).collect();
-            writeln!(f, "{:>8}  {}", number(lost), partners.join(", "))?;
+            writeln!(f, "  {}", partners.join(", "))?;
         }
         Ok(())
     }

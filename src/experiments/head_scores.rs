@@ -1,13 +1,16 @@
 //! What attention heads look at: scores of patterns, distances, entropy and labelled positions
 //! (Elhage et al. 2021; Olsson et al. 2022; TransformerLens's `head_detector`).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ndarray::{Array2, Array4, ArrayView2, ArrayViewMutD, Axis as Dim};
 
+use super::head_ablation::Place;
 use super::statistics::over_first;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
+use crate::intervention::Select;
 use crate::model::{Hooks, KeepLogits, Run, RunShape, Transformer, Visit};
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
@@ -82,11 +85,23 @@ impl AttentionPattern {
     /// The attention that a head gives to the pattern: the mean, over the destinations where the
     /// pattern has a source at all, of the attention to its sources; NaN where there is none.
     ///
-    /// # Panics
-    /// If `attention` `[dest, src]` has not as many rows and columns as there are tokens.
-    pub fn score(self, attention: ArrayView2<'_, f32>, tokens: &[u32]) -> f32 {
+    /// # Errors
+    /// [`Error::Shape`] if `attention` `[dest, src]` has not as many rows and columns as there are
+    /// tokens.
+    pub fn score(self, attention: ArrayView2<'_, f32>, tokens: &[u32]) -> Result<f32> {
         let n = tokens.len();
-        assert_eq!(attention.dim(), (n, n), "attention of {n} tokens");
+        if attention.dim() == (n, n) {
+            return Ok(self.mean_over(attention, tokens));
+        }
+        Err(Error::Shape {
+            at: "attention".to_string(),
+            found: attention.shape().to_vec(),
+            expected: format!("[{n}, {n}] for {n} tokens"),
+        })
+    }
+
+    /// As [`AttentionPattern::score`], of attention that fits.
+    pub(super) fn mean_over(self, attention: ArrayView2<'_, f32>, tokens: &[u32]) -> f32 {
         let mut rows = 0;
         let mut total = 0.0_f64;
         for (dest, row) in attention.outer_iter().enumerate() {
@@ -208,7 +223,7 @@ pub fn pattern_scores(
         let tokens = &prompts[prompt].tokens;
         patterns
             .iter()
-            .map(|p| p.score(attention, tokens))
+            .map(|p| p.mean_over(attention, tokens))
             .collect()
     })?;
     let axis = Axis::new("pattern", patterns.iter().map(ToString::to_string));
@@ -278,7 +293,17 @@ impl Role {
         }
     }
 
-    fn check(&self, prompts: &[Prompt]) -> Result<()> {
+    /// The positions that occur, each in the prompts where it does.
+    pub(super) fn places(&self) -> Vec<Place> {
+        let mut places = BTreeMap::<usize, Vec<usize>>::new();
+        for (prompt, position) in self.positions.iter().enumerate() {
+            places.entry(*position).or_default().push(prompt);
+        }
+        let place = |(position, prompts)| (Select::At(prompts), Select::At(vec![position]));
+        places.into_iter().map(place).collect()
+    }
+
+    pub(super) fn check(&self, prompts: &[Prompt]) -> Result<()> {
         if self.positions.len() != prompts.len() {
             let expected = format!("{}, one a prompt", prompts.len());
             let what = format!("positions of the role {}", self.name);

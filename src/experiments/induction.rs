@@ -1,23 +1,27 @@
 //! Induction: what a repeated random sequence gains, and the circuit that gains it (Elhage et al.
 //! 2021; Olsson et al. 2022, "In-context Learning and Induction Heads").
 
-use ndarray::{Array3, ArrayD, ArrayView2, Axis as Dim};
+mod paths;
+
+use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
 
-use super::circuits::{Circuits, Composition, Head};
-use super::head_ablation::{HeadAblation, Replacement, ablate, ablation_cells, mean_at, per_head};
-use super::head_scores::{AttentionPattern, PatternReader, pattern_scores};
+use super::circuits::{Circuits, Head};
+use super::composition::Composition;
+use super::head_ablation::{
+    EVERYWHERE, HeadAblation, Replacement, ablate, ablation_cells, per_head,
+};
+use super::head_scores::{AttentionPattern, pattern_scores};
 use super::repeated_loss::{check, first_rows, mean};
-use crate::cache::Selection;
 use crate::error::{Error, Result};
 use crate::hook::Site;
-use crate::intervention::{Edit, Intervention, Interventions, Select, Target, Values};
 use crate::metric::{Metric, next_token_loss};
-use crate::model::{KeepLogits, Run, Transformer};
+use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
 use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
 use crate::tasks::RepeatedPrompt;
+use paths::KeyPaths;
 
 /// The metric that the search uses: mean loss of the first repeat minus mean loss where copying
 /// predicts the next token.
@@ -41,8 +45,8 @@ pub struct InductionSearch {
     pub ablation: Replacement,
     /// Mean attention to the induction pattern from which on a head is a candidate.
     pub min_attention: f32,
-    /// Share of the gain that an ablation must remove for a head or an edge to belong to the
-    /// circuit.
+    /// Share of the gain that an ablation must remove, or a head alone must keep, for a head or
+    /// an edge to belong to the circuit.
     pub min_share: f32,
     /// Bound of the sweeps' working memory, in bytes.
     pub memory_limit: u64,
@@ -59,16 +63,18 @@ impl Default for InductionSearch {
     }
 }
 
-/// A head whose output an induction head's keys read.
+/// A head whose output an induction head's keys read, directly or through MLPs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InductionEdge {
     /// The earlier head.
     pub from: Head,
     /// The induction head.
     pub to: Head,
-    /// Share of the gain that goes when the earlier head's output is taken out of the induction
-    /// head's key input, and of nothing else.
+    /// Share of the gain that goes when these paths alone are cut.
     pub share_removed: f32,
+    /// Share of the gain that goes when the earlier head is cut out of the keys of all induction
+    /// heads at once.
+    pub share_removed_from_all: f32,
     /// The induction head's attention to the induction pattern, whole and with the edge cut.
     pub attention: [f32; 2],
     /// K-composition score of the weights.
@@ -88,11 +94,15 @@ pub struct InductionCircuit {
     pub copying: Labelled,
     /// Share of the gain that the ablation of each head removes, `[layer, head]`.
     pub removed: Labelled,
-    /// Heads that attend by induction and whose ablation removes enough of the gain.
+    /// Heads that attend by induction, and either remove enough of the gain by their ablation, or
+    /// keep enough of it when all others that attend so are ablated.
     pub induction_heads: Vec<Head>,
-    /// For each induction head, the share of the gain removed by cutting each earlier head out of
-    /// its keys, `[induction head, layer, head]`; NaN where there is no path. `None` without
-    /// induction heads.
+    /// For each of them, the share of the gain that it keeps when all the other heads that attend
+    /// by induction are ablated, beyond what is left without any of them.
+    pub kept_alone: Vec<f32>,
+    /// The share of the gain removed by cutting each earlier head out of the keys of each
+    /// induction head and, in the last row, of all of them at once,
+    /// `[induction head, layer, head]`; NaN where there is no path. `None` without induction heads.
     pub key_paths: Option<Labelled>,
     /// The edges that carry enough of the gain, strongest first.
     pub edges: Vec<InductionEdge>,
@@ -112,10 +122,14 @@ impl InductionCircuit {
     }
 }
 
-/// Finds the induction circuit causally: every head is ablated by itself; those that attend by
-/// induction and carry the gain are the induction heads; then every earlier head's output is taken
-/// out of each induction head's key input alone (a path patch of `hook_k_input`), and the heads
-/// whose absence removes enough of the gain are the senders.
+/// Finds the induction circuit causally. Candidates are the heads that attend by induction. Each is
+/// ablated by itself, and kept by itself while all other candidates are ablated: where several do
+/// the same, the first shows nothing and only the second tells. Then the paths from every earlier
+/// head into the keys of the induction heads are cut, as in path patching: the head is ablated, all
+/// other heads frozen, MLPs computed anew, and only the keys of one induction head, or of all of
+/// them at once, see what came of it. An edge belongs to the circuit if cutting its sender out of
+/// all keys at once removes enough of the gain (`min_share`), and cutting the edge alone takes the
+/// same share of the receiver's attention to the induction pattern.
 ///
 /// # Errors
 /// As [`repeated_loss`](crate::repeated_loss); [`Error::Invalid`] if the model gains nothing from the repetition.
@@ -155,13 +169,17 @@ pub fn induction_circuit(
     ];
     let patterns = pattern_scores(model, &prompts, &kinds)?;
     let removed = study.removed(&whole, gain.0)?;
-    let is_induction = |head: &Head| {
-        patterns.values()[[2, head.layer, head.head]] >= search.min_attention
-            && removed.values()[[head.layer, head.head]] >= search.min_share
+    let attends =
+        |head: &Head| patterns.values()[[2, head.layer, head.head]] >= search.min_attention;
+    let candidates: Vec<Head> = Head::all(model.config()).filter(attends).collect();
+    let kept = study.kept_alone(&candidates, gain.0)?;
+    let belongs = |(head, kept): &(Head, f32)| {
+        let removed = removed.values()[[head.layer, head.head]];
+        removed >= search.min_share || *kept >= search.min_share
     };
-    let induction_heads: Vec<Head> = Head::all(model.config()).filter(is_induction).collect();
-    let key_paths = study.key_paths(&induction_heads, gain.0)?;
-    let edges = study.edges(&induction_heads, key_paths.as_ref(), &patterns)?;
+    let (induction_heads, kept_alone): (Vec<Head>, Vec<f32>) =
+        candidates.into_iter().zip(kept).filter(belongs).unzip();
+    let (key_paths, edges) = study.key_paths(&induction_heads, gain.0, &patterns)?;
     let mut circuit = InductionCircuit {
         gain,
         patterns,
@@ -172,6 +190,7 @@ pub fn induction_circuit(
         senders_removed: None,
         induction_removed: None,
         induction_heads,
+        kept_alone,
     };
     circuit.senders_removed = study.joint(&circuit.senders(), gain.0)?;
     circuit.induction_removed = study.joint(&circuit.induction_heads, gain.0)?;
@@ -201,150 +220,114 @@ impl Study<'_> {
 
     /// Share of the gain removed by ablating several heads at once.
     fn joint(&self, heads: &[Head], gain: f32) -> Result<Option<f32>> {
-        if heads.is_empty() {
-            return Ok(None);
-        }
-        let edits = self
-            .search
-            .ablation
-            .edits(self.model, self.sweep.prompts(), Site::Z)?;
-        let cell = ablation_cells(heads, &edits, &Select::All).concat();
-        let found = self.sweep.run(&[cell], &self.metric)?;
-        let lost = &found.base - &found.values.row(0);
-        Ok(Some(mean(&lost.to_vec()) / gain))
+        let shares = self.removed_by(&[heads.to_vec()], gain)?;
+        Ok((!heads.is_empty()).then_some(shares[0]))
     }
 
-    /// `[induction head, layer, head]`, see [`InductionCircuit::key_paths`].
-    fn key_paths(&self, receivers: &[Head], gain: f32) -> Result<Option<Labelled>> {
+    /// Share of the gain removed by ablating each set of heads.
+    fn removed_by(&self, sets: &[Vec<Head>], gain: f32) -> Result<Vec<f32>> {
+        let (model, prompts) = (self.model, self.sweep.prompts());
+        let edits = self.search.ablation.edits(model, prompts, Site::Z)?;
+        let cell = |heads: &Vec<Head>| ablation_cells(heads, &edits, &EVERYWHERE).concat();
+        let cells: Vec<Cell> = sets.iter().map(cell).collect();
+        let found = self.sweep.run(&cells, &self.metric)?;
+        let rows = found.values.outer_iter();
+        Ok(rows
+            .map(|row| mean(&(&found.base - &row).to_vec()) / gain)
+            .collect())
+    }
+
+    /// The share of the gain that each candidate keeps alone, beyond what is left without any.
+    fn kept_alone(&self, candidates: &[Head], gain: f32) -> Result<Vec<f32>> {
+        let others = |head: &Head| candidates.iter().copied().filter(|h| h != head).collect();
+        let mut sets: Vec<Vec<Head>> = candidates.iter().map(others).collect();
+        sets.push(candidates.to_vec());
+        let mut removed = self.removed_by(&sets, gain)?;
+        let all = removed.pop().unwrap_or_default();
+        Ok(removed.into_iter().map(|share| all - share).collect())
+    }
+
+    /// [`InductionCircuit::key_paths`] and the edges.
+    fn key_paths(
+        &self,
+        receivers: &[Head],
+        gain: f32,
+        patterns: &Labelled,
+    ) -> Result<(Option<Labelled>, Vec<InductionEdge>)> {
         let config = self.model.config();
         let Some(last) = receivers.iter().map(|head| head.layer).max() else {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         };
-        let shape = (receivers.len(), config.n_layers, config.n_heads);
-        let mut shares = Array3::from_elem(shape, f32::NAN);
-        for layer in 0..last {
-            let senders = self.negated_outputs(layer)?;
-            let later = receivers
-                .iter()
-                .enumerate()
-                .filter(|(_, to)| to.layer > layer);
-            let paths: Vec<(usize, Head, usize)> = later
-                .flat_map(|(i, to)| (0..config.n_heads).map(move |head| (i, *to, head)))
-                .collect();
-            let cells: Vec<Cell> = paths
-                .iter()
-                .map(|(_, to, head)| vec![key_edit(*to, &senders[*head])])
-                .collect();
-            let found = self.sweep.run(&cells, &self.metric)?;
-            for ((i, _, head), row) in paths.into_iter().zip(found.values.outer_iter()) {
-                shares[[i, layer, head]] = mean(&(&found.base - &row).to_vec()) / gain;
+        let paths = KeyPaths::new(self, receivers)?;
+        let senders: Vec<Head> = Head::all(config).filter(|h| h.layer < last).collect();
+        let shares = paths.shares(&senders, gain)?;
+        let edges = self.edges(&paths, (&senders, receivers), &shares, patterns)?;
+        let shape = (receivers.len() + 1, config.n_layers, config.n_heads);
+        let mut values = Array3::from_elem(shape, f32::NAN);
+        for (from, row) in senders.iter().zip(shares.rows()) {
+            for (i, share) in row.iter().enumerate() {
+                values[[i, from.layer, from.head]] = *share;
             }
         }
+        let names = receivers.iter().map(ToString::to_string);
         let axes = vec![
-            Axis::new("induction head", receivers.iter().map(ToString::to_string)),
+            Axis::new("induction head", names.chain(["all".to_string()])),
             Axis::layers(shape.1),
             Axis::heads(shape.2),
         ];
         let about = About {
             title: "Paths into the keys of induction heads".to_string(),
-            caption: "Share of the gain removed when a head's output is taken out of the key \
-                      input of an induction head."
+            caption: "Share of the gain removed when the paths from a head into the keys of an \
+                      induction head are cut."
                 .to_string(),
             unit: "share of the gain".to_string(),
             ..About::default()
         };
-        Labelled::new(shares, axes, about).map(Some)
+        Ok((Some(Labelled::new(values, axes, about)?), edges))
     }
 
-    /// For each head of a layer, what takes its output away where it is added: minus its output,
-    /// plus its mean under mean ablation; `[pos, 1, d_model]` of every prompt.
-    fn negated_outputs(&self, layer: usize) -> Result<Vec<Values>> {
-        let (model, prompts) = (self.model, self.sweep.prompts());
-        let point = Site::Result.at(layer);
-        let selection = Selection::points([point]);
-        let run = Run {
-            cache: Some(&selection),
-            stop_at_layer: Some(layer + 1),
-            logits: KeepLogits::None,
-        };
-        let caches = model.run(prompts, (), &run)?.caches;
-        let means = match self.search.ablation {
-            Replacement::Mean => Some(mean_at(model, prompts, layer, Site::Result)?),
-            Replacement::Zero => None,
-        };
-        let of_head = |head: usize| {
-            let arrays: Result<Vec<ArrayD<f32>>> = caches
-                .iter()
-                .map(|cache| {
-                    let output = cache.get(point)?.index_axis_move(Dim(1), head).mapv(|v| -v);
-                    let output = match &means {
-                        Some(means) => output + means.row(head),
-                        None => output,
-                    };
-                    Ok(output.insert_axis(Dim(1)))
-                })
-                .collect();
-            Ok(Values::arrays(arrays?))
-        };
-        (0..model.config().n_heads).map(of_head).collect()
-    }
-
+    /// The edges that pass, by what they take from the gain; `shares` are `[sender, receiver]`,
+    /// and those of all receivers at once.
     fn edges(
         &self,
-        receivers: &[Head],
-        key_paths: Option<&Labelled>,
+        paths: &KeyPaths<'_, '_>,
+        (senders, receivers): (&[Head], &[Head]),
+        shares: &Array2<f32>,
         patterns: &Labelled,
     ) -> Result<Vec<InductionEdge>> {
-        let Some(key_paths) = key_paths else {
-            return Ok(Vec::new());
-        };
         let composition = Circuits::new(self.model).composition_scores(Composition::K)?;
+        let pattern = |i: usize, h: Head| patterns.values()[[i, h.layer, h.head]];
+        let least = self.search.min_share;
         let mut edges = Vec::new();
-        for (index, share) in key_paths.values().indexed_iter() {
-            let (to, from) = (receivers[index[0]], Head::new(index[1], index[2]));
+        for (from, row) in senders.iter().zip(shares.rows()) {
+            let from_all = row[receivers.len()];
             // NaN, where there is no path, is never enough.
-            if *share >= self.search.min_share {
-                let pattern = |i: usize, h: Head| patterns.values()[[i, h.layer, h.head]];
-                edges.push(InductionEdge {
-                    from,
-                    to,
-                    share_removed: *share,
-                    attention: [pattern(2, to), self.attention_without(from, to)?],
-                    k_composition: composition.values()
-                        [&[from.layer, from.head, to.layer, to.head][..]],
-                    previous_token: pattern(0, from),
-                });
+            let carries = from_all >= least;
+            for (to, share) in receivers.iter().zip(row) {
+                if !carries || share.is_nan() {
+                    continue;
+                }
+                let (whole, cut) = (pattern(2, *to), paths.attention_without(*from, *to)?);
+                if (whole - cut) / whole >= least {
+                    edges.push(InductionEdge {
+                        from: *from,
+                        to: *to,
+                        share_removed: *share,
+                        share_removed_from_all: from_all,
+                        attention: [whole, cut],
+                        k_composition: composition.values()
+                            [&[from.layer, from.head, to.layer, to.head][..]],
+                        previous_token: pattern(0, *from),
+                    });
+                }
             }
         }
-        edges.sort_by(|a, b| b.share_removed.total_cmp(&a.share_removed));
+        edges.sort_by(|a, b| {
+            let by_sender = b
+                .share_removed_from_all
+                .total_cmp(&a.share_removed_from_all);
+            by_sender.then(b.share_removed.total_cmp(&a.share_removed))
+        });
         Ok(edges)
     }
-
-    /// The induction head's attention to the induction pattern with an edge cut.
-    fn attention_without(&self, from: Head, to: Head) -> Result<f32> {
-        let prompts = self.sweep.prompts();
-        let cell = [key_edit(to, &self.negated_outputs(from.layer)?[from.head])];
-        let mut scores = Vec::new();
-        let reader = PatternReader(
-            |[layer, head]: [usize; 2], i: usize, attention: ArrayView2<'_, f32>| {
-                if Head::new(layer, head) == to {
-                    scores.push(AttentionPattern::Induction.score(attention, &prompts[i].tokens));
-                }
-            },
-        );
-        let run = Run {
-            stop_at_layer: Some(to.layer + 1),
-            logits: KeepLogits::None,
-            ..Run::default()
-        };
-        self.model
-            .run(prompts, (Interventions::new(&cell[..]), reader), &run)?;
-        Ok(mean(&scores))
-    }
-}
-
-/// Adds values to what a head's keys read.
-fn key_edit(to: Head, values: &Values) -> Intervention {
-    let target = Target::new(Site::KInput.at(to.layer)).at_heads(to.head);
-    Intervention::new(target, Edit::Add(values.clone()))
 }

@@ -5,6 +5,7 @@ mod activation_patching;
 mod attribution;
 mod causal_tracing;
 mod circuits;
+mod composition;
 mod copy_scores;
 mod factored;
 mod function_vectors;
@@ -13,6 +14,7 @@ mod head_card;
 mod head_detection;
 mod head_report;
 mod head_scores;
+mod head_task;
 mod in_context;
 mod induction;
 mod logit_lens;
@@ -35,18 +37,22 @@ pub use causal_tracing::{
     Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
     subject_noise_std,
 };
-pub use circuits::{Circuits, Composition, Embedding, Head, SingularDirection, top_entries};
+pub use circuits::{Circuits, Embedding, Head, SingularDirection, top_entries};
+pub use composition::Composition;
 pub use copy_scores::{copy_scores, copy_scores_of_tokens};
 pub use factored::{FactoredMatrix, Svd};
 pub use function_vectors::FunctionVectors;
-pub use head_ablation::{HeadAblation, Replacement, head_ablation};
-pub use head_card::{HeadCard, HeadLabel, Partner, Score, Suggestion, TaskEvidence, Thresholds};
+pub use head_ablation::{HeadAblation, Replacement, head_ablation, head_direct_effect};
+pub use head_card::{
+    HeadCard, HeadLabel, Partner, Reading, Score, Suggestion, TaskEvidence, Thresholds,
+};
 pub use head_detection::{Closeness, Detection, detect_heads};
-pub use head_report::{HeadReport, HeadReporter, HeadTask};
+pub use head_report::{HeadReport, HeadReporter};
 pub use head_scores::{
     AttentionPattern, Role, attention_by_distance, attention_entropy, attention_to_roles,
     pattern_scores,
 };
+pub use head_task::HeadTask;
 pub use in_context::{InContextScore, TokenPair, in_context_score, in_context_score_by_head};
 pub use induction::{InductionCircuit, InductionEdge, InductionSearch, induction_circuit};
 pub use logit_lens::{LensReadout, LogitLens, TunedLens};

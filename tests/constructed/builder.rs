@@ -145,6 +145,27 @@ impl Builder {
         self
     }
 
+    /// At the token `end`, attends to one position and marks it: heads that look there by
+    /// [`Builder::inhibited`] look away. Writes nothing that the unembedding reads.
+    pub fn inhibitor(mut self, head: Head, end: u32, position: usize) -> Self {
+        self.queries(head, TOKEN + end as usize, 0);
+        self.keys(head, POSITION + position, 0);
+        self.input(head, 2, POSITION + position, 0, 1.0);
+        let row = head.head * D_HEAD;
+        self.parameters.h[head.layer].attn.c_proj.weight[[row, NOWHERE]] = 1.0;
+        self
+    }
+
+    /// The head would attend to `position` as it does to its own one, but less the more an
+    /// inhibitor has marked it.
+    pub fn inhibited(mut self, head: Head, end: u32, position: usize) -> Self {
+        self.queries(head, TOKEN + end as usize, 0);
+        self.keys(head, POSITION + position, 0);
+        self.queries(head, NOWHERE, 1);
+        self.input(head, 1, POSITION + position, 1, -SHARP);
+        self
+    }
+
     pub fn model(self) -> Transformer {
         Transformer::new(self.config, self.parameters).unwrap()
     }

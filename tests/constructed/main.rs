@@ -1,15 +1,14 @@
 //! Methods on models with known answers: they must find exactly what was built in.
 
+mod bad_input;
 mod builder;
+mod movers;
 
 use builder::{Builder, VOCAB, repeated};
-use ndarray::{Array1, Axis};
 use patchlens::{
-    AttentionPattern, Circuits, FunctionVectors, Head, HeadLabel, HeadReport, HeadReporter,
-    HeadTask, InductionSearch, Prompt, Replacement, Role, Selection, Site, TokenPair, Transformer,
-    attention_by_distance, attention_entropy, attention_to_roles, copy_scores,
-    copy_scores_of_tokens, head_ablation, in_context_score, in_context_score_by_head,
-    induction_circuit, logit_diffs, pattern_scores, repeated_loss,
+    AttentionPattern, Head, HeadLabel, HeadReport, HeadReporter, InductionSearch, Prompt,
+    Replacement, TokenPair, Transformer, attention_by_distance, attention_entropy,
+    in_context_score, in_context_score_by_head, induction_circuit, pattern_scores, repeated_loss,
 };
 
 const PREVIOUS: Head = Head { layer: 0, head: 1 };
@@ -27,7 +26,8 @@ fn induction_model() -> Transformer {
         .model()
 }
 
-fn prompts(n: usize, period: usize) -> Vec<Prompt> {
+/// The prompts of repeated sequences.
+pub fn prompts(n: usize, period: usize) -> Vec<Prompt> {
     repeated(n, period).iter().map(Prompt::from).collect()
 }
 
@@ -214,149 +214,4 @@ fn in_context_score_is_negative_and_lost_with_the_circuit() {
     }
     let short = in_context_score(&model, &prompts, TokenPair::default()).unwrap_err();
     assert!(short.to_string().contains("at least 500"), "{short}");
-}
-
-const END: u32 = 11;
-const MOVER: Head = Head { layer: 1, head: 1 };
-const NEGATIVE: Head = Head { layer: 1, head: 0 };
-const READS_SUBJECT: Head = Head { layer: 0, head: 0 };
-
-/// `x IO S S END`: one head copies IO, one suppresses it a little, one suppresses S.
-fn mover_model() -> Transformer {
-    Builder::new(2)
-        .mover(MOVER, END, 1, 2.0)
-        .mover(NEGATIVE, END, 1, -0.7)
-        .mover(READS_SUBJECT, END, 3, -1.0)
-        .model()
-}
-
-fn mover_task() -> HeadTask {
-    let names = [[2, 3], [4, 5], [6, 7], [8, 9], [3, 8]];
-    let prompts = names
-        .map(|[io, s]| Prompt::from([0, io, s, s, END]))
-        .to_vec();
-    let role = |name: &str, position| Role::new(name, vec![position; names.len()]);
-    HeadTask {
-        prompts,
-        metric: logit_diffs(&names.map(|[io, s]| (io, s))),
-        end: role("END", 4),
-        roles: vec![role("IO", 1), role("S1", 2), role("S2", 3)],
-        answer: Some("IO".to_string()),
-    }
-}
-
-#[test]
-fn movers_are_told_apart_by_attention_copying_and_effect() {
-    let model = mover_model();
-    let mut reporter = HeadReporter::new(&prompts(2, 11));
-    reporter.task = Some(mover_task());
-    reporter.copy_tokens = (0..VOCAB as u32).collect();
-    reporter.ablation = Replacement::Zero;
-    let report = reporter.run(&model).unwrap();
-    assert_eq!(report.with_label(HeadLabel::NameMover), [MOVER], "{report}");
-    assert_eq!(
-        report.with_label(HeadLabel::NegativeNameMover),
-        [NEGATIVE],
-        "{report}"
-    );
-    assert_eq!(
-        report.with_label(HeadLabel::SInhibition),
-        [READS_SUBJECT],
-        "{report}"
-    );
-    // What the report says a head's ablation costs is what the ablation costs.
-    let task = mover_task();
-    let direct = head_ablation(&model, &task.prompts, &task.metric, Replacement::Zero).unwrap();
-    let lost = report
-        .card(MOVER)
-        .unwrap()
-        .task
-        .as_ref()
-        .unwrap()
-        .lost
-        .value
-        .unwrap();
-    assert_eq!(lost, direct.lost.values()[[1, 1]]);
-    reporter.task.as_mut().unwrap().answer = Some("XX".to_string());
-    let error = reporter.run(&model).unwrap_err().to_string();
-    assert!(
-        error.contains("XX") && error.contains("IO, S1, S2"),
-        "{error}"
-    );
-}
-
-#[test]
-fn copying_is_seen_in_logits_and_in_eigenvalues() {
-    let model = mover_model();
-    let tokens: Vec<u32> = (0..VOCAB as u32).collect();
-    let scores = copy_scores_of_tokens(&model, &tokens, None, 1).unwrap();
-    let eigenvalues = Circuits::new(&model).copying_scores().unwrap();
-    for (head, sign) in [(MOVER, 1.0), (NEGATIVE, -1.0), (READS_SUBJECT, -1.0)] {
-        let score = |i: usize| scores.values()[[i, head.layer, head.head]];
-        let (right, wrong) = if sign > 0.0 { (0, 1) } else { (1, 0) };
-        assert!(score(right) == 1.0 && score(wrong) < 0.2, "{head}");
-        let eigenvalue = eigenvalues.values()[[head.layer, head.head]];
-        assert!((eigenvalue - sign).abs() < 1e-5, "{head}: {eigenvalue}");
-    }
-    let direction = &Circuits::new(&model)
-        .singular_directions(MOVER, 2, 1)
-        .unwrap()[0];
-    assert_eq!(direction.reads[0].0, direction.writes[0].0);
-    let missing = copy_scores(&model, &Prompt::from([1, 2]), &[vec![2]], 5).unwrap_err();
-    assert!(
-        missing.to_string().contains("pos 2 is out of range"),
-        "{missing}"
-    );
-    assert!(copy_scores(&model, &Prompt::from([1, 2]), &[vec![1]], 0).is_err());
-}
-
-#[test]
-fn roles_are_read_at_their_positions() {
-    let (model, task) = (mover_model(), mover_task());
-    let found = attention_to_roles(&model, &task.prompts, &task.end, &task.roles).unwrap();
-    let at = |role: usize, head: Head| found.values()[[role, head.layer, head.head]];
-    assert!(at(0, MOVER) > 0.9 && at(2, READS_SUBJECT) > 0.9);
-    assert!(at(2, MOVER) < 0.1 && at(0, READS_SUBJECT) < 0.1);
-    let outside = Role::new("S9", vec![9; 5]);
-    let error = attention_to_roles(&model, &task.prompts, &task.end, &[outside]).unwrap_err();
-    assert!(error.to_string().contains("S9"), "{error}");
-}
-
-#[test]
-fn function_vectors_are_mean_outputs_and_carry_the_answer() {
-    let model = mover_model();
-    let answer = 5;
-    let clean = [[0, answer, 2, 3, END], [1, answer, 4, 6, END]].map(Prompt::from);
-    let shuffled = [[0, 7, 2, 3, END], [1, 8, 4, 6, END]].map(Prompt::from);
-    let vectors = FunctionVectors::new(&model, &clean).unwrap();
-    let effects = vectors.indirect_effects(&shuffled, &[answer]).unwrap();
-    let best = FunctionVectors::top_heads(&effects, 1);
-    assert_eq!(best, [MOVER], "{effects}");
-    let vector = vectors.vector(&best).unwrap();
-    let outputs = clean.each_ref().map(|prompt| {
-        let point = Site::Result.at(MOVER.layer);
-        let (_, cache) = model
-            .run_with_cache(prompt, &Selection::points([point]))
-            .unwrap();
-        let last = cache
-            .get(point)
-            .unwrap()
-            .index_axis_move(Axis(0), 4)
-            .to_owned();
-        last.index_axis_move(Axis(0), MOVER.head)
-    });
-    let mean = (&outputs[0] + &outputs[1]) / 2.0;
-    let off = (&vector - &mean)
-        .iter()
-        .fold(0.0_f32, |a, v| a.max(v.abs()));
-    assert!(off < 1e-5, "{off}");
-    let zero_shot = [Prompt::from([0]), Prompt::from([1])];
-    let effects = vectors.effects(&vector, &zero_shot, &[answer]).unwrap();
-    assert!(effects.values().iter().all(|v| *v > 0.5), "{effects}");
-    assert!(
-        vectors
-            .effects(&Array1::zeros(3), &zero_shot, &[answer])
-            .is_err()
-    );
-    assert!(vectors.vector(&[Head::new(0, 7)]).is_err());
 }

@@ -16,6 +16,10 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     tracing.safetensors      causal tracing, knock-outs, circuits (some models)
     tracing.json             its facts, tables, nodes, and what each key means
     paths.safetensors        path patching (keys: paths.py), for two of the models
+    heads.safetensors        pattern and copy scores, products and norms of circuits
+    heads.json               its prompts, and what each key means
+
+The folder mini has the last two only, of the shipped model in assets/mini.
 
 All expected tensors are f32 and have no batch axis. Expected values come from
 TransformerLens (no weight processing unless named), whose logits and parameter gradients
@@ -35,6 +39,7 @@ import torch
 from safetensors.torch import save_file
 
 import analysis
+import heads
 import models
 import paths
 import processing
@@ -134,10 +139,19 @@ def write_model(spec: Spec, out: Path) -> None:
     for name, tensors in files.items():
         save_tensors(tensors, directory / f"{name}.safetensors")
     models.write_json(directory / "reference.json", metadata)
+    if spec.reference == "full":
+        write_heads(spec, weights, directory)
     if spec.name in tracing.MODELS:
         tensors, metadata = tracing.tracing_reference(spec, weights, METRIC_TOKENS)
         save_tensors(tensors, directory / "tracing.safetensors")
         models.write_json(directory / "tracing.json", metadata)
+
+
+def write_heads(spec: Spec, weights: Tensors, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors, metadata = heads.head_reference(spec, weights)
+    save_tensors(tensors, directory / "heads.safetensors")
+    models.write_json(directory / "heads.json", metadata)
 
 
 def save_tensors(tensors: Tensors, path: Path) -> None:
@@ -150,7 +164,7 @@ def save_tensors(tensors: Tensors, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes the golden files.")
-    names = [spec.name for spec in SPECS]
+    names = [spec.name for spec in SPECS] + [heads.SHIPPED]
     parser.add_argument("--only", choices=names, help="write this model only")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="DIR")
     arguments = parser.parse_args()
@@ -159,6 +173,9 @@ def main() -> None:
         if arguments.only in (None, spec.name):
             write_model(spec, arguments.out)
             print(f"wrote {arguments.out / spec.name}")
+    if arguments.only in (None, heads.SHIPPED):
+        write_heads(*heads.shipped(), arguments.out / heads.SHIPPED)
+        print(f"wrote {arguments.out / heads.SHIPPED}")
 
 
 if __name__ == "__main__":
