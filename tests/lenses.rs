@@ -4,6 +4,7 @@ mod common;
 
 use common::Comparison;
 use ndarray::{Array2, ArrayD, Axis};
+use patchlens::report::Palette;
 use patchlens::{
     ActivationCache, Config, HookPoint, LogitLens, Parameters, Prompt, Selection, Site,
     Transformer, TunedLens, kl_divergence, log_probability, ops, rank,
@@ -259,16 +260,69 @@ fn a_lens_for_another_model_and_other_bad_input_is_an_error() {
     let message = plain.run(&Prompt::from([1])).unwrap_err().to_string();
     assert!(message.contains("[pos, head, d_head]"), "{message}");
     plain = LogitLens::new(&model);
+    let error = |lens: &LogitLens<'_>| lens.run(&Prompt::from([1])).unwrap_err().to_string();
     plain.tokens = vec![19];
-    assert!(plain.run(&Prompt::from([1])).is_err());
-    plain.tokens = vec![];
+    let message = error(&plain);
+    assert!(message.contains("token 19 is out of range"), "{message}");
+    plain.tokens = vec![3];
+    plain.token_labels = Some(vec![]);
+    let message = error(&plain);
+    assert!(
+        message.contains("found 0; expected 1, one a token"),
+        "{message}"
+    );
+    plain.token_labels = None;
     plain.top_k = 0;
-    assert!(plain.run(&Prompt::from([1])).is_err());
+    let message = error(&plain);
+    assert!(
+        message.contains("top_k: found 0; expected 1 to 19"),
+        "{message}"
+    );
+    plain.points = vec![];
+    assert!(error(&plain).contains("points of a lens: found 0"));
     // Four rows cannot fix eight dimensions.
     let few = TunedLens::fit(&model, &Prompt::from([1, 2, 3, 4]), &points, 0.0);
     assert!(few.unwrap_err().to_string().contains("ridge"));
     assert!(TunedLens::fit(&model, &Prompt::from([1, 2, 3, 4]), &points, 0.1).is_ok());
-    assert!(TunedLens::fit(&model, &Prompt::from([1, 2]), &points, f64::NAN).is_err());
+    let nan = TunedLens::fit(&model, &Prompt::from([1, 2]), &points, f64::NAN);
+    assert!(nan.unwrap_err().to_string().contains("ridge: found NaN"));
+}
+
+#[test]
+fn tokens_have_names_and_a_point_from_which_they_are_on_top() {
+    let model = small(3);
+    let prompt = &prompts(1)[0];
+    let mut lens = LogitLens::new(&model);
+    let last = prompt.len() - 1;
+    let own = lens.run(prompt).unwrap().top_tokens[[4, last, 0]];
+    lens.tokens = vec![(own + 1) % 19, own];
+    lens.token_labels = Some(vec![" no".to_string(), " yes".to_string()]);
+    let found = lens.run(prompt).unwrap();
+    let rank = found.rank.as_ref().unwrap();
+    for labelled in [rank, found.log_probability.as_ref().unwrap()] {
+        assert_eq!(labelled.axes()[0].labels, [" no", " yes"]);
+        assert_eq!(labelled.about.palette, Palette::Sequential);
+    }
+    // By the likeliest tokens themselves.
+    for position in 0..prompt.len() {
+        for (i, token) in lens.tokens.iter().enumerate() {
+            let on_top: Vec<bool> = (0..5)
+                .map(|p| found.top_tokens[[p, position, 0]] == *token)
+                .collect();
+            let stays = (0..5).find(|p| on_top[*p..].iter().all(|top| *top));
+            assert_eq!(
+                found.on_top_from(i, position).unwrap(),
+                stays,
+                "{i} {position}"
+            );
+        }
+    }
+    assert!(found.on_top_from(1, last).unwrap().is_some());
+    assert_eq!(found.on_top_from(0, last).unwrap(), None);
+    let message = found.on_top_from(2, 0).unwrap_err().to_string();
+    assert!(message.contains("token 2 is out of range"), "{message}");
+    let message = found.on_top_from(0, 99).unwrap_err().to_string();
+    assert!(message.contains("pos 99 is out of range"), "{message}");
 }
 
 #[test]
