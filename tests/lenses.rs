@@ -6,7 +6,7 @@ use common::Comparison;
 use ndarray::{Array2, ArrayD, Axis};
 use patchlens::report::Palette;
 use patchlens::{
-    ActivationCache, Config, HookPoint, LogitLens, Parameters, Prompt, Selection, Site,
+    ActivationCache, Config, HookPoint, LogitLens, Parameters, Prompt, Selection, Site, Tokenizer,
     Transformer, TunedLens, kl_divergence, log_probability, ops, rank,
 };
 
@@ -288,6 +288,14 @@ fn a_lens_for_another_model_and_other_bad_input_is_an_error() {
     assert!(nan.unwrap_err().to_string().contains("ridge: found NaN"));
 }
 
+/// A `tokenizer.json` whose tokens are `t0`, `t1`, ...
+fn numbered(n: usize) -> Vec<u8> {
+    let vocab: serde_json::Map<_, _> = (0..n).map(|i| (format!("t{i}"), i.into())).collect();
+    let model = serde_json::json!({ "type": "WordLevel", "vocab": vocab, "unk_token": "t0" });
+    let file = serde_json::json!({ "version": "1.0", "added_tokens": [], "model": model });
+    serde_json::to_vec(&file).unwrap()
+}
+
 #[test]
 fn tokens_have_names_and_a_point_from_which_they_are_on_top() {
     let model = small(3);
@@ -317,6 +325,18 @@ fn tokens_have_names_and_a_point_from_which_they_are_on_top() {
             );
         }
     }
+    let tokenizer = Tokenizer::from_bytes(&numbered(19)).unwrap();
+    let likeliest = found.likeliest(&tokenizer).unwrap();
+    assert_eq!(likeliest.values().shape(), [5, prompt.len()]);
+    for (index, text) in likeliest.texts().unwrap().indexed_iter() {
+        let token = found.top_tokens[[index[0], index[1], 0]];
+        assert_eq!(*text, format!("t{token}"));
+        let p = found.top_probabilities.values()[[index[0], index[1], 0]];
+        assert_eq!(likeliest.values()[&index], p);
+    }
+    let small = Tokenizer::from_bytes(&numbered(2)).unwrap();
+    let message = found.likeliest(&small).unwrap_err().to_string();
+    assert!(message.contains("token"), "{message}");
     assert!(found.on_top_from(1, last).unwrap().is_some());
     assert_eq!(found.on_top_from(0, last).unwrap(), None);
     let message = found.on_top_from(2, 0).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 
 mod tuned;
 
-use ndarray::{Array2, Array3, ArrayView1, ArrayView2};
+use ndarray::{Array2, Array3, ArrayView1, ArrayView2, Axis as Dim};
 
 pub use tuned::TunedLens;
 
@@ -17,6 +17,7 @@ use crate::model::Transformer;
 use crate::ops::{self, log_softmax_row};
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled, Palette};
+use crate::tokenizer::Tokenizer;
 
 /// A lens on some points of a model: the final LayerNorm, recomputed on what is there, then the
 /// unembedding with its bias; before it the tuned lens's translator, if there is one.
@@ -65,6 +66,24 @@ pub struct LensReadout {
 }
 
 impl LensReadout {
+    /// The likeliest token at each point and position, the usual picture of a lens: its
+    /// probability `[point, position]`, its text in each cell.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a token that the tokenizer lacks.
+    pub fn likeliest(&self, tokenizer: &Tokenizer) -> Result<Labelled> {
+        let first = self.top_tokens.index_axis(Dim(2), 0);
+        let texts = first.iter().map(|token| tokenizer.token_text(*token));
+        let texts = Array2::from_shape_vec(first.dim(), texts.collect::<Result<_>>()?)
+            .unwrap_or_else(|_| unreachable!("one text a token"));
+        let probabilities = self.top_probabilities.values();
+        let mut about = self.top_probabilities.about.clone();
+        about.title += " of the likeliest token";
+        let axes = self.top_probabilities.axes()[..2].to_vec();
+        let values = probabilities.index_axis(Dim(2), 0).to_owned();
+        Labelled::new(values, axes, about)?.with_texts(texts)
+    }
+
     /// The index of the first point from which a chosen token is the likeliest at a position, and
     /// stays so up to the last point; `None` if it is not the likeliest there. `token` counts as
     /// in [`LogitLens::tokens`].
