@@ -88,6 +88,10 @@ fn main() -> Result<()> {
     let window = arguments
         .window
         .unwrap_or(DEFAULT_WINDOW.min((n_layers / 4).max(1)));
+    ensure!(
+        (1..=n_layers).contains(&window),
+        "--window: found {window}; expected 1 to {n_layers}, the model's layers"
+    );
     let mut studies = vec![
         ("states", tracing.clone()),
         ("mlp", tracing.clone().restoring(Restore::mlp(window))),

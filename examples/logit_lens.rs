@@ -168,11 +168,11 @@ fn on_top(model: &Transformer, tasks: &[Task]) -> Result<Labelled> {
             lens.tokens = vec![*answer];
             let found = lens.run(prompt)?;
             if let Some(first) = found.on_top_from(0, prompt.len() - 1)? {
-                let later = row.iter_mut().skip(first);
-                later.for_each(|share| *share += 1.0 / prompts.len() as f32);
+                row.iter_mut().skip(first).for_each(|count| *count += 1.0);
             }
             points.clone_from(&found.kl_to_final.axes()[0].labels);
         }
+        row /= prompts.len() as f32;
     }
     let axes = vec![
         Axis::new("task", tasks.iter().map(|(name, _)| *name)),

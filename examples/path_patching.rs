@@ -36,8 +36,8 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// How many heads that move the name are followed back to their queries and values
-    #[arg(long, value_name = "K", default_value_t = 3)]
-    movers: usize,
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    movers: u16,
     /// Freezes MLPs too: only the direct path through the residual stream is left
     #[arg(long)]
     freeze_mlps: bool,
@@ -62,7 +62,7 @@ fn main() -> Result<()> {
     let logits = [end(PathReceiver::final_residual())];
     let to_logits = observed(&study, &logits, &metric, "logits")?;
     let table = show(&to_logits, "Heads and MLPs -> logits")?;
-    let movers = movers(&table, model.config().n_heads, args.movers);
+    let movers = movers(&table, model.config().n_heads, args.movers.into());
     ensure!(
         !movers.is_empty(),
         "no head's direct path to the logits raises the {}: nothing to follow back",

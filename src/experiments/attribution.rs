@@ -141,7 +141,7 @@ impl<'m> DirectLogitAttribution<'m> {
     /// `ln_final.hook_normalized`, per-head results, logits); [`Error::NotCached`].
     pub fn decompose(&self, by: Decomposition) -> Result<Labelled> {
         let (names, rows) = self.parts(by)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
-        self.checked_sum(&names, rows)
+        self.checked_sum(&names, rows, by.describe())
     }
 
     /// The contribution of the accumulated residual stream at each point, with the final scale:
@@ -191,7 +191,12 @@ impl<'m> DirectLogitAttribution<'m> {
     }
 
     /// Adds the constants, checks the sum at every position, and labels.
-    fn checked_sum(&self, names: &[String], mut rows: Vec<Array1<f64>>) -> Result<Labelled> {
+    fn checked_sum(
+        &self,
+        names: &[String],
+        mut rows: Vec<Array1<f64>>,
+        what: &str,
+    ) -> Result<Labelled> {
         let n = self.scale.len();
         rows.extend(self.constants.map(|c| Array1::from_elem(n, c)));
         for position in 0..n {
@@ -202,7 +207,7 @@ impl<'m> DirectLogitAttribution<'m> {
         }
         let names = names.iter().cloned().chain(CONSTANTS.map(String::from));
         let names: Vec<String> = names.collect();
-        self.labelled(&names, rows, "Parts of the residual stream")
+        self.labelled(&names, rows, what)
     }
 
     fn labelled(&self, names: &[String], rows: Vec<Array1<f64>>, what: &str) -> Result<Labelled> {

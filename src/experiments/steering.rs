@@ -194,6 +194,9 @@ impl Steering {
         metric: &Metric,
         (cells, mut axes, scales): (&[Cell], Vec<Axis>, &[f32]),
     ) -> Result<Labelled> {
+        if scales.is_empty() {
+            return Err(Error::invalid("steering scales", 0, "at least one"));
+        }
         axes.push(Axis::numbers("scale", scales));
         let sweep = Sweep::new(model, prompts)?.memory_limit(self.memory_limit);
         let result = sweep.run(cells, metric)?;

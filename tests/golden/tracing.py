@@ -25,6 +25,9 @@ TABLES = {
     "mlp_window2": ("mlp", 2, None),
     "attn_window2": ("attn", 2, None),
     "attn_window1": ("attn", 1, None),
+    # Clipped at both ends of three layers.
+    "mlp_window3": ("mlp", 3, None),
+    "attn_window3": ("attn", 3, None),
     "state_severed_mlp": ("state", 1, "mlp"),
     "state_severed_attn": ("state", 1, "attn"),
     "mlp_window2_severed_attn": ("mlp", 2, "attn"),

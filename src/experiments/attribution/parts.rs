@@ -27,6 +27,19 @@ pub enum Decomposition {
     Writers,
 }
 
+impl Decomposition {
+    /// As titles and captions have it.
+    pub(super) fn describe(self) -> &'static str {
+        match self {
+            Decomposition::Layers => "The residual stream by layer",
+            Decomposition::Components => "The residual stream by attention and MLP",
+            Decomposition::Heads => "The residual stream by head",
+            Decomposition::Full => "The residual stream by head and MLP",
+            Decomposition::Writers => "The residual stream by head, neurons and bias",
+        }
+    }
+}
+
 /// A part's name and its contribution at each position.
 type Part = (String, Array1<f64>);
 

@@ -1,13 +1,16 @@
 //! Logit lens, tuned lens, and caches as files.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod files;
+mod tuned;
 
 use common::Comparison;
-use ndarray::{Array2, ArrayD, Axis};
+use ndarray::Axis;
 use patchlens::report::Palette;
 use patchlens::{
-    ActivationCache, Config, HookPoint, LogitLens, Parameters, Prompt, Selection, Site, Tokenizer,
-    Transformer, TunedLens, kl_divergence, log_probability, ops, rank,
+    Config, LogitLens, Parameters, Prompt, Selection, Site, Tokenizer, Transformer, TunedLens,
+    kl_divergence, log_probability, rank,
 };
 
 const BOUND: f32 = 1e-5;
@@ -140,98 +143,6 @@ fn identity_translators_are_the_logit_lens_to_the_bit() {
     }
 }
 
-/// Residuals of the fit on its own data: `[point, Σ‖final − prediction‖²]`, by hand.
-fn squared_error(model: &Transformer, lens: &TunedLens, point: HookPoint) -> f64 {
-    let last = Site::ResidPost.at(model.config().n_layers - 1);
-    let mut sum = 0.0;
-    for prompt in prompts(12) {
-        let selection = Selection::points([point, last]);
-        let (_, cache) = model.run_with_cache(&prompt, &selection).unwrap();
-        let rows = |p| -> Array2<f32> {
-            cache
-                .get(p)
-                .unwrap()
-                .to_owned()
-                .into_dimensionality()
-                .unwrap()
-        };
-        let (weight, bias) = lens.get(point).unwrap();
-        let (r, truth) = (rows(point), rows(last));
-        let predicted = ops::linear(r.view(), weight.view(), Some(bias.view())) + &r;
-        sum += (truth - predicted)
-            .iter()
-            .map(|v| f64::from(*v).powi(2))
-            .sum::<f64>();
-    }
-    sum
-}
-
-#[test]
-fn a_fitted_lens_is_the_least_squares_solution() {
-    let model = small(5);
-    let points = [Site::ResidPre.at(1), Site::ResidPost.at(1)];
-    let fitted = TunedLens::fit(&model, &prompts(12), &points, 0.0).unwrap();
-    let best = squared_error(&model, &fitted, points[0]);
-    let identity = TunedLens::identity(model.config(), &points).unwrap();
-    assert!(
-        best < 0.5 * squared_error(&model, &identity, points[0]),
-        "{best}"
-    );
-    // A minimum: every coordinate's step in either direction makes it worse.
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("lens.safetensors");
-    fitted.save(&path).unwrap();
-    assert_eq!(TunedLens::open(&path).unwrap(), fitted);
-    let name = points[0].to_string();
-    for index in 0..9 {
-        for step in [-0.05_f32, 0.05] {
-            let file = std::fs::read(&path).unwrap();
-            let moved = moved_parameter(&file, &name, index, step);
-            let other = dir.path().join("moved.safetensors");
-            std::fs::write(&other, moved).unwrap();
-            let moved = TunedLens::open(&other).unwrap();
-            assert!(
-                squared_error(&model, &moved, points[0]) > best,
-                "{index} {step}"
-            );
-        }
-    }
-    // The final residual predicts itself.
-    let (weight, bias) = fitted.get(points[1]).unwrap();
-    assert!(weight.iter().chain(bias).all(|v| v.abs() < 1e-5));
-}
-
-/// The file with one number of a translator moved: of the bias for index 8, else of the weight.
-fn moved_parameter(file: &[u8], point: &str, index: usize, step: f32) -> Vec<u8> {
-    let tensors = safetensors::SafeTensors::deserialize(file).unwrap();
-    let (name, at) = match index {
-        8 => (format!("{point}.bias"), 2),
-        _ => (format!("{point}.weight"), index * 7),
-    };
-    let tensor = tensors.tensor(&name).unwrap();
-    let start = tensor.data().as_ptr() as usize - file.as_ptr() as usize + 4 * at;
-    let mut moved = file.to_vec();
-    let value = f32::from_le_bytes(moved[start..start + 4].try_into().unwrap()) + step;
-    moved[start..start + 4].copy_from_slice(&value.to_le_bytes());
-    moved
-}
-
-#[test]
-fn ridge_draws_towards_the_logit_lens() {
-    let model = small(5);
-    let points = [Site::ResidPre.at(1)];
-    let size = |ridge: f64| {
-        let lens = TunedLens::fit(&model, &prompts(12), &points, ridge).unwrap();
-        lens.get(points[0])
-            .unwrap()
-            .0
-            .iter()
-            .map(|v| v * v)
-            .sum::<f32>()
-    };
-    assert!(size(1e6) < 1e-8 && size(1.0) < size(0.01) && size(0.01) < size(0.0));
-}
-
 #[test]
 fn a_lens_for_another_model_and_other_bad_input_is_an_error() {
     let (model, other) = (small(1), common::open("tiny-gelu-new"));
@@ -343,69 +254,4 @@ fn tokens_have_names_and_a_point_from_which_they_are_on_top() {
     assert!(message.contains("token 2 is out of range"), "{message}");
     let message = found.on_top_from(0, 99).unwrap_err().to_string();
     assert!(message.contains("pos 99 is out of range"), "{message}");
-}
-
-#[test]
-fn caches_are_saved_under_the_hook_names_and_opened_equal() {
-    let model = common::open("tiny-relu");
-    let tokens = common::tokens(&common::metadata("tiny-relu")["prompts"][0]);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("cache.safetensors");
-    let everything = Selection::everything(model.config());
-    for selection in [everything.clone(), everything.at_positions([1, 4])] {
-        let (_, cache) = model.run_with_cache(&tokens, &selection).unwrap();
-        cache.save(&path).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let z = file.tensor("blocks.1.attn.hook_z").unwrap();
-        assert_eq!(z.shape(), [cache.positions().len(), 2, 9]);
-        let opened = ActivationCache::open(&path).unwrap();
-        assert_eq!(opened.tokens(), cache.tokens());
-        assert_eq!(opened.positions(), cache.positions());
-        assert_eq!(
-            opened.points().collect::<Vec<_>>(),
-            cache.points().collect::<Vec<_>>()
-        );
-        for point in cache.points() {
-            let bits =
-                |c: &ActivationCache| -> ArrayD<u32> { c.get(point).unwrap().mapv(f32::to_bits) };
-            assert_eq!(bits(&opened), bits(&cache), "{point}");
-        }
-    }
-}
-
-#[test]
-fn files_that_are_no_caches_are_turned_down() {
-    let model = common::open("tiny-relu");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("lens.safetensors");
-    let points = [Site::ResidPre.at(1)];
-    TunedLens::identity(model.config(), &points)
-        .unwrap()
-        .save(&path)
-        .unwrap();
-    let message = ActivationCache::open(&path).unwrap_err().to_string();
-    assert!(message.contains("no I64 tensor `tokens`"), "{message}");
-    std::fs::write(&path, b"not a tensor in sight").unwrap();
-    assert!(ActivationCache::open(&path).is_err());
-    assert!(TunedLens::open(&path).is_err());
-    let (_, cache) = model
-        .run_with_cache([1, 2, 3], &Selection::points([Site::Z.at(0)]))
-        .unwrap();
-    cache.save(&path).unwrap();
-    let message = TunedLens::open(&path).unwrap_err().to_string();
-    assert!(message.contains("without its partner"), "{message}");
-    // The same file with another name, then with one position fewer than it says to hold.
-    let bytes = std::fs::read(&path).unwrap();
-    let find = |text: &[u8]| bytes.windows(text.len()).position(|w| w == text).unwrap();
-    let mut renamed = bytes.clone();
-    renamed[find(b"hook_z")..][..6].copy_from_slice(b"hook_y");
-    std::fs::write(&path, renamed).unwrap();
-    let message = ActivationCache::open(&path).unwrap_err().to_string();
-    assert!(message.contains("did you mean"), "{message}");
-    let mut reshaped = bytes.clone();
-    reshaped[find(b"[3,2,9]")..][..7].copy_from_slice(b"[2,3,9]");
-    std::fs::write(&path, reshaped).unwrap();
-    let message = ActivationCache::open(&path).unwrap_err().to_string();
-    assert!(message.contains("3 positions kept of 3"), "{message}");
 }
