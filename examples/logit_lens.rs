@@ -2,12 +2,16 @@
 
 mod support;
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use clap::Parser;
 use ndarray::Array2;
 use patchlens::report::{About, Axis, Labelled, Palette, use_color};
 use patchlens::tasks::{Facts, Ioi, Split};
-use patchlens::{LensReadout, LogitLens, Prompt, Prompts, Tokenizer, Transformer, TunedLens};
+use patchlens::{
+    HookPoint, LensReadout, LogitLens, Prompt, Prompts, Tokenizer, Transformer, TunedLens,
+};
 use support::options::Common;
 
 /// Reads every layer of the residual stream as if the model ended there.
@@ -27,6 +31,12 @@ struct Args {
     /// Prompts that the tuned lens is fitted on; 0 for none
     #[arg(long, value_name = "N", default_value_t = 200)]
     fit: usize,
+    /// Translators of a tuned lens (safetensors) to use instead of fitting some
+    #[arg(long, value_name = "FILE")]
+    lens: Option<PathBuf>,
+    /// Writes the tuned lens's translators to this file (safetensors)
+    #[arg(long, value_name = "FILE")]
+    save_lens: Option<PathBuf>,
     /// Ridge of the fit, relative to the data
     #[arg(long, default_value_t = 1e-3)]
     ridge: f64,
@@ -61,14 +71,7 @@ fn main() -> Result<()> {
     show(&plain, &tokenizer)?;
     let mut sentence = describe(&plain, &prompt, "the logit lens")?;
 
-    let tuned = match args.fit {
-        0 => None,
-        n => {
-            let drawn = Ioi::new(&tokenizer)?.split(Split::Train)?;
-            let drawn = Prompts::new(&drawn.prompts(n, args.common.seed)?)?;
-            Some(TunedLens::fit(&model, &drawn, &lens.points, args.ridge)?)
-        }
-    };
+    let tuned = translators(&args, &model, &tokenizer, &lens.points)?;
     let mut results = vec![("logit_lens_likeliest", plain.likeliest(&tokenizer)?)];
     results.push(("logit_lens_kl", plain.kl_to_final.clone()));
     results.push(("logit_lens_rank", ranks(&plain)?.clone()));
@@ -90,6 +93,29 @@ fn main() -> Result<()> {
     results.push(("logit_lens_on_top", shares));
     let results: Vec<(&str, &Labelled)> = results.iter().map(|(n, r)| (*n, r)).collect();
     args.common.save(&results)
+}
+
+/// The tuned lens: from a file, else fitted on prompts unless those are none.
+fn translators(
+    args: &Args,
+    model: &Transformer,
+    tokenizer: &Tokenizer,
+    points: &[HookPoint],
+) -> Result<Option<TunedLens>> {
+    let lens = match (&args.lens, args.fit) {
+        (Some(path), _) => TunedLens::open(path)?,
+        (None, 0) => return Ok(None),
+        (None, n) => {
+            let drawn = Ioi::new(tokenizer)?.split(Split::Train)?;
+            let drawn = Prompts::new(&drawn.prompts(n, args.common.seed)?)?;
+            TunedLens::fit(model, &drawn, points, args.ridge)?
+        }
+    };
+    if let Some(path) = &args.save_lens {
+        lens.save(path)?;
+        println!("saved {}\n", path.display());
+    }
+    Ok(Some(lens))
 }
 
 /// The model's likeliest next token.
