@@ -78,14 +78,12 @@ fn main() -> Result<()> {
     let mut sentences = vec![told_logits(&table, n_heads, base.unwrap_or(f32::NAN))];
     sentences.extend(told_linear(&to_logits, "the logits"));
     let mut results = vec![("to_logits", to_logits)];
-    let inputs: [(_, _, fn(usize, usize) -> PathReceiver); 2] = [
-        ("queries", "to_queries", |l, h| {
-            PathReceiver::query(l, h).at_positions(Select::Last)
-        }),
-        ("values", "to_values", PathReceiver::value),
-    ];
-    for (what, key, receiver) in inputs {
-        let to: Vec<PathReceiver> = after_others.iter().map(|(l, h)| receiver(*l, *h)).collect();
+    for (what, key) in [("queries", "to_queries"), ("values", "to_values")] {
+        let receiver = |(layer, head): &Head| match what {
+            "queries" => end(PathReceiver::query(*layer, *head)),
+            _ => PathReceiver::value(*layer, *head),
+        };
+        let to: Vec<PathReceiver> = after_others.iter().map(receiver).collect();
         let effects = observed(&study, &to, &metric, what)?;
         let title = format!("Heads and MLPs -> {what} of the heads that move the name");
         let table = show(&effects, &title)?;
