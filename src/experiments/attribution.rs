@@ -226,7 +226,7 @@ impl<'m> DirectLogitAttribution<'m> {
         let last = self.truth[self.truth.len() - 1] as f32;
         let name = &self.direction.name;
         let mut about = About {
-            title: format!("Direct logit attribution: {}", what.to_lowercase()),
+            title: format!("Direct logit attribution. {what}"),
             caption: format!(
                 "{what}, centred, over the run's final LayerNorm scale, through W_U to the {name}."
             ),

@@ -89,16 +89,23 @@ impl DirectLogitAttribution<'_> {
                 parts.extend(self.embeddings()?);
                 for layer in layers {
                     parts.extend(self.heads(layer)?);
-                    parts.push((format!("{layer}_b_O"), self.bias(self.b_o(layer))));
-                    let out = &self.model.parameters().h[layer].mlp.c_proj;
-                    let b_out = self.bias(out.bias.view());
-                    let neurons = self.at(Site::MlpOut.at(layer))? - &b_out;
-                    parts.push((format!("{layer}_neurons"), neurons));
-                    parts.push((format!("{layer}_b_out"), b_out));
+                    parts.extend(self.biases_and_neurons(layer)?);
                 }
             }
         }
         Ok(parts)
+    }
+
+    /// What a layer writes besides its heads.
+    fn biases_and_neurons(&self, layer: usize) -> Result<[Part; 3]> {
+        let out = &self.model.parameters().h[layer].mlp.c_proj;
+        let b_out = self.bias(out.bias.view());
+        let neurons = self.at(Site::MlpOut.at(layer))? - &b_out;
+        Ok([
+            (format!("{layer}_b_O"), self.bias(self.b_o(layer))),
+            (format!("{layer}_neurons"), neurons),
+            (format!("{layer}_b_out"), b_out),
+        ])
     }
 
     fn embeddings(&self) -> Result<[Part; 2]> {
