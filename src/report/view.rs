@@ -24,6 +24,10 @@ pub(super) struct Slice<'a> {
     /// The values, `[row, col]`.
     pub(super) values: ArrayView2<'a, f32>,
     /// The cells' texts, raw.
+    #[cfg_attr(
+        not(feature = "pictures"),
+        expect(dead_code, reason = "pictures alone draw them")
+    )]
     pub(super) texts: Option<ArrayView2<'a, String>>,
 }
 
