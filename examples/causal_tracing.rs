@@ -13,11 +13,11 @@ mod support;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use patchlens::report::use_color;
-use patchlens::tasks::{FactPrompt, Facts, KnownFacts, Split};
+use patchlens::tasks::{FactPrompt, Facts, KnownFacts, SkippedFact, Split};
 use patchlens::{
     CausalTracing, DEFAULT_WINDOW, Labelled, PositionClass, Restore, SetTrace, Severed,
     SubjectCorruption, Tokenizer, TracedFact, Transformer, mean_subject_embedding,
@@ -80,7 +80,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let (model, tokenizer) = support::open(arguments.model.as_deref())?;
     println!("Model: {}", support::name(arguments.model.as_deref()));
-    let facts = facts(&arguments, &tokenizer)?;
+    let (facts, skipped) = facts(&arguments, &tokenizer)?;
     let traced: Vec<TracedFact> = facts.iter().map(TracedFact::from).collect();
     let tracing = CausalTracing::new(&model, corruption(&arguments, &model, &traced)?);
 
@@ -88,6 +88,10 @@ fn main() -> Result<()> {
     let window = arguments
         .window
         .unwrap_or(DEFAULT_WINDOW.min((n_layers / 4).max(1)));
+    ensure!(
+        (1..=n_layers).contains(&window),
+        "--window: found {window}; expected 1 to {n_layers}, the model's layers"
+    );
     let mut studies = vec![
         ("states", tracing.clone()),
         ("mlp", tracing.clone().restoring(Restore::mlp(window))),
@@ -111,31 +115,44 @@ fn main() -> Result<()> {
     }
     tell_counts(&sets[0].1, &facts, &tokenizer)?;
     println!("{}", conclusion(&sets));
-    save(&arguments, &sets)
+    save(&arguments, &sets, &facts, &skipped)
 }
 
-fn facts(arguments: &Arguments, tokenizer: &Tokenizer) -> Result<Vec<FactPrompt>> {
-    let all = match &arguments.facts {
+/// The facts to trace, and those of a file that the tokenizer cannot tell.
+fn facts(
+    arguments: &Arguments,
+    tokenizer: &Tokenizer,
+) -> Result<(Vec<FactPrompt>, Vec<SkippedFact>)> {
+    let (all, skipped) = match &arguments.facts {
         Some(path) => {
             let known = KnownFacts::open(path, tokenizer, arguments.bos)?;
-            for skipped in &known.skipped {
-                eprintln!("fact {} skipped: {}", skipped.index, skipped.reason);
-            }
-            known.facts
+            (known.facts, known.skipped)
         }
         None => {
             let facts = Facts::new(tokenizer)?.split(Split::Train);
-            if arguments.bos {
+            let facts = if arguments.bos {
                 facts.with_bos()?
             } else {
                 facts
-            }
-            .all()?
+            };
+            (facts.all()?, Vec::new())
         }
     };
     ensure!(arguments.limit > 0, "--limit: found 0; expected at least 1");
     let n = arguments.limit.min(all.len());
-    Ok((0..n).map(|i| all[i * all.len() / n].clone()).collect())
+    println!(
+        "Facts: {} of {} can be told with this tokenizer; {n} of them are traced.",
+        all.len(),
+        all.len() + skipped.len()
+    );
+    for fact in skipped.iter().take(5) {
+        println!("  fact {} left out: {}", fact.index, fact.reason);
+    }
+    if skipped.len() > 5 {
+        println!("  ... and {} more, see --json", skipped.len() - 5);
+    }
+    let spread = (0..n).map(|i| all[i * all.len() / n].clone());
+    Ok((spread.collect(), skipped))
 }
 
 fn corruption(
@@ -227,50 +244,86 @@ fn strongest(average: &Labelled, class: PositionClass) -> (usize, f32, f32) {
     )
 }
 
-/// One sentence on where facts are recalled.
+/// Where facts are recalled, a line for each study.
 fn conclusion(sets: &[(&str, SetTrace)]) -> String {
-    let best = |set: &SetTrace, classes: &[PositionClass]| {
-        let scored = classes
-            .iter()
-            .map(|class| (*class, strongest(&set.average, *class)));
-        scored
-            .filter(|(_, (_, effect, _))| effect.is_finite())
-            .max_by(|a, b| f32::total_cmp(&a.1.1, &b.1.1))
-    };
-    let tell = |(name, set): &(&str, SetTrace)| {
-        let (class, (layer, effect, error)) = best(set, &PositionClass::ALL)?;
-        let share = 100.0 * effect / set.total_effect;
-        Some(format!(
-            "{name} at the {class} in L{layer} ({effect:.3} ± {error:.3}, {share:.0} % of the \
-             total effect)"
-        ))
-    };
     let subject = &PositionClass::ALL[..3];
-    let site = best(&sets[1].1, subject).map_or_else(String::new, |(class, (layer, effect, _))| {
-        format!(
-            " Within the subject, MLPs matter most at the {class}, around L{layer} ({effect:.3})."
-        )
-    });
-    let told: Vec<String> = sets.iter().filter_map(tell).collect();
-    format!(
-        "Facts are recalled where restoring helps most: {}.{site}",
-        told.join("; ")
-    )
+    let mut lines = vec!["Facts are recalled where restoring helps most:".to_string()];
+    for (name, set) in sets {
+        // The last token's last states are all that the answer is read from.
+        let classes = match name.starts_with("states") {
+            true => subject,
+            false => &PositionClass::ALL[..],
+        };
+        let scored = classes.iter().map(|c| (*c, strongest(&set.average, *c)));
+        let best = scored
+            .filter(|(_, (_, effect, _))| effect.is_finite())
+            .max_by(|a, b| f32::total_cmp(&a.1.1, &b.1.1));
+        let Some((class, (layer, effect, error))) = best else {
+            continue;
+        };
+        let share = 100.0 * effect / set.total_effect;
+        let mut line = format!(
+            "  {name}: at the {class} in L{layer}, {effect:.3} ± {error:.3}, {share:.0} % of the \
+             total effect"
+        );
+        if let (true, Some(layer)) = (name.starts_with("states"), arrival(set)) {
+            line += &format!("; the last token has nine tenths of it from L{layer} on");
+        }
+        lines.push(line);
+    }
+    lines.join("\n")
 }
 
-fn save(arguments: &Arguments, sets: &[(&str, SetTrace)]) -> Result<()> {
+/// The first layer from which the last token's state restores nine tenths of the total effect.
+fn arrival(set: &SetTrace) -> Option<usize> {
+    let average = set.average.values();
+    let row = average.index_axis(ndarray::Axis(0), PositionClass::ALL.len() - 1);
+    let enough = |layer: &usize| row[*layer] >= 0.9 * set.total_effect;
+    (0..row.len()).rev().take_while(enough).last()
+}
+
+fn save(
+    arguments: &Arguments,
+    sets: &[(&str, SetTrace)],
+    facts: &[FactPrompt],
+    skipped: &[SkippedFact],
+) -> Result<()> {
     if let Some(path) = &arguments.json {
-        let tables: serde_json::Map<String, serde_json::Value> = sets
-            .iter()
-            .map(|(name, set)| Ok((name.to_string(), serde_json::to_value(&set.average)?)))
-            .collect::<Result<_>>()?;
-        let text = serde_json::to_string_pretty(&tables)?;
-        std::fs::write(path, text).with_context(|| path.display().to_string())?;
+        support::save_json(&numbers(sets, facts, skipped)?, path)?;
     }
     if let Some(dir) = &arguments.out {
         for (name, set) in sets {
-            support::save(&set.average, dir, name)?;
+            support::save(&set.average, dir, &format!("causal_tracing_{name}"))?;
         }
     }
     Ok(())
+}
+
+/// All tables, each kept fact's total effect, and why other facts were not kept.
+fn numbers(
+    sets: &[(&str, SetTrace)],
+    facts: &[FactPrompt],
+    skipped: &[SkippedFact],
+) -> Result<serde_json::Value> {
+    let mut all = serde_json::Map::new();
+    for (name, set) in sets {
+        all.insert(name.to_string(), serde_json::to_value(&set.average)?);
+    }
+    let (_, set) = &sets[0];
+    let kept = set.kept.iter().map(|(i, trace)| {
+        serde_json::json!({ "prompt": facts[*i].text, "total_effect": trace.total_effect })
+    });
+    let wrong = set.dropped.iter().map(|dropped| {
+        let reason = "the clean model is wrong";
+        serde_json::json!({ "prompt": facts[dropped.index].text, "reason": reason })
+    });
+    let unreadable = skipped
+        .iter()
+        .map(|s| serde_json::json!({ "prompt": s.text, "reason": s.reason }));
+    all.insert("facts kept".to_string(), kept.collect());
+    all.insert(
+        "facts left out".to_string(),
+        wrong.chain(unreadable).collect(),
+    );
+    Ok(all.into())
 }

@@ -40,10 +40,12 @@ fn main() -> Result<()> {
     );
 
     let attribute = |by| direct_logit_attribution(&model, &prompts, &directions, by);
+    let layers = attribute(Decomposition::Layers)?;
     let components = attribute(Decomposition::Components)?;
-    let full = attribute(Decomposition::Full)?;
+    let writers = attribute(Decomposition::Writers)?;
+    println!("{}", layers.colored(use_color()));
     println!("{}", components.colored(use_color()));
-    println!("{}", full.top(12));
+    println!("Heads, neurons and biases:\n{}", writers.top(12));
 
     let one = DirectLogitAttribution::new(&model, &prompts[0], directions[0].clone())?;
     let last = prompts[0].len() - 1;
@@ -52,10 +54,11 @@ fn main() -> Result<()> {
     let neurons = one.neurons(last, args.neurons)?;
     println!("Prompt 1, heads by source position:\n{}", sources.top(8));
     println!("Prompt 1, neurons:\n{}", neurons.top(args.neurons));
-    println!("{}", findings(&full, &sources));
+    println!("{}", findings(&writers, &sources));
     args.common.save(&[
+        ("dla_layers", &layers),
         ("dla_components", &components),
-        ("dla_full", &full),
+        ("dla_writers", &writers),
         ("dla_by_position", &by_position),
         ("dla_head_sources", &sources),
         ("dla_accumulated", &accumulated),
@@ -64,24 +67,32 @@ fn main() -> Result<()> {
 }
 
 /// What the tables say, in words.
-fn findings(full: &Labelled, sources: &Labelled) -> String {
-    let truth = full
-        .about
-        .baselines
-        .values()
-        .next()
-        .copied()
-        .unwrap_or(f32::NAN);
-    let sum = full.values().sum();
-    let cells = full.top(usize::MAX).cells;
+fn findings(writers: &Labelled, sources: &Labelled) -> String {
+    let truth = writers.about.baselines.values().next().copied();
+    let (truth, sum) = (truth.unwrap_or(f32::NAN), writers.values().sum());
+    let cells = writers.top(usize::MAX).cells;
     let is_head = |c: &&RankedCell| c.labels[0].starts_with('L') && c.labels[0].contains('H');
-    let describe = |cell: Option<&RankedCell>| match cell {
-        Some(c) => format!("{} ({:+.2})", c.labels[0], c.value),
-        None => "no head".to_string(),
+    // What could be chance is not called a finding.
+    let clear = |c: &&RankedCell| c.value.abs() > 2.0 * c.std_error.unwrap_or(0.0);
+    let list = |sign: f32| {
+        let heads = cells.iter().filter(is_head).filter(clear);
+        let heads = heads.filter(|c| c.value * sign > 0.0);
+        let named = heads.map(|c| match c.std_error {
+            Some(error) => format!("{} ({:+.2} ± {error:.2})", c.labels[0], c.value),
+            None => format!("{} ({:+.2})", c.labels[0], c.value),
+        });
+        let named: Vec<String> = named.collect();
+        match named.is_empty() {
+            true => "none by more than two standard errors".to_string(),
+            false => named.join(", "),
+        }
     };
-    let most = cells.iter().filter(is_head).find(|c| c.value > 0.0);
-    let least = cells.iter().filter(is_head).find(|c| c.value < 0.0);
     let total: f32 = cells.iter().filter(is_head).map(|c| c.value).sum();
+    let bias = |c: &&RankedCell| {
+        let name = c.labels[0].as_str();
+        name.contains("b_O") || name.contains("b_out") || name.contains("bias") || name == "b_U"
+    };
+    let biases: f32 = cells.iter().filter(bias).map(|c| c.value).sum();
     let source = match sources.top(1).cells.first() {
         Some(c) => format!(
             "{} reading `{}` ({:+.2})",
@@ -90,10 +101,13 @@ fn findings(full: &Labelled, sources: &Labelled) -> String {
         None => "nothing".to_string(),
     };
     format!(
-        "The mean logit difference is {truth:.3}; the parts sum to {sum:.3}. Heads write \
-         {total:+.2} of it: the most by {}, the most against it by {}. In the first prompt the \
-         largest single contribution of a head is {source}.",
-        describe(most),
-        describe(least),
+        "The mean logit difference is {truth:.3}; the parts sum to {sum:.3}: heads {total:+.2}, \
+         biases {biases:+.2}, neurons and embeddings {:+.2}.\n\
+         Heads that write the name: {}.\n\
+         Heads that write against it: {}.\n\
+         In the first prompt the largest single contribution of a head is {source}.",
+        sum - total - biases,
+        list(1.0),
+        list(-1.0),
     )
 }

@@ -2,11 +2,16 @@
 
 mod support;
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use clap::Parser;
-use patchlens::report::{Labelled, use_color};
-use patchlens::tasks::{Ioi, Split};
-use patchlens::{LensReadout, LogitLens, Prompt, Prompts, Tokenizer, TunedLens};
+use ndarray::Array2;
+use patchlens::report::{About, Axis, Labelled, Palette, use_color};
+use patchlens::tasks::{Facts, Ioi, Split};
+use patchlens::{
+    HookPoint, LensReadout, LogitLens, Prompt, Prompts, Tokenizer, Transformer, TunedLens,
+};
 use support::options::Common;
 
 /// Reads every layer of the residual stream as if the model ended there.
@@ -20,9 +25,18 @@ struct Args {
     /// How many of the likeliest tokens to list
     #[arg(long, default_value_t = 3)]
     top_k: usize,
+    /// Prompts of each task, to tell where answers come on top
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    prompts: u16,
     /// Prompts that the tuned lens is fitted on; 0 for none
     #[arg(long, value_name = "N", default_value_t = 200)]
     fit: usize,
+    /// Translators of a tuned lens (safetensors) to use instead of fitting some
+    #[arg(long, value_name = "FILE")]
+    lens: Option<PathBuf>,
+    /// Writes the tuned lens's translators to this file (safetensors)
+    #[arg(long, value_name = "FILE")]
+    save_lens: Option<PathBuf>,
     /// Ridge of the fit, relative to the data
     #[arg(long, default_value_t = 1e-3)]
     ridge: f64,
@@ -51,32 +65,57 @@ fn main() -> Result<()> {
 
     let mut lens = LogitLens::new(&model);
     (lens.top_k, lens.tokens) = (args.top_k, vec![answer]);
+    lens.token_labels = Some(vec![tokenizer.token_text(answer)?]);
+    let names = lens.token_labels.clone();
     let plain = lens.run(&prompt)?;
     show(&plain, &tokenizer)?;
     let mut sentence = describe(&plain, &prompt, "the logit lens")?;
 
-    let tuned = match args.fit {
-        0 => None,
-        n => {
-            let drawn = Ioi::new(&tokenizer)?.split(Split::Train)?;
-            let drawn = Prompts::new(&drawn.prompts(n, args.common.seed)?)?;
-            Some(TunedLens::fit(&model, &drawn, &lens.points, args.ridge)?)
-        }
-    };
-    let mut results = vec![("logit_lens_kl", plain.kl_to_final.clone())];
+    let tuned = translators(&args, &model, &tokenizer, &lens.points)?;
+    let mut results = vec![("logit_lens_likeliest", plain.likeliest(&tokenizer)?)];
+    results.push(("logit_lens_kl", plain.kl_to_final.clone()));
     results.push(("logit_lens_rank", ranks(&plain)?.clone()));
     if let Some(tuned) = &tuned {
         let mut lens = LogitLens::tuned(&model, tuned)?;
         (lens.top_k, lens.tokens) = (args.top_k, vec![answer]);
+        lens.token_labels = names;
         let found = lens.run(&prompt)?;
         println!("{}", found.kl_to_final.colored(use_color()));
         sentence += &describe(&found, &prompt, "the tuned lens")?;
+        results.push(("tuned_lens_likeliest", found.likeliest(&tokenizer)?));
         results.push(("tuned_lens_kl", found.kl_to_final.clone()));
         results.push(("tuned_lens_rank", ranks(&found)?.clone()));
     }
+    let shares = on_top(&model, &tasks(&args, &tokenizer)?)?;
+    println!("{}", shares.colored(use_color()));
     println!("{}", sentence.trim_end());
+    println!("{}", when_on_top(&shares, args.prompts.into()));
+    results.push(("logit_lens_on_top", shares));
     let results: Vec<(&str, &Labelled)> = results.iter().map(|(n, r)| (*n, r)).collect();
     args.common.save(&results)
+}
+
+/// The tuned lens: from a file, else fitted on prompts unless those are none.
+fn translators(
+    args: &Args,
+    model: &Transformer,
+    tokenizer: &Tokenizer,
+    points: &[HookPoint],
+) -> Result<Option<TunedLens>> {
+    let lens = match (&args.lens, args.fit) {
+        (Some(path), _) => TunedLens::open(path)?,
+        (None, 0) => return Ok(None),
+        (None, n) => {
+            let drawn = Ioi::new(tokenizer)?.split(Split::Train)?;
+            let drawn = Prompts::new(&drawn.prompts(n, args.common.seed)?)?;
+            TunedLens::fit(model, &drawn, points, args.ridge)?
+        }
+    };
+    if let Some(path) = &args.save_lens {
+        lens.save(path)?;
+        println!("saved {}\n", path.display());
+    }
+    Ok(Some(lens))
 }
 
 /// The model's likeliest next token.
@@ -109,14 +148,11 @@ fn show(found: &LensReadout, tokenizer: &Tokenizer) -> Result<()> {
 /// From which point on the answer stays on top at the last position, and how far the middle of
 /// the model is from the end.
 fn describe(found: &LensReadout, prompt: &Prompt, lens: &str) -> Result<String> {
-    let ranks = ranks(found)?.values();
     let names = &found.kl_to_final.axes()[0].labels;
     let last = prompt.len() - 1;
-    let on_top = |point: &usize| ranks[[0, *point, last]] == 0.0;
-    let stays = (0..names.len()).rev().take_while(on_top).last();
     let middle = names.len() / 2;
     let kl = found.kl_to_final.values()[[middle, last]];
-    let becomes = match stays {
+    let becomes = match found.on_top_from(0, last)? {
         Some(point) => format!("is the likeliest from `{}` on", names[point]),
         None => "is not the likeliest at the end".to_string(),
     };
@@ -125,4 +161,84 @@ fn describe(found: &LensReadout, prompt: &Prompt, lens: &str) -> Result<String> 
          one. ",
         names[middle]
     ))
+}
+
+/// A task's name, its prompts, and their answers.
+type Task = (&'static str, Vec<(Prompt, u32)>);
+
+/// Prompts with answers that the model should know: facts only of the shipped model.
+fn tasks(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<Task>> {
+    let (n, seed) = (usize::from(args.prompts), args.common.seed);
+    let ioi = Ioi::new(tokenizer)?
+        .split(Split::HeldOut)?
+        .prompts(n, seed)?;
+    let names = ioi.into_iter().map(|p| (p.prompt, p.io));
+    let mut tasks = vec![("names (IOI)", names.collect())];
+    if args.common.model.is_none() {
+        let facts = Facts::new(tokenizer)?.split(Split::Train);
+        let facts = facts.prompts(n, seed)?.into_iter();
+        tasks.push(("facts", facts.map(|f| (f.prompt, f.attribute)).collect()));
+    }
+    Ok(tasks)
+}
+
+/// The share of each task's prompts whose answer is the likeliest token from a point on,
+/// `[task, point]`.
+fn on_top(model: &Transformer, tasks: &[Task]) -> Result<Labelled> {
+    let mut lens = LogitLens::new(model);
+    lens.top_k = 1;
+    let mut shares = Array2::zeros((tasks.len(), lens.points.len()));
+    let mut points = Vec::new();
+    for ((_, prompts), mut row) in tasks.iter().zip(shares.rows_mut()) {
+        for (prompt, answer) in prompts {
+            lens.tokens = vec![*answer];
+            let found = lens.run(prompt)?;
+            if let Some(first) = found.on_top_from(0, prompt.len() - 1)? {
+                row.iter_mut().skip(first).for_each(|count| *count += 1.0);
+            }
+            points.clone_from(&found.kl_to_final.axes()[0].labels);
+        }
+        row /= prompts.len() as f32;
+    }
+    let axes = vec![
+        Axis::new("task", tasks.iter().map(|(name, _)| *name)),
+        Axis::new("point", points),
+    ];
+    let about = About {
+        title: "Logit lens: answers on top".to_string(),
+        caption: "Share of prompts whose right answer is the likeliest token, at the last \
+                  position, at this point and all later ones."
+            .to_string(),
+        unit: "share of prompts".to_string(),
+        palette: Palette::Sequential,
+        ..About::default()
+    };
+    Ok(Labelled::new(shares, axes, about)?)
+}
+
+/// Where answers come on top, in words: one sentence a task.
+fn when_on_top(shares: &Labelled, prompts: usize) -> String {
+    let [tasks, points] = [0, 1].map(|axis| &shares.axes()[axis].labels);
+    let sentence = |(task, row): (&String, ndarray::ArrayViewD<'_, f32>)| {
+        let last = row[points.len() - 1];
+        let from = |part: f32| {
+            let reached = row.iter().position(|share| *share >= part * last - 1e-6);
+            points[reached.unwrap_or(points.len() - 1)].as_str()
+        };
+        let known = (last * prompts as f32).round();
+        match known {
+            0.0 => format!("{task}: no answer of {prompts} is on top at the end."),
+            _ => format!(
+                "{task}: {known} of {prompts} answers are on top at the end; half of these from \
+                 `{}` on, nine tenths from `{}`, all from `{}`.",
+                from(0.5),
+                from(0.9),
+                from(1.0)
+            ),
+        }
+    };
+    let rows = shares.values();
+    let sentences = tasks.iter().zip(rows.outer_iter());
+    let sentences: Vec<String> = sentences.map(sentence).collect();
+    sentences.join("\n")
 }

@@ -1,5 +1,5 @@
 //! Name movers, found from the logits back (Wang et al. 2022, section 3.1): which heads act on the
-//! logits directly, then which heads act on their queries.
+//! logits directly, then which heads act on their queries, and on their values.
 //!
 //! Every head's output on a prompt that names three other people (p_ABC) is sent along the direct
 //! paths into the run on the original prompt; the logit difference between the indirect object and
@@ -21,8 +21,8 @@ use patchlens::{
     Transformer, logit_diffs,
 };
 
-/// Path patching on indirect object identification: heads -> logits, then heads -> the queries of
-/// the heads found.
+/// Path patching on indirect object identification: heads -> logits, then heads -> the queries
+/// and the values of the heads found.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -35,13 +35,13 @@ struct Args {
     /// Seed of the prompts
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// How many heads that move the name are followed back to their queries
-    #[arg(long, value_name = "K", default_value_t = 3)]
-    movers: usize,
+    /// How many heads that move the name are followed back to their queries and values
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    movers: u16,
     /// Freezes MLPs too: only the direct path through the residual stream is left
     #[arg(long)]
     freeze_mlps: bool,
-    /// Writes both tables, exact and linearised, to this file
+    /// Writes all tables, exact and linearised, to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Saves each heat map as SVG, PNG, HTML and CSV into this folder
@@ -59,44 +59,45 @@ fn main() -> Result<()> {
     let (study, metric) = study(&args, &model, &tokenizer)?;
 
     let end = |receiver: PathReceiver| receiver.at_positions(Select::Last);
-    let to_logits = observed(
-        &study,
-        &[end(PathReceiver::final_residual())],
-        &metric,
-        "logits",
-    )?;
+    let logits = [end(PathReceiver::final_residual())];
+    let to_logits = observed(&study, &logits, &metric, "logits")?;
     let table = show(&to_logits, "Heads and MLPs -> logits")?;
-    let movers = movers(&table, model.config().n_heads, args.movers);
+    let movers = movers(&table, model.config().n_heads, args.movers.into());
     ensure!(
         !movers.is_empty(),
         "no head's direct path to the logits raises the {}: nothing to follow back",
         metric.name()
     );
-    let queries: Vec<PathReceiver> = movers
-        .iter()
-        .filter(|(_, (layer, _))| *layer > 0)
-        .map(|(_, (layer, head))| end(PathReceiver::query(*layer, *head)))
-        .collect();
+    let after_others = movers.iter().filter(|(_, (layer, _))| *layer > 0);
+    let after_others: Vec<Head> = after_others.map(|(_, head)| *head).collect();
     ensure!(
-        !queries.is_empty(),
+        !after_others.is_empty(),
         "every head that moves the name is in layer 0, before which there is no head"
     );
-    let to_queries = observed(&study, &queries, &metric, "queries")?;
-    let queries = show(
-        &to_queries,
-        "Heads and MLPs -> queries of the heads that move the name",
-    )?;
-    println!(
-        "{}",
-        findings(&to_logits, &movers, &queries, model.config().n_heads)
-    );
+    let (n_heads, base) = (model.config().n_heads, to_logits.original.mean());
+    let mut sentences = vec![told_logits(&table, n_heads, base.unwrap_or(f32::NAN))];
+    sentences.extend(told_linear(&to_logits, "the logits"));
+    let mut results = vec![("to_logits", to_logits)];
+    for (what, key) in [("queries", "to_queries"), ("values", "to_values")] {
+        let receiver = |(layer, head): &Head| match what {
+            "queries" => end(PathReceiver::query(*layer, *head)),
+            _ => PathReceiver::value(*layer, *head),
+        };
+        let to: Vec<PathReceiver> = after_others.iter().map(receiver).collect();
+        let effects = observed(&study, &to, &metric, what)?;
+        let title = format!("Heads and MLPs -> {what} of the heads that move the name");
+        let table = show(&effects, &title)?;
+        sentences.push(told_inputs(&table, n_heads, what, &after_others));
+        sentences.extend(told_linear(&effects, &format!("the {what}")));
+        results.push((key, effects));
+    }
+    println!("{}", sentences.join("\n"));
 
-    let results = [("to_logits", &to_logits), ("to_queries", &to_queries)];
     if let Some(path) = &args.json {
         save_json(path, &results)?;
     }
     if let Some(dir) = &args.out {
-        for (name, effects) in results {
+        for (name, effects) in &results {
             support::save(&effects.relative()?, dir, &format!("path_patching_{name}"))?;
         }
     }
@@ -165,54 +166,80 @@ fn name((layer, head): Head) -> String {
     format!("{layer}.{head}")
 }
 
-/// What the two tables say, in words.
-fn findings(
-    to_logits: &PathEffects,
-    movers: &[(f32, Head)],
-    queries: &Labelled,
-    n_heads: usize,
-) -> String {
-    let (change, first) = movers[0];
-    let all: Vec<String> = movers.iter().map(|(_, head)| name(*head)).collect();
-    let base = to_logits.original.mean().unwrap_or(f32::NAN);
-    let mut text = format!(
-        "The logit difference is {base:.2}. Head {} moves the name most: with its output from the \
-         other prompt on the way to the logits it changes by {:+.0} %. Of what sets the queries of \
-         {}, ",
-        name(first),
-        100.0 * change,
-        all.join(", "),
-    );
-    let cells = queries.top(usize::MAX).cells;
-    text += &match cells.iter().find(|c| c.index[1] < n_heads) {
-        Some(cell) => {
-            // What could be chance is not called a finding.
-            let error = cell.std_error.unwrap_or(f32::INFINITY);
-            let doubt = match cell.value.abs() > 2.0 * error {
-                true => "",
-                false => ", which is within two standard errors of nothing",
-            };
-            format!(
-                "head {} matters most: {:+.1} % along this path alone{doubt}.",
-                name((cell.index[0], cell.index[1])),
-                100.0 * cell.value
-            )
-        }
-        None => "no head comes before them.".to_string(),
-    };
-    if let Some(error) = to_logits.linear_error() {
-        let worst = error.top(1).cells.first().map_or(0.0, |c| c.value.abs());
-        text += &format!(
-            " The linearised effects on the logits are off by at most {worst:.2} in units of the \
-             logit difference."
-        );
-    }
-    text
+/// Heads with a change of this sign, strongest first, with what lies beyond two standard errors:
+/// what could be chance is not called a finding.
+fn clear_heads(table: &Labelled, n_heads: usize, sign: f32) -> Vec<String> {
+    let cells = table.top(usize::MAX).cells.into_iter();
+    let heads = cells.filter(|c| c.index[1] < n_heads && c.value * sign > 0.0);
+    let clear = heads.filter(|c| c.value.abs() > 2.0 * c.std_error.unwrap_or(0.0));
+    let told = clear.map(|c| {
+        let head = name((c.index[0], c.index[1]));
+        let error = c
+            .std_error
+            .map_or(String::new(), |e| format!(" ± {:.1}", 100.0 * e));
+        format!("{head} ({:+.1}{error} %)", 100.0 * c.value)
+    });
+    told.collect()
 }
 
-fn save_json(path: &Path, results: &[(&str, &PathEffects)]) -> Result<()> {
-    let entry = |(name, effects): &(&str, &PathEffects)| {
-        let tables = serde_json::json!({ "exact": effects.effect, "linear": effects.linear });
+/// A list in words.
+fn listed(names: &[String]) -> String {
+    match names.is_empty() {
+        true => "none beyond two standard errors".to_string(),
+        false => names.join(", "),
+    }
+}
+
+/// Which heads move the name, and which hold it back.
+fn told_logits(table: &Labelled, n_heads: usize, base: f32) -> String {
+    format!(
+        "The logit difference is {base:.2}. Its change when a head's output on the way to the \
+         logits is that of the other prompt:\n  heads that move the name: {}\n  inhibitory \
+         heads: {}",
+        listed(&clear_heads(table, n_heads, -1.0)),
+        listed(&clear_heads(table, n_heads, 1.0)),
+    )
+}
+
+/// Which heads act through the inputs of those that move the name.
+fn told_inputs(table: &Labelled, n_heads: usize, what: &str, movers: &[Head]) -> String {
+    let movers: Vec<String> = movers.iter().map(|head| name(*head)).collect();
+    let both = [-1.0, 1.0].map(|sign| clear_heads(table, n_heads, sign));
+    let few = |mut heads: Vec<String>| {
+        heads.truncate(4);
+        listed(&heads)
+    };
+    let [lower, raise] = both.map(few);
+    format!(
+        "Through the {what} of {} alone:\n  heads that lower it: {lower}\n  heads that raise it: \
+         {raise}",
+        movers.join(", ")
+    )
+}
+
+/// How far the linearised effects are from the exact ones.
+fn told_linear(effects: &PathEffects, to: &str) -> Option<String> {
+    let error = effects.linear_error()?;
+    let worst = error.top(1).cells.into_iter().next()?;
+    let change = effects.change().ok()?;
+    let largest = change.top(1).cells.into_iter().next()?;
+    Some(format!(
+        "  linearised: off by at most {:.3} (at {} {}), where the largest exact change to {to} is \
+         {:.3}, in units of the logit difference",
+        worst.value.abs(),
+        worst.labels[0],
+        worst.labels[1],
+        largest.value.abs(),
+    ))
+}
+
+fn save_json(path: &Path, results: &[(&str, PathEffects)]) -> Result<()> {
+    let entry = |(name, effects): &(&str, PathEffects)| {
+        let tables = serde_json::json!({
+            "exact": effects.effect,
+            "linear": effects.linear,
+            "linear_error": effects.linear_error(),
+        });
         (name.to_string(), tables)
     };
     let all: serde_json::Map<_, _> = results.iter().map(entry).collect();

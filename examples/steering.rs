@@ -95,12 +95,21 @@ fn most_frequent(drawn: &[IoiPrompt]) -> Result<u32> {
     Ok(*most.context("no prompts")?.0)
 }
 
-/// Index of the point, scale and value with the highest mean.
+/// Index of the point, scale and value where the smallest scale makes the name likelier than all
+/// other tokens together, the likeliest such point; where none does, those with the highest mean.
 fn best(curve: &Labelled, points: &[HookPoint], scales: &[f32]) -> Result<(usize, f32, f32)> {
     let values = curve.values();
     let cells = (0..points.len()).flat_map(|p| (0..scales.len()).map(move |s| (p, s)));
-    let cells = cells.map(|(p, s)| (p, scales[s], values[[p, s]]));
-    cells.max_by(|a, b| a.2.total_cmp(&b.2)).context("no cells")
+    let cells: Vec<(usize, f32, f32)> =
+        cells.map(|(p, s)| (p, scales[s], values[[p, s]])).collect();
+    let likely = cells.iter().filter(|cell| cell.2 > 0.5_f32.ln());
+    let order = |a: &&(usize, f32, f32), b: &&(usize, f32, f32)| {
+        let scales = a.1.abs().total_cmp(&b.1.abs());
+        scales.then(b.2.total_cmp(&a.2))
+    };
+    let smallest = likely.min_by(order);
+    let highest = || cells.iter().max_by(|a, b| a.2.total_cmp(&b.2));
+    smallest.or_else(highest).copied().context("no cells")
 }
 
 /// Prints the continuation of a prompt without and with steering.

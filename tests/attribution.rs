@@ -48,6 +48,8 @@ fn decompositions_equal_transformer_lens() {
                 ),
                 (Decomposition::Heads, "heads", "dla_heads", &direction),
                 (Decomposition::Full, "full", "dla_full", &direction),
+                (Decomposition::Layers, "layers", "dla_layers", &direction),
+                (Decomposition::Writers, "writers", "dla_writers", &direction),
                 (Decomposition::Components, "token", "dla_components", &token),
             ];
             for (by, key, label, direction) in cases {
@@ -94,9 +96,11 @@ fn every_decomposition_sums_to_the_true_logit_difference() {
             .collect();
         assert_eq!(attribution.truth().to_vec(), truth);
         for by in [
+            Decomposition::Layers,
             Decomposition::Components,
             Decomposition::Heads,
             Decomposition::Full,
+            Decomposition::Writers,
         ] {
             let sums = row_sums(&attribution.decompose(by).unwrap());
             for (sum, truth) in sums.iter().zip(&truth) {
@@ -261,7 +265,8 @@ fn interventions_on_parts_keep_the_sum_and_those_on_the_sum_are_told() {
             message.contains("sum of components at position 0"),
             "{point}: {message}"
         );
-        assert!(steered.neurons(3, 2).is_err(), "{point}");
+        let message = steered.neurons(3, 2).unwrap_err().to_string();
+        assert!(message.contains("sum of neurons"), "{point}: {message}");
     }
     // The pattern as shown is not what made z.
     let patched = attribute(Intervention::new(Site::Z.at(0), Edit::Scale(3.0)));
@@ -348,14 +353,17 @@ fn bad_input_is_an_error() {
             .to_string()
             .contains("pos 7")
     );
-    assert!(attribution.neurons(7, 1).is_err());
+    let message = attribution.neurons(7, 1).unwrap_err().to_string();
+    assert!(message.contains("pos 7"), "{message}");
     let vectors = Array3::zeros((1, 7, 23));
     let wrong = attribution.attribute(&["x".to_string()], vectors.view());
     assert!(wrong.unwrap_err().to_string().contains("[1, 7, 23]"));
     let none: &[Prompt] = &[];
     let by = Decomposition::Heads;
-    assert!(direct_logit_attribution(&model, none, &[], by).is_err());
-    assert!(
-        direct_logit_attribution(&model, &prompt, &[direction.clone(), direction], by).is_err()
-    );
+    let message = direct_logit_attribution(&model, none, &[], by).unwrap_err();
+    assert!(message.to_string().contains("prompts: none"), "{message}");
+    let two = [direction.clone(), direction];
+    let message = direct_logit_attribution(&model, &prompt, &two, by).unwrap_err();
+    let expected = "logit directions: found 2; expected 1, one a prompt";
+    assert!(message.to_string().contains(expected), "{message}");
 }

@@ -316,6 +316,28 @@ fn dose_and_response_are_those_of_full_runs() {
     let unsteered = curve.about.baselines["unsteered"];
     assert!((curve.values()[1] - unsteered).abs() < 1e-6 && curve.values()[0] != unsteered);
     assert!(curve.curves().is_ok());
+    assert!(
+        curve
+            .about
+            .caption
+            .contains("added to the activation at all positions")
+    );
+    let at_last = steering.clone().at_positions(Select::Last);
+    let found = at_last
+        .dose_response(&model, &pairs, &metric, &scales)
+        .unwrap();
+    assert!(
+        found.about.caption.contains("at pos last"),
+        "{}",
+        found.about.caption
+    );
+    let none = steering
+        .dose_response(&model, &pairs, &metric, &[])
+        .unwrap_err();
+    assert!(
+        none.to_string().contains("steering scales: found 0"),
+        "{none}"
+    );
 }
 
 #[test]
@@ -357,5 +379,6 @@ fn a_difference_of_means_moves_one_mean_onto_the_other() {
     assert!(means(&[Site::MlpOut.at(3)], Select::Last).contains("layer 3"));
     let same = Steering::difference_of_means(&model, &yes, &yes, &[point], Select::Last);
     assert!(message(same).contains("length"));
-    assert!(steering.interventions(f32::NAN).is_err());
+    let message = steering.interventions(f32::NAN).unwrap_err().to_string();
+    assert!(message.contains("steering scale: found NaN"), "{message}");
 }

@@ -3,91 +3,26 @@
 //! "Interpretability in the Wild", sections 2.1 and 4).
 
 mod circuit;
+mod node;
+mod replacement;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use ndarray::{Array1, Array2};
 
 pub use circuit::{Circuit, CircuitNode, Completeness, Faithfulness, Minimality, NodeMinimality};
+pub use node::AblationNode;
+use replacement::Group;
 
 use super::mean;
-use crate::cache::{ActivationCache, Selection};
-use crate::config::Config;
+use super::statistics::labelled_means;
 use crate::error::{Error, Result};
-use crate::hook::{HookPoint, Site};
-use crate::intervention::{Edit, Intervention, Select, Target, Values};
+use crate::intervention::{Intervention, Select, Target};
 use crate::metric::Metric;
-use crate::model::{KeepLogits, Run, Transformer};
+use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
 use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
-
-/// A part of the model that can be knocked out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum AblationNode {
-    /// An attention head: its `z`, so that `b_O` stays.
-    Head(usize, usize),
-    /// The MLP of a layer: its `mlp_out`.
-    Mlp(usize),
-}
-
-impl AblationNode {
-    /// All heads of a model, and its MLPs where asked for.
-    fn all(config: &Config, mlps: bool) -> Vec<Self> {
-        let mlp = |layer| mlps.then_some(AblationNode::Mlp(layer));
-        (0..config.n_layers)
-            .flat_map(|layer| {
-                let heads = (0..config.n_heads).map(move |head| AblationNode::Head(layer, head));
-                heads.chain(mlp(layer))
-            })
-            .collect()
-    }
-
-    fn point(self) -> HookPoint {
-        match self {
-            AblationNode::Head(layer, _) => Site::Z.at(layer),
-            AblationNode::Mlp(layer) => Site::MlpOut.at(layer),
-        }
-    }
-
-    fn check(self, config: &Config) -> Result<()> {
-        let out_of_range = |axis, found, n| {
-            Err(Error::OutOfRange {
-                at: format!("node {self}"),
-                axis,
-                found,
-                expected: format!("0..{n}"),
-            })
-        };
-        match self {
-            AblationNode::Head(layer, _) | AblationNode::Mlp(layer) if layer >= config.n_layers => {
-                out_of_range("layer", layer, config.n_layers)
-            }
-            AblationNode::Head(_, head) if head >= config.n_heads => {
-                out_of_range("head", head, config.n_heads)
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for AblationNode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AblationNode::Head(layer, head) => write!(f, "{layer}.{head}"),
-            AblationNode::Mlp(layer) => write!(f, "mlp{layer}"),
-        }
-    }
-}
-
-/// What replaces the nodes of some of the prompts.
-#[derive(Clone, Debug)]
-struct Group {
-    /// Those prompts; ascending.
-    prompts: Vec<usize>,
-    edits: BTreeMap<HookPoint, Edit>,
-}
 
 /// Positions by node and prompt: what a cell knocks out.
 type Removed = BTreeMap<AblationNode, Vec<BTreeSet<usize>>>;
@@ -133,120 +68,6 @@ pub struct KnockOut {
 }
 
 impl<'m> Ablation<'m> {
-    /// Nodes become zero.
-    ///
-    /// # Errors
-    /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that cannot run.
-    pub fn zero(model: &'m Transformer, prompts: &(impl AsRef<[Prompt]> + ?Sized)) -> Result<Self> {
-        let prompts = prompts.as_ref();
-        let points = points(model.config()).map(|point| (point, Edit::Zero));
-        let group = Group {
-            prompts: (0..prompts.len()).collect(),
-            edits: points.collect(),
-        };
-        Self::new(model, prompts, vec![group], "zero")
-    }
-
-    /// Nodes become their mean over counterfactual prompts (the paper's p_ABC), position by
-    /// position. All prompts share one template.
-    ///
-    /// # Errors
-    /// As [`Ablation::mean_by_template`].
-    pub fn mean(
-        model: &'m Transformer,
-        prompts: &(impl AsRef<[Prompt]> + ?Sized),
-        counterfactual: &(impl AsRef<[Prompt]> + ?Sized),
-    ) -> Result<Self> {
-        let (prompts, counterfactual) = (prompts.as_ref(), counterfactual.as_ref());
-        let (own, other) = (vec![0; prompts.len()], vec![0; counterfactual.len()]);
-        Self::mean_by_template(model, (prompts, &own), (counterfactual, &other))
-    }
-
-    /// Nodes become their mean over the counterfactual prompts of the same template, position by
-    /// position: prompts, and a number for the template of each.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for another number of templates than prompts, or a template without
-    /// counterfactual prompts; [`Error::Prompt`] if prompts of a template differ in length, or one
-    /// cannot run.
-    pub fn mean_by_template(
-        model: &'m Transformer,
-        (prompts, templates): (&[Prompt], &[usize]),
-        (counterfactual, others): (&[Prompt], &[usize]),
-    ) -> Result<Self> {
-        for (what, prompts, templates) in [
-            ("templates of the prompts", prompts.len(), templates),
-            (
-                "templates of the counterfactual prompts",
-                counterfactual.len(),
-                others,
-            ),
-        ] {
-            if templates.len() != prompts {
-                let expected = format!("{prompts}, one a prompt");
-                return Err(Error::invalid(what, templates.len(), expected));
-            }
-        }
-        let mut groups = Vec::new();
-        for &template in &BTreeSet::from_iter(templates) {
-            let members = |list: &[usize]| -> Vec<usize> {
-                (0..list.len()).filter(|i| list[*i] == *template).collect()
-            };
-            let (own, other) = (members(templates), members(others));
-            let donors: Vec<Prompt> = other.iter().map(|i| counterfactual[*i].clone()).collect();
-            if donors.is_empty() {
-                return Err(Error::invalid(
-                    format!("counterfactual prompts of template {template}"),
-                    0,
-                    "at least one",
-                ));
-            }
-            let receivers = own.iter().map(|i| (*i, &prompts[*i]));
-            check_lengths(receivers, donors.iter().cycle().take(own.len()))?;
-            check_lengths(
-                donors.iter().enumerate(),
-                donors[..1].iter().cycle().take(donors.len()),
-            )?;
-            let caches = caches(model, &donors)?;
-            let edit = |point| Ok((point, Edit::Mean(Values::mean(&caches, point)?)));
-            let edits = points(model.config()).map(edit).collect::<Result<_>>()?;
-            groups.push(Group {
-                prompts: own,
-                edits,
-            });
-        }
-        Self::new(model, prompts, groups, "mean")
-    }
-
-    /// Nodes take the values that they have on a counterfactual prompt: one a prompt.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for another number of counterfactual prompts; [`Error::Prompt`] if the
-    /// two of a pair differ in length, or one cannot run.
-    pub fn resample(
-        model: &'m Transformer,
-        prompts: &(impl AsRef<[Prompt]> + ?Sized),
-        counterfactual: &(impl AsRef<[Prompt]> + ?Sized),
-    ) -> Result<Self> {
-        let (prompts, donors) = (prompts.as_ref(), counterfactual.as_ref());
-        if donors.len() != prompts.len() {
-            let expected = format!("{}, one a prompt", prompts.len());
-            return Err(Error::invalid(
-                "counterfactual prompts",
-                donors.len(),
-                expected,
-            ));
-        }
-        check_lengths(prompts.iter().enumerate(), donors.iter())?;
-        let caches = caches(model, donors)?;
-        let edit = |point| Ok((point, Edit::patch(&caches, point)?));
-        let group = Group {
-            prompts: (0..prompts.len()).collect(),
-            edits: points(model.config()).map(edit).collect::<Result<_>>()?,
-        };
-        Self::new(model, prompts, vec![group], "resample")
-    }
-
     fn new(
         model: &'m Transformer,
         prompts: &[Prompt],
@@ -310,9 +131,6 @@ impl<'m> Ablation<'m> {
             .map(|nodes| self.places(nodes))
             .collect::<Result<_>>()?;
         let (per_prompt, clean) = self.run(&removed, metric)?;
-        let n = self.prompts.len() as f64;
-        let rows = || per_prompt.rows().into_iter();
-        let means: Array1<f32> = rows().map(|row| mean(row.iter().copied())).collect();
         let mut about = About {
             title: format!("Knock-out: {} ablation", self.method),
             caption: format!(
@@ -332,15 +150,7 @@ impl<'m> Ablation<'m> {
             names.join(" + ")
         };
         let axes = vec![Axis::new("knocked out", sets.iter().map(label))];
-        let mut effect = Labelled::new(means.clone(), axes, about)?;
-        if self.prompts.len() > 1 {
-            let error = |(row, mean): (ndarray::ArrayView1<'_, f32>, &f32)| {
-                let squares = row.iter().map(|v| f64::from(v - mean).powi(2)).sum::<f64>();
-                (squares / (n - 1.0) / n).sqrt() as f32
-            };
-            let errors: Array1<f32> = rows().zip(&means).map(error).collect();
-            effect = effect.with_std_error(errors)?;
-        }
+        let effect = labelled_means(per_prompt.view().into_dyn(), axes, about)?;
         Ok(KnockOut {
             effect,
             per_prompt,
@@ -430,39 +240,4 @@ impl<'m> Ablation<'m> {
         }
         cell
     }
-}
-
-/// Everything that can be knocked out: z and mlp_out of every layer.
-fn points(config: &Config) -> impl Iterator<Item = HookPoint> + use<> {
-    (0..config.n_layers).flat_map(|layer| [Site::Z.at(layer), Site::MlpOut.at(layer)])
-}
-
-fn caches(model: &Transformer, prompts: &[Prompt]) -> Result<Vec<ActivationCache>> {
-    let mut selection = Selection::default();
-    selection.extend(points(model.config()));
-    let run = Run {
-        cache: Some(&selection),
-        logits: KeepLogits::None,
-        ..Run::default()
-    };
-    Ok(model.run(prompts, (), &run)?.caches)
-}
-
-fn check_lengths<'p>(
-    prompts: impl Iterator<Item = (usize, &'p Prompt)>,
-    donors: impl Iterator<Item = &'p Prompt>,
-) -> Result<()> {
-    for ((i, prompt), donor) in prompts.zip(donors) {
-        if prompt.len() != donor.len() {
-            return Err(Error::Prompt {
-                at: format!("prompt {i}"),
-                found: format!("{} tokens", prompt.len()),
-                expected: format!(
-                    "{} as its counterfactual, so that positions correspond",
-                    donor.len()
-                ),
-            });
-        }
-    }
-    Ok(())
 }

@@ -1,155 +1,28 @@
 //! Activation patching: which activations, swapped between a clean and a corrupted run, move the
 //! answer (Vig et al. 2020; Meng et al. 2022; Wang et al. 2022; TransformerLens's `patching.py`).
 
+mod grid;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 
-use ndarray::{Array1, ArrayD, Axis as Dim, Dimension, IxDyn};
+use ndarray::{Array1, ArrayD, Axis as Dim};
 
-use super::pairs::{check_pairs, position_labels, with_reference};
+pub use grid::Grid;
+use grid::targets;
+
+use super::pairs::{checked_pairs, count_pairs, position_labels, with_reference};
+use super::statistics::shaped;
 use crate::cache::ActivationCache;
-use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::hook::{Axes, HookPoint, Site};
+use crate::hook::HookPoint;
 use crate::intervention::{Edit, Intervention, Target};
 use crate::metric::Metric;
 use crate::model::{Run, Transformer};
 use crate::prompt::Prompt;
-use crate::report::{About, Axis, Direction, Labelled};
+use crate::report::{About, Direction, Labelled};
 use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Progress, Sweep, points_read};
-
-/// The cells of a patching study: what is patched, one activation at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Grid {
-    /// `[layer, pos]`, a site without a head axis.
-    Positions(Site),
-    /// `[layer, pos, head]`, a site with positions and heads: z, q, k, v, result.
-    HeadPositions(Site),
-    /// `[layer, head]`, all positions at once: z, q, k, v, the pattern.
-    Heads(Site),
-    /// `[layer, head, dest]`: one row of an attention pattern.
-    PatternDest,
-    /// `[layer, head, dest, src]`: one entry of an attention pattern.
-    PatternEntries,
-    /// `[3, layer, pos]`: resid_pre, attn_out, mlp_out.
-    EveryBlock,
-    /// `[5, layer, head]`: z, q, k, v and the pattern, all positions at once.
-    EveryHead,
-    /// `[5, layer, pos, head]`: z, q, k, v and the pattern, by position (destination).
-    EveryHeadPosition,
-}
-
-const BLOCK_SITES: [Site; 3] = [Site::ResidPre, Site::AttnOut, Site::MlpOut];
-const HEAD_SITES: [Site; 5] = [Site::Z, Site::Q, Site::K, Site::V, Site::Pattern];
-
-impl Grid {
-    /// Layers × heads.
-    pub fn heads(site: Site) -> Self {
-        Grid::Heads(site)
-    }
-
-    /// Layers × positions.
-    pub fn positions(site: Site) -> Self {
-        Grid::Positions(site)
-    }
-
-    /// Layers × positions × heads.
-    pub fn head_positions(site: Site) -> Self {
-        Grid::HeadPositions(site)
-    }
-
-    /// The sites that are patched.
-    pub fn sites(&self) -> Vec<Site> {
-        match *self {
-            Grid::Positions(site) | Grid::HeadPositions(site) | Grid::Heads(site) => vec![site],
-            Grid::PatternDest | Grid::PatternEntries => vec![Site::Pattern],
-            Grid::EveryBlock => BLOCK_SITES.to_vec(),
-            Grid::EveryHead | Grid::EveryHeadPosition => HEAD_SITES.to_vec(),
-        }
-    }
-
-    fn by_position(&self) -> bool {
-        !matches!(self, Grid::Heads(_) | Grid::EveryHead)
-    }
-
-    fn check(&self) -> Result<()> {
-        let (fits, expected): (fn(Axes) -> bool, _) = match self {
-            Grid::Positions(_) => (|a| !a.has_heads(), "a site without a head axis"),
-            Grid::HeadPositions(_) => (Axes::has_heads, "a site with a head axis"),
-            Grid::Heads(_) => (Axes::has_heads, "a site with a head axis"),
-            _ => return Ok(()),
-        };
-        match self.sites().into_iter().find(|s| !fits(s.axes())) {
-            Some(site) => {
-                let names = site.axes().names().join(", ");
-                let found = format!("{} with axes [{names}]", site.name());
-                Err(Error::invalid(format!("grid {self:?}"), found, expected))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// The axes, in the order of the result's dimensions. `tokens` label positions.
-    fn axes(&self, n_layers: usize, n_heads: usize, tokens: &[String]) -> Vec<Axis> {
-        let layers = || Axis::layers(n_layers);
-        let heads = || Axis::heads(n_heads);
-        let positions = |name: &str| Axis::tokens(name, tokens);
-        let sites = || Axis::new("site", self.sites().iter().map(|s| s.name()));
-        match self {
-            Grid::Positions(_) => vec![layers(), positions("position")],
-            Grid::HeadPositions(_) => vec![layers(), positions("position"), heads()],
-            Grid::Heads(_) => vec![layers(), heads()],
-            Grid::PatternDest => vec![layers(), heads(), positions("dest")],
-            Grid::PatternEntries => vec![layers(), heads(), positions("dest"), positions("src")],
-            Grid::EveryBlock => vec![sites(), layers(), positions("position")],
-            Grid::EveryHead => vec![sites(), layers(), heads()],
-            Grid::EveryHeadPosition => vec![sites(), layers(), positions("position"), heads()],
-        }
-    }
-
-    /// The place of each cell, in row-major order of the result, for prompts of `n` tokens: to
-    /// build sweeps with other edits than a patch.
-    pub fn targets(&self, config: &Config, n: usize) -> Vec<Target> {
-        let positions = vec![String::new(); n];
-        let axes = self.axes(config.n_layers, config.n_heads, &positions);
-        let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        targets(*self, &shape)
-    }
-
-    /// The target of the cell at an index of the result.
-    fn target(&self, index: &[usize]) -> Target {
-        let at = |site: Site, layer: usize| Target::new(site.at(layer));
-        match *self {
-            Grid::Positions(site) => at(site, index[0]).at_positions(index[1]),
-            Grid::HeadPositions(site) => {
-                at(site, index[0]).at_positions(index[1]).at_heads(index[2])
-            }
-            Grid::Heads(site) => at(site, index[0]).at_heads(index[1]),
-            Grid::PatternDest => at(Site::Pattern, index[0])
-                .at_heads(index[1])
-                .at_positions(index[2]),
-            Grid::PatternEntries => at(Site::Pattern, index[0])
-                .at_heads(index[1])
-                .at_positions(index[2])
-                .at_src(index[3]),
-            Grid::EveryBlock => Grid::Positions(BLOCK_SITES[index[0]]).target(&index[1..]),
-            Grid::EveryHead => Grid::Heads(HEAD_SITES[index[0]]).target(&index[1..]),
-            Grid::EveryHeadPosition => {
-                Grid::HeadPositions(HEAD_SITES[index[0]]).target(&index[1..])
-            }
-        }
-    }
-}
-
-/// The targets of a result's cells, in row-major order.
-fn targets(grid: Grid, shape: &[usize]) -> Vec<Target> {
-    let cells = ArrayD::from_elem(IxDyn(shape), ());
-    let indices = cells.indexed_iter().map(|(index, ())| index);
-    indices
-        .map(|index| grid.target(index.as_array_view().as_slice().unwrap_or(&[])))
-        .collect()
-}
 
 /// A patching study: pairs of prompts, and which run is patched into which.
 #[derive(Clone, Debug)]
@@ -236,8 +109,8 @@ impl<'m> ActivationPatching<'m> {
         clean: &(impl AsRef<[Prompt]> + ?Sized),
         corrupted: &(impl AsRef<[Prompt]> + ?Sized),
     ) -> Result<Self> {
-        let (clean, corrupted) = (clean.as_ref().to_vec(), corrupted.as_ref().to_vec());
-        check_pairs(model, ["clean", "corrupted"], &clean, &corrupted)?;
+        let names = ["clean", "corrupted"];
+        let (clean, corrupted) = checked_pairs(model, names, clean, corrupted)?;
         Ok(ActivationPatching {
             model,
             clean,
@@ -305,16 +178,10 @@ impl<'m> ActivationPatching<'m> {
             "multiply-adds, naive".to_string(),
             result.plan.naive_multiply_adds,
         );
-        let reshape = |shape: &[usize], values: Vec<f32>| {
-            ArrayD::from_shape_vec(IxDyn(shape), values)
-                .unwrap_or_else(|_| unreachable!("one value a cell of {shape:?}"))
-        };
-        let effect = Labelled::new(reshape(&shape, mean.to_vec()), axes, about)?;
         let with_prompts = [&shape[..], &[self.clean.len()]].concat();
-        let per_prompt = reshape(&with_prompts, result.values.into_iter().collect());
         Ok(Patching {
-            effect,
-            per_prompt,
+            effect: Labelled::new(shaped(&shape, mean), axes, about)?,
+            per_prompt: shaped(&with_prompts, result.values),
             clean,
             corrupted,
             plan: result.plan,
@@ -368,9 +235,9 @@ impl<'m> ActivationPatching<'m> {
         let mut about = About {
             title: format!("Activation patching: {}", sites.join(", ")),
             caption: format!(
-                "One activation of the {from} run patched into the {into} run; mean {} over {pairs} prompt pair{}.",
+                "One activation of the {from} run patched into the {into} run; mean {} over {}.",
                 metric.name(),
-                if pairs == 1 { "" } else { "s" },
+                count_pairs(pairs),
             ),
             unit: metric.name().to_string(),
             direction: Some(self.direction),

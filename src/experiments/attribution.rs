@@ -2,59 +2,23 @@
 //! stream alone, the final LayerNorm's scale held at the run's (Elhage et al. 2021; nostalgebraist
 //! 2020; TransformerLens's `logit_attrs`, `decompose_resid`, `stack_head_results`).
 
+mod direction;
 mod fine;
+mod parts;
 mod prompts;
 
 use ndarray::{Array1, Array2, ArrayView2, ArrayView3};
 
+pub use direction::LogitDirection;
+pub use parts::Decomposition;
 pub use prompts::direct_logit_attribution;
 
 use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::model::Transformer;
-use crate::ops::part;
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
-
-/// A weighted sum of logits, the number that is attributed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LogitDirection {
-    /// Tokens with their weights.
-    pub weights: Vec<(u32, f32)>,
-    /// The unit of the results.
-    pub name: String,
-}
-
-impl LogitDirection {
-    /// The logit of one token.
-    pub fn logit(token: u32) -> Self {
-        LogitDirection {
-            weights: vec![(token, 1.0)],
-            name: "logit".to_string(),
-        }
-    }
-
-    /// The logit of token `a` minus that of token `b`.
-    pub fn difference(a: u32, b: u32) -> Self {
-        LogitDirection {
-            weights: vec![(a, 1.0), (b, -1.0)],
-            name: "logit difference".to_string(),
-        }
-    }
-}
-
-/// Which parts the residual stream is taken apart into; the rows are TransformerLens's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Decomposition {
-    /// `embed`, `pos_embed`, `0_attn_out`, `0_mlp_out`, ... (`decompose_resid`).
-    Components,
-    /// `L0H0`, `L0H1`, ..., and `remainder`: all the rest (`stack_head_results`).
-    Heads,
-    /// Heads, `0_mlp_out`, ..., `embed`, `pos_embed`, and `bias`, the sum of all `b_O`
-    /// (`get_full_resid_decomposition`).
-    Full,
-}
 
 /// The names of the last two rows of every decomposition: what the final LayerNorm's bias and
 /// the unembedding's add whatever the residual is.
@@ -124,7 +88,7 @@ impl<'m> DirectLogitAttribution<'m> {
         labels: Vec<String>,
         direction: LogitDirection,
     ) -> Result<Self> {
-        check_direction(model, &direction)?;
+        direction.check(model)?;
         let n = cache.tokens().len();
         if !cache.is_whole() || labels.len() != n {
             return Err(Error::Shape {
@@ -169,15 +133,15 @@ impl<'m> DirectLogitAttribution<'m> {
         self.truth.mapv(|v| v as f32)
     }
 
-    /// The contribution of each part at each position, `[component, pos]`: the parts in
-    /// TransformerLens's order, then `ln_final.bias` and `b_U`. Columns sum to the truth.
+    /// The contribution of each part at each position, `[component, pos]`: the parts in the order
+    /// of [`Decomposition`], then `ln_final.bias` and `b_U`. Columns sum to the truth.
     ///
     /// # Errors
     /// [`Error::Invalid`] if they do not, as after an intervention on the sum itself (`resid_pre`,
     /// `ln_final.hook_normalized`, per-head results, logits); [`Error::NotCached`].
     pub fn decompose(&self, by: Decomposition) -> Result<Labelled> {
-        let (names, rows) = self.parts(by)?;
-        self.checked_sum(&names, rows)
+        let (names, rows) = self.parts(by)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+        self.checked_sum(&names, rows, by.describe())
     }
 
     /// The contribution of the accumulated residual stream at each point, with the final scale:
@@ -190,9 +154,7 @@ impl<'m> DirectLogitAttribution<'m> {
         let both = |l: usize| [Site::ResidPre.at(l), Site::ResidMid.at(l)];
         let last = Site::ResidPost.at(layers.end - 1);
         let points: Vec<HookPoint> = layers.flat_map(both).chain([last]).collect();
-        let rows = points
-            .iter()
-            .map(|p| self.contribution(self.cache.flat(*p)?));
+        let rows = points.iter().map(|point| self.at(*point));
         let rows: Vec<Array1<f64>> = rows.collect::<Result<_>>()?;
         let names = points.iter().map(|point| residual_name(*point, last));
         self.labelled(
@@ -228,70 +190,13 @@ impl<'m> DirectLogitAttribution<'m> {
         Ok(vectors.mapv(f64::from).dot(&self.reader) / &self.scale)
     }
 
-    fn points(&self, points: impl IntoIterator<Item = HookPoint>) -> Result<Vec<Array1<f64>>> {
-        let one = |point| self.contribution(self.cache.flat(point)?);
-        points.into_iter().map(one).collect()
-    }
-
-    fn heads(&self) -> Result<Vec<Array1<f64>>> {
-        let config = self.model.config();
-        let d_head = config.d_head();
-        let one = |i: usize| {
-            let (layer, head) = (i / config.n_heads, i % config.n_heads);
-            let z = self.cache.flat(Site::Z.at(layer))?;
-            let z = part(z, 1, head * d_head..(head + 1) * d_head);
-            let read = self
-                .model
-                .w_o(layer, head)
-                .mapv(f64::from)
-                .dot(&self.reader);
-            Ok(z.mapv(f64::from).dot(&read) / &self.scale)
-        };
-        (0..config.n_layers * config.n_heads).map(one).collect()
-    }
-
-    /// Names and contributions of a decomposition's parts, without the constants.
-    fn parts(&self, by: Decomposition) -> Result<(Vec<String>, Vec<Array1<f64>>)> {
-        let layers = 0..self.model.config().n_layers;
-        let embeddings = [HookPoint::Embed, HookPoint::PosEmbed];
-        let mut names = match by {
-            Decomposition::Components => Vec::new(),
-            _ => head_names(self.model),
-        };
-        let mut rows = match by {
-            Decomposition::Components => Vec::new(),
-            _ => self.heads()?,
-        };
-        match by {
-            Decomposition::Components => {
-                names.extend(["embed", "pos_embed"].map(String::from));
-                let of = |l| [format!("{l}_attn_out"), format!("{l}_mlp_out")];
-                names.extend(layers.clone().flat_map(of));
-                let blocks = layers.flat_map(|l| [Site::AttnOut.at(l), Site::MlpOut.at(l)]);
-                rows.extend(self.points(embeddings.into_iter().chain(blocks))?);
-            }
-            Decomposition::Heads => {
-                let last = Site::ResidPost.at(layers.end - 1);
-                let mut rest = self.contribution(self.cache.flat(last)?)?;
-                rows.iter().for_each(|row| rest -= row);
-                names.push("remainder".to_string());
-                rows.push(rest);
-            }
-            Decomposition::Full => {
-                names.extend(layers.clone().map(|l| format!("{l}_mlp_out")));
-                names.extend(["embed", "pos_embed", "bias"].map(String::from));
-                let mlps = layers.map(|l| Site::MlpOut.at(l));
-                rows.extend(self.points(mlps.chain(embeddings))?);
-                let blocks = self.model.parameters().h.iter();
-                let biases = blocks.map(|b| b.attn.c_proj.bias.mapv(f64::from).dot(&self.reader));
-                rows.push(biases.sum::<f64>() / &self.scale);
-            }
-        }
-        Ok((names, rows))
-    }
-
     /// Adds the constants, checks the sum at every position, and labels.
-    fn checked_sum(&self, names: &[String], mut rows: Vec<Array1<f64>>) -> Result<Labelled> {
+    fn checked_sum(
+        &self,
+        names: &[String],
+        mut rows: Vec<Array1<f64>>,
+        what: &str,
+    ) -> Result<Labelled> {
         let n = self.scale.len();
         rows.extend(self.constants.map(|c| Array1::from_elem(n, c)));
         for position in 0..n {
@@ -302,7 +207,7 @@ impl<'m> DirectLogitAttribution<'m> {
         }
         let names = names.iter().cloned().chain(CONSTANTS.map(String::from));
         let names: Vec<String> = names.collect();
-        self.labelled(&names, rows, "Parts of the residual stream")
+        self.labelled(&names, rows, what)
     }
 
     fn labelled(&self, names: &[String], rows: Vec<Array1<f64>>, what: &str) -> Result<Labelled> {
@@ -321,7 +226,7 @@ impl<'m> DirectLogitAttribution<'m> {
         let last = self.truth[self.truth.len() - 1] as f32;
         let name = &self.direction.name;
         let mut about = About {
-            title: format!("Direct logit attribution: {}", what.to_lowercase()),
+            title: format!("Direct logit attribution. {what}"),
             caption: format!(
                 "{what}, centred, over the run's final LayerNorm scale, through W_U to the {name}."
             ),
@@ -347,13 +252,6 @@ impl<'m> DirectLogitAttribution<'m> {
     }
 }
 
-/// `L0H0`, `L0H1`, ...
-fn head_names(model: &Transformer) -> Vec<String> {
-    let heads = model.config().n_heads;
-    let name = |i: usize| format!("L{}H{}", i / heads, i % heads);
-    (0..model.config().n_layers * heads).map(name).collect()
-}
-
 /// TransformerLens's name of a point of the accumulated residual stream.
 pub(super) fn residual_name(point: HookPoint, last: HookPoint) -> String {
     match point {
@@ -377,26 +275,4 @@ fn check_sum(what: &str, sum: f64, truth: f64, magnitude: f64) -> Result<()> {
         sum,
         format!("{truth} ± {bound:e} (was the sum itself intervened on?)"),
     ))
-}
-
-fn check_direction(model: &Transformer, direction: &LogitDirection) -> Result<()> {
-    let d_vocab = model.config().d_vocab;
-    let weights = &direction.weights;
-    if weights.is_empty() || weights.iter().any(|(_, w)| !w.is_finite()) {
-        let expected = "at least one token, finite weights";
-        return Err(Error::invalid(
-            "logit direction",
-            format!("{weights:?}"),
-            expected,
-        ));
-    }
-    match weights.iter().find(|(token, _)| *token as usize >= d_vocab) {
-        Some((token, _)) => Err(Error::OutOfRange {
-            at: "logit direction".to_string(),
-            axis: "token",
-            found: *token as usize,
-            expected: format!("0..{d_vocab}"),
-        }),
-        None => Ok(()),
-    }
 }

@@ -3,7 +3,7 @@
 
 mod tuned;
 
-use ndarray::{Array2, Array3, ArrayView1, ArrayView2};
+use ndarray::{Array2, Array3, ArrayView1, ArrayView2, Axis as Dim};
 
 pub use tuned::TunedLens;
 
@@ -16,7 +16,8 @@ use crate::metric::rank_in;
 use crate::model::Transformer;
 use crate::ops::{self, log_softmax_row};
 use crate::prompt::Prompt;
-use crate::report::{About, Axis, Labelled};
+use crate::report::{About, Axis, Labelled, Palette};
+use crate::tokenizer::Tokenizer;
 
 /// A lens on some points of a model: the final LayerNorm, recomputed on what is there, then the
 /// unembedding with its bias; before it the tuned lens's translator, if there is one.
@@ -27,6 +28,7 @@ use crate::report::{About, Axis, Labelled};
 /// let model = Transformer::random(config, 0)?;
 /// let mut lens = LogitLens::new(&model);
 /// lens.tokens = vec![3, 5];
+/// lens.token_labels = Some(vec![" Mary".into(), " John".into()]);
 /// let found = lens.run(&Prompt::from([1, 2, 3]))?;
 /// assert_eq!(found.rank.unwrap().values().shape(), [2, 5, 3]); // [token, point, pos]
 /// assert_eq!(found.kl_to_final.axes()[0].labels, ["0_pre", "0_mid", "1_pre", "1_mid", "final_post"]);
@@ -43,6 +45,8 @@ pub struct LogitLens<'m> {
     pub top_k: usize,
     /// Tokens whose rank and log-probability to follow.
     pub tokens: Vec<u32>,
+    /// Their names in the results, one a token; by default the ids.
+    pub token_labels: Option<Vec<String>>,
 }
 
 /// What a lens shows of one prompt. Points are TransformerLens's rows of `accumulated_resid`.
@@ -59,6 +63,53 @@ pub struct LensReadout {
     pub rank: Option<Labelled>,
     /// KL(the model's own distribution ‖ the lens's) in nats, `[point, position]`.
     pub kl_to_final: Labelled,
+}
+
+impl LensReadout {
+    /// The likeliest token at each point and position, the usual picture of a lens: its
+    /// probability `[point, position]`, its text in each cell.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a token that the tokenizer lacks.
+    pub fn likeliest(&self, tokenizer: &Tokenizer) -> Result<Labelled> {
+        let first = self.top_tokens.index_axis(Dim(2), 0);
+        let texts = first.iter().map(|token| tokenizer.token_text(*token));
+        let texts = Array2::from_shape_vec(first.dim(), texts.collect::<Result<_>>()?)
+            .unwrap_or_else(|_| unreachable!("one text a token"));
+        let probabilities = self.top_probabilities.values();
+        let mut about = self.top_probabilities.about.clone();
+        about.title += " of the likeliest token";
+        let axes = self.top_probabilities.axes()[..2].to_vec();
+        let values = probabilities.index_axis(Dim(2), 0).to_owned();
+        Labelled::new(values, axes, about)?.with_texts(texts)
+    }
+
+    /// The index of the first point from which a chosen token is the likeliest at a position, and
+    /// stays so up to the last point; `None` if it is not the likeliest there. `token` counts as
+    /// in [`LogitLens::tokens`].
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a token that was not followed or a position that the prompt lacks.
+    pub fn on_top_from(&self, token: usize, position: usize) -> Result<Option<usize>> {
+        let points = self.kl_to_final.values().shape()[0];
+        let positions = self.kl_to_final.values().shape()[1];
+        let tokens = self.rank.as_ref().map_or(0, |r| r.values().shape()[0]);
+        for (axis, found, n) in [("token", token, tokens), ("pos", position, positions)] {
+            if found >= n {
+                return Err(Error::OutOfRange {
+                    at: "logit lens".to_string(),
+                    axis,
+                    found,
+                    expected: format!("0..{n}"),
+                });
+            }
+        }
+        let Some(rank) = &self.rank else {
+            return Ok(None);
+        };
+        let on_top = |point: &usize| rank.values()[[token, *point, position]] == 0.0;
+        Ok((0..points).rev().take_while(on_top).last())
+    }
 }
 
 /// One point's part of a readout, row by row as the arrays go.
@@ -80,6 +131,7 @@ impl<'m> LogitLens<'m> {
             points: residual_points(model.config().n_layers),
             top_k: 5,
             tokens: Vec::new(),
+            token_labels: None,
         }
     }
 
@@ -100,8 +152,9 @@ impl<'m> LogitLens<'m> {
     ///
     /// # Errors
     /// As [`Transformer::run`]; [`Error::Invalid`] without points, for a point with other axes, or
-    /// one that the tuned lens has no translator for, and for `top_k` outside `1..=d_vocab`;
-    /// [`Error::OutOfRange`] for a token that the vocabulary lacks.
+    /// one that the tuned lens has no translator for, for `top_k` outside `1..=d_vocab`, and for
+    /// another number of labels than tokens; [`Error::OutOfRange`] for a token that the vocabulary
+    /// lacks.
     pub fn run(&self, prompt: &Prompt) -> Result<LensReadout> {
         self.check()?;
         let selection = Selection::points(self.points.iter().copied());
@@ -176,7 +229,8 @@ impl<'m> LogitLens<'m> {
             Axis::tokens("position", &prompt.labels),
         ];
         let k = Axis::new("k", (1..=self.top_k).map(|i| format!("#{i}")));
-        let tokens = Axis::new("token", self.tokens.iter().map(u32::to_string));
+        let ids = || self.tokens.iter().map(u32::to_string).collect();
+        let tokens = Axis::new("token", self.token_labels.clone().unwrap_or_else(ids));
         let (with_k, with_tokens) = ([&axes[..], &[k]].concat(), [&[tokens][..], &axes].concat());
         let of_tokens = |values: Vec<Vec<f32>>, unit: &str| {
             let labelled = || self.labelled(values.concat(), with_tokens.clone(), unit);
@@ -188,7 +242,7 @@ impl<'m> LogitLens<'m> {
                 .unwrap_or_else(|_| unreachable!("k tokens a point and position")),
             top_probabilities: self.labelled(numbers.top_probabilities, with_k, "probability")?,
             log_probability: of_tokens(numbers.log_probability, "log-probability (nats)")?,
-            rank: of_tokens(numbers.rank, "rank")?,
+            rank: of_tokens(numbers.rank, "rank (0 is the likeliest)")?,
             kl_to_final: self.labelled(numbers.kl, axes, "KL(final ‖ lens) (nats)")?,
         })
     }
@@ -205,9 +259,12 @@ impl<'m> LogitLens<'m> {
         let about = About {
             title: format!("{kind}: {unit}"),
             caption: format!(
-                "Residual stream at each point through {before}the final LayerNorm (recomputed) and W_U."
+                "The residual stream at each point, put through {before}the final LayerNorm \
+                 (recomputed) and W_U."
             ),
             unit: unit.to_string(),
+            // None of these numbers has a sign whose change would mean something.
+            palette: Palette::Sequential,
             ..About::default()
         };
         let shape: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
@@ -232,6 +289,11 @@ impl<'m> LogitLens<'m> {
         if !(1..=d_vocab).contains(&self.top_k) {
             let expected = format!("1 to {d_vocab}, the vocabulary");
             return Err(Error::invalid("top_k", self.top_k, expected));
+        }
+        let labels = self.token_labels.as_ref().map(Vec::len);
+        if let Some(found) = labels.filter(|n| *n != self.tokens.len()) {
+            let expected = format!("{}, one a token", self.tokens.len());
+            return Err(Error::invalid("token labels of a lens", found, expected));
         }
         match self.tokens.iter().find(|token| **token as usize >= d_vocab) {
             Some(&token) => Err(Error::OutOfRange {

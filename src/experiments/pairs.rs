@@ -5,18 +5,19 @@ use crate::metric::Metric;
 use crate::model::{Run, Transformer};
 use crate::prompt::Prompt;
 
-/// Checks that prompts can run and that those of a pair have the same length. `names` say what
-/// the two of a pair are called.
+/// The prompts of pairs, checked: all can run, and those of a pair have the same length. `names`
+/// say what the two of a pair are called.
 ///
 /// # Errors
 /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that cannot run, [`Error::Invalid`]
 /// for another number of second prompts, [`Error::Prompt`] for a pair of different lengths.
-pub(super) fn check_pairs(
+pub(super) fn checked_pairs(
     model: &Transformer,
     names: [&str; 2],
-    first: &[Prompt],
-    second: &[Prompt],
-) -> Result<()> {
+    first: &(impl AsRef<[Prompt]> + ?Sized),
+    second: &(impl AsRef<[Prompt]> + ?Sized),
+) -> Result<(Vec<Prompt>, Vec<Prompt>)> {
+    let (first, second) = (first.as_ref(), second.as_ref());
     model.check_prompts(first)?;
     model.check_prompts(second)?;
     let [a, b] = names;
@@ -30,13 +31,18 @@ pub(super) fn check_pairs(
     }
     let mut lengths = first.iter().map(Prompt::len).zip(second).enumerate();
     match lengths.find(|(_, (n, prompt))| prompt.len() != *n) {
-        None => Ok(()),
+        None => Ok((first.to_vec(), second.to_vec())),
         Some((i, (n, prompt))) => Err(Error::Prompt {
             at: format!("{b} prompt {i}"),
             found: format!("{} tokens", prompt.len()),
             expected: format!("{n} as the {a} prompt, so that positions correspond"),
         }),
     }
+}
+
+/// `32 prompt pairs`, as captions have it.
+pub(super) fn count_pairs(pairs: usize) -> String {
+    format!("{pairs} prompt pair{}", if pairs == 1 { "" } else { "s" })
 }
 
 /// Labels of the positions of pairs of one length: a token where all prompts agree, both where

@@ -12,7 +12,8 @@ use ndarray::{Array1, Array2, ArrayD, Axis as Dim, Dimension, IxDyn};
 
 pub use nodes::{PathReceiver, PathSender, Senders};
 
-use super::pairs::{check_pairs, position_labels, with_reference};
+use super::pairs::{checked_pairs, count_pairs, position_labels, with_reference};
+use super::statistics::{labelled_means, shaped};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
 use crate::model::Transformer;
@@ -83,16 +84,8 @@ impl PathEffects {
     pub fn change(&self) -> Result<Labelled> {
         let mut about = self.effect.about.clone();
         about.unit = format!("change of {}", about.unit);
-        let last = Dim(self.per_prompt.ndim() - 1);
         let changes = &self.per_prompt - &self.original;
-        let mean = changes.mean_axis(last).unwrap_or_default();
-        let change = Labelled::new(mean, self.effect.axes().to_vec(), about)?;
-        let pairs = self.original.len();
-        if pairs < 2 {
-            return Ok(change);
-        }
-        let error = changes.std_axis(last, 1.0) / (pairs as f32).sqrt();
-        change.with_std_error(error)
+        labelled_means(changes.view(), self.effect.axes().to_vec(), about)
     }
 
     /// The relative change `(effect − original) / original` of the means: −1 where the paths
@@ -137,8 +130,7 @@ impl<'m> PathPatching<'m> {
         original: &(impl AsRef<[Prompt]> + ?Sized),
         new: &(impl AsRef<[Prompt]> + ?Sized),
     ) -> Result<Self> {
-        let (original, new) = (original.as_ref().to_vec(), new.as_ref().to_vec());
-        check_pairs(model, ["original", "new"], &original, &new)?;
+        let (original, new) = checked_pairs(model, ["original", "new"], original, new)?;
         Ok(PathPatching {
             model,
             original,
@@ -238,9 +230,9 @@ impl<'m> PathPatching<'m> {
             title: format!("Path patching to {to}"),
             caption: format!(
                 "{sent} in the new run, sent to {to} of the original run, other heads frozen and \
-                 MLPs {mlps}; mean {} over {pairs} prompt pair{}. No value: no path.",
+                 MLPs {mlps}; mean {} over {}. No value: no path.",
                 metric.name(),
-                if pairs == 1 { "" } else { "s" },
+                count_pairs(pairs),
             ),
             unit: metric.name().to_string(),
             ..About::default()
@@ -261,14 +253,8 @@ impl<'m> PathPatching<'m> {
             .counts
             .insert("multiply-adds".to_string(), raw.multiply_adds);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        let reshape = |shape: &[usize], values: Vec<f32>| {
-            ArrayD::from_shape_vec(IxDyn(shape), values)
-                .unwrap_or_else(|_| unreachable!("one value a cell of {shape:?}"))
-        };
-        let mean = |values: &Array2<f32>| {
-            let mean = values.mean_axis(Dim(1)).unwrap_or_default();
-            reshape(&shape, mean.to_vec())
-        };
+        let mean =
+            |values: &Array2<f32>| shaped(&shape, values.mean_axis(Dim(1)).unwrap_or_default());
         let linear = match &raw.linear {
             None => None,
             Some(values) => {
@@ -281,7 +267,7 @@ impl<'m> PathPatching<'m> {
         Ok(PathEffects {
             effect: Labelled::new(mean(&raw.values), axes, about)?,
             linear,
-            per_prompt: reshape(&with_prompts, raw.values.into_iter().collect()),
+            per_prompt: shaped(&with_prompts, raw.values),
             original: raw.original,
             new: raw.new,
         })

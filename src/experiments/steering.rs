@@ -1,8 +1,9 @@
 //! Steering: adding a direction to the residual stream (activation addition, Turner et al. 2023;
 //! difference of means, Marks & Tegmark 2023; Panickssery et al. 2023).
 
-use ndarray::{Array1, Array2, Axis as Dim};
+use ndarray::{Array1, Axis as Dim};
 
+use super::statistics::{labelled_means, shaped};
 use crate::cache::Selection;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
@@ -193,24 +194,24 @@ impl Steering {
         metric: &Metric,
         (cells, mut axes, scales): (&[Cell], Vec<Axis>, &[f32]),
     ) -> Result<Labelled> {
+        if scales.is_empty() {
+            return Err(Error::invalid("steering scales", 0, "at least one"));
+        }
         axes.push(Axis::numbers("scale", scales));
         let sweep = Sweep::new(model, prompts)?.memory_limit(self.memory_limit);
         let result = sweep.run(cells, metric)?;
-        let (mean, std_error) = mean_and_error(&result.values);
-        let shape: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
-        let shaped = |values: Array1<f32>| {
-            values
-                .into_dyn()
-                .into_shape_with_order(&shape[..])
-                .unwrap_or_else(|_| unreachable!("one cell a place of {shape:?}"))
-        };
+        let mut shape: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
+        shape.push(prompts.len());
         let mut about = About {
             title: "Steering: dose and response".to_string(),
             caption: format!(
-                "Mean {} over {} prompts while scale × direction is added at {} position(s).",
+                "Mean {} over {} prompts while scale × direction is added to the activation at {}.",
                 metric.name(),
                 prompts.len(),
-                self.positions
+                match &self.positions {
+                    Select::All => "all positions".to_string(),
+                    some => format!("pos {some}"),
+                },
             ),
             unit: metric.name().to_string(),
             ..About::default()
@@ -223,11 +224,7 @@ impl Steering {
         about
             .counts
             .insert("multiply-adds".to_string(), result.multiply_adds);
-        let curve = Labelled::new(shaped(mean), axes, about)?;
-        match std_error {
-            Some(errors) => curve.with_std_error(shaped(errors)),
-            None => Ok(curve),
-        }
+        labelled_means(shaped(&shape, result.values).view(), axes, about)
     }
 }
 
@@ -265,15 +262,4 @@ fn means(
         }
     }
     Ok(sums)
-}
-
-/// Mean and standard error over the last axis; no error for fewer than two prompts.
-fn mean_and_error(values: &Array2<f32>) -> (Array1<f32>, Option<Array1<f32>>) {
-    let wide = values.mapv(f64::from);
-    let n = wide.ncols() as f64;
-    let mean = wide.sum_axis(Dim(1)) / n;
-    let deviations = &wide - &mean.view().insert_axis(Dim(1));
-    let variance = deviations.mapv(|v| v * v).sum_axis(Dim(1)) / (n - 1.0);
-    let error = (wide.ncols() > 1).then(|| variance.mapv(|v| (v / n).sqrt() as f32));
-    (mean.mapv(|v| v as f32), error)
 }

@@ -25,13 +25,14 @@ struct HeatMapData {
     axes: Vec<Axis>,
     values: Vec<Cell>,
     std_error: Option<Vec<Cell>>,
+    texts: Option<Vec<String>>,
     unit: String,
     low: f32,
     high: f32,
     colors: Vec<String>,
+    /// What is readable on each colour.
+    inks: Vec<String>,
     missing: String,
-    /// What is readable on the first and on the last colour.
-    ink: [String; 2],
 }
 
 impl Labelled {
@@ -57,12 +58,15 @@ impl Labelled {
                 axes: self.axes().iter().map(shown).collect(),
                 values: cells(self.values()),
                 std_error: self.std_error().map(cells),
+                texts: self
+                    .texts()
+                    .map(|texts| texts.iter().map(|text| legible(text)).collect()),
                 unit: self.about.unit_label(),
                 low: scale.low,
                 high: scale.high,
                 colors: scale.colors().iter().copied().map(css).collect(),
+                inks: scale.colors().iter().map(|c| css(ink(*c))).collect(),
                 missing: css(MISSING),
-                ink: [scale.low, scale.high].map(|end| css(ink(scale.color(end)))),
             },
         };
         page.render().map_err(|e| encoder("html", e))

@@ -55,6 +55,8 @@ pub(super) struct Document {
     shape: Vec<usize>,
     values: Vec<Cell>,
     std_error: Option<Vec<Cell>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    texts: Option<Vec<String>>,
 }
 
 impl From<Labelled> for Document {
@@ -65,6 +67,7 @@ impl From<Labelled> for Document {
             shape: of.values().shape().to_vec(),
             values: cells(of.values()),
             std_error: of.std_error().map(cells),
+            texts: of.texts().map(|texts| texts.iter().cloned().collect()),
             about: of.about,
         }
     }
@@ -81,11 +84,17 @@ impl TryFrom<Document> for Labelled {
                 .map_err(|_| Error::invalid(name, found, format!("the shape {shape:?}")))
         };
         let values = array("values", document.values)?;
-        let result = Labelled::new(values, document.axes, document.about)?;
-        match document.std_error {
-            Some(cells) => result.with_std_error(array("std_error", cells)?),
-            None => Ok(result),
+        let mut result = Labelled::new(values, document.axes, document.about)?;
+        if let Some(cells) = document.std_error {
+            result = result.with_std_error(array("std_error", cells)?)?;
         }
+        let Some(texts) = document.texts else {
+            return Ok(result);
+        };
+        let found = format!("{} texts", texts.len());
+        let texts = ArrayD::from_shape_vec(IxDyn(&shape), texts)
+            .map_err(|_| Error::invalid("texts", found, format!("the shape {shape:?}")))?;
+        result.with_texts(texts)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array, ArrayD, ArrayViewD, Dimension};
+use ndarray::{Array, ArrayD, ArrayView, ArrayViewD, Dimension, IxDyn};
 use serde::{Deserialize, Serialize};
 
 use super::color::Palette;
@@ -134,6 +134,7 @@ pub struct Labelled {
     axes: Vec<Axis>,
     values: ArrayD<f32>,
     std_error: Option<ArrayD<f32>>,
+    texts: Option<ArrayD<String>>,
 }
 
 impl PartialEq for Labelled {
@@ -151,6 +152,7 @@ impl PartialEq for Labelled {
         self.about == other.about
             && self.axes == other.axes
             && same(&self.values, &other.values)
+            && self.texts == other.texts
             && errors
     }
 }
@@ -160,7 +162,8 @@ impl Labelled {
     ///
     /// # Errors
     /// [`Error::Shape`] where the numbers differ, [`Error::Invalid`] for an axis that is empty,
-    /// has no name, or has the name of another axis or of a CSV column (`value`, `std_error`).
+    /// has no name, or has the name of another axis or of a CSV column (`value`, `std_error`,
+    /// `text`).
     pub fn new<D: Dimension>(values: Array<f32, D>, axes: Vec<Axis>, about: About) -> Result<Self> {
         let values = values.into_dyn();
         let expected: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
@@ -180,6 +183,7 @@ impl Labelled {
             axes,
             values,
             std_error: None,
+            texts: None,
         })
     }
 
@@ -199,6 +203,23 @@ impl Labelled {
         Ok(self)
     }
 
+    /// Adds a text to every cell, in the shape of the values: a token, say, whose probability is
+    /// the value. Pictures and pages write it into the cell, CSV and JSON keep it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another shape.
+    pub fn with_texts<D: Dimension>(mut self, texts: Array<String, D>) -> Result<Self> {
+        if texts.shape() != self.values.shape() {
+            return Err(Error::Shape {
+                at: "texts of cells".to_string(),
+                found: texts.shape().to_vec(),
+                expected: format!("{:?}, the shape of the values", self.values.shape()),
+            });
+        }
+        self.texts = Some(texts.into_dyn());
+        Ok(self)
+    }
+
     /// The values; NaN means "no value".
     pub fn values(&self) -> ArrayViewD<'_, f32> {
         self.values.view()
@@ -212,6 +233,11 @@ impl Labelled {
     /// The standard errors, if known.
     pub fn std_error(&self) -> Option<ArrayViewD<'_, f32>> {
         self.std_error.as_ref().map(|errors| errors.view())
+    }
+
+    /// The cells' texts, if they have some.
+    pub fn texts(&self) -> Option<ArrayView<'_, String, IxDyn>> {
+        self.texts.as_ref().map(|texts| texts.view())
     }
 
     /// `(m − corrupted) / (clean − corrupted)` for every cell: 0 is the corrupted run's metric and
@@ -258,8 +284,9 @@ impl Labelled {
 fn check_axis(axis: &Axis, earlier: &[Axis]) -> Result<()> {
     let name = &axis.name;
     let taken = earlier.iter().any(|other| other.name == *name);
-    if name.trim().is_empty() || taken || ["value", "std_error"].contains(&name.as_str()) {
-        let expected = "names that are not empty, differ, and are neither `value` nor `std_error`";
+    if name.trim().is_empty() || taken || ["value", "std_error", "text"].contains(&name.as_str()) {
+        let expected =
+            "names that are not empty, differ, and are none of `value`, `std_error`, `text`";
         return Err(Error::invalid("axis name", format!("`{name}`"), expected));
     }
     if axis.labels.is_empty() {

@@ -12,6 +12,7 @@
 //! | `.json` | everything; [`Labelled::open_json`] reads it back equal |
 //! | `.npy` | the values alone, `<f4` |
 //!
+//! Cells may have texts ([`Labelled::with_texts`]), such as the token whose probability is shown.
 //! A NaN cell means "no value" (not run, or no path) and is shown as such everywhere, never as
 //! zero.
 //!

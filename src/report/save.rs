@@ -48,8 +48,8 @@ impl Labelled {
         })
     }
 
-    /// The JSON text: [`About`](super::About)'s fields, `axes`, `shape`, and `values` and
-    /// `std_error` flat in row-major order, with `null` for NaN and `"inf"`, `"-inf"`.
+    /// The JSON text: [`About`](super::About)'s fields, `axes`, `shape`, and `values`,
+    /// `std_error` and `texts` flat in row-major order, with `null` for NaN and `"inf"`, `"-inf"`.
     ///
     /// # Errors
     /// [`Error::Io`] from the encoder.
@@ -58,7 +58,7 @@ impl Labelled {
     }
 
     /// One row per cell: a column per axis with its legible labels, then `value`, and `std_error`
-    /// where known. Missing values are `NaN`. A label that a spreadsheet would run as a formula
+    /// and `text` where there are such. Missing values are `NaN`. A label that a spreadsheet would run as a formula
     /// gets a leading `'`.
     ///
     /// # Errors
@@ -68,6 +68,7 @@ impl Labelled {
         let names = self.axes().iter().map(|axis| harmless(&axis.name));
         let mut header: Vec<String> = names.chain(["value".to_string()]).collect();
         header.extend(self.std_error().map(|_| "std_error".to_string()));
+        header.extend(self.texts().map(|_| "text".to_string()));
         writer
             .write_record(&header)
             .map_err(|e| encoder("csv", e))?;
@@ -75,6 +76,7 @@ impl Labelled {
             let labels = self.labels_at(index.slice()).into_iter().map(harmless);
             let mut record: Vec<String> = labels.chain([value.to_string()]).collect();
             record.extend(self.std_error().map(|errors| errors[&index].to_string()));
+            record.extend(self.texts().map(|texts| harmless(&texts[&index])));
             writer
                 .write_record(&record)
                 .map_err(|e| encoder("csv", e))?;

@@ -1,6 +1,6 @@
 //! Any array as a stack of 2-D slices, the way terminal, pictures and pages show it.
 
-use ndarray::{ArrayView2, ArrayViewD, Axis as Dim};
+use ndarray::{ArrayView, ArrayView2, ArrayViewD, Axis as Dim, IxDyn};
 
 use super::label::{Axis, legible};
 use super::labelled::Labelled;
@@ -9,6 +9,7 @@ use super::labelled::Labelled;
 /// axes has a row, or a row and a column, without label.
 pub(super) struct View<'a> {
     values: ArrayViewD<'a, f32>,
+    texts: Option<ArrayView<'a, String, IxDyn>>,
     leading: &'a [Axis],
     /// The axis of the rows, if there is one.
     pub(super) rows: Option<&'a Axis>,
@@ -22,18 +23,22 @@ pub(super) struct Slice<'a> {
     pub(super) heading: String,
     /// The values, `[row, col]`.
     pub(super) values: ArrayView2<'a, f32>,
+    /// The cells' texts, raw.
+    #[cfg_attr(
+        not(feature = "pictures"),
+        expect(dead_code, reason = "pictures alone draw them")
+    )]
+    pub(super) texts: Option<ArrayView2<'a, String>>,
 }
 
 impl<'a> View<'a> {
     pub(super) fn new(of: &'a Labelled) -> Self {
         let axes = of.axes();
         let (leading, inner) = axes.split_at(axes.len().saturating_sub(2));
-        let mut values = of.values();
-        for _ in inner.len()..2 {
-            values.insert_axis_inplace(Dim(0));
-        }
+        let missing = 2_usize.saturating_sub(inner.len());
         View {
-            values,
+            values: with_axes(of.values(), missing),
+            texts: of.texts().map(|texts| with_axes(texts, missing)),
             leading,
             rows: (inner.len() == 2).then(|| &inner[0]),
             cols: inner.last(),
@@ -68,12 +73,12 @@ impl<'a> View<'a> {
 
     fn slice(&self, number: usize) -> Slice<'a> {
         let mut rest = number;
-        let mut values = self.values.clone();
+        let mut indices = vec![0; self.leading.len()];
         let mut heading = Vec::new();
         for (i, axis) in self.leading.iter().enumerate().rev() {
             let index = rest % axis.labels.len();
             rest /= axis.labels.len();
-            values = values.index_axis_move(Dim(i), index);
+            indices[i] = index;
             heading.push(format!(
                 "{} = {}",
                 legible(&axis.name),
@@ -83,9 +88,25 @@ impl<'a> View<'a> {
         heading.reverse();
         Slice {
             heading: heading.join(", "),
-            values: values
-                .into_dimensionality()
-                .expect("`new` leaves at least two axes, of which all but the last two are gone"),
+            values: at(&self.values, &indices),
+            texts: self.texts.as_ref().map(|texts| at(texts, &indices)),
         }
     }
+}
+
+/// An array with so many axes of length 1 before its own.
+fn with_axes<T>(mut array: ArrayView<'_, T, IxDyn>, count: usize) -> ArrayView<'_, T, IxDyn> {
+    (0..count).for_each(|_| array.insert_axis_inplace(Dim(0)));
+    array
+}
+
+/// The slice at the indices of all axes but the last two.
+fn at<'a, T>(array: &ArrayView<'a, T, IxDyn>, indices: &[usize]) -> ArrayView2<'a, T> {
+    let mut array = array.clone();
+    for index in indices {
+        array = array.index_axis_move(Dim(0), *index);
+    }
+    array
+        .into_dimensionality()
+        .expect("`new` leaves at least two axes, of which all but the last two are gone")
 }

@@ -179,7 +179,9 @@ fn subject_span(
     let next = start + subject.chars().next().map_or(1, char::len_utf8);
     if let Some(again) = text[next..].find(subject) {
         let second = next + again;
-        return Err(wrong(format!("it twice, at bytes {start} and {second}")));
+        return Err(wrong(format!(
+            "the subject twice, at bytes {start} and {second}"
+        )));
     }
     let count = |part: &str| -> Result<usize> {
         if part.is_empty() {

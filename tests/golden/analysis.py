@@ -23,6 +23,9 @@ KEYS = {
     "p{i}/dla/heads": "the same by head (z W_O, without b_O), rows: labels.dla_heads; "
     "remainder = resid_post of the last layer - sum of the heads",
     "p{i}/dla/full": "the same, rows: labels.dla_full; bias = sum of b_O over layers",
+    "p{i}/dla/layers": "the same, rows: labels.dla_layers; attention and MLP of a layer together",
+    "p{i}/dla/writers": "the same, rows: labels.dla_writers; each layer's heads, b_O, MLP without "
+    "its bias, b_out",
     "p{i}/dla/token": "the same rows as dla/components, attribution to token a alone",
     "dla/constant": "ln_final's bias . (W_U[:, a] - W_U[:, b]): with the rows of components, "
     "or of heads, or of full, it adds up to logits[pos, a] - logits[pos, b]",
@@ -91,7 +94,10 @@ def attribution(model, tokens: torch.Tensor, metric_tokens, labels: dict) -> Ten
     full, labels["dla_full"] = cache.get_full_resid_decomposition(
         expand_neurons=False, return_labels=True
     )
+    layers, labels["dla_layers"] = _by_layer(components, model.cfg.n_layers)
+    writers, labels["dla_writers"] = _by_writer(model, components, heads)
     out = {"components": components, "heads": heads, "full": full}
+    out |= {"layers": layers, "writers": writers}
     out = {name: attribute(rows) for name, rows in out.items()}
     difference = logits[0, :, a] - logits[0, :, b]
     for rows in out.values():
@@ -99,6 +105,26 @@ def attribution(model, tokens: torch.Tensor, metric_tokens, labels: dict) -> Ten
         torch.testing.assert_close(total, difference, atol=1e-5, rtol=1e-5)
     out["token"] = attribute(components, None)
     return {f"dla/{name}": rows for name, rows in out.items()}
+
+
+def _by_layer(components: torch.Tensor, n_layers: int) -> tuple[torch.Tensor, list[str]]:
+    blocks = components[2:].unflatten(0, (n_layers, 2)).sum(1)
+    names = ["embed", "pos_embed", *(f"L{layer}" for layer in range(n_layers))]
+    return torch.cat([components[:2], blocks]), names
+
+
+def _by_writer(model: HookedTransformer, components, heads) -> tuple[torch.Tensor, list[str]]:
+    """Everything that writes into the residual stream, the biases apart."""
+    rows, names = [*components[:2]], ["embed", "pos_embed"]
+    count = model.cfg.n_heads
+    for layer in range(model.cfg.n_layers):
+        of_layer = range(layer * count, (layer + 1) * count)
+        mlp_out = components[2 + 2 * layer + 1]
+        b_o, b_out = (b[layer].expand_as(mlp_out) for b in (model.b_O, model.b_out))
+        rows += [*(heads[i] for i in of_layer), b_o, mlp_out - b_out, b_out]
+        names += [f"L{layer}H{i - layer * count}" for i in of_layer]
+        names += [f"{layer}_b_O", f"{layer}_neurons", f"{layer}_b_out"]
+    return torch.stack(rows), names
 
 
 # Heads

@@ -25,6 +25,9 @@ TABLES = {
     "mlp_window2": ("mlp", 2, None),
     "attn_window2": ("attn", 2, None),
     "attn_window1": ("attn", 1, None),
+    # Clipped at both ends; only for models with as many layers.
+    "mlp_window3": ("mlp", 3, None),
+    "attn_window3": ("attn", 3, None),
     "state_severed_mlp": ("state", 1, "mlp"),
     "state_severed_attn": ("state", 1, "attn"),
     "mlp_window2_severed_attn": ("mlp", 2, "attn"),
@@ -83,7 +86,7 @@ def tracing_reference(spec: Spec, weights: Tensors, metric_tokens) -> tuple[Tens
         out |= circuit_scores(model, metric_tokens)
     described = {
         "facts": FACTS,
-        "tables": {name: list(table) for name, table in TABLES.items()},
+        "tables": {name: list(table) for name, table in tables_of(spec.n_layer).items()},
         "knock_out": KNOCK_OUT,
         "sets": SETS,
         "circuit": CIRCUIT,
@@ -95,6 +98,10 @@ def tracing_reference(spec: Spec, weights: Tensors, metric_tokens) -> tuple[Tens
 
 
 # Causal tracing
+
+
+def tables_of(n_layers: int) -> dict:
+    return {name: table for name, table in TABLES.items() if table[1] <= n_layers}
 
 
 def window(layer: int, width: int, n_layers: int) -> list[int]:
@@ -119,7 +126,7 @@ def trace_fact(model: HookedTransformer, fact: dict, std, generator) -> Tensors:
     batch = tokens.repeat(SAMPLES, 1)
     corrupt = ("hook_embed", add_noise)
     out["corrupted"], _ = corrupted_run(model, batch, [corrupt], answer)
-    for name, table in TABLES.items():
+    for name, table in tables_of(model.cfg.n_layers).items():
         out[name] = trace_table(model, (batch, [corrupt]), clean, answer, table)
 
     out["embedding"] = torch.randn(model.cfg.d_model, generator=generator) * std.float()

@@ -150,6 +150,31 @@ fn errors_name_what_is_wrong() {
     for (found, expected) in table {
         assert!(found.contains(expected), "{found:?} lacks {expected:?}");
     }
+    // The receiver comes before the sender, or at another position.
+    let one = |sender: PathSender, receiver: PathReceiver| {
+        let result = study.run_sets(&[vec![sender]], &[receiver], &metric);
+        result.unwrap_err().to_string()
+    };
+    let table = [
+        (
+            one(PathSender::head(2, 0), PathReceiver::query(1, 1)),
+            "`queries of 1.1`, to which no path leads from head 2.0; expected receivers after",
+        ),
+        (
+            one(PathSender::mlp(1), PathReceiver::mlp(1)),
+            "`MLP 1`, to which no path leads from MLP 1;",
+        ),
+        (
+            one(
+                PathSender::head(0, 1).at_positions(1),
+                last.clone().at_positions(0),
+            ),
+            "`final residual at pos 0`, to which no path leads from head 0.1 at pos 1;",
+        ),
+    ];
+    for (found, expected) in table {
+        assert!(found.contains(expected), "{found:?} lacks {expected:?}");
+    }
     let shorter = Prompts::new([vec![1, 2, 3, 4, 5, 6], vec![8, 9], vec![1, 2, 3, 4]]).unwrap();
     let error = PathPatching::new(&model, &original, &shorter)
         .unwrap_err()

@@ -10,8 +10,11 @@ use crate::{about, hostile};
 fn json_reads_back_equal() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("result.json");
+    let texts = Array2::from_shape_fn((3, 8), |(i, j)| format!(" {i}\n{j}"));
     let mut result = hostile()
         .with_std_error(Array2::from_elem((3, 8), 0.1))
+        .unwrap()
+        .with_texts(texts.clone())
         .unwrap();
     result.about.baselines.insert("nan".into(), f32::NAN);
     result.about.partial = true;
@@ -22,6 +25,11 @@ fn json_reads_back_equal() {
     let back = Labelled::open_json(&path).unwrap();
     assert_eq!(back.about.counts, result.about.counts);
     assert!(back.about.baselines["nan"].is_nan());
+    assert_eq!(back.texts().unwrap(), texts.into_dyn());
+    assert_ne!(
+        back.clone().with_texts(Array2::default((3, 8))).unwrap(),
+        back
+    );
     // NaN differs from itself in a map of plain numbers; compare the rest as a whole.
     let without_nan = |mut of: Labelled| {
         of.about.baselines.remove("nan");
@@ -97,6 +105,11 @@ fn csv_has_one_row_per_cell_and_no_formula() {
         assert!(!row[1].starts_with(['=', '+', '-', '@']), "{row:?}");
         assert!(!row[1].contains(char::is_control), "{row:?}");
     }
+    let texts = array![[" Mary", "=1"]].mapv(String::from);
+    let axes = vec![Axis::layers(1), Axis::heads(2)];
+    let table = Labelled::new(array![[1.0, 2.0]], axes, about()).unwrap();
+    let table = table.with_texts(texts).unwrap().to_csv().unwrap();
+    assert_eq!(table, "layer,head,value,text\nL0,H0,1,·Mary\nL0,H1,2,'=1\n");
     assert_eq!(&rows[0][1], "·Mary@0");
     assert_eq!(&rows[2][1], "\",\"@2");
     assert_eq!(&rows[3][1], "'=cmd|' /C calc'!A0@3");

@@ -44,6 +44,16 @@ fn construction_says_what_was_found_and_expected() {
                 .with_std_error(array![1.0]),
             "standard errors: found shape [1]; expected [2, 3]",
         ),
+        (
+            new(two(), vec![layers(), named("text")]),
+            "axis name: found `text`; expected names",
+        ),
+        (
+            new(two(), vec![layers(), named("x")])
+                .unwrap()
+                .with_texts(array![String::new()]),
+            "texts of cells: found shape [1]; expected [2, 3]",
+        ),
     ] {
         let error = result.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}\n  lacks {expected}");

@@ -52,6 +52,12 @@ fn pages_hold_labels_and_values() {
         (&"inf".into(), &"-inf".into())
     );
     assert_eq!((&data["low"], &data["high"]), (&(-7.0).into(), &7.0.into()));
+    assert!(data["texts"].is_null());
+    let texts = Array2::from_elem((3, 8), "</script> x".to_string());
+    let page = hostile().with_texts(texts).unwrap().to_html().unwrap();
+    assert_eq!(page.matches("</script>").count(), 2);
+    assert_eq!(page_data(&page)["texts"][3], "</script> x");
+    assert_eq!(page_data(&page)["inks"].as_array().unwrap().len(), 255);
     let pattern = array![[1.0, 0.0], [0.25, 0.75]];
     let page = attention_page(
         "t",

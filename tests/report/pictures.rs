@@ -69,6 +69,13 @@ fn long_names() -> Labelled {
     Labelled::new(array![[f32::NAN]], axes, about).unwrap()
 }
 
+/// A token in every cell, as a lens has it.
+fn with_texts(rows: usize, cols: usize) -> Labelled {
+    let texts = tokens(rows * cols);
+    let texts = Array2::from_shape_vec((rows, cols), texts).unwrap();
+    table(rows, cols).with_texts(texts).unwrap()
+}
+
 /// Name and table of every form that a picture must bear.
 fn gallery() -> Vec<(&'static str, Labelled)> {
     let mut special = table(12, 12);
@@ -105,6 +112,9 @@ fn gallery() -> Vec<(&'static str, Labelled)> {
         ("every", stacked(&[5, 12, 12])),
         ("patterns", stacked(&[9, 9, 2, 2])),
         ("long names", long_names()),
+        ("texts", with_texts(9, 15)),
+        ("texts, 48 x 25", with_texts(25, 48)),
+        ("too many texts", with_texts(3, 200)),
     ]
 }
 
@@ -113,6 +123,29 @@ fn every_text_is_inside_the_view_box() {
     for (name, table) in gallery() {
         check_inside(name, &table.to_svg().unwrap());
     }
+}
+
+#[test]
+fn cells_show_their_texts_where_there_is_room() {
+    let shown = |table: &Labelled| -> Vec<String> {
+        let all = texts(&table.to_svg().unwrap()).0.into_iter();
+        let cells = all.filter(|t| !t.upward && t.size < 11.0);
+        cells.map(|t| t.text).collect()
+    };
+    let found = shown(&with_texts(2, 7));
+    let count = |found: &[String], text: &str| found.iter().filter(|t| *t == text).count();
+    for text in ["·Mary", "\\n\\n", "日本語", ",", "<|en…t|>", "·ant…ore"] {
+        assert_eq!(count(&found, text), 2, "{text} in {found:?}");
+    }
+    assert_eq!(count(&shown(&with_texts(25, 48)), "·Mary"), 172);
+    assert_eq!(count(&shown(&with_texts(3, 200)), "·Mary"), 0);
+    // A cell without value says so instead.
+    let values = array![[f32::NAN, 1.0]];
+    let axes = vec![Axis::layers(1), Axis::heads(2)];
+    let table = Labelled::new(values, axes, about("")).unwrap();
+    let own = array![["one".to_string(), "two".to_string()]];
+    let found = shown(&table.with_texts(own).unwrap());
+    assert_eq!([count(&found, "one"), count(&found, "two")], [0, 1]);
 }
 
 /// Texts may touch, but a third of a character's height may not be shared.

@@ -5,7 +5,8 @@ use std::collections::BinaryHeap;
 
 use ndarray::{Array1, Array2};
 
-use super::{CONSTANTS, DirectLogitAttribution, check_sum, head_names};
+use super::parts::head_names;
+use super::{CONSTANTS, DirectLogitAttribution, check_sum};
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::ops::part;
@@ -25,11 +26,7 @@ impl DirectLogitAttribution<'_> {
         let mut values = Array2::<f64>::zeros((config.n_layers * config.n_heads, n));
         for (i, mut row) in values.rows_mut().into_iter().enumerate() {
             let (layer, head) = (i / config.n_heads, i % config.n_heads);
-            let read = self
-                .model
-                .w_o(layer, head)
-                .mapv(f64::from)
-                .dot(&self.reader);
+            let read = self.read_by(layer, head);
             let columns = head * d_head..(head + 1) * d_head;
             let v = part(self.cache.flat(Site::V.at(layer))?, 1, columns.clone());
             let pattern = self.cache.flat(Site::Pattern.at(layer))?;
@@ -121,7 +118,7 @@ impl DirectLogitAttribution<'_> {
         let points = [HookPoint::Embed, HookPoint::PosEmbed]
             .into_iter()
             .chain(attention);
-        let one = |point| Ok(self.contribution(self.cache.flat(point)?)?[position]);
+        let one = |point| Ok(self.at(point)?[position]);
         points.map(one).sum()
     }
 }

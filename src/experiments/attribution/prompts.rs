@@ -1,7 +1,8 @@
 //! Averages over prompts.
 
-use ndarray::{Array1, Axis as Dim};
+use ndarray::Axis as Dim;
 
+use super::super::statistics::{labelled_means, shaped};
 use super::{Decomposition, DirectLogitAttribution, LogitDirection};
 use crate::error::{Error, Result};
 use crate::model::Transformer;
@@ -37,21 +38,13 @@ pub fn direct_logit_attribution(
         let attribution = DirectLogitAttribution::new(model, prompt, direction.clone())?;
         let found = attribution.decompose(by)?;
         let last = found.values().index_axis_move(Dim(1), prompt.len() - 1);
-        columns.push(last.iter().map(|v| f64::from(*v)).collect::<Array1<f64>>());
+        columns.push(last.iter().copied().collect::<Vec<f32>>());
         truth += attribution.truth[prompt.len() - 1] / prompts.len() as f64;
         first.get_or_insert(found);
     }
     let Some(first) = first else {
         unreachable!("an empty set of prompts was turned down");
     };
-    let count = columns.len() as f64;
-    let mut mean = Array1::<f64>::zeros(columns[0].len());
-    columns.iter().for_each(|column| mean += column);
-    mean /= count;
-    let mut squares = Array1::<f64>::zeros(mean.len());
-    columns
-        .iter()
-        .for_each(|column| squares += &(column - &mean).mapv(|v| v * v));
     let mut about = first.about.clone();
     about.caption = format!(
         "{} Mean over {} prompts, last position.",
@@ -63,13 +56,7 @@ pub fn direct_logit_attribution(
     about
         .counts
         .insert("prompts".to_string(), prompts.len() as u64);
-    let labelled = Labelled::new(
-        mean.mapv(|v| v as f32),
-        vec![first.axes()[0].clone()],
-        about,
-    )?;
-    if columns.len() < 2 {
-        return Ok(labelled);
-    }
-    labelled.with_std_error(squares.mapv(|v| (v / (count - 1.0) / count).sqrt() as f32))
+    let shape = [columns.len(), columns[0].len()];
+    let samples = shaped(&shape, columns.concat()).reversed_axes();
+    labelled_means(samples.view(), vec![first.axes()[0].clone()], about)
 }

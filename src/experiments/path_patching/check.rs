@@ -1,7 +1,7 @@
 //! What is checked before anything runs.
 
-use super::PathPatching;
 use super::nodes::{PathReceiver, PathSender};
+use super::{PathPatching, names};
 use crate::error::{Error, Result};
 use crate::intervention::{Edit, Intervention, Target};
 use crate::model::RunShape;
@@ -49,9 +49,14 @@ pub(super) fn check(
     };
     let unreached = |receiver: &&PathReceiver| !senders.iter().any(|set| leads(set, receiver));
     if let Some(receiver) = receivers.iter().find(unreached) {
+        let all: Vec<&PathSender> = senders.iter().flatten().collect();
+        let from = match all.len() {
+            ..=4 => names(&all),
+            n => format!("any of {n} senders"),
+        };
         return Err(Error::invalid(
             "receivers",
-            format!("`{receiver}`, to which no path leads from any sender"),
+            format!("`{receiver}`, to which no path leads from {from}"),
             "receivers after a sender in the graph, at a position that is sent",
         ));
     }

@@ -1,6 +1,6 @@
 //! One panel of a heat map: the cells of a slice with their labels.
 
-use super::{Anchor, GREY, Scene, Spelling, TEXT, line_height, text_px, widest_px};
+use super::{Anchor, GREY, SMALL, Scene, Spelling, TEXT, line_height, text_px, widest_px};
 use crate::report::Axis;
 use crate::report::color::{ColorScale, ink};
 use crate::report::label::{legible, shorten};
@@ -10,6 +10,10 @@ use crate::report::view::{Slice, View};
 const LABEL: usize = 28;
 /// Pixels between neighbouring labels.
 const PITCH: i32 = 15;
+/// Columns that the text of a cell may take.
+const CELL_TEXT: usize = 8;
+/// Pixels of the cells of a row, all together, up to which texts widen them.
+const WIDEST: i32 = 2800;
 /// Room for the labels and the name of an axis, apart from their texts.
 const GAP: i32 = 8;
 
@@ -21,6 +25,9 @@ pub(super) struct Panel {
     col_name: String,
     /// The size of a cell.
     cell: (i32, i32),
+    /// Whether cells show their texts.
+    texts: bool,
+    spell: Spelling,
     /// Whether the columns' labels read upward, being wider than their cells.
     cols_upward: bool,
     /// Room around the cells.
@@ -44,10 +51,17 @@ impl Panel {
         let name = |axis: Option<&Axis>| axis.map_or_else(String::new, |a| cut(&legible(&a.name)));
         let (rows, cols) = view.dim();
         let most = if view.len() > 1 { (22, 20) } else { (36, 28) };
-        let cell = (cell_px(cols, 760, most.0), cell_px(rows, 520, most.1));
+        let mut cell = (cell_px(cols, 760, most.0), cell_px(rows, 520, most.1));
+        let widened = widest_text(view, spell).map(|px| cell.0.max(px + 6));
+        let widened = widened.filter(|px| px * cols as i32 <= WIDEST);
+        if let Some(px) = widened {
+            cell = (px, cell.1.max(line_height(TEXT)));
+        }
         let col_labels: Vec<String> = view.col_labels().iter().map(cut).collect();
         let mut panel = Panel {
             row_labels: view.row_labels().iter().map(cut).collect(),
+            texts: widened.is_some(),
+            spell,
             cols_upward: widest_px(&col_labels) + 6 > cell.0,
             col_labels,
             row_name: name(view.rows),
@@ -118,8 +132,11 @@ impl Panel {
             scene.rect(from, self.cell, color);
             let middle = (from.0 + self.cell.0 / 2, from.1 + self.cell.1 / 2);
             let mark = mark(value).filter(|_| self.cell.0.min(self.cell.1) >= PITCH);
-            if let Some(text) = mark {
-                scene.push_text(middle, text, (TEXT, ink(color)), Anchor::Middle, false);
+            let own = slice.texts.as_ref().filter(|_| self.texts);
+            let own = own.map(|texts| cell_text(&texts[[r, c]], self.spell));
+            let text = mark.map(|mark| (mark.to_string(), TEXT));
+            if let Some((text, size)) = text.or(own.map(|own| (own, SMALL))) {
+                scene.push_text(middle, &text, (size, ink(color)), Anchor::Middle, false);
             }
         }
         self.frame(scene, (left, top));
@@ -150,6 +167,21 @@ impl Panel {
         let middle = top + height / 2;
         scene.push_text((beside, middle), &self.row_name, grey, Anchor::Middle, true);
     }
+}
+
+/// The text of a cell as it is drawn.
+fn cell_text(text: &str, spell: Spelling) -> String {
+    shorten(&spell(&legible(text)), CELL_TEXT)
+}
+
+/// Pixels of the widest text of a cell, if cells have texts.
+fn widest_text(view: &View<'_>, spell: Spelling) -> Option<i32> {
+    let texts = view.slices().filter_map(|slice| slice.texts);
+    let widest = |texts: ndarray::ArrayView2<'_, String>| {
+        let px = texts.iter().map(|t| text_px(&cell_text(t, spell), SMALL));
+        px.max()
+    };
+    texts.filter_map(widest).max()
 }
 
 /// Pixels of a cell: as large as `room` allows between `PITCH` and `most`; below `PITCH`, where
