@@ -4,9 +4,12 @@
 use std::path::PathBuf;
 
 use ndarray::Array1;
+use patchlens::report::Labelled;
+use patchlens::tasks::Repeated;
 use patchlens::{
-    ActivationPatching, Edit, Grid, Intervention, Prompts, Select, Site, Sweep, Target, Tokenizer,
-    Transformer, logit_diffs, next_token_loss,
+    ActivationPatching, AttentionPattern, Decomposition, DirectLogitAttribution, Edit, Grid,
+    Intervention, LogitDirection, Prompts, Select, Site, Sweep, Target, Tokenizer, Transformer,
+    logit_diffs, next_token_loss, pattern_scores,
 };
 
 fn gpt2() -> Option<(Transformer, Tokenizer)> {
@@ -141,4 +144,46 @@ fn ablating_a_name_mover() {
         "clean logit difference",
     );
     close(result.values.mean().unwrap(), 2.99, 0.01, "without 9.9");
+}
+
+#[test]
+fn what_name_movers_write_directly() {
+    let Some((model, tokenizer)) = gpt2() else {
+        return;
+    };
+    let text = "When John and Mary went to the shops, John gave the bag to";
+    let prompt = tokenizer.encode_with_bos(text).unwrap();
+    let token = |name: &str| tokenizer.token(name).unwrap();
+    let direction = LogitDirection::difference(token(" Mary"), token(" John"));
+    let attribution = DirectLogitAttribution::new(&model, &prompt, direction).unwrap();
+    let heads = attribution.decompose(Decomposition::Heads).unwrap();
+    let end = prompt.len() - 1;
+    for (head, expected) in [("L9H9", 1.96), ("L9H6", 1.63), ("L10H7", -1.43)] {
+        let row = heads.axes()[0].labels.iter().position(|l| l == head);
+        close(heads.values()[[row.unwrap(), end]], expected, 0.02, head);
+    }
+}
+
+#[test]
+fn heads_of_known_kinds() {
+    let Some((model, tokenizer)) = gpt2() else {
+        return;
+    };
+    let pool = (1000..30_000).collect();
+    let task = Repeated::from_pool(&tokenizer, pool).unwrap();
+    let drawn = task.with_bos().unwrap().prompts(10, 25, 2, 0).unwrap();
+    let prompts = Prompts::new(&drawn).unwrap();
+    let kinds = [
+        (AttentionPattern::PreviousToken, [[2, 2], [4, 11]]),
+        (AttentionPattern::Induction, [[5, 5], [6, 9]]),
+        (AttentionPattern::DuplicateToken, [[0, 1], [3, 0]]),
+    ];
+    for (pattern, heads) in kinds {
+        let scores: Labelled = pattern_scores(&model, &prompts, &[pattern]).unwrap();
+        let best: Vec<Vec<usize>> = scores.top(8).cells.into_iter().map(|c| c.index).collect();
+        for [layer, head] in heads {
+            let found = best.contains(&vec![0, layer, head]);
+            assert!(found, "{layer}.{head} for {pattern}, best are {best:?}");
+        }
+    }
 }
