@@ -12,8 +12,22 @@ use indicatif::{ProgressBar, ProgressStyle};
 use patchlens::report::Labelled;
 use patchlens::{Progress, Tokenizer, Transformer};
 
+/// Ends the program without a word when nobody reads its output any more, as in `... | head`: the
+/// standard library's `println!` panics then.
+pub fn end_with_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload().downcast_ref::<String>();
+        if message.is_some_and(|m| m.starts_with("failed printing to stdout")) {
+            std::process::exit(0);
+        }
+        usual(panic);
+    }));
+}
+
 /// A checkpoint folder's model and tokenizer, or the shipped ones.
 pub fn open(dir: Option<&Path>) -> Result<(Transformer, Tokenizer)> {
+    end_with_reader();
     match dir {
         Some(dir) => {
             let model = Transformer::open(dir).context("opening the model")?;
