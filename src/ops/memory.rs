@@ -18,20 +18,69 @@ const MOST: u64 = 128 << 20;
 /// Smaller matrices are left to the allocator, which keeps such memory itself.
 const LEAST_ELEMENTS: usize = 1 << 14;
 
-/// Dropped memory, oldest first.
-static KEPT: Mutex<VecDeque<Vec<f32>>> = Mutex::new(VecDeque::new());
-/// Runs under way that must not keep any.
-static THRIFTY: AtomicUsize = AtomicUsize::new(0);
+/// What all runs share.
+static POOL: Pool = Pool::new();
 
-fn kept() -> MutexGuard<'static, VecDeque<Vec<f32>>> {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+struct Pool {
+    /// Dropped memory, oldest first.
+    kept: Mutex<VecDeque<Vec<f32>>>,
+    /// Runs under way that must not keep any.
+    thrifty: AtomicUsize,
+}
+
+impl Pool {
+    const fn new() -> Self {
+        Pool {
+            kept: Mutex::new(VecDeque::new()),
+            thrifty: AtomicUsize::new(0),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Vec<f32>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self) {
+        // Freed after the lock is.
+        let _released = std::mem::take(&mut *self.kept());
+    }
+
+    /// The smallest memory at hand for so many elements, unless much of it would lie idle.
+    fn take(&self, len: usize) -> Option<Vec<f32>> {
+        if len < LEAST_ELEMENTS {
+            return None;
+        }
+        let mut kept = self.kept();
+        let fitting = kept.iter().map(Vec::capacity).enumerate();
+        let fitting = fitting.filter(|(_, capacity)| (len..=len + len / 2).contains(capacity));
+        // Of equal ones the latest, whose contents may still lie in a cache.
+        let (best, _) = fitting.rev().min_by_key(|(_, capacity)| *capacity)?;
+        kept.remove(best)
+    }
+
+    fn keep(&self, memory: Vec<f32>) {
+        let bytes = |memory: &Vec<f32>| 4 * memory.capacity() as u64;
+        let large = memory.capacity() >= LEAST_ELEMENTS && bytes(&memory) <= MOST;
+        if !large || self.thrifty.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        let mut evicted = Vec::new();
+        let mut kept = self.kept();
+        kept.push_back(memory);
+        let mut used: u64 = kept.iter().map(bytes).sum();
+        while used > MOST {
+            let oldest = kept.pop_front();
+            used -= oldest.as_ref().map_or(used, bytes);
+            evicted.extend(oldest);
+        }
+        drop(kept);
+    }
 }
 
 /// Gives the memory back to the system that earlier runs have left for later ones: at most
 /// 128 MiB.
 pub fn release_memory() {
-    // Freed after the lock is.
-    let _released = std::mem::take(&mut *kept());
+    POOL.release();
 }
 
 /// How a run with a memory limit treats dropped matrices: while it lives, they are freed at once
@@ -45,8 +94,8 @@ impl Thrift {
     pub fn new(limit: u64) -> Self {
         let tight = Self::kept_bytes(limit) == 0;
         if tight {
-            THRIFTY.fetch_add(1, Ordering::SeqCst);
-            release_memory();
+            POOL.thrifty.fetch_add(1, Ordering::SeqCst);
+            POOL.release();
         }
         Thrift { tight }
     }
@@ -60,7 +109,7 @@ impl Thrift {
 impl Drop for Thrift {
     fn drop(&mut self) {
         if self.tight {
-            THRIFTY.fetch_sub(1, Ordering::SeqCst);
+            POOL.thrifty.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
@@ -69,7 +118,7 @@ impl Drop for Thrift {
 pub(crate) fn matrix(dim: (usize, usize)) -> Array2<f32> {
     let len = dim.0 * dim.1;
     // Memory for more costs nothing before it is touched.
-    let mut memory = take(len).unwrap_or_else(|| vec![0.0; roomy(len)]);
+    let mut memory = POOL.take(len).unwrap_or_else(|| vec![0.0; roomy(len)]);
     memory.resize(len, 0.0);
     // So that a value which nobody has written shows.
     if cfg!(debug_assertions) {
@@ -86,37 +135,6 @@ fn roomy(len: usize) -> usize {
         return len;
     }
     len.next_multiple_of(len.next_power_of_two() / 8)
-}
-
-/// The smallest memory at hand for so many elements, unless much of it would lie idle.
-fn take(len: usize) -> Option<Vec<f32>> {
-    if len < LEAST_ELEMENTS {
-        return None;
-    }
-    let mut kept = kept();
-    let fitting = kept.iter().map(Vec::capacity).enumerate();
-    let fitting = fitting.filter(|(_, capacity)| (len..=len + len / 2).contains(capacity));
-    // Of equal ones the latest, whose contents may still lie in a cache.
-    let (best, _) = fitting.rev().min_by_key(|(_, capacity)| *capacity)?;
-    kept.remove(best)
-}
-
-fn keep(memory: Vec<f32>) {
-    let bytes = |memory: &Vec<f32>| 4 * memory.capacity() as u64;
-    let large = memory.capacity() >= LEAST_ELEMENTS && bytes(&memory) <= MOST;
-    if !large || THRIFTY.load(Ordering::SeqCst) > 0 {
-        return;
-    }
-    let mut evicted = Vec::new();
-    let mut kept = kept();
-    kept.push_back(memory);
-    let mut used: u64 = kept.iter().map(bytes).sum();
-    while used > MOST {
-        let oldest = kept.pop_front();
-        used -= oldest.as_ref().map_or(used, bytes);
-        evicted.extend(oldest);
-    }
-    drop(kept);
 }
 
 /// A matrix whose memory goes on to the next ones.
@@ -181,7 +199,7 @@ pub(crate) fn map_rows(x: Arc<Matrix>, f: impl Fn(usize, &mut [f32]) + Sync) -> 
 
 impl Drop for Matrix {
     fn drop(&mut self) {
-        keep(std::mem::take(&mut self.0).into_raw_vec_and_offset().0);
+        POOL.keep(std::mem::take(&mut self.0).into_raw_vec_and_offset().0);
     }
 }
 
@@ -191,26 +209,36 @@ mod tests {
 
     #[test]
     fn memory_goes_on_and_has_a_bound() {
-        let dim = (64, 1027);
-        let first = Matrix::from(matrix(dim));
+        let pool = Pool::new();
+        let first = vec![0.0; 64 * 1027];
         let address = first.as_ptr();
-        drop(first);
-        let second = Matrix::from(matrix((64, 1024)));
-        assert_eq!(
-            second.as_ptr(),
-            address,
-            "another matrix of about this size"
-        );
-        let tight = Thrift::new(MOST);
-        drop(second);
-        assert!(kept().is_empty(), "kept in spite of a tight run");
-        drop(tight);
+        pool.keep(first);
+        assert!(pool.take(32 * 1024).is_none(), "half of it would lie idle");
+        assert!(pool.take(64 * 1028).is_none(), "it is too small");
+        let second = pool.take(64 * 1024).unwrap();
+        assert_eq!(second.as_ptr(), address);
+        pool.thrifty.store(1, Ordering::SeqCst);
+        pool.keep(second);
+        assert!(pool.kept().is_empty(), "kept in spite of a thrifty run");
+        pool.thrifty.store(0, Ordering::SeqCst);
         for _ in 0..40 {
-            keep(vec![0.0; 1 << 20]);
+            pool.keep(vec![0.0; 1 << 20]);
         }
-        let used: usize = kept().iter().map(Vec::capacity).sum();
+        let used: usize = pool.kept().iter().map(Vec::capacity).sum();
         assert_eq!(4 * used as u64, MOST);
-        release_memory();
-        assert!(kept().is_empty());
+        pool.release();
+        assert!(pool.kept().is_empty());
+    }
+
+    #[test]
+    fn a_thrifty_run_keeps_nothing_and_a_generous_one_counts_what_it_keeps() {
+        assert_eq!(Thrift::kept_bytes(MOST), 0);
+        assert_eq!(Thrift::kept_bytes(8 * MOST), MOST);
+        let before = POOL.thrifty.load(Ordering::SeqCst);
+        let run = Thrift::new(MOST);
+        assert_eq!(POOL.thrifty.load(Ordering::SeqCst), before + 1);
+        drop(run);
+        drop(Thrift::new(8 * MOST));
+        assert_eq!(POOL.thrifty.load(Ordering::SeqCst), before);
     }
 }
