@@ -255,7 +255,7 @@ impl HeadReport {
         };
         page.render().map_err(|error| Error::Io {
             path: "heads.html".into(),
-            source: std::io::Error::other(error),
+            reason: std::io::Error::other(error),
         })
     }
 }
