@@ -85,7 +85,7 @@ fn main() -> Result<()> {
         std::fs::write(&page, report.to_html("Head atlas", &model, &shown)?)
             .with_context(|| page.display().to_string())?;
         println!("saved {}", page.display());
-        support::save(&cost, dir, "knocked_out_at_end")?;
+        args.common.save_result(&cost, dir, "knocked_out_at_end")?;
         support::save(&table, dir, "composition")?;
     }
     Ok(())

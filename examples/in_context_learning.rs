@@ -68,7 +68,7 @@ fn main() -> Result<()> {
     args.common.save_json(&numbers)?;
     if let Some(dir) = &args.common.out {
         for (name, result) in found.iter().flat_map(|f| &f.pictures) {
-            support::save(result, dir, name)?;
+            args.common.save_result(result, dir, name)?;
         }
     }
     Ok(())

@@ -72,11 +72,14 @@ fn main() -> Result<()> {
         "induction_removed": found.induction_removed,
     }))?;
     if let Some(dir) = &args.common.out {
-        support::save(&found.removed, dir, "gain_removed_by_head")?;
-        support::save(&loss.loss, dir, "loss_by_position")?;
-        support::save(&loss.accuracy, dir, "accuracy_by_position")?;
+        args.common
+            .save_result(&found.removed, dir, "gain_removed_by_head")?;
+        args.common
+            .save_result(&loss.loss, dir, "loss_by_position")?;
+        args.common
+            .save_result(&loss.accuracy, dir, "accuracy_by_position")?;
         if let Some(paths) = &found.key_paths {
-            support::save(paths, dir, "paths_into_keys")?;
+            args.common.save_result(paths, dir, "paths_into_keys")?;
         }
     }
     Ok(())

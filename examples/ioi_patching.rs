@@ -123,7 +123,7 @@ fn main() -> Result<()> {
         if found.is_empty() {
             print_task(&patching);
         }
-        let effect = patching.normalized()?;
+        let effect = support::seeded(&patching.normalized()?, arguments.seed);
         println!("{}", effect.colored(use_color()));
         println!("{}\n", effect.top(5));
         if let Some(out) = &arguments.out {

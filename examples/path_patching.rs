@@ -98,7 +98,8 @@ fn main() -> Result<()> {
     }
     if let Some(dir) = &args.out {
         for (name, effects) in &results {
-            support::save(&effects.relative()?, dir, &format!("path_patching_{name}"))?;
+            let relative = support::seeded(&effects.relative()?, args.seed);
+            support::save(&relative, dir, &format!("path_patching_{name}"))?;
         }
     }
     Ok(())

@@ -74,6 +74,13 @@ impl Drop for Bar {
     }
 }
 
+/// A result that tells the seed of its prompts.
+pub fn seeded(result: &Labelled, seed: u64) -> Labelled {
+    let mut result = result.clone();
+    result.about.seed.get_or_insert(seed);
+    result
+}
+
 /// Saves a result under a name in several formats, and says where; results over a number become
 /// line plots.
 pub fn save(result: &Labelled, out: &Path, name: &str) -> Result<()> {

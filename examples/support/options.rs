@@ -1,6 +1,6 @@
 //! Options of the examples that take prompts of a task.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use patchlens::report::Labelled;
@@ -39,15 +39,21 @@ impl Common {
     /// Saves results by name, as far as asked for.
     pub fn save(&self, results: &[(&str, &Labelled)]) -> Result<()> {
         let entry = |(name, of): &(&str, &Labelled)| -> Result<(String, serde_json::Value)> {
+            let of = super::seeded(of, self.seed);
             Ok((name.to_string(), serde_json::to_value(of)?))
         };
         let all: serde_json::Map<_, _> = results.iter().map(entry).collect::<Result<_>>()?;
         self.save_json(&all)?;
         if let Some(dir) = &self.out {
             for (name, of) in results {
-                super::save(of, dir, name)?;
+                self.save_result(of, dir, name)?;
             }
         }
         Ok(())
+    }
+
+    /// Saves one result, with the seed of its prompts.
+    pub fn save_result(&self, of: &Labelled, dir: &Path, name: &str) -> Result<()> {
+        super::save(&super::seeded(of, self.seed), dir, name)
     }
 }
