@@ -6,11 +6,12 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use patchlens::report::{Labelled, use_color};
+use patchlens::report::{Labelled, legible, use_color};
 use patchlens::tasks::{Corruption, Ioi, IoiPair, Split};
 use patchlens::{ActivationPatching, Grid, Patching, Prompts, Site, Transformer, logit_diffs};
 
@@ -89,6 +90,7 @@ impl Sweep {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    support::check_outputs(arguments.json.as_deref(), arguments.out.as_deref())?;
     let (model, tokenizer) = support::open(arguments.model.as_deref())?;
     // Pairs of names that the shipped model never saw together, in one template, so that
     // positions correspond.
@@ -133,10 +135,9 @@ fn main() -> Result<()> {
     }
     println!("{}", conclusion(&found));
     if let Some(path) = &arguments.json {
-        let results: Vec<&Labelled> = found.iter().map(|(_, effect)| effect).collect();
-        let text = serde_json::to_string_pretty(&results)?;
-        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
-        println!("saved {}", path.display());
+        let results: BTreeMap<&str, &Labelled> =
+            found.iter().map(|(s, effect)| (s.name(), effect)).collect();
+        support::save_json(&results, path)?;
     }
     Ok(())
 }
@@ -193,7 +194,7 @@ fn conclusion(found: &[(Sweep, Labelled)]) -> String {
             .cells
             .iter()
             .filter(|cell| cell.value.abs() >= 0.1)
-            .map(|cell| format!("{} ({:+.2})", cell.labels.join(" "), cell.value))
+            .map(|cell| format!("{} ({:+.2})", legible(&cell.labels.join(", ")), cell.value))
             .collect();
         parts.push(match strong.is_empty() {
             true => format!("no {} cell moves the answer by a tenth", sweep.name()),

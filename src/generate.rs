@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::model::lane::Lane;
 use crate::model::pass::Pass;
-use crate::model::{Hooks, RunShape, Transformer};
+use crate::model::{Hooks, KeepLogits, RunShape, Transformer};
 use crate::prompt::Prompt;
 
 /// How the next token is chosen.
@@ -159,7 +159,7 @@ impl Transformer {
     ) -> Result<()> {
         generation.check()?;
         self.check_prompts(prompts)?;
-        let run = |prompt: &Prompt| prompt.len() + (generation.max_new_tokens - 1);
+        let run = |prompt: &Prompt| prompt.len().saturating_add(generation.max_new_tokens - 1);
         let n_ctx = self.config().n_ctx;
         if let Some(i) = prompts.iter().position(|prompt| run(prompt) > n_ctx) {
             let (n, new) = (prompts[i].len(), generation.max_new_tokens);
@@ -175,6 +175,7 @@ impl Transformer {
                 config: self.config(),
                 lengths: prompts.iter().map(|prompt| run(prompt) + more).collect(),
                 stop_at_layer: None,
+                logits: KeepLogits::All,
             })?;
         }
         Ok(())

@@ -195,6 +195,11 @@ impl Target {
                 self.positions
                     .check(self.point, axes.names()[axes.pos_axis()], *n)?;
                 self.src.check(self.point, "src", *n)?;
+                if let Select::At(list) = &self.positions
+                    && !list.iter().any(|p| run.computes(self.point, *p, *n))
+                {
+                    return Err(run.only_last(self.point));
+                }
             }
         }
         Ok(())

@@ -124,8 +124,14 @@ impl Metric {
         }
     }
 
-    /// Reads the logits at this position instead of the last.
+    /// Reads the logits at this position instead of the last. A KL divergence that had its
+    /// reference read elsewhere needs it anew; a closure, which reads all positions, is refused.
     pub fn at_position(mut self, position: usize) -> Self {
+        if self.position != Some(position)
+            && let Kind::Kl(reference) = &mut self.kind
+        {
+            *reference = None;
+        }
         self.position = Some(position);
         self
     }
@@ -136,6 +142,9 @@ impl Metric {
         if let Kind::Kl(reference) = &mut self.kind {
             let rows = logits.iter().map(|logits| {
                 let position = self.position.unwrap_or(logits.nrows().saturating_sub(1));
+                if position >= logits.nrows() {
+                    return Vec::new();
+                }
                 let mut row = logits.row(position).to_vec();
                 log_softmax_row(&mut row);
                 row
@@ -157,12 +166,7 @@ impl Metric {
 
     /// Checks it against prompts of these lengths.
     pub(crate) fn check(&self, lengths: &[usize], d_vocab: usize) -> Result<()> {
-        let count = match &self.kind {
-            Kind::LogitDiff(sets) | Kind::Probability(sets) => sets.len(),
-            Kind::LogProbability(tokens) | Kind::Rank(tokens) => tokens.len(),
-            Kind::Kl(Some(rows)) => rows.len(),
-            Kind::Kl(None) | Kind::Closure(_) => 1,
-        };
+        let count = self.targets();
         if count != 1 && count != lengths.len() {
             let expected = format!("1 or {}, one a prompt", lengths.len());
             return Err(Error::invalid(
@@ -173,6 +177,16 @@ impl Metric {
         }
         let mut prompts = lengths.iter().enumerate();
         prompts.try_for_each(|(prompt, n)| self.check_one(prompt, *n, d_vocab))
+    }
+
+    /// Number of prompts that it knows targets of; 1 is one for all.
+    fn targets(&self) -> usize {
+        match &self.kind {
+            Kind::LogitDiff(sets) | Kind::Probability(sets) => sets.len(),
+            Kind::LogProbability(tokens) | Kind::Rank(tokens) => tokens.len(),
+            Kind::Kl(Some(rows)) => rows.len(),
+            Kind::Kl(None) | Kind::Closure(_) => 1,
+        }
     }
 
     fn out_of_range(&self, prompt: usize, axis: &'static str, found: usize, end: usize) -> Error {
@@ -213,12 +227,11 @@ impl Metric {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for a position or token that they lack; [`Error::Invalid`] for a KL
-    /// divergence without reference.
+    /// divergence without reference, or with one of another vocabulary, and for a prompt that the
+    /// metric has no target of.
     pub fn evaluate(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<f32> {
         let (n, d_vocab) = logits.dim();
-        if !matches!(&self.kind, Kind::Closure(_)) {
-            self.check_one(prompt, n, d_vocab)?;
-        }
+        self.check_one(prompt, n, d_vocab)?;
         let needs = self.needs(prompt, n);
         let rows = logits.select(ndarray::Axis(0), &needs.positions);
         Ok(match &needs.tokens {
@@ -235,11 +248,36 @@ impl Metric {
             return Err(Error::invalid(
                 &self.name,
                 "no reference",
-                "`with_reference` before use",
+                "`with_reference` before use, after `at_position`",
             ));
         }
-        if let Some(found) = self.position.filter(|p| *p >= n) {
+        let count = self.targets();
+        if count == 0 || (count > 1 && prompt >= count) {
+            let expected = format!("1, or one for prompt {prompt}");
+            let what = format!("{}: number of targets", self.name);
+            return Err(Error::invalid(what, count, expected));
+        }
+        if matches!(self.kind, Kind::Closure(_)) {
+            return match self.position {
+                Some(position) => Err(Error::invalid(
+                    &self.name,
+                    format!("`at_position({position})`"),
+                    "none: a closure gets all positions",
+                )),
+                None => Ok(()),
+            };
+        }
+        if let Some(found) = Some(self.position.unwrap_or(0)).filter(|p| *p >= n) {
             return Err(self.out_of_range(prompt, "pos", found, n));
+        }
+        if let Kind::Kl(Some(rows)) = &self.kind
+            && of(rows, prompt).len() != d_vocab
+        {
+            return Err(Error::invalid(
+                format!("{}: logits of the reference", self.name),
+                of(rows, prompt).len(),
+                format!("{d_vocab} at the position read"),
+            ));
         }
         match self
             .tokens(prompt)
@@ -280,7 +318,8 @@ impl Metric {
             Kind::Kl(reference) => {
                 let row = log_probabilities();
                 let kl = |p: &[f32]| {
-                    let terms = p.iter().zip(&row).filter(|(p, _)| p.is_finite());
+                    // Not `is_finite`: NaN has to show.
+                    let terms = p.iter().zip(&row).filter(|(p, _)| **p != f32::NEG_INFINITY);
                     let sum: f64 = terms
                         .map(|(p, q)| f64::from(*p).exp() * f64::from(p - q))
                         .sum();
@@ -304,8 +343,11 @@ fn of<T>(list: &[T], prompt: usize) -> &T {
     }
 }
 
-/// A token's rank in a row of logits: 0 is the likeliest, equals count half.
+/// A token's rank in a row of logits: 0 is the likeliest, equals count half; NaN among NaN.
 pub(crate) fn rank_in(row: ArrayView1<'_, f32>, token: usize) -> f32 {
+    if row.iter().any(|v| v.is_nan()) {
+        return f32::NAN;
+    }
     let own = row[token];
     let above = row.iter().filter(|v| **v > own).count();
     let equal = row.iter().filter(|v| **v == own).count().saturating_sub(1);

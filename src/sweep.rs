@@ -155,10 +155,12 @@ impl<'m> Sweep<'m> {
         })
     }
 
-    /// Uses these caches of the base run, one a prompt, instead of running it.
+    /// Uses these caches of the base run, one a prompt, instead of running it. That they come from
+    /// a run of this model without hooks is taken on trust: nothing in a cache tells.
     ///
     /// # Errors
-    /// [`Error::Prompt`] if they are not whole caches of these prompts.
+    /// [`Error::Prompt`] if they are not whole caches of these prompts, [`Error::Shape`] if they
+    /// are those of a model of another shape.
     pub fn with_base(mut self, caches: &[ActivationCache]) -> Result<Self> {
         self.check_caches(caches)?;
         for (i, (cache, prompt)) in caches.iter().zip(&self.prompts).enumerate() {
@@ -178,7 +180,7 @@ impl<'m> Sweep<'m> {
     /// rows before the first token that differs are taken from them.
     ///
     /// # Errors
-    /// [`Error::Prompt`] if their number or a length differs.
+    /// As [`Sweep::with_base`], but for the tokens.
     pub fn with_base_over(mut self, caches: &[ActivationCache]) -> Result<Self> {
         self.check_caches(caches)?;
         self.over = Some(caches.to_vec());
@@ -204,6 +206,17 @@ impl<'m> Sweep<'m> {
                     ),
                     expected: format!("all of the prompt's {}", prompt.len()),
                 });
+            }
+            for point in cache.points() {
+                let expected = point.axes().shape(self.model.config(), prompt.len());
+                let found = cache.get(point)?.shape().to_vec();
+                if found != expected {
+                    return Err(Error::Shape {
+                        at: format!("cache {i}, {point}"),
+                        found,
+                        expected: format!("{expected:?} of this model"),
+                    });
+                }
             }
         }
         Ok(())
@@ -244,6 +257,8 @@ impl<'m> Sweep<'m> {
     /// # Errors
     /// As [`Transformer::run`].
     pub fn run_naive(&self, cells: &[Cell], metric: &Metric) -> Result<Array2<f32>> {
+        let lengths: Vec<usize> = self.prompts.iter().map(Prompt::len).collect();
+        metric.check(&lengths, self.model.config().d_vocab)?;
         let mut values = Array2::zeros((cells.len(), self.prompts.len()));
         for (cell, mut row) in cells.iter().zip(values.rows_mut()) {
             let hooks = Interventions::new(&cell[..]);

@@ -152,6 +152,30 @@ fn observing_and_patching_from_itself_change_nothing() {
     }
 }
 
+/// Split inputs that no hook changes leave edits at `ln1` as they are, and the last head is one.
+#[test]
+fn what_changes_nothing_is_not_recomputed() {
+    let model = common::open("tiny-gelu-new");
+    let tokens = [1, 2, 3, 4];
+    let half = || Intervention::new(Site::Ln1Normalized.at(1), Edit::Scale(0.5));
+    let run = |list: Vec<Intervention>| {
+        let hooks = Interventions::new(list);
+        model.run_with_hooks(tokens, hooks).unwrap()
+    };
+    let alone = run(vec![half()]);
+    let same = Intervention::new(Site::QInput.at(1), Edit::Scale(1.0));
+    assert_eq!(run(vec![half(), same]), alone);
+    let look = hook_fn(Site::QInput.at(1), |_, _| {});
+    let hooks = (Interventions::new(vec![half()]), look);
+    assert_eq!(model.run_with_hooks(tokens, hooks).unwrap(), alone);
+    let zero = |heads: Select| {
+        let target = Target::new(Site::Z.at(1)).at_heads(heads);
+        run(vec![Intervention::new(target, Edit::Zero)])
+    };
+    assert_eq!(zero(Select::Last), zero(Select::from(2)));
+    assert_ne!(zero(Select::Last), model.forward(tokens).unwrap());
+}
+
 #[test]
 fn saving_and_opening_keeps_the_logits() {
     let dir = tempfile::tempdir().unwrap();

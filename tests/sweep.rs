@@ -5,7 +5,8 @@ mod common;
 use ndarray::Array2;
 use patchlens::{
     ActivationCache, Axes, Cell, Config, Edit, HookPoint, Intervention, Metric, Prompt, Prompts,
-    Run, Selection, Sweep, Target, Transformer, Values, log_probability, logit_diff, probability,
+    Run, Selection, Site, Sweep, Target, Transformer, Values, log_probability, logit_diff,
+    probability,
 };
 use proptest::prelude::*;
 
@@ -406,4 +407,31 @@ fn interventions_are_data() {
     plain::<Target>();
     plain::<Metric>();
     plain::<Transformer>();
+}
+
+/// An edit behind the mask lets a row that is read see later keys and values.
+#[test]
+fn edits_that_look_ahead_equal_full_passes() {
+    let model = common::open("tiny-gelu-new");
+    let prompt = Prompt::from([1, 2, 3, 4, 5, 6, 7]);
+    for (ahead, changed) in [
+        (Site::Pattern.at(1), Site::V.at(1)),
+        (Site::AttnScores.at(1), Site::ResidPre.at(0)),
+    ] {
+        let target = Target::new(ahead).at_positions(2).at_src(5);
+        let cell = vec![
+            Intervention::new(target, Edit::Set(Values::scalar(1.0))),
+            Intervention::new(
+                Target::new(changed).at_positions(5),
+                Edit::Add(Values::scalar(2.0)),
+            ),
+        ];
+        let metric = logit_diff(3, 5).at_position(2);
+        let sweep = Sweep::new(&model, &prompt).unwrap();
+        let cells = [cell];
+        let result = sweep.run(&cells, &metric).unwrap();
+        assert_eq!(result.values, sweep.run_naive(&cells, &metric).unwrap());
+        assert_eq!(result.multiply_adds, result.plan.multiply_adds);
+        assert_ne!(result.values[[0, 0]], result.base[0]);
+    }
 }

@@ -7,7 +7,7 @@ pub mod options;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use patchlens::report::Labelled;
 use patchlens::{Progress, Tokenizer, Transformer};
@@ -36,6 +36,28 @@ pub fn open(dir: Option<&Path>) -> Result<(Transformer, Tokenizer)> {
         }
         None => Ok((Transformer::mini(), Tokenizer::mini())),
     }
+}
+
+/// Checks before the work starts that its results can be written at its end.
+pub fn check_outputs(json: Option<&Path>, out: Option<&Path>) -> Result<()> {
+    if let Some(path) = json {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        ensure!(
+            folder.is_dir() && !path.is_dir(),
+            "--json {}: found {}; expected a file in a folder that exists",
+            path.display(),
+            if path.is_dir() {
+                "a folder"
+            } else {
+                "no such folder"
+            },
+        );
+    }
+    if let Some(dir) = out {
+        std::fs::create_dir_all(dir).with_context(|| format!("making --out {}", dir.display()))?;
+    }
+    Ok(())
 }
 
 /// What to call the model.
@@ -101,8 +123,8 @@ pub fn save(result: &Labelled, out: &Path, name: &str) -> Result<()> {
 
 /// Writes any numbers as JSON, and says where.
 pub fn save_json(values: &impl serde::Serialize, path: &Path) -> Result<()> {
-    let file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
-    serde_json::to_writer_pretty(file, values)?;
+    let text = serde_json::to_string_pretty(values)?;
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     println!("saved {}", path.display());
     Ok(())
 }

@@ -26,6 +26,7 @@ pub struct Common {
 impl Common {
     /// The model and its tokenizer.
     pub fn open(&self) -> Result<(Transformer, Tokenizer)> {
+        super::check_outputs(self.json.as_deref(), self.out.as_deref())?;
         super::open(self.model.as_deref())
     }
 

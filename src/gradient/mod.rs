@@ -17,7 +17,7 @@ use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::model::lane::Lane;
-use crate::model::{Hooks, Logits, Run, RunShape, Transformer, check_selection};
+use crate::model::{Hooks, KeepLogits, Logits, Run, RunShape, Transformer, check_selection};
 use crate::parameters::Parameters;
 use crate::prompt::Prompt;
 use reverse::Reverse;
@@ -94,7 +94,7 @@ impl Transformer {
     pub fn gradients<H: Hooks>(
         &self,
         prompts: &(impl AsRef<[Prompt]> + ?Sized),
-        hooks: H,
+        mut hooks: H,
         objective: impl Fn(usize, ArrayView2<'_, f32>) -> (f64, Array2<f32>) + Sync,
         want: &Backward<'_>,
     ) -> Result<Gradients> {
@@ -104,10 +104,13 @@ impl Transformer {
             config: self.config(),
             lengths: prompts.iter().map(Prompt::len).collect(),
             stop_at_layer: None,
+            logits: KeepLogits::All,
         };
         for selection in [want.gradients, want.activations].into_iter().flatten() {
             check_selection(&shape, selection)?;
         }
+        // First: a hook may know its places only then.
+        hooks.check(&shape)?;
         self.check_split_inputs(prompts.len(), &hooks)?;
         let pattern_edited =
             |layer| (0..prompts.len()).any(|i| hooks.wants(Site::Pattern.at(layer), i));

@@ -155,13 +155,19 @@ fn edit_rows(
 ) {
     let target = &intervention.target;
     let heads: &[usize] = if at.heads.is_empty() { &[0] } else { at.heads };
+    // Of the whole activation: fewer may be shown.
+    let n_heads = match at.point.axes() {
+        Axes::Attention => at.shape[0],
+        axes if axes.has_heads() => at.shape[1],
+        _ => 1,
+    };
     let mut before = Vec::new();
     for (i, &position) in at.positions.iter().enumerate() {
         if !target.positions.contains(position, at.length) {
             continue;
         }
         for (j, &head) in heads.iter().enumerate() {
-            if !target.heads.contains(head, usize::MAX) {
+            if !target.heads.contains(head, n_heads) {
                 continue;
             }
             let place = Row {

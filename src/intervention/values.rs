@@ -146,7 +146,12 @@ impl Values {
             }
             let shape = point.axes().shape(run.config, *n);
             let values = self.of(i);
-            if values.broadcast(IxDyn(&shape)).is_none() {
+            // What a run had fits in whole or not at all: one token is no vector for all.
+            let fits = match self.0 {
+                Source::Caches(..) => values.shape() == shape,
+                Source::Arrays(_) => values.broadcast(IxDyn(&shape)).is_some(),
+            };
+            if !fits {
                 return Err(Error::Shape {
                     at: format!("{at} (sequence {i})"),
                     found: values.shape().to_vec(),

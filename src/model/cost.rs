@@ -30,10 +30,13 @@ impl Lane<'_> {
         let mut cost = Cost::default();
         for layer in 0..config.n_layers {
             let rows = self.layer_rows(layer, layer + 1 == config.n_layers, &all_heads, &dirty);
-            let macs = layer_macs(config, &rows) + on_demand_macs(config, layer, &rows, wanted);
-            cost.macs += macs;
+            let more = on_demand(config, layer, &rows, wanted);
+            cost.macs += layer_macs(config, &rows) + more.macs;
             cost.mlp_rows += rows.mlp_in.len() as u64;
-            cost.bytes = cost.bytes.max(layer_bytes(config, &rows));
+            let shown = shown_bytes(self.tokens.len(), layer, &rows, wanted);
+            cost.bytes = cost
+                .bytes
+                .max(layer_bytes(config, &rows) + more.bytes + shown);
             dirty = rows.post;
         }
         let read = self.final_rows(&dirty).len();
@@ -63,11 +66,28 @@ fn layer_macs(config: &Config, rows: &LayerRows) -> u64 {
     products + attention_macs(&rows.heads, &rows.dest, config.d_head())
 }
 
-/// Per-head results and split inputs, which are made only where hooks want them.
-fn on_demand_macs(config: &Config, layer: usize, rows: &LayerRows, wanted: Wanted<'_>) -> u64 {
-    let (d, d_head) = (config.d_model, config.d_head());
+/// Scores and patterns that hooks see, all heads and sources of the computed rows.
+fn shown_bytes(n: usize, layer: usize, rows: &LayerRows, wanted: Wanted<'_>) -> u64 {
+    let shown = [Site::AttnScores, Site::Pattern].map(|site| wanted(site.at(layer)).is_some());
+    match shown.contains(&true) {
+        // Also what the planner or a hook copies of them.
+        true => 8 * (rows.heads.len() * rows.dest.len() * n) as u64,
+        false => 0,
+    }
+}
+
+/// Multiply-adds and bytes of what is made only where hooks want it.
+#[derive(Default)]
+struct OnDemand {
+    macs: u64,
+    bytes: u64,
+}
+
+/// Per-head results and split inputs.
+fn on_demand(config: &Config, layer: usize, rows: &LayerRows, wanted: Wanted<'_>) -> OnDemand {
+    let (d, d_head, n_heads) = (config.d_model, config.d_head(), config.n_heads);
     let inside = |list: &Option<Vec<usize>>, i: &usize| list.as_ref().is_none_or(|l| l.contains(i));
-    let mut macs = 0;
+    let (mut macs, mut floats) = (0, 0);
     if let Some(extent) = wanted(Site::Result.at(layer)) {
         let count = rows
             .z
@@ -75,6 +95,7 @@ fn on_demand_macs(config: &Config, layer: usize, rows: &LayerRows, wanted: Wante
             .filter(|r| inside(&extent.positions, r))
             .count();
         macs += count * d * d;
+        floats += 3 * count * n_heads * d;
     }
     let shared = wanted(Site::AttnIn.at(layer));
     let readers = [
@@ -89,13 +110,23 @@ fn on_demand_macs(config: &Config, layer: usize, rows: &LayerRows, wanted: Wante
             let covers = |e: &&Extent| inside(&e.positions, row) && inside(&e.heads, &head);
             extents.iter().any(covers)
         };
+        let pairs = |row: &usize| (0..n_heads).filter(|h| noted(row, *h)).count();
+        let all: usize = rows.pre.iter().map(pairs).sum();
         let both = live.iter().filter(|r| rows.pre.binary_search(r).is_ok());
-        let pairs: usize = both
-            .map(|r| (0..config.n_heads).filter(|h| noted(r, *h)).count())
-            .sum();
-        macs += pairs * d * d_head;
+        macs += both.map(pairs).sum::<usize>() * d * d_head;
+        // What is noted, and its copies on the way through LayerNorm, one head at a time.
+        floats += all * d + 2 * all.div_ceil(n_heads) * d;
     }
-    macs as u64
+    let split = readers
+        .iter()
+        .any(|(site, _)| wanted(site.at(layer)).is_some());
+    if split || shared.is_some() {
+        floats += 2 * rows.pre.len() * n_heads * d;
+    }
+    OnDemand {
+        macs: macs as u64,
+        bytes: 4 * floats as u64,
+    }
 }
 
 /// An upper bound of a lane's arrays in a layer: the larger one of its two halves.

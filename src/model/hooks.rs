@@ -5,6 +5,7 @@ use ndarray::ArrayViewMutD;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
+use crate::model::KeepLogits;
 
 /// What a run will be, known before its first multiplication, for [`Hooks::check`].
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct RunShape<'a> {
     pub lengths: Vec<usize>,
     /// The run ends before this layer, if given: its blocks and the logits are not reached.
     pub stop_at_layer: Option<usize>,
+    /// The positions at which what follows the blocks is computed.
+    pub logits: KeepLogits,
 }
 
 impl RunShape<'_> {
@@ -40,6 +43,21 @@ impl RunShape<'_> {
             at: at.to_string(),
             reason: format!("the run stops before layer {stop}"),
         })
+    }
+
+    /// Whether a point is computed at a position of a sequence of `n` tokens: after the blocks,
+    /// some runs compute each sequence's last position only.
+    pub(crate) fn computes(&self, at: HookPoint, position: usize, n: usize) -> bool {
+        let after = at > HookPoint::PosEmbed && at.layer().is_none();
+        !after || self.logits != KeepLogits::Last || position + 1 == n
+    }
+
+    /// The error for a point at positions that are not computed.
+    pub(crate) fn only_last(&self, at: HookPoint) -> Error {
+        Error::NeverFires {
+            at: at.to_string(),
+            reason: "the run computes it at each prompt's last position only".to_string(),
+        }
     }
 }
 
@@ -82,7 +100,7 @@ pub trait Hooks: Send {
     /// [`HookPoint::axes`], its rows those of [`Visit::positions`].
     fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>);
 
-    /// Called once before the run: checks that everything can fire.
+    /// Called before the run, perhaps twice: checks that everything can fire.
     ///
     /// # Errors
     /// Says which hook could not fire, and why.

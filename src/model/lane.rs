@@ -173,8 +173,19 @@ impl Lane<'_> {
                 only: None,
             };
         }
+        // An edit behind the mask lets a row read later keys and values.
+        let ahead = |c: &Change| {
+            matches!(
+                c.point,
+                HookPoint::Block(_, Site::AttnScores | Site::Pattern)
+            )
+        };
+        let last_read = self.outputs.last().copied().unwrap_or(0);
         Needed {
-            until: self.outputs.last().copied().unwrap_or(0),
+            until: match self.changes.iter().any(ahead) {
+                true => end,
+                false => last_read,
+            },
             only: last.then_some(&self.outputs),
         }
     }

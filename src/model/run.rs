@@ -189,6 +189,14 @@ impl Transformer {
                     expected: format!("1 to {} tokens (n_positions)", self.config.n_ctx),
                 });
             }
+            let labels = prompt.labels.len();
+            if labels != n {
+                return Err(Error::Prompt {
+                    at,
+                    found: format!("{labels} labels for {n} tokens"),
+                    expected: "one label a token".to_string(),
+                });
+            }
             let unknown = prompt
                 .tokens
                 .iter()
@@ -219,6 +227,7 @@ impl Transformer {
             config: &self.config,
             lengths: prompts.iter().map(Prompt::len).collect(),
             stop_at_layer: (!whole).then(|| run.stop_at_layer.unwrap_or(self.config.n_layers)),
+            logits: run.logits,
         };
         hooks.check(&shape)?;
         run.cache
@@ -230,6 +239,11 @@ impl Transformer {
 pub(crate) fn check_selection(shape: &RunShape<'_>, selection: &Selection) -> Result<()> {
     for point in selection.iter() {
         shape.check_point(point)?;
+        let mut lengths = shape.lengths.iter();
+        let last = |n: &usize| selection.positions().is_some_and(|p| *p == [n - 1]);
+        if point.layer().is_none() && !lengths.all(|n| last(n) || shape.computes(point, 0, *n)) {
+            return Err(shape.only_last(point));
+        }
     }
     let last = selection.positions().and_then(|p| p.last());
     let shortest = shape.lengths.iter().min().copied().unwrap_or(0);

@@ -11,18 +11,20 @@ use super::stack::Stack;
 use crate::hook::Site;
 use crate::ops::{self, part, part_mut};
 
-/// One head's changed inputs of one reader: rows to be normed, projected and written back.
-struct Changed {
+/// One head's inputs of one reader that hooks may change: rows to be normed and projected.
+struct Noted {
     head: usize,
     lane: usize,
     position: usize,
     input: Vec<f32>,
+    /// Whether any bit has changed: what has not stays as it is, edits at `ln1` included.
+    changed: bool,
 }
 
 /// What hooks made of the split inputs of a layer, for queries, keys and values in turn.
 pub(super) struct SplitInputs {
     layer: usize,
-    changed: [Vec<Changed>; 3],
+    noted: [Vec<Noted>; 3],
 }
 
 const READERS: [Site; 3] = [Site::QInput, Site::KInput, Site::VInput];
@@ -32,7 +34,7 @@ impl SplitInputs {
     pub fn collect<H: Hooks>(pass: &mut Pass<'_, '_, H>, layer: usize, pre: &Stack) -> Self {
         let mut split = SplitInputs {
             layer,
-            changed: [Vec::new(), Vec::new(), Vec::new()],
+            noted: [Vec::new(), Vec::new(), Vec::new()],
         };
         for lane in 0..pass.lanes.len() {
             let wanted =
@@ -62,9 +64,8 @@ impl SplitInputs {
         for (reader, site) in READERS.into_iter().enumerate() {
             let mut input = shared.clone();
             let own = show(pass, site, self.layer, lane, &positions, &mut input);
-            for extent in [&shared_extent, &own].into_iter().flatten() {
-                self.note(reader, lane, extent, &positions, &input);
-            }
+            let extents = [&shared_extent, &own].map(Option::as_ref);
+            self.note(reader, lane, extents, pre, &input);
         }
     }
 
@@ -72,50 +73,53 @@ impl SplitInputs {
         &mut self,
         reader: usize,
         lane: usize,
-        extent: &Extent,
-        positions: &[usize],
+        extents: [Option<&Extent>; 2],
+        pre: &Stack,
         input: &Array3<f32>,
     ) {
         let chosen =
             |list: &Option<Vec<usize>>, i: usize| list.as_ref().is_none_or(|l| l.contains(&i));
-        for (i, &position) in positions.iter().enumerate() {
+        let rows = pre.lane(lane);
+        for (i, &position) in pre.rows.positions(lane).iter().enumerate() {
             for head in 0..input.len_of(Axis(1)) {
-                let key = (lane, position, head);
-                let fresh = !self.changed[reader]
-                    .iter()
-                    .any(|c| (c.lane, c.position, c.head) == key);
-                if fresh && chosen(&extent.positions, position) && chosen(&extent.heads, head) {
-                    self.changed[reader].push(Changed {
-                        head,
-                        lane,
-                        position,
-                        input: input.index_axis(Axis(0), i).row(head).to_vec(),
-                    });
+                let covers = |e: &&Extent| chosen(&e.positions, position) && chosen(&e.heads, head);
+                if !extents.iter().flatten().any(covers) {
+                    continue;
                 }
+                let input = input.index_axis(Axis(0), i).row(head).to_vec();
+                let before = rows.row(i);
+                let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
+                self.noted[reader].push(Noted {
+                    head,
+                    lane,
+                    position,
+                    changed: before.iter().zip(&input).any(differs),
+                    input,
+                });
             }
         }
     }
 
     /// Recomputes the parts of queries (0), keys (1) or values (2) whose inputs were noted.
     pub fn apply<H: Hooks>(&self, pass: &mut Pass<'_, '_, H>, reader: usize, out: &mut Stack) {
-        if self.changed[reader].is_empty() {
+        if self.noted[reader].is_empty() {
             return;
         }
         let model = pass.model;
         let (config, block) = (model.config(), &model.parameters().h[self.layer]);
         let (d, d_head) = (config.d_model, config.d_head());
         for head in 0..config.n_heads {
-            let of_head = self.changed[reader].iter().filter(|c| c.head == head);
-            let mine: Vec<(usize, &Changed)> = of_head
+            let of_head = self.noted[reader].iter().filter(|c| c.head == head);
+            let mine: Vec<(usize, &Noted)> = of_head
                 .filter_map(|c| Some((out.rows.find(c.lane, c.position)?, c)))
                 .collect();
             if mine.is_empty() {
                 continue;
             }
             let mut x = Array2::zeros((mine.len(), d));
-            for (mut row, (_, changed)) in x.rows_mut().into_iter().zip(&mine) {
+            for (mut row, (_, noted)) in x.rows_mut().into_iter().zip(&mine) {
                 row.iter_mut()
-                    .zip(&changed.input)
+                    .zip(&noted.input)
                     .for_each(|(to, v)| *to = *v);
             }
             let (weight, bias) = (block.ln_1.weight.view(), block.ln_1.bias.view());
@@ -126,7 +130,8 @@ impl SplitInputs {
             let bias = part(block.attn.c_attn.bias.view(), 0, columns);
             let product = pass.product(normed.view(), weight, Some(bias));
             let data = Arc::make_mut(&mut out.data);
-            for ((row, _), values) in mine.iter().zip(product.rows()) {
+            let products = mine.iter().zip(product.rows());
+            for ((row, _), values) in products.filter(|((_, noted), _)| noted.changed) {
                 let mut to = data.row_mut(*row);
                 part_mut(to.view_mut(), 0, head * d_head..(head + 1) * d_head).assign(&values);
             }

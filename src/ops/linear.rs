@@ -15,6 +15,9 @@ const PARALLEL_FROM: usize = 1 << 18;
 ///
 /// # Shapes
 /// `x` `[rows, in]`, `w` `[in, out]`, `bias` `[out]`; gives `[rows, out]`.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn linear(
     x: ArrayView2<'_, f32>,
     w: ArrayView2<'_, f32>,
@@ -39,6 +42,11 @@ pub fn matmul_into(
     mut out: ArrayViewMut2<'_, f32>,
 ) {
     let (rows, columns) = out.dim();
+    assert_eq!(
+        (x.nrows(), x.ncols(), bias.map_or(w.ncols(), |b| b.len())),
+        (rows, w.nrows(), columns),
+        "shapes of a product"
+    );
     if out.is_empty() {
         return;
     }

@@ -14,7 +14,7 @@ use crate::hook::{Axes, HookPoint};
 use crate::metric::{Metric, Needs};
 use crate::model::cost::Cost;
 use crate::model::lane::{Change, Columns, Lane};
-use crate::model::{RunShape, Visit};
+use crate::model::{KeepLogits, RunShape, Visit};
 use crate::ops::Thrift;
 use crate::prompt::Prompt;
 
@@ -51,6 +51,7 @@ impl<'s> Prepared<'s> {
             config,
             lengths: sweep.prompts.iter().map(Prompt::len).collect(),
             stop_at_layer: None,
+            logits: KeepLogits::All,
         };
         metric.check(&shape.lengths, config.d_vocab)?;
         let interventions = || cells.iter().flatten();

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::hook::HookPoint;
 use crate::model::lane::{Change, Columns, Held, Lane};
 use crate::model::pass::Pass;
-use crate::model::{RunShape, Transformer};
+use crate::model::{KeepLogits, RunShape, Transformer};
 use crate::ops::{self, Thrift};
 
 /// Runs of the prompts of some base caches, with halves of the blocks frozen to them.
@@ -40,6 +40,7 @@ impl Recording<'_> {
             config: self.model.config(),
             lengths: self.base.iter().map(|b| b.tokens().len()).collect(),
             stop_at_layer: None,
+            logits: KeepLogits::All,
         };
         let mut interventions = cells.iter().flatten();
         interventions.try_for_each(|i| i.check(&shape))?;

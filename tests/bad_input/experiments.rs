@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         let sweep = Sweep::new(&model, &two).unwrap();
         sweep.run(&zero, metric).map(|_| ())
     };
+    let known = ndarray::arr2(&[[0.0, 1.0]]);
     let small = {
         let model = model();
         Sweep::new(&model, &two)
@@ -99,6 +100,32 @@ pub fn cases() -> Vec<Case> {
                 .evaluate(0, ArrayView2::from(&[[0.0, 1.0]]))
                 .map(|_| ()),
             &["no reference"],
+        ),
+        (
+            "KL's position after its reference",
+            sweep(
+                &kl_divergence()
+                    .with_reference(&[known.view()])
+                    .at_position(0),
+            ),
+            &["no reference", "after `at_position`"],
+        ),
+        (
+            "KL of another vocabulary",
+            sweep(&kl_divergence().with_reference(&[known.view()])),
+            &["logits of the reference", "found 2", "53"],
+        ),
+        (
+            "targets by hand",
+            logit_diffs(&[(0, 1), (0, 1)])
+                .evaluate(2, known.view())
+                .map(|_| ()),
+            &["number of targets", "found 2", "prompt 2"],
+        ),
+        (
+            "a closure's position",
+            sweep(&Metric::from_fn("mine", |_, _| 0.0).at_position(1)),
+            &["mine", "at_position(1)", "all positions"],
         ),
         (
             "no memory",

@@ -7,8 +7,8 @@ mod experiments;
 
 use ndarray::Array2;
 use patchlens::{
-    Edit, Error, HookPoint, Intervention, Interventions, KeepLogits, Prompt, Prompts, Run, Select,
-    Selection, Site, Target, Transformer, Values, hook_fn, next_token_loss,
+    Edit, Error, Generation, HookPoint, Intervention, Interventions, KeepLogits, Prompt, Prompts,
+    Run, Select, Selection, Site, Target, Transformer, Values, hook_fn, next_token_loss,
 };
 
 /// 2 layers, 3 heads of 8, 53 tokens, context 16.
@@ -103,6 +103,39 @@ fn prompts_and_runs() -> Vec<Case> {
             "logits hook without logits",
             hook(HookPoint::Logits, &no_logits),
             &["unembed.hook_out", "never fire"],
+        ),
+        (
+            "all logits kept of a run that computes the last",
+            run(
+                &[1, 2],
+                &Run {
+                    cache: Some(&Selection::points([HookPoint::Logits])),
+                    logits: KeepLogits::Last,
+                    ..Run::default()
+                },
+            ),
+            &["unembed.hook_out", "last position only"],
+        ),
+        (
+            "a prompt without labels",
+            model()
+                .run(
+                    &Prompt {
+                        tokens: vec![1, 2],
+                        labels: Vec::new(),
+                    },
+                    (),
+                    &Run::default(),
+                )
+                .map(|_| ()),
+            &["prompt 0", "0 labels for 2 tokens"],
+        ),
+        (
+            "more tokens than can be counted",
+            model()
+                .generate(&prompt(&[1, 2]), (), &Generation::greedy(usize::MAX))
+                .map(|_| ()),
+            &["2 tokens", "at most 17 together"],
         ),
         (
             "cache of a missing layer",

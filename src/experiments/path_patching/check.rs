@@ -4,7 +4,7 @@ use super::nodes::{PathReceiver, PathSender};
 use super::{PathPatching, names};
 use crate::error::{Error, Result};
 use crate::intervention::{Edit, Intervention, Target};
-use crate::model::RunShape;
+use crate::model::{KeepLogits, RunShape};
 use crate::prompt::Prompt;
 
 /// Checks senders and receivers; tells for each set of senders whether a path leads from it to a
@@ -19,6 +19,7 @@ pub(super) fn check(
         config,
         lengths: study.original.iter().map(Prompt::len).collect(),
         stop_at_layer: None,
+        logits: KeepLogits::All,
     };
     // The place alone is checked; the values come later.
     let exists = |target: Target| Intervention::new(target, Edit::Zero).check(&shape);
