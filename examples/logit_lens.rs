@@ -210,8 +210,8 @@ fn compare(found: [&LensReadout; 2], means: [f32; 2], prompts: usize) -> String 
     });
     let why = match tuned > plain {
         true => {
-            " At the last position here the tuned lens is further off, as it can be at any one: it \
-             is fitted by squared error over all positions, not for the last one's distribution."
+            " At the last position here the tuned lens is further off: it is fitted by squared \
+             error over all positions, which need not bring each one's distribution closer."
         }
         false => "",
     };

@@ -72,11 +72,16 @@ fn main() -> Result<()> {
     let others: Vec<_> = held_out.iter().filter(|p| p.io != name).collect();
     let left_out = held_out.len() - others.len();
     let tries = Prompts::new(others)?;
+    let dropped = match left_out {
+        0 => String::new(),
+        n => format!(
+            " of {}; left out: {n} answered by `{text}` anyway",
+            held_out.len()
+        ),
+    };
     println!(
-        "It is tried on {} of {} held-out prompts; {left_out} are left out as their answer is \
-         `{text}` already.\n",
-        tries.len(),
-        held_out.len()
+        "Held-out prompts it is tried on: {}{dropped}.\n",
+        tries.len()
     );
     let metric = log_probability(&[name]);
     let mut curve = steering.dose_response_by_point(&model, &tries, &metric, &args.scales)?;

@@ -59,10 +59,10 @@ fn files_that_are_no_caches_are_turned_down() {
     let message = TunedLens::open(common::dir("tiny-relu").join("model.safetensors"));
     let message = message.unwrap_err().to_string();
     assert!(
-        message.contains("model.safetensors: found tensor"),
+        message.contains("model.safetensors: no tuned lens, but tensor"),
         "{message}"
     );
-    assert!(message.contains("expected a tuned lens"), "{message}");
+    assert!(message.contains("expected `{hook}.weight`"), "{message}");
     // The same file with another name, then with one position fewer than it says to hold.
     let bytes = std::fs::read(&path).unwrap();
     let find = |text: &[u8]| bytes.windows(text.len()).position(|w| w == text).unwrap();

@@ -170,7 +170,10 @@ impl TunedLens {
         let names: Vec<String> = arrays.keys().cloned().collect();
         for name in names.iter().filter_map(|name| name.strip_suffix(".weight")) {
             let Ok(point) = name.parse::<HookPoint>() else {
-                return Err(no_lens(path, format!("tensor `{name}.weight`")));
+                return Err(no_lens(
+                    path,
+                    format!("no tuned lens, but tensor `{name}.weight`"),
+                ));
             };
             check_axes(point)?;
             let bias = take(path, &mut arrays, format!("{name}.bias"), &[None])?;
@@ -278,7 +281,7 @@ impl Sums {
 }
 
 fn no_lens(path: &Path, found: impl Into<String>) -> Error {
-    let expected = "a tuned lens, with tensors `{hook}.weight` and `{hook}.bias` for each point";
+    let expected = "`{hook}.weight` and `{hook}.bias` for each point of a tuned lens";
     format_error(path, found, expected)
 }
 
