@@ -130,6 +130,23 @@ fn labels_are_legible_and_stay_different() {
     }
 }
 
+/// All texts of up to six of the characters that escapes are made of, more than chance would pair.
+#[test]
+fn escapes_of_bytes_mean_nothing_else() {
+    let mut texts = vec![String::new()];
+    let mut start = 0;
+    for _ in 0..6 {
+        let end = texts.len();
+        for i in start..end {
+            let longer = ['\\', 'x', 'b', '7', '\n'].map(|c| format!("{}{c}", texts[i]));
+            texts.extend(longer);
+        }
+        start = end;
+    }
+    let shown: std::collections::BTreeSet<String> = texts.iter().map(|t| legible(t)).collect();
+    assert_eq!(shown.len(), texts.len());
+}
+
 proptest! {
     #[test]
     fn shown_labels_hide_nothing(text in any::<String>()) {
