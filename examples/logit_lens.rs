@@ -202,13 +202,15 @@ fn mean_kl(mut lens: LogitLens<'_>, point: HookPoint, prompts: &[(Prompt, u32)])
 /// Both lenses' mean divergence over all positions of held-out prompts, as one position of one
 /// prompt tells little.
 fn compare(found: [&LensReadout; 2], means: [f32; 2], prompts: usize) -> String {
-    let point = middle(found[0]);
-    let name = &found[0].kl_to_final.axes()[0].labels[point];
-    let [plain, tuned] = found.map(|found| {
-        let values = found.kl_to_final.values();
-        values[[point, values.shape()[1] - 1]]
+    // A lens from a file may have other points than the logit lens.
+    let name = &found[1].kl_to_final.axes()[0].labels[middle(found[1])];
+    let at_end = found.map(|found| {
+        let (values, axes) = (found.kl_to_final.values(), found.kl_to_final.axes());
+        let point = axes[0].labels.iter().position(|label| label == name)?;
+        Some(values[[point, values.shape()[1] - 1]])
     });
-    let why = match tuned > plain {
+    let further = matches!(at_end, [Some(plain), Some(tuned)] if tuned > plain);
+    let why = match further {
         true => {
             " At the last position here the tuned lens is further off: it is fitted by squared \
              error over all positions, which need not bring each one's distribution closer."
