@@ -28,7 +28,8 @@ use patchlens::{
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Folder with config.json, model.safetensors and tokenizer.json [default: the shipped model]
+    /// Folder with config.json, model.safetensors and tokenizer.json, needs --facts [default: the
+    /// shipped model]
     #[arg(long, value_name = "DIR", requires = "facts")]
     model: Option<PathBuf>,
     /// JSON list of {prompt, subject, attribute} [default: facts that the shipped model learnt]
@@ -43,15 +44,15 @@ struct Arguments {
     /// What happens to the subject
     #[arg(long, value_enum, default_value_t = Kind::Noise)]
     corruption: Kind,
-    /// Standard deviation of the noise [default: 3 times that of the subjects' embeddings]
+    /// Standard deviation of the noise, for --corruption noise [default: 3 times that of the subjects' embeddings]
     #[arg(long, value_name = "STD")]
     noise: Option<f32>,
-    /// Noise samples (or other subjects) a fact
-    #[arg(long, default_value_t = 10)]
-    samples: usize,
-    /// Seed of the noise
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Noise samples (or other subjects) a fact [default: 10]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Seed of the noise [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
     /// Layers of an MLP or attention window [default: 10, or a quarter of fewer than 40 layers]
     #[arg(long)]
     window: Option<usize>,
@@ -78,6 +79,7 @@ enum Kind {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    check(&arguments)?;
     let (model, tokenizer) = support::open(arguments.model.as_deref())?;
     println!("Model: {}", support::name(arguments.model.as_deref()));
     let (facts, skipped) = facts(&arguments, &tokenizer)?;
@@ -116,6 +118,25 @@ fn main() -> Result<()> {
     tell_counts(&sets[0].1, &facts, &tokenizer)?;
     println!("{}", conclusion(&sets));
     save(&arguments, &sets, &facts, &skipped)
+}
+
+/// Turns down options that the corruption would not use.
+fn check(arguments: &Arguments) -> Result<()> {
+    let noise = matches!(arguments.corruption, Kind::Noise);
+    let mean = matches!(arguments.corruption, Kind::Mean);
+    for (option, given, used, by) in [
+        ("--noise", arguments.noise.is_some(), noise, "noise"),
+        ("--seed", arguments.seed.is_some(), noise, "noise"),
+        (
+            "--samples",
+            arguments.samples.is_some(),
+            !mean,
+            "noise or subjects",
+        ),
+    ] {
+        ensure!(!given || used, "{option} is only for --corruption {by}");
+    }
+    Ok(())
 }
 
 /// The facts to trace, and those of a file that the tokenizer cannot tell.
@@ -160,13 +181,14 @@ fn corruption(
     model: &Transformer,
     facts: &[TracedFact],
 ) -> Result<SubjectCorruption> {
+    let samples = arguments.samples.unwrap_or(10);
     Ok(match arguments.corruption {
         Kind::Noise => SubjectCorruption::Noise {
             std: arguments
                 .noise
                 .map_or_else(|| subject_noise_std(model, facts), Ok)?,
-            seed: arguments.seed,
-            samples: arguments.samples,
+            seed: arguments.seed.unwrap_or(0),
+            samples,
         },
         Kind::Mean => SubjectCorruption::Embedding(mean_subject_embedding(model, facts)?),
         Kind::Subjects => {
@@ -178,7 +200,7 @@ fn corruption(
                 bail!("--corruption subjects: found one subject; expected at least two");
             }
             // One more than asked for, as a fact's own subject is no sample.
-            let n = subjects.len().min(arguments.samples + 1);
+            let n = subjects.len().min(samples.saturating_add(1));
             let spread = (0..n).map(|i| subjects[i * subjects.len() / n].clone());
             SubjectCorruption::Subjects(spread.collect())
         }
@@ -215,12 +237,21 @@ fn tell_counts(set: &SetTrace, facts: &[FactPrompt], tokenizer: &Tokenizer) -> R
             tokenizer.token_text(dropped.attribute)?
         );
     }
+    let error = match (error(set.total_effect_std_error), set.kept.len()) {
+        (Some(error), _) => format!("{error} (standard error)"),
+        (None, 1) => " (one fact: no standard error)".to_string(),
+        (None, _) => " (no standard error)".to_string(),
+    };
     println!(
-        "Total effect of the corruption: {:.3} ± {:.3} (standard error) of the answer's \
-         probability.",
-        set.total_effect, set.total_effect_std_error
+        "Total effect of the corruption: {:.3}{error} of the answer's probability.",
+        set.total_effect
     );
     Ok(())
+}
+
+/// A standard error as it follows its value, if there is one.
+fn error(value: f32) -> Option<String> {
+    value.is_finite().then(|| format!(" ± {value:.3}"))
 }
 
 /// The largest average indirect effect of a table: layer, effect, standard error.
@@ -246,6 +277,13 @@ fn strongest(average: &Labelled, class: PositionClass) -> (usize, f32, f32) {
 
 /// Where facts are recalled, a line for each study.
 fn conclusion(sets: &[(&str, SetTrace)]) -> String {
+    let total = sets[0].1.total_effect;
+    // What is left of rounding is no effect.
+    if total <= 1e-6 {
+        return "The corruption costs nothing of the answer's probability: there is nothing to \
+                restore, and nothing to trace."
+            .to_string();
+    }
     let subject = &PositionClass::ALL[..3];
     let mut lines = vec!["Facts are recalled where restoring helps most:".to_string()];
     for (name, set) in sets {
@@ -258,13 +296,13 @@ fn conclusion(sets: &[(&str, SetTrace)]) -> String {
         let best = scored
             .filter(|(_, (_, effect, _))| effect.is_finite())
             .max_by(|a, b| f32::total_cmp(&a.1.1, &b.1.1));
-        let Some((class, (layer, effect, error))) = best else {
+        let Some((class, (layer, effect, std_error))) = best else {
             continue;
         };
         let share = 100.0 * effect / set.total_effect;
         let mut line = format!(
-            "  {name}: at the {class} in L{layer}, {effect:.3} ± {error:.3}, {share:.0} % of the \
-             total effect"
+            "  {name}: at the {class} in L{layer}, {effect:.3}{}, {share:.0} % of the total effect",
+            error(std_error).unwrap_or_default()
         );
         if let (true, Some(layer)) = (name.starts_with("states"), arrival(set)) {
             line += &format!("; the last token has nine tenths of it from L{layer} on");

@@ -1,11 +1,11 @@
 //! Direct logit attribution on indirect object identification: which parts of the model write
-//! the name into the logits.
+//! the difference of the two names' logits.
 
 mod support;
 
 use anyhow::Result;
 use clap::Parser;
-use patchlens::report::{Labelled, RankedCell, use_color};
+use patchlens::report::{Labelled, RankedCell, legible, use_color};
 use patchlens::tasks::{Ioi, Split};
 use patchlens::{
     Decomposition, DirectLogitAttribution, LogitDirection, Prompts, direct_logit_attribution,
@@ -33,11 +33,8 @@ fn main() -> Result<()> {
     let prompts = Prompts::new(&drawn)?;
     let difference = |p: &patchlens::tasks::IoiPrompt| LogitDirection::difference(p.io, p.s);
     let directions: Vec<LogitDirection> = drawn.iter().map(difference).collect();
-    println!(
-        "{}\n... and {} more prompts\n",
-        drawn[0].text,
-        drawn.len() - 1
-    );
+    println!("{}", drawn[0].text);
+    println!("... and {} more prompts\n", drawn.len() - 1);
 
     let attribute = |by| direct_logit_attribution(&model, &prompts, &directions, by);
     let layers = attribute(Decomposition::Layers)?;
@@ -49,11 +46,16 @@ fn main() -> Result<()> {
 
     let one = DirectLogitAttribution::new(&model, &prompts[0], directions[0].clone())?;
     let last = prompts[0].len() - 1;
-    let by_position = one.decompose(Decomposition::Components)?;
-    let (sources, accumulated) = (one.head_sources(last)?, one.accumulated()?);
-    let neurons = one.neurons(last, args.neurons)?;
-    println!("Prompt 1, heads by source position:\n{}", sources.top(8));
-    println!("Prompt 1, neurons:\n{}", neurons.top(args.neurons));
+    let [io, s] = [drawn[0].io, drawn[0].s].map(|token| tokenizer.token_text(token));
+    let about = format!("Prompt 1 alone: answer `{}`, rival `{}`.", io?, s?);
+    let of_one = |table| of_prompt_1(table, &about);
+    let mut by_position = of_one(one.decompose(Decomposition::Components)?);
+    by_position.about.title += ", by position";
+    let sources = of_one(one.head_sources(last)?);
+    let accumulated = of_one(one.accumulated()?);
+    let neurons = of_one(one.neurons(last, args.neurons)?);
+    println!("{about}\nIts heads by source position:\n{}", sources.top(8));
+    println!("Its neurons:\n{}", neurons.top(args.neurons));
     println!("{}", findings(&writers, &sources));
     args.common.save(&[
         ("dla_layers", &layers),
@@ -64,6 +66,18 @@ fn main() -> Result<()> {
         ("dla_accumulated", &accumulated),
         ("dla_neurons", &neurons),
     ])
+}
+
+/// A result of the first prompt that says so, as a picture of it is seen without this output.
+fn of_prompt_1(mut table: Labelled, about: &str) -> Labelled {
+    table.about.title += ", prompt 1";
+    table.about.caption = format!("{about} {}", table.about.caption);
+    table
+}
+
+/// A component as sentences name it: a head `L3H1` is `3.1`.
+fn short(label: &str) -> String {
+    label.trim_start_matches('L').replace('H', ".")
 }
 
 /// What the tables say, in words.
@@ -78,8 +92,8 @@ fn findings(writers: &Labelled, sources: &Labelled) -> String {
         let heads = cells.iter().filter(is_head).filter(clear);
         let heads = heads.filter(|c| c.value * sign > 0.0);
         let named = heads.map(|c| match c.std_error {
-            Some(error) => format!("{} ({:+.2} ± {error:.2})", c.labels[0], c.value),
-            None => format!("{} ({:+.2})", c.labels[0], c.value),
+            Some(error) => format!("{} ({:+.2} ± {error:.2})", short(&c.labels[0]), c.value),
+            None => format!("{} ({:+.2})", short(&c.labels[0]), c.value),
         });
         let named: Vec<String> = named.collect();
         match named.is_empty() {
@@ -96,15 +110,17 @@ fn findings(writers: &Labelled, sources: &Labelled) -> String {
     let source = match sources.top(1).cells.first() {
         Some(c) => format!(
             "{} reading `{}` ({:+.2})",
-            c.labels[0], c.labels[1], c.value
+            short(&c.labels[0]),
+            legible(&c.labels[1]),
+            c.value
         ),
         None => "nothing".to_string(),
     };
     format!(
         "The mean logit difference is {truth:.3}; the parts sum to {sum:.3}: heads {total:+.2}, \
          biases {biases:+.2}, neurons and embeddings {:+.2}.\n\
-         Heads that write the name: {}.\n\
-         Heads that write against it: {}.\n\
+         Heads that raise the logit difference IO − S: {}.\n\
+         Heads that lower it (inhibitory): {}.\n\
          In the first prompt the largest single contribution of a head is {source}.",
         sum - total - biases,
         list(1.0),

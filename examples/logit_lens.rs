@@ -4,7 +4,7 @@ mod support;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use ndarray::Array2;
 use patchlens::report::{About, Axis, Labelled, Palette, use_color};
@@ -28,44 +28,51 @@ struct Args {
     /// Prompts of each task, to tell where answers come on top
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
     prompts: u16,
-    /// Prompts that the tuned lens is fitted on; 0 for none
+    /// Prompts that the tuned lens is fitted on; 0 for no tuned lens
     #[arg(long, value_name = "N", default_value_t = 200)]
     fit: usize,
     /// Translators of a tuned lens (safetensors) to use instead of fitting some
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["fit", "ridge"])]
     lens: Option<PathBuf>,
     /// Writes the tuned lens's translators to this file (safetensors)
     #[arg(long, value_name = "FILE")]
     save_lens: Option<PathBuf>,
-    /// Ridge of the fit, relative to the data
-    #[arg(long, default_value_t = 1e-3)]
-    ridge: f64,
+    /// Ridge of the fit, relative to the data [default: 0.001]
+    #[arg(long)]
+    ridge: Option<f64>,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
     let (model, tokenizer) = args.common.open()?;
-    let (prompt, answer) = match &args.text {
-        Some(text) => (tokenizer.encode(text)?, None),
+    let no_fit = args.lens.is_none() && args.fit == 0;
+    let unused = [
+        ("--save-lens", args.save_lens.is_some()),
+        ("--ridge", args.ridge.is_some()),
+    ];
+    for (option, given) in unused {
+        ensure!(
+            !(no_fit && given),
+            "{option} needs a tuned lens, and --fit 0 makes none"
+        );
+    }
+    let (text, prompt, answer) = match &args.text {
+        Some(text) => (text.clone(), tokenizer.encode(text)?, None),
         None => {
             let ioi = Ioi::new(&tokenizer)?.split(Split::HeldOut)?;
-            let drawn = ioi.prompts(1, args.common.seed)?;
-            (drawn[0].prompt.clone(), Some(drawn[0].io))
+            let one = ioi.prompts(1, args.common.seed)?.swap_remove(0);
+            (one.text, one.prompt, Some(one.io))
         }
     };
     let answer = match answer {
         Some(answer) => answer,
         None => own_answer(&LogitLens::new(&model).run(&prompt)?),
     };
-    println!(
-        "{}\nanswer: `{}`\n",
-        prompt.labels.concat(),
-        tokenizer.token_text(answer)?
-    );
+    println!("{text}\nanswer: `{}`\n", tokenizer.token_text(answer)?);
 
     let mut lens = LogitLens::new(&model);
     (lens.top_k, lens.tokens) = (args.top_k, vec![answer]);
-    lens.token_labels = Some(vec![tokenizer.token_text(answer)?]);
+    lens.token_labels = Some(vec![tokenizer.token_label(answer)?]);
     let names = lens.token_labels.clone();
     let plain = lens.run(&prompt)?;
     show(&plain, &tokenizer)?;
@@ -82,6 +89,12 @@ fn main() -> Result<()> {
         let found = lens.run(&prompt)?;
         println!("{}", found.kl_to_final.colored(use_color()));
         sentence += &describe(&found, &prompt, "the tuned lens")?;
+        let point = lens.points[middle(&found)];
+        let held_out = ioi_prompts(&args, &tokenizer)?;
+        let means = [LogitLens::new(&model), LogitLens::tuned(&model, tuned)?]
+            .map(|lens| mean_kl(lens, point, &held_out));
+        let [of_plain, of_tuned] = means;
+        sentence += &compare([&plain, &found], [of_plain?, of_tuned?], held_out.len());
         results.push(("tuned_lens_likeliest", found.likeliest(&tokenizer)?));
         results.push(("tuned_lens_kl", found.kl_to_final.clone()));
         results.push(("tuned_lens_rank", ranks(&found)?.clone()));
@@ -108,7 +121,7 @@ fn translators(
         (None, n) => {
             let drawn = Ioi::new(tokenizer)?.split(Split::Train)?;
             let drawn = Prompts::new(&drawn.prompts(n, args.common.seed)?)?;
-            TunedLens::fit(model, &drawn, points, args.ridge)?
+            TunedLens::fit(model, &drawn, points, args.ridge.unwrap_or(1e-3))?
         }
     };
     if let Some(path) = &args.save_lens {
@@ -150,17 +163,65 @@ fn show(found: &LensReadout, tokenizer: &Tokenizer) -> Result<()> {
 fn describe(found: &LensReadout, prompt: &Prompt, lens: &str) -> Result<String> {
     let names = &found.kl_to_final.axes()[0].labels;
     let last = prompt.len() - 1;
-    let middle = names.len() / 2;
+    let middle = middle(found);
     let kl = found.kl_to_final.values()[[middle, last]];
     let becomes = match found.on_top_from(0, last)? {
         Some(point) => format!("is the likeliest from `{}` on", names[point]),
         None => "is not the likeliest at the end".to_string(),
     };
     Ok(format!(
-        "By {lens}, the answer {becomes}; at `{}` the distribution is {kl:.2} nats from the final \
-         one. ",
+        "By {lens}, the answer {becomes}; at `{}` the last position's distribution is {kl:.2} \
+         nats from the final one.\n",
         names[middle]
     ))
+}
+
+/// The index of the point in the middle of the model.
+fn middle(found: &LensReadout) -> usize {
+    found.kl_to_final.axes()[0].labels.len() / 2
+}
+
+/// Held-out IOI prompts and their answers.
+fn ioi_prompts(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<(Prompt, u32)>> {
+    let ioi = Ioi::new(tokenizer)?.split(Split::HeldOut)?;
+    let drawn = ioi.prompts(args.prompts.into(), args.common.seed)?;
+    Ok(drawn.into_iter().map(|p| (p.prompt, p.io)).collect())
+}
+
+/// The mean KL divergence at a point over all positions of all prompts, in nats.
+fn mean_kl(mut lens: LogitLens<'_>, point: HookPoint, prompts: &[(Prompt, u32)]) -> Result<f32> {
+    (lens.top_k, lens.points) = (1, vec![point]);
+    let (mut sum, mut count) = (0.0, 0);
+    for (prompt, _) in prompts {
+        sum += lens.run(prompt)?.kl_to_final.values().sum();
+        count += prompt.len();
+    }
+    Ok(sum / count as f32)
+}
+
+/// Both lenses' mean divergence over all positions of held-out prompts, as one position of one
+/// prompt tells little.
+fn compare(found: [&LensReadout; 2], means: [f32; 2], prompts: usize) -> String {
+    // A lens from a file may have other points than the logit lens.
+    let name = &found[1].kl_to_final.axes()[0].labels[middle(found[1])];
+    let at_end = found.map(|found| {
+        let (values, axes) = (found.kl_to_final.values(), found.kl_to_final.axes());
+        let point = axes[0].labels.iter().position(|label| label == name)?;
+        Some(values[[point, values.shape()[1] - 1]])
+    });
+    let further = matches!(at_end, [Some(plain), Some(tuned)] if tuned > plain);
+    let why = match further {
+        true => {
+            " At the last position here the tuned lens is further off: it is fitted by squared \
+             error over all positions, which need not bring each one's distribution closer."
+        }
+        false => "",
+    };
+    format!(
+        "Mean over all positions of {prompts} held-out IOI prompts at `{name}`: the logit lens is \
+         {:.2} nats from the final distribution, the tuned lens {:.2}.{why}\n",
+        means[0], means[1]
+    )
 }
 
 /// A task's name, its prompts, and their answers.
@@ -169,11 +230,7 @@ type Task = (&'static str, Vec<(Prompt, u32)>);
 /// Prompts with answers that the model should know: facts only of the shipped model.
 fn tasks(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<Task>> {
     let (n, seed) = (usize::from(args.prompts), args.common.seed);
-    let ioi = Ioi::new(tokenizer)?
-        .split(Split::HeldOut)?
-        .prompts(n, seed)?;
-    let names = ioi.into_iter().map(|p| (p.prompt, p.io));
-    let mut tasks = vec![("names (IOI)", names.collect())];
+    let mut tasks = vec![("names (IOI)", ioi_prompts(args, tokenizer)?)];
     if args.common.model.is_none() {
         let facts = Facts::new(tokenizer)?.split(Split::Train);
         let facts = facts.prompts(n, seed)?.into_iter();

@@ -1,5 +1,5 @@
-//! Name movers, found from the logits back (Wang et al. 2022, section 3.1): which heads act on the
-//! logits directly, then which heads act on their queries, and on their values.
+//! Heads that raise the logit difference, found from the logits back (Wang et al. 2022, section
+//! 3.1): which heads act on the logits directly, then which act on their queries and values.
 //!
 //! Every head's output on a prompt that names three other people (p_ABC) is sent along the direct
 //! paths into the run on the original prompt; the logit difference between the indirect object and
@@ -7,11 +7,10 @@
 
 mod support;
 
-use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use patchlens::report::{Labelled, RankedCell, use_color};
@@ -35,7 +34,7 @@ struct Args {
     /// Seed of the prompts
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// How many heads that move the name are followed back to their queries and values
+    /// How many of the heads that raise IO − S most are followed back to their queries and values
     #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     movers: u16,
     /// Freezes MLPs too: only the direct path through the residual stream is left
@@ -72,7 +71,8 @@ fn main() -> Result<()> {
     let after_others: Vec<Head> = after_others.map(|(_, head)| *head).collect();
     ensure!(
         !after_others.is_empty(),
-        "every head that moves the name is in layer 0, before which there is no head"
+        "every head found to raise the {} is in layer 0, before which there is no head",
+        metric.name()
     );
     let (n_heads, base) = (model.config().n_heads, to_logits.original.mean());
     let mut sentences = vec![told_logits(&table, n_heads, base.unwrap_or(f32::NAN))];
@@ -85,7 +85,10 @@ fn main() -> Result<()> {
         };
         let to: Vec<PathReceiver> = after_others.iter().map(receiver).collect();
         let effects = observed(&study, &to, &metric, what)?;
-        let title = format!("Heads and MLPs -> {what} of the heads that move the name");
+        let title = format!(
+            "Heads and MLPs -> {what} of {}",
+            listed(&after_others.iter().map(|h| name(*h)).collect::<Vec<_>>())
+        );
         let table = show(&effects, &title)?;
         sentences.push(told_inputs(&table, n_heads, what, &after_others));
         sentences.extend(told_linear(&effects, &format!("the {what}")));
@@ -94,7 +97,7 @@ fn main() -> Result<()> {
     println!("{}", sentences.join("\n"));
 
     if let Some(path) = &args.json {
-        save_json(path, &results)?;
+        save_json(path, &results, args.seed)?;
     }
     if let Some(dir) = &args.out {
         for (name, effects) in &results {
@@ -191,18 +194,19 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// Which heads move the name, and which hold it back.
+/// Which heads raise the logit difference, and which lower it. Which of its two logits a head acts
+/// on, the difference does not tell.
 fn told_logits(table: &Labelled, n_heads: usize, base: f32) -> String {
     format!(
-        "The logit difference is {base:.2}. Its change when a head's output on the way to the \
-         logits is that of the other prompt:\n  heads that move the name: {}\n  inhibitory \
-         heads: {}",
+        "The logit difference IO − S is {base:.2}. Its change when a head's output on the way to \
+         the logits is that of the other prompt:\n  heads that raise the logit difference (it \
+         falls without them): {}\n  heads that lower it (inhibitory): {}",
         listed(&clear_heads(table, n_heads, -1.0)),
         listed(&clear_heads(table, n_heads, 1.0)),
     )
 }
 
-/// Which heads act through the inputs of those that move the name.
+/// Which heads act through the inputs of those found.
 fn told_inputs(table: &Labelled, n_heads: usize, what: &str, movers: &[Head]) -> String {
     let movers: Vec<String> = movers.iter().map(|head| name(*head)).collect();
     let both = [-1.0, 1.0].map(|sign| clear_heads(table, n_heads, sign));
@@ -210,12 +214,21 @@ fn told_inputs(table: &Labelled, n_heads: usize, what: &str, movers: &[Head]) ->
         heads.truncate(4);
         listed(&heads)
     };
-    let [lower, raise] = both.map(few);
+    let [raise, lower] = both.map(few);
     format!(
-        "Through the {what} of {} alone:\n  heads that lower it: {lower}\n  heads that raise it: \
-         {raise}",
+        "Through the {what} of {} alone:\n  heads that raise it: {raise}\n  heads that lower it \
+         (inhibitory): {lower}",
         movers.join(", ")
     )
+}
+
+/// A sender as sentences name it: `3.1`, or `the MLP of layer 2`.
+fn sender(cell: &RankedCell) -> String {
+    let layer = cell.labels[0].trim_start_matches('L');
+    match cell.labels[1].strip_prefix('H') {
+        Some(head) => format!("{layer}.{head}"),
+        None => format!("the {} of layer {layer}", cell.labels[1]),
+    }
 }
 
 /// How far the linearised effects are from the exact ones.
@@ -225,25 +238,25 @@ fn told_linear(effects: &PathEffects, to: &str) -> Option<String> {
     let change = effects.change().ok()?;
     let largest = change.top(1).cells.into_iter().next()?;
     Some(format!(
-        "  linearised: off by at most {:.3} (at {} {}), where the largest exact change to {to} is \
-         {:.3}, in units of the logit difference",
+        "  linearised, a change through {to} is off by at most {:.3} logits (that of {}); the \
+         largest exact change is {:.3} logits (that of {})",
         worst.value.abs(),
-        worst.labels[0],
-        worst.labels[1],
+        sender(&worst),
         largest.value.abs(),
+        sender(&largest),
     ))
 }
 
-fn save_json(path: &Path, results: &[(&str, PathEffects)]) -> Result<()> {
+fn save_json(path: &Path, results: &[(&str, PathEffects)], seed: u64) -> Result<()> {
+    let seeded = |table: &Labelled| support::seeded(table, seed);
     let entry = |(name, effects): &(&str, PathEffects)| {
         let tables = serde_json::json!({
-            "exact": effects.effect,
-            "linear": effects.linear,
-            "linear_error": effects.linear_error(),
+            "exact": seeded(&effects.effect),
+            "linear": effects.linear.as_ref().map(seeded),
+            "linear_error": effects.linear_error().as_ref().map(seeded),
         });
         (name.to_string(), tables)
     };
     let all: serde_json::Map<_, _> = results.iter().map(entry).collect();
-    let file = File::create(path).with_context(|| path.display().to_string())?;
-    Ok(serde_json::to_writer_pretty(file, &all)?)
+    support::save_json(&all, path)
 }

@@ -26,9 +26,15 @@ struct Args {
     /// Number of other prompts that it is tried on
     #[arg(long, value_name = "N", default_value_t = 40)]
     tries: usize,
-    /// Scales of the direction; 1 moves the mean of other prompts onto that of the name's
-    #[arg(long, value_delimiter = ',', allow_negative_numbers = true,
-          default_values_t = [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0])]
+    /// Scales of the direction, separated by commas; 1 moves the mean of other prompts onto that
+    /// of the name's
+    #[arg(
+        long,
+        value_name = "S,S,...",
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        default_value = "-2,-1,0,0.5,1,1.5,2,3,4"
+    )]
     scales: Vec<f32>,
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value_t = 4)]
@@ -46,11 +52,13 @@ fn main() -> Result<()> {
     let name = most_frequent(&drawn)?;
     let text = tokenizer.token_text(name)?;
     let (yes, no): (Vec<_>, Vec<_>) = drawn.iter().partition(|p| p.io == name);
-    println!(
-        "{} prompts answered by `{text}`, {} by others",
+    let direction = format!(
+        "The direction is the mean residual stream at the last position of {} prompts answered by \
+         `{text}` minus that of {} answered by other names.",
         yes.len(),
         no.len()
     );
+    println!("{direction}");
 
     let points: Vec<HookPoint> = (0..model.config().n_layers)
         .map(|l| Site::ResidPost.at(l))
@@ -62,10 +70,23 @@ fn main() -> Result<()> {
         .split(Split::HeldOut)?
         .prompts(args.tries, args.common.seed)?;
     let others: Vec<_> = held_out.iter().filter(|p| p.io != name).collect();
+    let left_out = held_out.len() - others.len();
     let tries = Prompts::new(others)?;
+    let dropped = match left_out {
+        0 => String::new(),
+        n => format!(
+            " of {}; left out: {n} answered by `{text}` anyway",
+            held_out.len()
+        ),
+    };
+    println!(
+        "Held-out prompts it is tried on: {}{dropped}.\n",
+        tries.len()
+    );
     let metric = log_probability(&[name]);
     let mut curve = steering.dose_response_by_point(&model, &tries, &metric, &args.scales)?;
     curve.about.title = format!("Steering towards `{text}`, one layer at a time");
+    curve.about.caption = format!("{direction} {}", curve.about.caption);
     println!("{}", curve.curves()?);
 
     let (point, scale, best) = best(&curve, &points, &args.scales)?;
@@ -76,9 +97,10 @@ fn main() -> Result<()> {
     let before = curve.about.baselines["unsteered"];
     println!(
         "Adding {scale} × the direction at {} takes the mean log-probability of `{text}` on {} \
-         other prompts from {before:.2} to {best:.2} nats.",
+         other prompts from {before:.2} to {best:.2} nats.\n{}",
         points[point],
-        tries.len()
+        tries.len(),
+        why(best)
     );
     args.common.save(&[("steering_by_layer", &curve)])
 }
@@ -112,6 +134,20 @@ fn best(curve: &Labelled, points: &[HookPoint], scales: &[f32]) -> Result<(usize
     smallest.or_else(highest).copied().context("no cells")
 }
 
+/// Why [`best`] chose the scale and the point, given the value there.
+fn why(best: f32) -> &'static str {
+    match best > 0.5_f32.ln() {
+        true => {
+            "It is the smallest scale tried with which the name is, by this mean, likelier than \
+             all other tokens together (above -0.69 nats), at the layer where it is likeliest."
+        }
+        false => {
+            "With no scale tried is the name, by this mean, likelier than all other tokens \
+             together (above -0.69 nats); this one comes closest."
+        }
+    }
+}
+
 /// Prints the continuation of a prompt without and with steering.
 fn generate(
     model: &Transformer,
@@ -127,7 +163,7 @@ fn generate(
     let mut hooks = Interventions::new(steering.interventions(scale)?);
     let plain = model.generate(prompt, (), &generation)?;
     let steered = model.generate(prompt, &mut hooks, &generation)?;
-    println!("{}", prompt.labels.concat());
+    println!("{}", tokenizer.decode(&prompt.tokens)?);
     println!("  unsteered:{}", tokenizer.decode(plain[0].new_tokens())?);
     println!("  steered:  {}", tokenizer.decode(steered[0].new_tokens())?);
     println!("  {}", hooks.receipt());

@@ -135,6 +135,25 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::OutOfRange`] when there is no such token.
     pub fn token_text(&self, token: u32) -> Result<String> {
+        let label = self.token_label(token)?;
+        let mut text = String::with_capacity(label.len());
+        for c in label.chars() {
+            if c.is_control() {
+                text.extend(c.escape_default());
+            } else {
+                text.push(c);
+            }
+        }
+        Ok(text)
+    }
+
+    /// The text of one token as it is, for labels of axes, which pictures and tables make legible
+    /// themselves ([`legible`](crate::report::legible)): only bytes that are not UTF-8 are escaped
+    /// (`\xe2`).
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when there is no such token.
+    pub fn token_label(&self, token: u32) -> Result<String> {
         let raw = self.raw(token)?;
         let bytes = match self.inner.get_decoder() {
             _ if self.added.contains(&token) => raw.into_bytes(),
@@ -142,7 +161,7 @@ impl Tokenizer {
             Some(DecoderWrapper::Metaspace(_)) => raw.replace('▁', " ").into_bytes(),
             _ => raw.into_bytes(),
         };
-        Ok(legible(&bytes))
+        Ok(escaped(&bytes))
     }
 
     /// The one token that a text is: `token(" Mary")`.
@@ -154,9 +173,8 @@ impl Tokenizer {
         if let [token] = prompt.tokens[..] {
             return Ok(token);
         }
-        let list: Vec<String> = std::iter::zip(&prompt.tokens, &prompt.labels)
-            .map(|(id, label)| format!("`{label}` ({id})"))
-            .collect();
+        let shown = |id: &u32| Ok(format!("`{}` ({id})", self.token_text(*id)?));
+        let list: Vec<String> = prompt.tokens.iter().map(shown).collect::<Result<_>>()?;
         let found = format!("`{text}` is {} tokens: {}", list.len(), list.join(", "));
         Err(bad(found, "exactly one token"))
     }
@@ -187,7 +205,7 @@ impl Tokenizer {
     pub fn prompt(&self, tokens: Vec<u32>) -> Result<Prompt> {
         let labels = tokens
             .iter()
-            .map(|&t| self.token_text(t))
+            .map(|&t| self.token_label(t))
             .collect::<Result<_>>()?;
         Ok(Prompt { tokens, labels })
     }
@@ -298,16 +316,11 @@ fn byte_level_bytes(token: &str) -> Vec<u8> {
     bytes
 }
 
-fn legible(bytes: &[u8]) -> String {
+/// A text whose bytes that are not UTF-8 are escaped.
+fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() {
-                text.extend(c.escape_default());
-            } else {
-                text.push(c);
-            }
-        }
+        text.push_str(chunk.valid());
         text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
     }
     text

@@ -123,8 +123,14 @@ fn bytes_are_shown_legibly() {
     let prompt = tokenizer.encode(text).unwrap();
     assert_eq!(
         prompt.labels,
-        ["\\xc3", "\\xa9", "\\n", " ", "\\u{7f}", "o", "k"]
+        ["\\xc3", "\\xa9", "\n", " ", "\u{7f}", "o", "k"]
     );
+    // Shown on an axis and in a sentence alike: with one backslash.
+    let escapes = ["\\xc3", "\\xa9", "\\n"];
+    for (i, shown) in escapes.into_iter().enumerate() {
+        assert_eq!(patchlens::report::legible(&prompt.labels[i]), shown);
+        assert_eq!(tokenizer.token_text(prompt.tokens[i]).unwrap(), shown);
+    }
     assert_eq!(tokenizer.decode(&prompt.tokens).unwrap(), text);
     assert_eq!(tokenizer.decode(&prompt.tokens[1..2]).unwrap(), "\u{fffd}");
     assert_eq!(tokenizer.token_text(256).unwrap(), "<|endoftext|>");

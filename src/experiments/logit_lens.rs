@@ -73,7 +73,7 @@ impl LensReadout {
     /// [`Error::OutOfRange`] for a token that the tokenizer lacks.
     pub fn likeliest(&self, tokenizer: &Tokenizer) -> Result<Labelled> {
         let first = self.top_tokens.index_axis(Dim(2), 0);
-        let texts = first.iter().map(|token| tokenizer.token_text(*token));
+        let texts = first.iter().map(|token| tokenizer.token_label(*token));
         let texts = Array2::from_shape_vec(first.dim(), texts.collect::<Result<_>>()?)
             .unwrap_or_else(|_| unreachable!("one text a token"));
         let probabilities = self.top_probabilities.values();

@@ -52,7 +52,9 @@ impl Axis {
 }
 
 /// A label as it can be shown anywhere: spaces that the eye would miss become `·`; control,
-/// zero-width and bidirectional-control characters become escapes; different labels stay different.
+/// zero-width and bidirectional-control characters become escapes; a backslash is doubled, but not
+/// that of an escaped byte (`\xe2`, see [`token_label`](crate::Tokenizer::token_label)); different
+/// labels stay different.
 ///
 /// ```
 /// use patchlens::report::legible;
@@ -73,12 +75,19 @@ pub fn legible(text: &str) -> String {
             '\n' => shown.push_str("\\n"),
             '\r' => shown.push_str("\\r"),
             '\t' => shown.push_str("\\t"),
+            '\\' if is_byte(&chars[i + 1..]) => shown.push('\\'),
             '\\' => shown.push_str("\\\\"),
             _ if hidden(c) => shown.extend(c.escape_unicode()),
             _ => shown.push(c),
         }
     }
     shown
+}
+
+/// Whether what follows a backslash makes it the escape of a byte. No character is shown as such an
+/// escape, so that one means nothing else.
+fn is_byte(rest: &[char]) -> bool {
+    matches!(rest, ['x', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
 }
 
 /// Whether a character cannot be seen, or could be mistaken for the mark of a space.

@@ -55,6 +55,14 @@ fn files_that_are_no_caches_are_turned_down() {
     cache.save(&path).unwrap();
     let message = TunedLens::open(&path).unwrap_err().to_string();
     assert!(message.contains("without its partner"), "{message}");
+    // The error for a model's file names the file and what a lens has.
+    let message = TunedLens::open(common::dir("tiny-relu").join("model.safetensors"));
+    let message = message.unwrap_err().to_string();
+    assert!(
+        message.contains("model.safetensors: no tuned lens, but tensor"),
+        "{message}"
+    );
+    assert!(message.contains("expected `{hook}.weight`"), "{message}");
     // The same file with another name, then with one position fewer than it says to hold.
     let bytes = std::fs::read(&path).unwrap();
     let find = |text: &[u8]| bytes.windows(text.len()).position(|w| w == text).unwrap();

@@ -118,6 +118,9 @@ fn labels_are_legible_and_stay_different() {
         ("final residual", "final residual"),
         ("\t\r\n", "\\t\\r\\n"),
         ("\\n", "\\\\n"),
+        ("\\xe6@2", "\\xe6@2"),
+        ("\\\\xe6", "\\\\\\xe6"),
+        ("\\xe", "\\\\xe"),
         ("·", "\\u{b7}"),
         ("\u{1b}[0m", "\\u{1b}[0m"),
         ("\u{200b}\u{202e}\u{a0}", "\\u{200b}\\u{202e}\\u{a0}"),
@@ -125,6 +128,23 @@ fn labels_are_legible_and_stay_different() {
     ] {
         assert_eq!(legible(raw), shown);
     }
+}
+
+/// All texts of up to six of the characters that escapes are made of, more than chance would pair.
+#[test]
+fn escapes_of_bytes_mean_nothing_else() {
+    let mut texts = vec![String::new()];
+    let mut start = 0;
+    for _ in 0..6 {
+        let end = texts.len();
+        for i in start..end {
+            let longer = ['\\', 'x', 'b', '7', '\n'].map(|c| format!("{}{c}", texts[i]));
+            texts.extend(longer);
+        }
+        start = end;
+    }
+    let shown: std::collections::BTreeSet<String> = texts.iter().map(|t| legible(t)).collect();
+    assert_eq!(shown.len(), texts.len());
 }
 
 proptest! {

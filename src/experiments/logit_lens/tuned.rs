@@ -160,8 +160,8 @@ impl TunedLens {
     /// model.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Format`] for another file; [`Error::UnknownHook`] for a tensor not
-    /// named by a hook; [`Error::Tensor`] for one of a wrong shape, without its partner, or with
+    /// [`Error::Io`]; [`Error::Format`] for another file, such as one with a tensor not named by a
+    /// hook; [`Error::Tensor`] for one of a wrong shape, without its partner, or with
     /// numbers that are not finite.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -169,7 +169,12 @@ impl TunedLens {
         let mut translators = BTreeMap::new();
         let names: Vec<String> = arrays.keys().cloned().collect();
         for name in names.iter().filter_map(|name| name.strip_suffix(".weight")) {
-            let point: HookPoint = name.parse()?;
+            let Ok(point) = name.parse::<HookPoint>() else {
+                return Err(no_lens(
+                    path,
+                    format!("no tuned lens, but tensor `{name}.weight`"),
+                ));
+            };
             check_axes(point)?;
             let bias = take(path, &mut arrays, format!("{name}.bias"), &[None])?;
             let d = Some(bias.len());
@@ -185,8 +190,7 @@ impl TunedLens {
             });
         }
         if translators.is_empty() {
-            let expected = "`{hook}.weight` and `{hook}.bias` for each point";
-            return Err(format_error(path, "no tensors", expected));
+            return Err(no_lens(path, "no tensors"));
         }
         Ok(TunedLens { translators })
     }
@@ -274,6 +278,11 @@ impl Sums {
             weight: weight.mapv(|v| v as f32),
         })
     }
+}
+
+fn no_lens(path: &Path, found: impl Into<String>) -> Error {
+    let expected = "`{hook}.weight` and `{hook}.bias` for each point of a tuned lens";
+    format_error(path, found, expected)
 }
 
 /// Prompts in turn, at most [`TOKENS_AT_ONCE`] tokens at a time, but at least one prompt.
