@@ -191,7 +191,7 @@ fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Fo
     if let (Some(head), Some(place)) = (strongest(&effect), strongest(&stream)) {
         println!(
             "of the logit difference between the mappings, one head's patch restores most at {}.{} \
-             ({:+.2}), one of the residual stream before layer {} at {} ({:+.2})",
+             ({:+.2}), one of the residual stream before layer {} at the {} ({:+.2})",
             head.index[0],
             head.index[1],
             head.value,
@@ -233,8 +233,8 @@ fn by_role(found: &Patching, pairs: &[KeyValuePair]) -> Result<Labelled> {
     let mut about = found.effect.about.clone();
     about.title = "Key → value: resid_pre patched, by role of the position".to_string();
     about.caption = format!(
-        "{} One position at a time; columns are what a position is in its prompt, of several with \
-         the same role the mean.",
+        "{} One position at a time; columns are what a position is in its prompt (asked: in the \
+         example whose key is the query), of several with the same role the mean.",
         about.caption
     );
     let axes = vec![
@@ -360,8 +360,8 @@ fn relation_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> 
         let mut effects = vectors.indirect_effects(&bare, &answers)?;
         effects.about.title = format!("Indirect effect of heads on {relation}");
         effects.about.caption = format!(
-            "Head output at the last position of `(subject) is` set to its mean over the statements \
-             of {relation}; mean over the statements' subjects and attributes."
+            "Head output at the last position of `(subject) is` set to its mean over statements about \
+             the subject's {relation}; the change is the mean over those subjects."
         );
         let heads = FunctionVectors::top_heads(&effects, args.heads.get());
         let mut added = vectors.effects(&vectors.vector(&heads)?, &bare, &answers)?;

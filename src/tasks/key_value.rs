@@ -71,14 +71,15 @@ pub enum KeyValueRole {
     AfterQuery,
 }
 
+/// As labels of an axis: `asked` for the queried example.
 impl fmt::Display for KeyValueRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             KeyValueRole::Bos => "BOS",
             KeyValueRole::OtherKey => "other key",
             KeyValueRole::OtherValue => "other value",
-            KeyValueRole::QueriedKey => "the queried key",
-            KeyValueRole::QueriedValue => "the queried value",
+            KeyValueRole::QueriedKey => "asked key",
+            KeyValueRole::QueriedValue => "asked value",
             KeyValueRole::Between => "between",
             KeyValueRole::Query => "query",
             KeyValueRole::AfterQuery => "after the query",
