@@ -80,6 +80,7 @@ enum Kind {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     check(&arguments)?;
+    support::check_outputs(arguments.json.as_deref(), arguments.out.as_deref())?;
     let (model, tokenizer) = support::open(arguments.model.as_deref())?;
     println!("Model: {}", support::name(arguments.model.as_deref()));
     let (facts, skipped) = facts(&arguments, &tokenizer)?;

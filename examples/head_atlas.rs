@@ -15,7 +15,7 @@ use patchlens::{
     Circuits, Head, HeadLabel, HeadReport, HeadReporter, HeadTask, Prompt, Replacement,
 };
 use serde_json::json;
-use support::heads::{Sequences, cost_at_end};
+use support::heads::{Sequences, cost_at_end, stage};
 use support::options::Common;
 
 /// Reports on all attention heads; --out makes one page, head_atlas.html, with their patterns
@@ -55,10 +55,12 @@ fn main() -> Result<()> {
     if args.zero {
         reporter.ablation = Replacement::Zero;
     }
+    let working = stage("patterns, copying, composition and ablation of all heads");
     let report = reporter.run(&model)?;
+    drop(working);
     let (metric, base) = (report.metric.as_deref().unwrap_or("metric"), report.base);
     println!(
-        "IOI {metric} of the whole model: {:.3}\n",
+        "IOI {metric} of the whole model: {:.3} (a difference of logits, as are all costs below)\n",
         base.unwrap_or(f32::NAN)
     );
     println!("{report}");
@@ -74,7 +76,9 @@ fn main() -> Result<()> {
     }
     let table = Circuits::new(&model).composition_table()?;
     println!("\nstrongest composition of heads\n{}", table.top(5));
+    let working = stage("knocking heads out at END");
     let cost = cost_at_end(&model, &pairs)?;
+    drop(working);
     check_labels(&report, &cost);
     args.common.save_json(
         &json!({ "report": report, "knocked_out_at_end": cost, "composition": table }),
@@ -117,17 +121,36 @@ fn check_labels(report: &HeadReport, cost: &Labelled) {
         println!("heads with the evidence of {label}: {names}");
         writers.extend(found);
     }
-    println!("\nwhat knocking a head out at END costs (mean over other names), the costliest:");
-    for head in heads.iter().take(writers.len() + 2) {
-        let card = report.card(*head);
-        let task = card.and_then(|card| card.task.as_ref());
-        let share = 100.0 * at_end(head) / report.base.unwrap_or(f32::NAN);
+    println!(
+        "(suppression: the head writes against the wrong name S, which raises IO − S; a negative name \
+         mover writes against IO, which lowers it)"
+    );
+    println!(
+        "\nwhat knocking a head out at END costs, in logits: its output there is replaced by the mean \
+         over prompts\nof the same template with other names (\"at end\" in the table: by its mean over \
+         all positions); the costliest:"
+    );
+    let shown = writers.len() + 2;
+    let line = |head: &Head| show_cost(report, *head, at_end(head));
+    heads.iter().take(shown).for_each(line);
+    let raise: Vec<&Head> = heads.iter().rev().filter(|h| at_end(h) < 0.0).collect();
+    println!(
+        "{} of {} heads raise the metric when knocked out at END{}",
+        raise.len(),
+        heads.len(),
+        if raise.is_empty() {
+            ""
+        } else {
+            ", the strongest:"
+        }
+    );
+    raise.into_iter().take(shown).for_each(line);
+    if let Some((first, last)) = heads.get(writers.len()).zip(heads.last()) {
         println!(
-            "  {:5} {:20} {:+.3} ({share:+.1} %), ablated everywhere {:+.3}",
-            head.to_string(),
-            card.map_or(String::new(), |card| card.label.to_string()),
-            at_end(head),
-            task.and_then(|task| task.lost.value).unwrap_or(f32::NAN)
+            "all but the {} costliest are between {:+.3} and {:+.3}",
+            writers.len(),
+            at_end(last),
+            at_end(first)
         );
     }
     if writers.is_empty() {
@@ -139,5 +162,18 @@ fn check_labels(report: &HeadReport, cost: &Labelled) {
     println!(
         "of the {} heads said to write for IO or against S, {agree} are among the {0} that cost most\n",
         writers.len()
+    );
+}
+
+/// What a head's knock-out at END costs, beside what its ablation everywhere does.
+fn show_cost(report: &HeadReport, head: Head, cost: f32) {
+    let card = report.card(head);
+    let task = card.and_then(|card| card.task.as_ref());
+    let share = 100.0 * cost / report.base.unwrap_or(f32::NAN);
+    println!(
+        "  {:5} {:20} {cost:+.3} ({share:+.1} %), ablated everywhere {:+.3}",
+        head.to_string(),
+        card.map_or(String::new(), |card| card.label.to_string()),
+        task.and_then(|task| task.lost.value).unwrap_or(f32::NAN)
     );
 }

@@ -8,16 +8,17 @@ mod support;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use patchlens::report::Labelled;
-use patchlens::tasks::{FactPrompt, Facts, KeyValue, Repeated};
+use ndarray::{Array2, Axis as Dim};
+use patchlens::report::{Axis, Labelled};
+use patchlens::tasks::{FactPrompt, Facts, KeyValue, KeyValuePair, Repeated};
 use patchlens::{
-    FunctionVectors, Grid, Prompt, Replacement, Site, TokenPair, Tokenizer, Transformer,
+    FunctionVectors, Grid, Patching, Prompt, Replacement, Site, TokenPair, Tokenizer, Transformer,
     activation_patching, in_context_score, in_context_score_by_head, logit_diffs,
 };
 use serde_json::{Value, json};
-use support::heads::{Sequences, pm};
+use support::heads::{Sequences, WordPairs, pm, stage};
 use support::options::Common;
 
 /// Measures in-context learning
@@ -40,7 +41,8 @@ struct Args {
     /// Examples in a few-shot prompt
     #[arg(long, default_value_t = 4)]
     shots: usize,
-    /// Lines with a word and its counterpart, for function vectors; antonyms if left out
+    /// Lines of two words with a space between, for function vectors; antonyms if left out. Each
+    /// word has to be one token
     #[arg(long, value_name = "FILE")]
     pairs: Option<PathBuf>,
     /// Heads in a function vector
@@ -57,9 +59,14 @@ const ANTONYMS: &str = "hot cold\nbig small\nup down\nleft right\nopen closed\nf
 fn main() -> Result<()> {
     let args = Args::parse();
     let (model, tokenizer) = args.common.open()?;
+    // First, so that a file that will not do is told before the work.
+    let pairs = word_pairs(&args, &tokenizer)?;
     let score = score(&args, &model, &tokenizer)?;
     let mapping = mapping(&args, &model, &tokenizer)?;
-    let vectors = function_vectors(&args, &model, &tokenizer)?;
+    let vectors = match &pairs {
+        Some(pairs) => function_vectors(&args, &model, &tokenizer, pairs)?,
+        None => relation_vectors(&args, &model, &tokenizer)?,
+    };
     let found = [score, mapping, vectors];
     let numbers: serde_json::Map<_, _> = found
         .iter()
@@ -100,7 +107,13 @@ fn texts(
                 .collect::<patchlens::Result<_>>()?
         }
         None => {
-            let period = (late / 3).clamp(2, 50);
+            let period = args.sequences.period.unwrap_or((late / 3).clamp(2, 50));
+            ensure!(
+                (1..late).contains(&period),
+                "--period: found {period}; expected 1 to {}, so that the late token ({late}) is in a \
+                 later repeat",
+                late - 1
+            );
             let repeats = late.div_ceil(period);
             let drawn = Repeated::new(tokenizer)?.prompts(
                 args.sequences.sequences,
@@ -122,8 +135,10 @@ fn texts(
 
 fn score(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Found> {
     let (tokens, prompts) = texts(args, model, tokenizer)?;
+    let working = stage("in-context-learning score, whole and by head");
     let whole = in_context_score(model, &prompts, tokens)?;
     let change = in_context_score_by_head(model, &prompts, tokens, Replacement::Mean)?;
+    drop(working);
     println!("loss at token {:4}: {}", tokens.late, pm(whole.late_loss));
     println!("loss at token {:4}: {}", tokens.early, pm(whole.early_loss));
     println!(
@@ -157,7 +172,12 @@ fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Fo
     let corrupted: Vec<Prompt> = pairs.iter().map(|p| p.corrupted.clone()).collect();
     let answers: Vec<(u32, u32)> = pairs.iter().map(|p| (p.answer, p.other)).collect();
     let metric = logit_diffs(&answers);
+    let working = stage("patching the mapping");
     let found = activation_patching(model, &clean, &corrupted, Grid::heads(Site::Z), &metric)?;
+    let grid = Grid::positions(Site::ResidPre);
+    let stream = activation_patching(model, &clean, &corrupted, grid, &metric)?;
+    let stream = by_role(&stream, &pairs)?.normalized()?;
+    drop(working);
     let right = found.clean.iter().filter(|v| **v > 0.0).count();
     println!("\nkey → value, `{}`", tokenizer.decode(&clean[0].tokens)?);
     println!(
@@ -166,20 +186,17 @@ fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Fo
     );
     let effect = found.normalized()?;
     println!("{effect}");
-    let grid = Grid::positions(Site::ResidPre);
-    let stream = activation_patching(model, &clean, &corrupted, grid, &metric)?.normalized()?;
     println!("{stream}");
     let strongest = |of: &Labelled| of.top(1).cells.into_iter().next();
     if let (Some(head), Some(place)) = (strongest(&effect), strongest(&stream)) {
         println!(
-            "of the logit difference between the mappings, one head's patch restores most at {}.{} ({:+.2}), one \
-             of the residual stream before layer {} at position {} of 0 to {} ({:+.2})",
+            "of the logit difference between the mappings, one head's patch restores most at {}.{} \
+             ({:+.2}), one of the residual stream before layer {} at the {} ({:+.2})",
             head.index[0],
             head.index[1],
             head.value,
             place.index[0],
-            place.index[1],
-            clean[0].len() - 1,
+            stream.axes()[1].labels[place.index[1]],
             place.value
         );
     }
@@ -193,35 +210,111 @@ fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Fo
     })
 }
 
-fn function_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Found> {
+/// The effect of patching one position, averaged over the prompts' positions with the same role,
+/// `[layer, role]`: which example is queried differs from prompt to prompt.
+fn by_role(found: &Patching, pairs: &[KeyValuePair]) -> Result<Labelled> {
+    let mut roles: Vec<_> = pairs.iter().flat_map(|p| &p.roles).collect();
+    roles.sort_unstable();
+    roles.dedup();
+    let layers = found.per_prompt.shape()[0];
+    let mut values = Array2::zeros((layers, roles.len()));
+    for (role, mut column) in roles.iter().zip(values.columns_mut()) {
+        let mut positions = 0.0;
+        for (i, pair) in pairs.iter().enumerate() {
+            let of_pair = found.per_prompt.index_axis(Dim(2), i);
+            let same = pair.roles.iter().enumerate().filter(|(_, r)| r == role);
+            for (position, _) in same {
+                column += &of_pair.index_axis(Dim(1), position);
+                positions += 1.0;
+            }
+        }
+        column /= positions;
+    }
+    let mut about = found.effect.about.clone();
+    about.title = "Key → value: resid_pre patched, by role of the position".to_string();
+    about.caption = format!(
+        "{} One position at a time; columns are what a position is in its prompt (asked: in the \
+         example whose key is the query), of several with the same role the mean.",
+        about.caption
+    );
+    let axes = vec![
+        Axis::layers(layers),
+        Axis::new("role", roles.iter().map(ToString::to_string)),
+    ];
+    Ok(Labelled::new(values, axes, about)?)
+}
+
+/// The words for function vectors, if the vocabulary has enough of them; too few of a file that
+/// was asked for are an error.
+fn word_pairs(args: &Args, tokenizer: &Tokenizer) -> Result<Option<WordPairs>> {
     let text = match &args.pairs {
         Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
         None => ANTONYMS.to_string(),
     };
-    let token = |word: &str| tokenizer.token(&format!(" {word}")).ok();
-    let pair = |line: &str| {
-        let (a, b) = line.split_once(' ')?;
-        Some((token(a)?, token(b.trim())?))
+    let pairs = WordPairs::read(&text, tokenizer);
+    let needed = args.shots + 1;
+    let Some(path) = &args.pairs else {
+        let enough = pairs.keys.len() >= needed;
+        if !enough {
+            println!(
+                "function vectors from examples: left out, the vocabulary has {} of the {} antonyms as \
+                 single tokens, {needed} are needed for {} shots\n",
+                pairs.keys.len(),
+                pairs.lines,
+                args.shots
+            );
+        }
+        return Ok(enough.then_some(pairs));
     };
-    let (keys, values): (Vec<u32>, Vec<u32>) = text.lines().filter_map(pair).unzip();
-    if keys.len() <= args.shots {
-        println!(
-            "\nfunction vectors from examples: left out, the vocabulary has {} of the pairs as single \
-             tokens",
-            keys.len()
-        );
-        return relation_vectors(args, model, tokenizer);
+    pairs.tell(path);
+    ensure!(
+        pairs.keys.len() >= needed,
+        "{}: found {} usable pairs in {} lines; expected at least {needed}, one more than --shots",
+        path.display(),
+        pairs.keys.len(),
+        pairs.lines
+    );
+    Ok(Some(pairs))
+}
+
+/// What stands between the words of a pair and after it: `hot: cold` and a new line or, where the
+/// vocabulary lacks them, `hot cold.`
+fn template(tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
+    match (tokenizer.encode(":"), tokenizer.encode("\n")) {
+        (Ok(arrow), Ok(end)) => Ok((arrow.tokens, end.tokens)),
+        _ => {
+            let end = tokenizer.encode(".");
+            let end = end.context("the vocabulary has neither `:` and a new line nor `.`")?;
+            Ok((Vec::new(), end.tokens))
+        }
     }
-    let arrow = tokenizer.encode(":")?.tokens;
-    let end = tokenizer.encode("\n")?.tokens;
+}
+
+fn function_vectors(
+    args: &Args,
+    model: &Transformer,
+    tokenizer: &Tokenizer,
+    pairs: &WordPairs,
+) -> Result<Found> {
+    let (arrow, end) = template(tokenizer)?;
+    let (keys, values) = (pairs.keys.clone(), pairs.values.clone());
     let task = KeyValue::new(keys, values, arrow, end)?.labelled_by(tokenizer);
     let prompts = task.function_prompts(args.sequences.sequences, args.shots, args.common.seed)?;
+    println!(
+        "\nfunction vectors from examples, `{}`",
+        tokenizer.decode(&prompts.clean[0].tokens)?.escape_debug()
+    );
+    let working = stage("function vectors");
     let vectors = FunctionVectors::new(model, &prompts.clean)?;
-    let effects = vectors.indirect_effects(&prompts.shuffled, &prompts.answers)?;
+    let mut effects = vectors.indirect_effects(&prompts.shuffled, &prompts.answers)?;
+    effects.about.caption = "Head output at the last position of prompts whose examples are \
+                             shuffled, set to its mean over prompts with the right examples."
+        .to_string();
     let heads = FunctionVectors::top_heads(&effects, args.heads.get());
     let vector = vectors.vector(&heads)?;
     let added = vectors.effects(&vector, &prompts.zero_shot, &prompts.answers)?;
-    println!("\n{effects}\n{added}");
+    drop(working);
+    println!("{effects}\n{added}");
     Ok(Found {
         name: "function_vectors",
         json: json!({ "indirect_effects": effects, "heads": heads, "added": added }),
@@ -262,10 +355,20 @@ fn relation_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> 
             .map(|f| tokenizer.encode(&format!("{} is", f.subject_text)));
         let bare: Vec<Prompt> = bare.collect::<patchlens::Result<_>>()?;
         let answers: Vec<u32> = of.iter().map(|f| f.attribute).collect();
+        let working = stage(&format!("function vectors of {relation}"));
         let vectors = FunctionVectors::new(model, &clean)?;
-        let effects = vectors.indirect_effects(&bare, &answers)?;
+        let mut effects = vectors.indirect_effects(&bare, &answers)?;
+        effects.about.title = format!("Indirect effect of heads on {relation}");
+        effects.about.caption = format!(
+            "Head output at the last position of `(subject) is` set to its mean over statements about \
+             the subject's {relation}; the change is the mean over those subjects."
+        );
         let heads = FunctionVectors::top_heads(&effects, args.heads.get());
-        let added = vectors.effects(&vectors.vector(&heads)?, &bare, &answers)?;
+        let mut added = vectors.effects(&vectors.vector(&heads)?, &bare, &answers)?;
+        drop(working);
+        added.about.title = format!("Effect of the function vector of {relation}");
+        added.about.caption =
+            "Added to resid_post at the last position of `(subject) is`.".to_string();
         let best = heads[0];
         let names: Vec<String> = heads.iter().map(ToString::to_string).collect();
         let strongest = added.values().iter().copied().fold(f32::MIN, f32::max);
@@ -281,6 +384,7 @@ fn relation_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> 
             json!({ "indirect_effects": effects, "heads": heads, "added": added }),
         );
         pictures.push((format!("relation_{relation}"), effects));
+        pictures.push((format!("relation_{relation}_added"), added));
     }
     Ok(Found {
         name: "function_vectors",

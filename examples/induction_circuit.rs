@@ -5,13 +5,13 @@
 
 mod support;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use patchlens::{
     Head, InductionCircuit, InductionSearch, Replacement, induction_circuit, repeated_loss,
 };
 use serde_json::json;
-use support::heads::{Sequences, pm};
+use support::heads::{Sequences, pm, stage};
 use support::options::Common;
 
 /// Finds the induction circuit
@@ -24,20 +24,30 @@ struct Args {
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]
     zero: bool,
-    /// Attention to the induction pattern that makes a head a candidate
+    /// Attention to the induction pattern that makes a head a candidate, 0 to 1
     #[arg(long, default_value_t = 0.3)]
     min_attention: f32,
-    /// Share of the gain that an ablation or an edge must remove
+    /// Share of the gain that an ablation or an edge must remove, 0 to 1
     #[arg(long, default_value_t = 0.05)]
     min_share: f32,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    for (option, value) in [
+        ("--min-attention", args.min_attention),
+        ("--min-share", args.min_share),
+    ] {
+        ensure!(
+            (0.0..=1.0).contains(&value),
+            "{option}: found {value}; expected 0 to 1"
+        );
+    }
     let (model, tokenizer) = args.common.open()?;
     let repeated = args
         .sequences
         .repeated(&model, &tokenizer, args.common.seed)?;
+    let working = stage("loss, ablation of heads, paths into keys");
     let loss = repeated_loss(&model, &repeated)?;
     let search = InductionSearch {
         ablation: if args.zero {
@@ -50,12 +60,25 @@ fn main() -> Result<()> {
         ..InductionSearch::default()
     };
     let found = induction_circuit(&model, &repeated, search)?;
+    drop(working);
     println!("loss in the first repeat   {} nats", pm(loss.first_loss));
+    let uniform = (model.config().d_vocab as f32).ln();
+    if loss.first_loss.0 > uniform {
+        println!(
+            "  above ln(vocabulary) = {uniform:.2}, what equal probabilities would give: random tokens are \
+             unlike the text the model expects{}",
+            if args.common.model.is_none() {
+                " (its training gave the first repeat of random sequences no weight)"
+            } else {
+                ""
+            }
+        );
+    }
     println!("loss in the second repeat  {} nats", pm(loss.second_loss));
     println!("accuracy in the second     {}", pm(loss.second_accuracy));
     println!("gain of the repetition     {} nats\n", pm(loss.gain));
     println!("{}", found.removed);
-    show(&found);
+    show(&found, search);
     args.common.save_json(&json!({
         "first_loss": loss.first_loss,
         "second_loss": loss.second_loss,
@@ -85,7 +108,19 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn show(found: &InductionCircuit) {
+fn show(found: &InductionCircuit, search: InductionSearch) {
+    let (attention, least) = (search.min_attention, 100.0 * search.min_share);
+    if found.induction_heads.is_empty() {
+        println!(
+            "no head passes: none has prefix matching of {attention} or more and removes or keeps alone \
+             {least:.1} % of the gain or more (--min-attention, --min-share)"
+        );
+    } else if found.edges.is_empty() {
+        println!(
+            "no earlier head passes: none removes {least:.1} % of the gain or more when cut from the keys \
+             of the induction heads (--min-share)"
+        );
+    }
     let score = |pattern: usize, h: &Head| found.patterns.values()[[pattern, h.layer, h.head]];
     for (head, kept) in found.induction_heads.iter().zip(&found.kept_alone) {
         println!(
@@ -127,5 +162,11 @@ fn show(found: &InductionCircuit) {
                 100.0 * share
             );
         }
+    }
+    if found.senders_removed.is_some() {
+        println!(
+            "(ablated: for every later part of the model; cut from the keys: for the induction heads' keys \
+             alone, so the two shares differ)"
+        );
     }
 }

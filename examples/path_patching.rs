@@ -53,6 +53,7 @@ type Head = (usize, usize);
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    support::check_outputs(args.json.as_deref(), args.out.as_deref())?;
     let (model, tokenizer) = support::open(args.model.as_deref())?;
     println!("model     {}", support::name(args.model.as_deref()));
     let (study, metric) = study(&args, &model, &tokenizer)?;

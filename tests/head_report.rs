@@ -6,11 +6,12 @@
 #[allow(dead_code)] // The examples use the rest.
 mod heads;
 
-use patchlens::tasks::{Corruption, Ioi, IoiPair, Repeated, Split};
+use patchlens::tasks::{Corruption, Ioi, IoiPair, Repeated, RepeatedPrompt, Split};
 use patchlens::{
-    Decomposition, Edit, Head, HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch,
-    Intervention, LogitDirection, Prompt, Replacement, Site, Sweep, Target, Tokenizer, Transformer,
-    direct_logit_attribution, head_direct_effect, induction_circuit, repeated_loss,
+    Config, Decomposition, Edit, FunctionVectors, Head, HeadLabel, HeadReport, HeadReporter,
+    HeadTask, InductionSearch, Intervention, LogitDirection, Prompt, Replacement, Site, Sweep,
+    Target, TokenPair, Tokenizer, Transformer, direct_logit_attribution, head_direct_effect,
+    in_context_score_by_head, induction_circuit, repeated_loss,
 };
 
 fn pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
@@ -175,4 +176,55 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
         found.induction_removed.is_none(),
         found.induction_heads.is_empty()
     );
+}
+
+#[test]
+fn results_tell_how_many_prompts_they_are_means_of() {
+    let config = Config {
+        n_layers: 2,
+        n_heads: 2,
+        d_model: 8,
+        d_mlp: 16,
+        d_vocab: 11,
+        ..Config::gpt2()
+    };
+    let model = Transformer::random(config, 0).unwrap();
+    let repeated: Vec<RepeatedPrompt> = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+        .into_iter()
+        .map(|once| RepeatedPrompt {
+            prompt: Prompt::from([once, once].concat()),
+            start: 0,
+            period: 3,
+        })
+        .collect();
+    let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
+    let loss = repeated_loss(&model, &repeated).unwrap();
+    assert_eq!(loss.loss.about.counts["sequences"], 3);
+    assert_eq!(loss.accuracy.about.counts["sequences"], 3);
+    let tokens = TokenPair { late: 6, early: 3 };
+    let change = in_context_score_by_head(&model, &prompts, tokens, Replacement::Mean).unwrap();
+    assert_eq!(change.about.counts["prompts"], 3);
+    let vectors = FunctionVectors::new(&model, &prompts).unwrap();
+    let effects = vectors.indirect_effects(&prompts, &[1, 4, 7]).unwrap();
+    assert_eq!(effects.about.counts["prompts"], 3);
+    let vector = vectors.vector(&[Head::new(0, 1)]).unwrap();
+    let added = vectors.effects(&vector, &prompts, &[1, 4, 7]).unwrap();
+    assert_eq!(added.about.counts["prompts"], 3);
+    assert_eq!(added.about.baselines, effects.about.baselines);
+
+    for (what, attention, share) in [
+        ("min_attention", 2.0, 0.05),
+        ("min_attention", f32::NAN, 0.05),
+        ("min_share", 0.3, -0.1),
+        ("min_share", 0.3, f32::INFINITY),
+    ] {
+        let search = InductionSearch {
+            min_attention: attention,
+            min_share: share,
+            ..InductionSearch::default()
+        };
+        let error = induction_circuit(&model, &repeated, search).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(what) && error.contains("0 to 1"), "{error}");
+    }
 }

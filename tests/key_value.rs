@@ -1,6 +1,6 @@
 //! The generator of key → value prompts.
 
-use patchlens::tasks::KeyValue;
+use patchlens::tasks::{KeyValue, KeyValueRole};
 
 const ARROW: u32 = 100;
 const END: u32 = 101;
@@ -38,6 +38,44 @@ fn each_prompt_has_its_own_mapping() {
         .collect();
     assert!(of_key_0.iter().any(|v| *v != of_key_0[0]), "{of_key_0:?}");
     assert_eq!(pairs, task().with_bos(99).pairs(30, 3, 0).unwrap());
+}
+
+#[test]
+fn roles_tell_the_queried_example_apart() {
+    let pairs = task().with_bos(99).pairs(30, 3, 0).unwrap();
+    let mut queried = Vec::new();
+    for pair in &pairs {
+        let (tokens, other) = (&pair.clean.tokens, &pair.corrupted.tokens);
+        assert_eq!(pair.roles.len(), tokens.len());
+        let at = |role| -> Vec<usize> {
+            let all = 0..tokens.len();
+            all.filter(|i| pair.roles[*i] == role).collect()
+        };
+        let (key, value) = (at(KeyValueRole::QueriedKey), at(KeyValueRole::QueriedValue));
+        let query = at(KeyValueRole::Query);
+        assert_eq!([&key, &value, &query].map(Vec::len), [1, 1, 1]);
+        assert_eq!(tokens[key[0]], tokens[query[0]]);
+        assert_eq!(
+            (tokens[value[0]], other[value[0]]),
+            (pair.answer, pair.other)
+        );
+        for i in at(KeyValueRole::OtherKey) {
+            assert!(tokens[i] < 6 && tokens[i] != tokens[query[0]]);
+        }
+        for i in at(KeyValueRole::OtherValue) {
+            assert!((10..16).contains(&tokens[i]) && tokens[i] != pair.answer);
+        }
+        for i in at(KeyValueRole::Between) {
+            assert!([ARROW, END].contains(&tokens[i]));
+        }
+        assert_eq!(
+            (at(KeyValueRole::Bos), at(KeyValueRole::AfterQuery)),
+            (vec![0], vec![14])
+        );
+        queried.push(value[0]);
+    }
+    // One position in all prompts would need no roles.
+    assert!(queried.iter().any(|i| *i != queried[0]), "{queried:?}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The memory of a sweep stays under its stated bound, on GPT-2 small's widths with 4 layers.
 
 use patchlens::{
-    Config, Edit, Grid, Intervention, Prompts, Run, Selection, Site, Sweep, Transformer, logit_diff,
+    Config, Edit, Grid, Intervention, Prompt, Prompts, Run, Selection, Site, Sweep, Target,
+    Transformer, logit_diff,
 };
 use peak_alloc::PeakAlloc;
 
@@ -74,5 +75,28 @@ fn peak_memory_stays_under_the_limit() {
             peaks.push(used);
         }
         assert!(peaks[0] < peaks[2], "a tighter limit uses less: {peaks:?}");
+    }
+    on_demand(&model);
+}
+
+/// What is made only where hooks want it counts too: a sweep of one long prompt.
+fn on_demand(model: &Transformer) {
+    let prompt = Prompt::from((0..64).collect::<Vec<u32>>());
+    for site in [Site::AttnIn, Site::QInput, Site::Result, Site::Pattern] {
+        let cell = |head| {
+            let target = Target::new(site.at(1)).at_heads([head, (head + 1) % 12]);
+            vec![Intervention::new(target, Edit::Scale(0.5))]
+        };
+        let cells: Vec<_> = (0..12).map(cell).collect();
+        let sweep = Sweep::new(model, &prompt).unwrap().memory_limit(80 << 20);
+        let prepared = sweep.prepare(&cells, &logit_diff(1, 2)).unwrap();
+        patchlens::ops::release_memory();
+        let before = ALLOCATOR.current_usage();
+        ALLOCATOR.reset_peak_usage();
+        prepared.run().unwrap();
+        let used = (ALLOCATOR.peak_usage() - before) as u64;
+        let planned = prepared.plan().peak_bytes;
+        println!("{site:?}: planned {planned}, used {used}");
+        assert!(used <= planned, "{site:?}: used {used}, planned {planned}");
     }
 }

@@ -7,7 +7,7 @@ use super::circuits::{Circuits, Head, Input, weight};
 use super::factored::gram;
 use crate::error::Result;
 use crate::ops::matmul;
-use crate::report::{About, Axis, Labelled};
+use crate::report::{About, Axis, Labelled, Palette};
 
 impl<'m> Circuits<'m> {
     /// Composition scores `‖L · R‖ / (‖L‖ ‖R‖)` (Frobenius norms) of all pairs of heads,
@@ -45,10 +45,11 @@ impl<'m> Circuits<'m> {
         let about = About {
             title: format!("{kind:?}-composition"),
             caption: format!(
-                "‖OV · {}‖ / (‖OV‖ · ‖{0}‖) for every pair of heads.",
+                "‖OV · {}‖ / (‖OV‖ · ‖{0}‖) for every pair of heads; 0 where the second is not in a later layer.",
                 kind.reader()
             ),
             unit: "composition score".to_string(),
+            palette: Palette::Sequential,
             ..About::default()
         };
         Labelled::new(scores, axes, about)
@@ -80,9 +81,11 @@ impl<'m> Circuits<'m> {
         let about = About {
             title: "Composition of heads".to_string(),
             caption: "‖L · R‖ / (‖L‖ · ‖R‖): L is the OV circuit of the head that writes, R what \
-                      the later one reads with (for Q: QK, for K: its transpose, for V: OV)."
+                      the later one reads with (for Q: QK, for K: its transpose, for V: OV); 0 \
+                      where that is not in a later layer."
                 .to_string(),
             unit: "composition score".to_string(),
+            palette: Palette::Sequential,
             ..About::default()
         };
         Labelled::new(values, axes, about)

@@ -1,12 +1,12 @@
 //! Function vectors (Todd et al. 2024, "Function Vectors in Large Language Models"): what a few
 //! heads write after examples of a task, and whether that alone makes the model do the task.
 
-use ndarray::{Array1, Array2, Axis as Dim};
+use ndarray::{Array1, Array2};
 
 use super::circuits::Head;
 use super::factored::largest;
 use super::head_ablation::per_head;
-use super::statistics::over_first;
+use super::statistics::{mean_and_error, over_first};
 use crate::cache::Selection;
 use crate::error::{Error, Result};
 use crate::hook::Site;
@@ -72,7 +72,7 @@ impl<'m> FunctionVectors<'m> {
     }
 
     /// The average indirect effect of every head, `[layer, head]`, with standard errors: on
-    /// prompts whose examples are shuffled, how much the probability of the answer rises when the
+    /// prompts that do not show the task (whose examples are shuffled, say), how much the probability of the answer rises when the
     /// head's output at the last position is set to its mean over the good prompts.
     ///
     /// # Errors
@@ -92,10 +92,16 @@ impl<'m> FunctionVectors<'m> {
         let found = Sweep::new(self.model, shuffled)?.run(&cells, &probability(answers))?;
         let about = About {
             title: "Average indirect effect of heads".to_string(),
-            caption: "Head output at the last position of shuffled prompts set to its mean over \
-                      good prompts."
-                .to_string(),
+            caption:
+                "Head output at the last position of prompts that do not show the task set to \
+                      its mean over prompts that do."
+                    .to_string(),
             unit: "change of the answer's probability".to_string(),
+            baselines: [(
+                "without".to_string(),
+                mean_and_error(found.base.iter().copied()).0,
+            )]
+            .into(),
             ..About::default()
         };
         per_head(self.model, &found.values - &found.base, about)
@@ -154,16 +160,14 @@ impl<'m> FunctionVectors<'m> {
         let found = Sweep::new(self.model, prompts)?.run(&cells, &probability(answers))?;
         let changes = &found.values - &found.base;
         let (mean, error) = over_first(changes.t().into_dyn());
-        let base = found
-            .base
-            .mean_axis(Dim(0))
-            .map_or(f32::NAN, ndarray::Array0::into_scalar);
+        let base = mean_and_error(found.base.iter().copied()).0;
         let about = About {
             title: "Effect of the function vector".to_string(),
             caption: "Added to resid_post at the last position of prompts without examples."
                 .to_string(),
             unit: "change of the answer's probability".to_string(),
             baselines: [("without".to_string(), base)].into(),
+            counts: [("prompts".to_string(), found.base.len() as u64)].into(),
             ..About::default()
         };
         Labelled::new(mean, vec![Axis::layers(config.n_layers)], about)?.with_std_error(error)

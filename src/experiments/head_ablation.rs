@@ -130,8 +130,6 @@ impl HeadAblation {
             unit: metric.name().to_string(),
             ..About::default()
         };
-        let prompts = base.len() as u64;
-        about.counts.insert("prompts".to_string(), prompts);
         let (whole, _) = mean_and_error(base.iter().copied());
         about.baselines.insert("whole".to_string(), whole);
         Ok(HeadAblation {
@@ -297,9 +295,16 @@ pub(crate) fn taken_out(
     (0..model.config().n_heads).map(of_head).collect()
 }
 
-/// Mean and standard error over prompts of `[layer * n_heads + head, prompt]`.
-pub(crate) fn per_head(model: &Transformer, values: Array2<f32>, about: About) -> Result<Labelled> {
+/// Mean and standard error over prompts of `[layer * n_heads + head, prompt]`; says how many they
+/// are.
+pub(crate) fn per_head(
+    model: &Transformer,
+    values: Array2<f32>,
+    mut about: About,
+) -> Result<Labelled> {
     let config = model.config();
+    let prompts = values.ncols() as u64;
+    about.counts.insert("prompts".to_string(), prompts);
     let (mean, error) = over_first(values.t().into_dyn());
     let shape = [config.n_layers, config.n_heads];
     let [mean, error] = [mean, error].map(|array| {

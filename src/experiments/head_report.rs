@@ -267,7 +267,7 @@ impl fmt::Display for HeadReport {
         for name in &names {
             write!(f, "{:>10}", name.split(' ').next().unwrap_or(name))?;
         }
-        let columns = ["copy", "−copy", "direct", "at end", "lost"].map(|c| format!("{c:>8}"));
+        let columns = ["copy", "−copy", "direct*", "at end", "lost"].map(|c| format!("{c:>8}"));
         writeln!(f, "{}  composes with", columns.concat())?;
         let number = |value: Option<f32>| value.map_or("n/a".to_string(), |v| format!("{v:.2}"));
         for card in &self.cards {
@@ -291,6 +291,30 @@ impl fmt::Display for HeadReport {
             let partners: Vec<String> = card.partners.iter().map(partner).collect();
             writeln!(f, "  {}", partners.join(", "))?;
         }
-        Ok(())
+        self.legend(f)
+    }
+}
+
+impl HeadReport {
+    /// What the columns are.
+    fn legend(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nprevious to first: mean attention, 0 to 1; copy, −copy: share of tokens that the head's \
+             output has among the {COPY_TOP} highest logits, with the sign flipped for −copy"
+        )?;
+        let Some(metric) = &self.metric else {
+            return Ok(());
+        };
+        writeln!(
+            f,
+            "direct*, at end, lost: what the {metric} loses when the head's output is ablated (as set, by \
+             zeros or by its mean over all positions of all prompts); positive where the head helps\n  \
+             direct*  taken out of the last resid_post alone; the final LayerNorm is computed anew and \
+             reacts,\n           so heads that write something else can have an effect here that \
+             attribution with a frozen scale lacks\n  \
+             at end   ablated at the last position\n  \
+             lost     ablated at all positions"
+        )
     }
 }

@@ -63,6 +63,20 @@ impl Default for InductionSearch {
     }
 }
 
+impl InductionSearch {
+    fn check(&self) -> Result<()> {
+        for (what, share) in [
+            ("min_attention", self.min_attention),
+            ("min_share", self.min_share),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(Error::invalid(what, share, "0 to 1"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A head whose output an induction head's keys read, directly or through MLPs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InductionEdge {
@@ -132,12 +146,14 @@ impl InductionCircuit {
 /// same share of the receiver's attention to the induction pattern.
 ///
 /// # Errors
-/// As [`repeated_loss`](crate::repeated_loss); [`Error::Invalid`] if the model gains nothing from the repetition.
+/// As [`repeated_loss`](crate::repeated_loss); [`Error::Invalid`] if a threshold is not within 0 to
+/// 1, or if the model gains nothing from the repetition.
 pub fn induction_circuit(
     model: &Transformer,
     repeated: &[RepeatedPrompt],
     search: InductionSearch,
 ) -> Result<InductionCircuit> {
+    search.check()?;
     check(repeated)?;
     let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
     let study = Study {
@@ -281,6 +297,8 @@ impl Study<'_> {
                       induction head are cut."
                 .to_string(),
             unit: "share of the gain".to_string(),
+            baselines: [("gain (nats)".to_string(), gain)].into(),
+            counts: [("prompts".to_string(), self.sweep.prompts().len() as u64)].into(),
             ..About::default()
         };
         Ok((Some(Labelled::new(values, axes, about)?), edges))

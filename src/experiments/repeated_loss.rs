@@ -96,11 +96,13 @@ pub fn repeated_loss(model: &Transformer, repeated: &[RepeatedPrompt]) -> Result
 
 fn by_position(values: Array2<f32>, title: &str, unit: &str) -> Result<Labelled> {
     let (mean, error) = over_first(values.view().into_dyn());
+    let sequences = values.nrows() as u64;
     let axis = Axis::new("position", (0..mean.len()).map(|i| i.to_string()));
     let about = About {
         title: title.to_string(),
         caption: "At each position, of the token that follows it.".to_string(),
         unit: unit.to_string(),
+        counts: [("sequences".to_string(), sequences)].into(),
         ..About::default()
     };
     Labelled::new(mean, vec![axis], about)?.with_std_error(error)

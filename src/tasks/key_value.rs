@@ -1,6 +1,8 @@
 //! In-context tasks made of key → value examples: a mapping that changes from prompt to prompt
 //! can only be read from the prompt itself.
 
+use std::fmt;
+
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand::seq::index::sample;
@@ -43,6 +45,46 @@ pub struct KeyValuePair {
     pub answer: u32,
     /// The query's value under the second one.
     pub other: u32,
+    /// What each position is, `[pos]`. The queried example is drawn anew for each pair of prompts,
+    /// so that positions of several pairs can be compared by their role alone.
+    pub roles: Vec<KeyValueRole>,
+}
+
+/// What a position of a key → value prompt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyValueRole {
+    /// BOS.
+    Bos,
+    /// The key of an example that is not queried.
+    OtherKey,
+    /// The value of an example that is not queried.
+    OtherValue,
+    /// The key of the example that is queried.
+    QueriedKey,
+    /// The value of the example that is queried: the answer.
+    QueriedValue,
+    /// What stands between keys and values, or after an example.
+    Between,
+    /// The key after all examples.
+    Query,
+    /// What stands between the query and the answer to come.
+    AfterQuery,
+}
+
+/// As labels of an axis: `asked` for the queried example.
+impl fmt::Display for KeyValueRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            KeyValueRole::Bos => "BOS",
+            KeyValueRole::OtherKey => "other key",
+            KeyValueRole::OtherValue => "other value",
+            KeyValueRole::QueriedKey => "asked key",
+            KeyValueRole::QueriedValue => "asked value",
+            KeyValueRole::Between => "between",
+            KeyValueRole::Query => "query",
+            KeyValueRole::AfterQuery => "after the query",
+        })
+    }
 }
 
 /// Prompts for function vectors; entries correspond.
@@ -123,6 +165,26 @@ impl<'t> KeyValue<'t> {
         }
     }
 
+    /// What each position is when the example `queried` of `shots` is queried.
+    fn roles(&self, shots: usize, queried: usize) -> Vec<KeyValueRole> {
+        let mut roles: Vec<KeyValueRole> =
+            self.bos.map(|_| KeyValueRole::Bos).into_iter().collect();
+        let fill = |n: usize, role| std::iter::repeat_n(role, n);
+        for example in 0..shots {
+            let (key, value) = match example == queried {
+                true => (KeyValueRole::QueriedKey, KeyValueRole::QueriedValue),
+                false => (KeyValueRole::OtherKey, KeyValueRole::OtherValue),
+            };
+            roles.push(key);
+            roles.extend(fill(self.arrow.len(), KeyValueRole::Between));
+            roles.push(value);
+            roles.extend(fill(self.end.len(), KeyValueRole::Between));
+        }
+        roles.push(KeyValueRole::Query);
+        roles.extend(fill(self.arrow.len(), KeyValueRole::AfterQuery));
+        roles
+    }
+
     fn check_shots(&self, shots: usize, most: usize) -> Result<()> {
         if (2..=most).contains(&shots) {
             return Ok(());
@@ -163,6 +225,7 @@ impl<'t> KeyValue<'t> {
             corrupted: self.prompt(&examples(shift), keys[query])?,
             answer: values[query],
             other: values[(query + shift) % shots],
+            roles: self.roles(shots, query),
         })
     }
 

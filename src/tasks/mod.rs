@@ -23,7 +23,7 @@ pub use corpus::{Corpus, Task, TrainingItem};
 pub use facts::{FactPrompt, Facts};
 pub use greater_than::{GreaterThan, GreaterThanPrompt};
 pub use ioi::{Corruption, Ioi, IoiPair, IoiPositions, IoiPrompt, Order};
-pub use key_value::{FunctionPrompts, KeyValue, KeyValuePair};
+pub use key_value::{FunctionPrompts, KeyValue, KeyValuePair, KeyValueRole};
 pub use known_facts::{KnownFacts, SkippedFact};
 pub use repeated::{Repeated, RepeatedPrompt};
 pub use vocabulary::mini_tokenizer_json;
