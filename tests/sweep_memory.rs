@@ -89,7 +89,8 @@ fn on_demand(model: &Transformer) {
         };
         let cells: Vec<_> = (0..12).map(cell).collect();
         let sweep = Sweep::new(model, &prompt).unwrap().memory_limit(80 << 20);
-        let prepared = sweep.prepare(&cells, &logit_diff(1, 2)).unwrap();
+        let metric = logit_diff(1, 2);
+        let prepared = sweep.prepare(&cells, &metric).unwrap();
         patchlens::ops::release_memory();
         let before = ALLOCATOR.current_usage();
         ALLOCATOR.reset_peak_usage();
