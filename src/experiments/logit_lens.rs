@@ -177,10 +177,18 @@ impl<'m> LogitLens<'m> {
     ///
     /// # Errors
     /// [`Error::NotCached`]; [`Error::Invalid`] for a point with other axes or one that the tuned
-    /// lens has no translator for.
+    /// lens has no translator for; [`Error::Shape`] for the cache of a model of another width.
     pub fn logits(&self, cache: &ActivationCache, point: HookPoint) -> Result<Array2<f32>> {
         check_axes(point)?;
         let residual = cache.flat(point)?;
+        let d_model = self.model.config().d_model;
+        if residual.ncols() != d_model {
+            return Err(Error::Shape {
+                at: format!("logit lens at {point}"),
+                found: residual.shape().to_vec(),
+                expected: format!("[pos, {d_model}], as in this model"),
+            });
+        }
         let translated;
         let residual = match self.tuned {
             Some(lens) => {

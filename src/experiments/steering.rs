@@ -54,15 +54,7 @@ impl Steering {
             return Err(Error::invalid("steering points", 0, "at least one"));
         }
         for (point, direction) in &directions {
-            if point.axes() != crate::hook::Axes::Model {
-                let axes = point.axes().names().join(", ");
-                let found = format!("{point} with axes [{axes}]");
-                return Err(Error::invalid(
-                    "steering point",
-                    found,
-                    "axes [pos, d_model]",
-                ));
-            }
+            check_axes(*point)?;
             let length = direction.dot(direction).sqrt();
             if !(length.is_finite() && length > 0.0) {
                 let what = format!("length of the steering direction at {point}");
@@ -90,6 +82,7 @@ impl Steering {
         points: &[HookPoint],
         read: Select,
     ) -> Result<Self> {
+        points.iter().try_for_each(|point| check_axes(*point))?;
         let positive = means(model, positive.as_ref(), points, &read)?;
         let negative = means(model, negative.as_ref(), points, &read)?;
         let differences = positive.into_iter().zip(negative).map(|(a, b)| a - b);
@@ -226,6 +219,18 @@ impl Steering {
             .insert("multiply-adds".to_string(), result.multiply_adds);
         labelled_means(shaped(&shape, result.values).view(), axes, about)
     }
+}
+
+fn check_axes(point: HookPoint) -> Result<()> {
+    if point.axes() == crate::hook::Axes::Model {
+        return Ok(());
+    }
+    let axes = point.axes().names().join(", ");
+    Err(Error::invalid(
+        "steering point",
+        format!("{point} with axes [{axes}]"),
+        "axes [pos, d_model]",
+    ))
 }
 
 /// The mean activation over prompts at each point, `[d_model]`.

@@ -60,7 +60,9 @@ impl Transformer {
     /// a hook changed counts as an added constant. LayerNorm is computed once for queries, keys
     /// and values, hence the gradient at its points is the sum over the three. At `hook_q_input`
     /// and the like stands the gradient through that reader and head alone, at `hook_attn_in` the
-    /// sum over the three readers. At masked scores the gradient is 0.
+    /// sum over the three readers. At masked scores the gradient is 0; where a hook has set such a
+    /// score to a number, gradients at that row's query and the later key take that number for
+    /// `q·k`, and are not to be relied on.
     ///
     /// A prompt's gradients have the bits that they would have alone, whatever the number of
     /// threads; those of the parameters depend on the batch and its order, not on the threads.
