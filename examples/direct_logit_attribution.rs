@@ -36,7 +36,10 @@ fn main() -> Result<()> {
     println!("{}", drawn[0].text);
     println!("... and {} more prompts\n", drawn.len() - 1);
 
-    let attribute = |by| direct_logit_attribution(&model, &prompts, &directions, by);
+    let attribute = |by| {
+        let _stage = support::heads::stage("direct logit attribution");
+        direct_logit_attribution(&model, &prompts, &directions, by)
+    };
     let layers = attribute(Decomposition::Layers)?;
     let components = attribute(Decomposition::Components)?;
     let writers = attribute(Decomposition::Writers)?;

@@ -121,6 +121,7 @@ fn translators(
         (None, n) => {
             let drawn = Ioi::new(tokenizer)?.split(Split::Train)?;
             let drawn = Prompts::new(&drawn.prompts(n, args.common.seed)?)?;
+            let _stage = support::heads::stage("fitting the tuned lens");
             TunedLens::fit(model, &drawn, points, args.ridge.unwrap_or(1e-3))?
         }
     };
@@ -190,6 +191,7 @@ fn ioi_prompts(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<(Prompt, u32)>>
 
 /// The mean KL divergence at a point over all positions of all prompts, in nats.
 fn mean_kl(mut lens: LogitLens<'_>, point: HookPoint, prompts: &[(Prompt, u32)]) -> Result<f32> {
+    let _stage = support::heads::stage("lens on held-out prompts");
     (lens.top_k, lens.points) = (1, vec![point]);
     let (mut sum, mut count) = (0.0, 0);
     for (prompt, _) in prompts {
@@ -244,6 +246,7 @@ fn tasks(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<Task>> {
 fn on_top(model: &Transformer, tasks: &[Task]) -> Result<Labelled> {
     let mut lens = LogitLens::new(model);
     lens.top_k = 1;
+    let _stage = support::heads::stage("lens on the tasks' prompts");
     let mut shares = Array2::zeros((tasks.len(), lens.points.len()));
     let mut points = Vec::new();
     for ((_, prompts), mut row) in tasks.iter().zip(shares.rows_mut()) {

@@ -84,7 +84,9 @@ fn main() -> Result<()> {
         tries.len()
     );
     let metric = log_probability(&[name]);
+    let stage = support::heads::stage("dose and response");
     let mut curve = steering.dose_response_by_point(&model, &tries, &metric, &args.scales)?;
+    drop(stage);
     curve.about.title = format!("Steering towards `{text}`, one layer at a time");
     curve.about.caption = format!("{direction} {}", curve.about.caption);
     println!("{}", curve.curves()?);

@@ -104,7 +104,9 @@ fn labels_are_those_built_in() {
         .unwrap();
     assert!(page.contains("Atlas") && page.contains("induction"));
     let table = report.to_string();
-    assert_eq!(table.lines().count(), 1 + 6, "{table}");
+    let rows = table.lines().take_while(|line| !line.is_empty());
+    assert_eq!(rows.count(), 1 + 6, "{table}");
+    assert!(table.contains("mean attention, 0 to 1"), "no legend: {table}");
 }
 
 #[test]
