@@ -106,7 +106,10 @@ fn labels_are_those_built_in() {
     let table = report.to_string();
     let rows = table.lines().take_while(|line| !line.is_empty());
     assert_eq!(rows.count(), 1 + 6, "{table}");
-    assert!(table.contains("mean attention, 0 to 1"), "no legend: {table}");
+    assert!(
+        table.contains("mean attention, 0 to 1"),
+        "no legend: {table}"
+    );
 }
 
 #[test]
