@@ -7,7 +7,7 @@ use super::head_scores::Role;
 use super::statistics::{mean_and_error, over_first};
 use crate::cache::{ActivationCache, Selection};
 use crate::error::Result;
-use crate::hook::Site;
+use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
 use crate::metric::Metric;
 use crate::model::{KeepLogits, Run, Transformer};
@@ -50,6 +50,21 @@ impl Replacement {
     }
 }
 
+/// What runs without hooks have at one point of a block; they stop behind that block.
+pub(super) fn caches_at(
+    model: &Transformer,
+    prompts: &[Prompt],
+    point: HookPoint,
+) -> Result<Vec<ActivationCache>> {
+    let selection = Selection::points([point]);
+    let run = Run {
+        cache: Some(&selection),
+        stop_at_layer: point.layer().map(|layer| layer + 1),
+        logits: KeepLogits::None,
+    };
+    Ok(model.run(prompts, (), &run)?.caches)
+}
+
 /// The mean over all positions of all prompts, `[head, d_head or d_model]`.
 pub(crate) fn mean_at(
     model: &Transformer,
@@ -58,13 +73,7 @@ pub(crate) fn mean_at(
     site: Site,
 ) -> Result<Array2<f32>> {
     let point = site.at(layer);
-    let selection = Selection::points([point]);
-    let run = Run {
-        cache: Some(&selection),
-        stop_at_layer: Some(layer + 1),
-        logits: KeepLogits::None,
-    };
-    let caches = model.run(prompts, (), &run)?.caches;
+    let caches = caches_at(model, prompts, point)?;
     let n_heads = model.config().n_heads;
     let mut sum: Option<Array1<f64>> = None;
     let mut rows = 0;
@@ -271,13 +280,7 @@ pub(crate) fn taken_out(
     ablation: Replacement,
 ) -> Result<Vec<Vec<ArrayD<f32>>>> {
     let point = Site::Result.at(layer);
-    let selection = Selection::points([point]);
-    let run = Run {
-        cache: Some(&selection),
-        stop_at_layer: Some(layer + 1),
-        logits: KeepLogits::None,
-    };
-    let caches = model.run(prompts, (), &run)?.caches;
+    let caches = caches_at(model, prompts, point)?;
     let means = match ablation {
         Replacement::Mean => Some(mean_at(model, prompts, layer, Site::Result)?),
         Replacement::Zero => None,

@@ -5,15 +5,15 @@ use ndarray::{Array1, Array2, Array4, ArrayD, Axis as Dim};
 
 use super::circuits::Head;
 use super::copy_scores::{Decoder, of_head};
-use super::head_ablation::{Replacement, ablate_at, direct_effect};
+use super::head_ablation::{Replacement, ablate_at, caches_at, direct_effect};
 use super::head_card::{Reading, Score, TaskEvidence};
 use super::head_scores::{Role, attention_to_roles};
 use super::statistics::over_first;
-use crate::cache::{ActivationCache, Selection};
+use crate::cache::ActivationCache;
 use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::metric::{Metric, logit_diffs};
-use crate::model::{KeepLogits, Run, Transformer};
+use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::Labelled;
 use crate::tasks::IoiPrompt;
@@ -247,13 +247,7 @@ fn outputs_at(
     at: &Role,
 ) -> Result<Vec<Vec<Array1<f32>>>> {
     let point = Site::Result.at(layer);
-    let selection = Selection::points([point]);
-    let run = Run {
-        cache: Some(&selection),
-        stop_at_layer: Some(layer + 1),
-        logits: KeepLogits::None,
-    };
-    let caches = model.run(prompts, (), &run)?.caches;
+    let caches = caches_at(model, prompts, point)?;
     let of_one = |head: usize| {
         let of_prompt = |(cache, position): (&ActivationCache, &usize)| {
             let output = cache.get(point)?.index_axis_move(Dim(0), *position);

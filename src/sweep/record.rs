@@ -5,11 +5,21 @@ use super::hooks::{ChunkHooks, LaneHooks};
 use super::plan::{Planned, changes, chunks};
 use crate::cache::{ActivationCache, Recorder, Selection};
 use crate::error::Result;
-use crate::hook::HookPoint;
+use crate::hook::{HookPoint, Site};
 use crate::model::lane::{Change, Columns, Held, Lane};
 use crate::model::pass::Pass;
 use crate::model::{KeepLogits, RunShape, Transformer};
 use crate::ops::{self, Thrift};
+
+/// What lanes with frozen halves read of the base run in every layer.
+pub(crate) const HELD_READS: [Site; 6] = [
+    Site::ResidPre,
+    Site::Z,
+    Site::AttnOut,
+    Site::ResidMid,
+    Site::MlpOut,
+    Site::ResidPost,
+];
 
 /// Runs of the prompts of some base caches, with halves of the blocks frozen to them.
 #[derive(Clone, Copy, Debug)]

@@ -14,17 +14,7 @@ use crate::hook::Site;
 use crate::intervention::{Edit, Intervention, Interventions, Target, Values};
 use crate::model::lane::Held;
 use crate::model::{KeepLogits, Run};
-use crate::sweep::{Cell, Recording, points_read};
-
-/// What lanes with frozen heads read of the base run in every layer.
-const HELD_READS: [Site; 6] = [
-    Site::ResidPre,
-    Site::Z,
-    Site::AttnOut,
-    Site::ResidMid,
-    Site::MlpOut,
-    Site::ResidPost,
-];
+use crate::sweep::{Cell, HELD_READS, Recording, points_read};
 
 /// The base run of a study, and its receivers.
 pub(super) struct KeyPaths<'s, 'm> {

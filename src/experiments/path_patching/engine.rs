@@ -10,13 +10,13 @@ use super::nodes::{PathReceiver, PathSender};
 use super::{PathPatching, check, linear};
 use crate::cache::{ActivationCache, Selection};
 use crate::error::Result;
-use crate::hook::{Axes, HookPoint, Site};
+use crate::hook::{Axes, HookPoint};
 use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::metric::Metric;
 use crate::model::lane::Held;
 use crate::model::{KeepLogits, Run};
 use crate::prompt::Prompt;
-use crate::sweep::{Cell, Recording, Sweep, points_read};
+use crate::sweep::{Cell, HELD_READS, Recording, Sweep, points_read};
 
 /// Cells whose runs C are kept at once, at most: so often an observer is told.
 const GROUP: usize = 64;
@@ -249,13 +249,3 @@ fn spread(saved: &[ActivationCache], point: HookPoint) -> Result<Values> {
         saved.iter().map(one).collect::<Result<_>>()?,
     ))
 }
-
-/// What the lanes of the runs C read of run B in every layer.
-const HELD_READS: [Site; 6] = [
-    Site::ResidPre,
-    Site::Z,
-    Site::AttnOut,
-    Site::ResidMid,
-    Site::MlpOut,
-    Site::ResidPost,
-];
