@@ -4,6 +4,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
+use super::part::part;
 use super::{kernel, memory};
 
 /// From this many rows per thread on, rows are split over threads instead of columns.
@@ -62,21 +63,38 @@ pub fn matmul_into(
             .for_each(|(out, x)| product(x, w, bias, out));
         return;
     }
-    // Whole cache lines per thread.
-    let chunk = columns.div_ceil(2 * threads).next_multiple_of(64);
+    by_columns(x, w, bias, out);
+}
+
+/// Columns split over threads: whole cache lines for each.
+fn by_columns(
+    x: ArrayView2<'_, f32>,
+    w: ArrayView2<'_, f32>,
+    bias: Option<ArrayView1<'_, f32>>,
+    mut out: ArrayViewMut2<'_, f32>,
+) {
+    let threads = rayon::current_num_threads();
+    let chunk = w.ncols().div_ceil(threads).next_multiple_of(64);
+    let left = (kernel::suits(&x, &w, &out) && kernel::row_major(&w)).then(|| kernel::Left::new(x));
     out.axis_chunks_iter_mut(Axis(1), chunk)
         .into_par_iter()
         .zip(w.axis_chunks_iter(Axis(1), chunk))
         .enumerate()
         .for_each(|(i, (out, w))| {
-            let bias = bias.map(|b| {
-                b.split_at(Axis(0), i * chunk)
-                    .1
-                    .split_at(Axis(0), w.ncols())
-                    .0
-            });
-            product(x, w, bias, out);
+            let bias = bias.map(|b| part(b, 0, i * chunk..i * chunk + w.ncols()));
+            match &left {
+                Some(left) => left.times(w, bias, out),
+                None => product(x, w, bias, out),
+            }
         });
+}
+
+/// Most bytes that products take on each thread besides their operands, which have up to `inner`
+/// columns on the left.
+pub(crate) fn product_bytes(inner: usize) -> u64 {
+    const PANELS_AND_SUMS: u64 = 1 << 20;
+    // Rows of one product interleaved, in memory of a quarter more, those of another packed.
+    PANELS_AND_SUMS + 9 * (kernel::BLOCK * inner) as u64
 }
 
 fn product(

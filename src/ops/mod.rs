@@ -21,6 +21,7 @@ pub use activation::{activate, activate_backward};
 pub(crate) use attention::{
     AttnScratch, HeadGradients, HeadViews, attend, attend_backward, scores, weighted_values,
 };
+pub(crate) use linear::product_bytes;
 pub use linear::{linear, matmul, matmul_into};
 pub use memory::release_memory;
 pub(crate) use memory::{Matrix, Thrift, map_rows, matrix};

@@ -1,7 +1,9 @@
 //! The product of a few rows. Reading the matrix is all that such a product costs, so it is read
-//! once and in the order in which it lies in memory, a few of its rows side by side; the sums of
-//! all rows stay in a core's own cache meanwhile. The bits are those of [`super::kernel`].
+//! once and in the order in which it lies in memory, a few of its rows side by side, the next ones
+//! on their way; the sums of all rows stay in a core's own cache meanwhile. The bits are those of
+//! [`super::kernel`].
 
+use prefetch_index::prefetch_index;
 use pulp::{Simd, WithSimd};
 
 use super::kernel::{CHAIN, Finish, Scratch, VECTOR, aligned};
@@ -104,9 +106,13 @@ impl Chain<'_> {
             #[inline(always)]
             |b| S::as_simd_f32s(&self.w[at + b][columns.clone()]).0,
         );
+        let later = self.w.get(at + B..at + 2 * B).unwrap_or_default();
         let vectors = self.width / S::F32_LANES;
         let (chain, _) = S::as_mut_simd_f32s(&mut *self.chain);
         for v in (0..vectors).step_by(V) {
+            for (row, line) in later.iter().flat_map(|row| [(row, v), (row, v + 1)]) {
+                prefetch_index(row, self.first + line * S::F32_LANES);
+            }
             let w: [[S::f32s; V]; B] = std::array::from_fn(
                 #[inline(always)]
                 |b| [w[b][v], w[b][v + 1]],

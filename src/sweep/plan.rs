@@ -15,7 +15,7 @@ use crate::metric::{Metric, Needs};
 use crate::model::cost::Cost;
 use crate::model::lane::{Change, Columns, Lane};
 use crate::model::{KeepLogits, RunShape, Visit};
-use crate::ops::Thrift;
+use crate::ops::{self, Thrift};
 use crate::prompt::Prompt;
 
 /// A lane that has to run.
@@ -255,17 +255,18 @@ fn same_bits(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> bool {
     }
 }
 
-/// Memory that a chunk takes whatever its lanes: packing buffers of the matrix products, one set a
-/// thread, copies of the unembedding's columns, and what passes leave for each other.
+/// Memory that a chunk takes whatever its lanes: what matrix products pack, on
+/// each thread, copies of the unembedding's columns, and what passes leave for each other.
 fn fixed_bytes(sweep: &Sweep<'_>, readouts: &[ndarray::Array2<f32>]) -> u64 {
-    const PACKING_PER_THREAD: u64 = 4 << 20;
-    let d_vocab = sweep.model.config().d_vocab;
+    let config = sweep.model.config();
+    let d_vocab = config.d_vocab;
     let few = readouts
         .iter()
         .map(ndarray::Array2::ncols)
         .filter(|n| *n < d_vocab);
-    let columns = few.sum::<usize>() * sweep.model.config().d_model;
-    let packing = PACKING_PER_THREAD * rayon::current_num_threads() as u64;
+    let columns = few.sum::<usize>() * config.d_model;
+    let inner = config.d_model.max(config.d_mlp);
+    let packing = ops::product_bytes(inner) * rayon::current_num_threads() as u64;
     packing + 8 * columns as u64 + Thrift::kept_bytes(sweep.memory_limit)
 }
 

@@ -1,0 +1,247 @@
+//! Products with a row-major right matrix.
+//!
+//! Block by block, its columns are copied into panels that fit in a core's first cache, one chain
+//! of rows at a time and in the order in which they lie in memory. The rows of the left matrix,
+//! whose elements lie side by side in groups, go through panel after panel; meanwhile the next
+//! block is on its way from memory.
+
+use std::ops::Range;
+
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::super::memory::{self, Matrix};
+use super::super::simd::ARCH;
+use super::super::stream;
+use super::tile::{self, Ahead, Sums};
+use super::{BLOCK, CHAIN, Finish, SCRATCH, VECTOR, aligned, contiguous_mut, row_major, slices};
+
+/// Most columns that are packed at once: with the rows they stay in a core's second cache.
+const COLUMNS: usize = 256;
+/// Fewer elements than these are interleaved on one thread.
+const INTERLEAVED_ALONE: usize = 1 << 14;
+
+/// The left matrix of a product, for the right one or its columns in several parts.
+pub(in super::super) struct Left<'a> {
+    rows: Vec<&'a [f32]>,
+    /// `None` for few rows, which are streamed.
+    groups: Option<Matrix>,
+}
+
+impl<'a> Left<'a> {
+    pub fn new(x: ArrayView2<'a, f32>) -> Self {
+        let rows = slices(x);
+        let few = rows.len() <= stream::FEW_ROWS;
+        let groups = (!few).then(|| interleaved(&rows));
+        Left { rows, groups }
+    }
+
+    /// `x · w + bias`, shapes as in [`super::product`].
+    pub fn times(
+        &self,
+        w: ArrayView2<'_, f32>,
+        bias: Option<ArrayView1<'_, f32>>,
+        mut out: ArrayViewMut2<'_, f32>,
+    ) {
+        debug_assert!(row_major(&w), "columns are packed from contiguous rows");
+        let streamed = match self.groups {
+            Some(_) => 0,
+            None => w.ncols() - w.ncols() % stream::COLUMNS,
+        };
+        let bias = bias.map(|b| b.to_vec());
+        let (all, w) = (streamed..w.ncols(), slices(w));
+        let mut out: Vec<&mut [f32]> = out.rows_mut().into_iter().map(contiguous_mut).collect();
+        // Before the scratch is borrowed: this may wait for other threads and meanwhile begin
+        // another product.
+        let rest = (self.groups.is_none() && !all.is_empty()).then(|| interleaved(&self.rows));
+        let bias = bias.as_deref();
+        SCRATCH.with_borrow_mut(|scratch| {
+            if streamed > 0 {
+                stream::product(
+                    &self.rows,
+                    &w,
+                    scratch,
+                    Finish::new(&mut out, 0..streamed, bias),
+                );
+            }
+            let groups = self
+                .groups
+                .as_ref()
+                .or(rest.as_ref())
+                .and_then(|g| g.as_slice());
+            let tile = ARCH.dispatch(Widest);
+            for first in all.clone().step_by(COLUMNS) {
+                let columns = first..all.end.min(first + COLUMNS);
+                let panels = columns.len().div_ceil(tile.columns);
+                let blocks = groups.unwrap_or_default().chunks(BLOCK * w.len());
+                for (groups, out) in blocks.zip(out.chunks_mut(BLOCK)) {
+                    let sums = panels * out.len() * tile.columns;
+                    ARCH.dispatch(Block {
+                        tile,
+                        groups,
+                        w: &w,
+                        packed: aligned(&mut scratch.packed, panels * tile.stride()),
+                        sums: aligned(&mut scratch.sums, sums),
+                        finish: Finish::new(out, columns.clone(), bias),
+                        next: columns.end..all.end.min(columns.end + COLUMNS),
+                    });
+                }
+            }
+        });
+    }
+}
+
+/// Groups of rows, the elements of each group side by side: `[in, row]`.
+fn interleaved(rows: &[&[f32]]) -> Matrix {
+    let inner = rows.first().map_or(0, |row| row.len());
+    let size = ARCH.dispatch(Widest).rows;
+    let mut groups = memory::matrix((rows.len(), inner));
+    groups
+        .as_slice_mut()
+        .unwrap_or_default()
+        .par_chunks_mut((size * inner).max(1))
+        .zip(rows.par_chunks(size))
+        .with_min_len(INTERLEAVED_ALONE / (size * inner).max(1) + 1)
+        .for_each(|(to, rows)| match size {
+            12 if rows.len() == 12 => interleave::<12>(rows, to),
+            6 if rows.len() == 6 => interleave::<6>(rows, to),
+            _ => {
+                for (i, row) in rows.iter().enumerate() {
+                    let to = to[i..].iter_mut().step_by(rows.len());
+                    to.zip(*row).for_each(|(to, v)| *to = *v);
+                }
+            }
+        });
+    groups.into()
+}
+
+fn interleave<const R: usize>(rows: &[&[f32]], to: &mut [f32]) {
+    let (to, _) = to.as_chunks_mut::<R>();
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[r][..to.len()]);
+    for (k, to) in to.iter_mut().enumerate() {
+        *to = std::array::from_fn(|r| rows[r][k]);
+    }
+}
+
+/// How many rows and columns make a tile: their sums, a vector of each panel column and a factor
+/// take all registers.
+#[derive(Clone, Copy)]
+struct Tile {
+    rows: usize,
+    columns: usize,
+}
+
+impl Tile {
+    /// From one panel to the next; a multiple of 4 KiB would put them in the same places of the
+    /// first cache.
+    fn stride(self) -> usize {
+        (CHAIN + 1) * self.columns
+    }
+}
+
+/// The largest tile of this machine.
+struct Widest;
+
+impl WithSimd for Widest {
+    type Output = Tile;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Tile {
+        let (rows, columns) = match S::F32_LANES {
+            VECTOR => (12, 2 * VECTOR),
+            _ => (6, VECTOR),
+        };
+        Tile { rows, columns }
+    }
+}
+
+/// Some rows times some columns.
+struct Block<'a, 'o> {
+    tile: Tile,
+    /// `[in, row]` each.
+    groups: &'a [f32],
+    w: &'a [&'a [f32]],
+    /// Panels `[chain, column]`.
+    packed: &'a mut [f32],
+    /// `[panel, row, column]`
+    sums: &'a mut [f32],
+    finish: Finish<'a, 'o>,
+    /// Columns of the block after this one.
+    next: Range<usize>,
+}
+
+impl WithSimd for Block<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let columns = self.finish.columns.clone();
+        for (i, chain) in self.w.chunks(CHAIN).enumerate() {
+            match self.tile.columns {
+                VECTOR => pack::<VECTOR>(chain, columns.clone(), self.packed, self.tile),
+                _ => pack::<{ 2 * VECTOR }>(chain, columns.clone(), self.packed, self.tile),
+            }
+            for first in columns.clone().step_by(self.tile.columns) {
+                let real = (columns.end - first).min(self.tile.columns);
+                match real.div_ceil(VECTOR) * VECTOR / S::F32_LANES {
+                    1 => self.panel::<S, 1>(simd, i, first),
+                    2 => self.panel::<S, 2>(simd, i, first),
+                    _ => self.panel::<S, 4>(simd, i, first),
+                }
+            }
+        }
+    }
+}
+
+impl Block<'_, '_> {
+    /// A chain of all rows through the panel whose first column is given.
+    #[inline(always)]
+    fn panel<S: Simd, const V: usize>(&mut self, simd: S, chain: usize, first: usize) {
+        let (inner, width) = (self.w.len(), V * S::F32_LANES);
+        let steps = chain * CHAIN..inner.min((chain + 1) * CHAIN);
+        let Range { start, end } = self.finish.columns;
+        let panel = (first - start) / self.tile.columns;
+        let packed = &self.packed[panel * self.tile.stride()..][..steps.len() * width];
+        let groups = self.groups.chunks(self.tile.rows * inner);
+        let rows = self.finish.out.len();
+        let sums = &mut self.sums[panel * rows * self.tile.columns..][..rows * width];
+        let later = &self.w[steps.end..];
+        let ahead = match later {
+            [] => Ahead::new(&self.w[..inner.min(CHAIN)], self.next.clone()),
+            _ => Ahead::new(&later[..later.len().min(CHAIN)], start..end),
+        };
+        let ahead = ahead.after(panel * groups.len());
+        let real = first..end.min(first + self.tile.columns);
+        let Finish { out, bias, .. } = &mut self.finish;
+        let mut finish = (steps.end == inner).then(|| Finish::new(out, real, *bias));
+        let to = sums.chunks_mut(self.tile.rows * width);
+        for (i, (group, to)) in groups.zip(to).enumerate() {
+            let count = group.len() / inner;
+            let group = &group[steps.start * count..steps.end * count];
+            let chain = Sums {
+                add: chain > 0,
+                to: &mut *to,
+            };
+            tile::interleaved::<S, V>(simd, count, group, packed, chain, ahead.after(i));
+            if let Some(finish) = &mut finish {
+                finish.write(i * self.tile.rows, to, width);
+            }
+        }
+    }
+}
+
+/// Copies some columns into panels `W` wide; the last is as wide as the vectors that it takes.
+#[inline(always)]
+fn pack<const W: usize>(w: &[&[f32]], columns: Range<usize>, packed: &mut [f32], tile: Tile) {
+    for (k, row) in w.iter().enumerate() {
+        let (whole, rest) = row[columns.clone()].as_chunks::<W>();
+        let mut panels = packed.chunks_mut(tile.stride());
+        for (from, panel) in whole.iter().zip(&mut panels) {
+            panel[k * W..][..W].copy_from_slice(from);
+        }
+        if let (false, Some(panel)) = (rest.is_empty(), panels.next()) {
+            panel[k * rest.len().next_multiple_of(VECTOR)..][..rest.len()].copy_from_slice(rest);
+        }
+    }
+}
