@@ -4,8 +4,8 @@ mod common;
 
 use ndarray::{Array2, ArrayViewD, Axis};
 use patchlens::{
-    ActivationCache, Config, Edit, HookPoint, Intervention, Interventions, Prompt, Prompts, Run,
-    Select, Selection, Site, Target, Transformer, Values, hook_fn,
+    ActivationCache, Config, Edit, HookPoint, Intervention, Interventions, Metric, Prompt, Prompts,
+    Run, Select, Selection, Site, Sweep, Target, Transformer, Values, hook_fn, logit_diff,
 };
 use proptest::prelude::*;
 
@@ -149,6 +149,33 @@ fn observing_and_patching_from_itself_change_nothing() {
                 );
             }
         }
+    }
+}
+
+/// An edit behind the mask lets a row that is read see later keys and values.
+#[test]
+fn edits_that_look_ahead_equal_full_passes() {
+    let model = common::open("tiny-gelu-new");
+    let prompt = Prompt::from([1, 2, 3, 4, 5, 6, 7]);
+    for (ahead, changed) in [
+        (Site::Pattern.at(1), Site::V.at(1)),
+        (Site::AttnScores.at(1), Site::ResidPre.at(0)),
+    ] {
+        let target = Target::new(ahead).at_positions(2).at_src(5);
+        let cell = vec![
+            Intervention::new(target, Edit::Set(Values::scalar(1.0))),
+            Intervention::new(
+                Target::new(changed).at_positions(5),
+                Edit::Add(Values::scalar(2.0)),
+            ),
+        ];
+        let metric = logit_diff(3, 5).at_position(2);
+        let sweep = Sweep::new(&model, &prompt).unwrap();
+        let cells = [cell];
+        let result = sweep.run(&cells, &metric).unwrap();
+        assert_eq!(result.values, sweep.run_naive(&cells, &metric).unwrap());
+        assert_eq!(result.multiply_adds, result.plan.multiply_adds);
+        assert_ne!(result.values[[0, 0]], result.base[0]);
     }
 }
 
@@ -303,4 +330,15 @@ proptest! {
             prop_assert_eq!(found.shape(), &expected[..]);
         }
     }
+}
+
+/// Interventions are plain data that threads can share.
+#[test]
+fn interventions_are_data() {
+    fn plain<T: Clone + Send + Sync + 'static>() {}
+    plain::<Intervention>();
+    plain::<Edit>();
+    plain::<Target>();
+    plain::<Metric>();
+    plain::<Transformer>();
 }

@@ -1,8 +1,8 @@
 //! The memory of a sweep stays under its stated bound, on GPT-2 small's widths with 4 layers.
 
 use patchlens::{
-    Config, Edit, Grid, Intervention, Prompt, Prompts, Run, Selection, Site, Sweep, Target,
-    Transformer, logit_diff,
+    Config, Edit, Grid, Intervention, Prepared, Prompt, Prompts, Run, Selection, Site, Sweep,
+    Target, Transformer, logit_diff,
 };
 use peak_alloc::PeakAlloc;
 
@@ -61,11 +61,7 @@ fn peak_memory_stays_under_the_limit() {
                 .memory_limit(limit);
             let prepared = sweep.prepare(&cells, &metric).unwrap();
             assert!(prepared.plan().peak_bytes <= limit);
-            patchlens::ops::release_memory();
-            let before = ALLOCATOR.current_usage();
-            ALLOCATOR.reset_peak_usage();
-            prepared.run().unwrap();
-            let used = (ALLOCATOR.peak_usage() - before) as u64;
+            let used = used(&prepared);
             let planned = prepared.plan().peak_bytes;
             println!(
                 "{grid:?}: limit {limit}, planned {planned}, used {used}, {} chunks",
@@ -77,6 +73,15 @@ fn peak_memory_stays_under_the_limit() {
         assert!(peaks[0] < peaks[2], "a tighter limit uses less: {peaks:?}");
     }
     on_demand(&model);
+}
+
+/// The most bytes that a run takes at any one time.
+fn used(prepared: &Prepared<'_>) -> u64 {
+    patchlens::ops::release_memory();
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
+    prepared.run().unwrap();
+    (ALLOCATOR.peak_usage() - before) as u64
 }
 
 /// What is made only where hooks want it counts too: a sweep of one long prompt.
@@ -91,11 +96,7 @@ fn on_demand(model: &Transformer) {
         let sweep = Sweep::new(model, &prompt).unwrap().memory_limit(80 << 20);
         let metric = logit_diff(1, 2);
         let prepared = sweep.prepare(&cells, &metric).unwrap();
-        patchlens::ops::release_memory();
-        let before = ALLOCATOR.current_usage();
-        ALLOCATOR.reset_peak_usage();
-        prepared.run().unwrap();
-        let used = (ALLOCATOR.peak_usage() - before) as u64;
+        let used = used(&prepared);
         let planned = prepared.plan().peak_bytes;
         println!("{site:?}: planned {planned}, used {used}");
         assert!(used <= planned, "{site:?}: used {used}, planned {planned}");

@@ -282,15 +282,16 @@ pub(super) fn chunks(
     fixed: u64,
     limit: u64,
 ) -> Result<(Vec<Range<usize>>, u64)> {
+    let largest = lanes.iter().map(|lane| lane.cost.bytes).max().unwrap_or(0);
+    if fixed + largest > limit {
+        let expected = format!("at least {}", fixed + largest);
+        return Err(Error::invalid("memory limit in bytes", limit, expected));
+    }
     let most = limit.min(fixed.saturating_add(CHUNK_BYTES));
     let mut chunks = Vec::new();
     let (mut start, mut used, mut peak) = (0, fixed, 0);
     for (i, lane) in lanes.iter().enumerate() {
         let bytes = lane.cost.bytes;
-        if fixed + bytes > limit {
-            let expected = format!("at least {}", fixed + bytes);
-            return Err(Error::invalid("memory limit in bytes", limit, expected));
-        }
         if i > start && used + bytes > most {
             chunks.push(start..i);
             (start, used) = (i, fixed);
