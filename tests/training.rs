@@ -7,8 +7,9 @@ mod training;
 
 use std::path::Path;
 
+use ndarray::{Axis, Slice};
 use patchlens::tasks::{Corpus, mini_tokenizer_json};
-use patchlens::{Config, Tokenizer};
+use patchlens::{Config, Parameters, Tokenizer};
 
 use adamw::AdamW;
 use training::{Settings, Training};
@@ -20,6 +21,7 @@ fn settings(seed: u64) -> Settings {
         seed,
         // Enough rows for products and row loops to be split over threads.
         batch: 24,
+        copying: None,
         optimizer: AdamW {
             rate: [5e-3, 1e-3],
             ..AdamW::new(STEPS)
@@ -80,6 +82,32 @@ fn a_seed_gives_the_same_bits_with_more_threads_and_after_a_stop() {
     assert_eq!([first, rest].concat(), losses);
     let (other, _) = train(6, 2, None, STEPS);
     assert!(one != other, "another seed gives the same file");
+}
+
+#[test]
+fn heads_of_the_last_layer_can_begin_by_copying() {
+    let tokenizer = tokenizer();
+    let begun = |copying| {
+        let settings = Settings {
+            copying,
+            ..settings(1)
+        };
+        let training = Training::new(settings, config(&tokenizer)).unwrap();
+        training.model.into_parts().1
+    };
+    let (plain, copying) = (begun(None), begun(Some(3.0)));
+    let d_model = plain.wpe.ncols();
+    let values = |parameters: &Parameters, layer: usize| {
+        let weight = &parameters.h[layer].attn.c_attn.weight;
+        weight
+            .slice_axis(Axis(1), Slice::from(2 * d_model..))
+            .to_owned()
+    };
+    assert_eq!(values(&copying, 1), values(&plain, 1) * 3.0);
+    assert_eq!(values(&copying, 1).t(), copying.h[1].attn.c_proj.weight);
+    assert_ne!(values(&plain, 1).t(), plain.h[1].attn.c_proj.weight);
+    assert_eq!(copying.h[0].attn.c_proj, plain.h[0].attn.c_proj);
+    assert_eq!(values(&copying, 0), values(&plain, 0));
 }
 
 #[test]

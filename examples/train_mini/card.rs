@@ -50,7 +50,7 @@ The loss is weighted: most on the word that answers, little on the text before i
 ## Training
 
 ```text
-cargo run --release --example train_mini -- --seed {seed} --steps {steps}
+cargo run --release --example train_mini -- --seed {seed} --steps {steps}{copying}
 ```
 
 {steps} steps of {batch} sequences with AdamW (peak learning rate {peak}, {warmup} steps of warm-up,
@@ -84,6 +84,9 @@ such circuits can be found, not what a model trained on natural text does.
         seed = settings.seed,
         steps = adam.steps,
         batch = settings.batch,
+        copying = settings
+            .copying
+            .map_or_else(String::new, |factor| format!(" --copying {factor}")),
         peak = adam.rate[0],
         warmup = adam.warmup,
         end = adam.rate[1],

@@ -34,6 +34,11 @@ struct Arguments {
     /// Seed of the initial weights and of the text.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Let the last layer's heads begin by copying what they attend to, with values larger by this
+    /// factor (3 is a good one): the model then solves IOI by name movers and S-inhibition, where
+    /// the shipped one writes against the wrong name.
+    #[arg(long, value_name = "FACTOR")]
+    copying: Option<f32>,
     /// Folder to write to, made if needed.
     #[arg(long, value_name = "DIR", default_value = "assets/mini")]
     out: PathBuf,
@@ -77,6 +82,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         arguments.checkpoint_every > 0,
         "--checkpoint-every: found 0; expected at least 1"
     );
+    if let Some(factor) = arguments.copying {
+        ensure!(
+            factor.is_finite() && factor > 0.0,
+            "--copying: found {factor}; expected a finite number above 0"
+        );
+    }
     let tokenizer_json = mini_tokenizer_json()?;
     let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes())?;
     let corpus = Corpus::new(&tokenizer, arguments.seed)?;
@@ -86,6 +97,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let settings = Settings {
         seed: arguments.seed,
         batch: BATCH,
+        copying: arguments.copying,
         optimizer: AdamW::new(arguments.steps),
     };
     let config = config(tokenizer.vocab_size());

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use patchlens::tasks::{Corpus, TrainingItem};
-use patchlens::{Backward, Config, Parameters, Prompt, Transformer, cross_entropy};
+use patchlens::{Attention, Backward, Config, Parameters, Prompt, Transformer, cross_entropy};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,9 @@ pub struct Settings {
     pub seed: u64,
     /// Sequences a step.
     pub batch: u64,
+    /// By what the values of the last layer's heads are larger at first, if these heads begin by
+    /// copying what they attend to.
+    pub copying: Option<f32>,
     pub optimizer: AdamW,
 }
 
@@ -45,6 +48,9 @@ impl Training {
         let (config, mut parameters) = Transformer::random(config, settings.seed)?.into_parts();
         for ((position, i), v) in parameters.wpe.indexed_iter_mut() {
             *v = sinusoid(position, i, config.d_model);
+        }
+        if let (Some(factor), Some(last)) = (settings.copying, parameters.h.last_mut()) {
+            begin_as_copying(&mut last.attn, factor);
         }
         let model = Transformer::new(config, parameters)?;
         let zeros = model.parameters().zeros_like();
@@ -173,6 +179,18 @@ impl Training {
         }
         training.model = Transformer::new(config, parameters)?;
         Ok(training)
+    }
+}
+
+/// Lets a layer's heads begin by copying: the output map is the transpose of the values, so that a
+/// head raises the logits of what it attends to. `factor` is by what the values are larger than
+/// other weights.
+fn begin_as_copying(attention: &mut Attention, factor: f32) {
+    let d_model = attention.c_proj.weight.nrows();
+    for ((column, row), output) in attention.c_proj.weight.indexed_iter_mut() {
+        let value = &mut attention.c_attn.weight[[row, 2 * d_model + column]];
+        *value *= factor;
+        *output = *value;
     }
 }
 
