@@ -22,7 +22,8 @@ pub(super) use columns::Left;
 pub(super) const CHAIN: usize = 256;
 /// Panels have a multiple of this many columns: the widest vector.
 pub(super) const VECTOR: usize = 16;
-/// Most rows of `x` at once on a thread: they stay in a core's second cache while panel after panel passes.
+/// Most rows of `x` at once on a thread: a chain of each stays in a core's second cache while panel
+/// after panel passes.
 pub(super) const BLOCK: usize = 480;
 
 thread_local! {
@@ -62,8 +63,9 @@ pub(super) fn product(
     bias: Option<ArrayView1<'_, f32>>,
     mut out: ArrayViewMut2<'_, f32>,
 ) {
-    let blocks = x.axis_chunks_iter(Axis(0), BLOCK);
-    for (x, mut out) in blocks.zip(out.axis_chunks_iter_mut(Axis(0), BLOCK)) {
+    let block = block_rows(x.nrows());
+    let blocks = x.axis_chunks_iter(Axis(0), block);
+    for (x, mut out) in blocks.zip(out.axis_chunks_iter_mut(Axis(0), block)) {
         if row_major(&w) {
             Left::new(x).times(w, bias, out);
             continue;
@@ -73,6 +75,13 @@ pub(super) fn product(
             out += &bias;
         }
     }
+}
+
+/// Rows of each block of so many: about equal, since every block packs all of `w`, and whole groups.
+fn block_rows(rows: usize) -> usize {
+    const GROUP: usize = 12;
+    let blocks = rows.div_ceil(BLOCK).max(1);
+    rows.div_ceil(blocks).max(1).next_multiple_of(GROUP)
 }
 
 /// Whether rows are contiguous.
@@ -107,6 +116,9 @@ fn contiguous_mut(row: ArrayViewMut1<'_, f32>) -> &mut [f32] {
 /// Memory on whole cache lines: a vector that lies on two of them costs two loads.
 pub(super) fn aligned(memory: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if memory.len() < len + VECTOR {
+        // No more than needed, of which plans know.
+        memory.clear();
+        memory.reserve_exact(len + VECTOR);
         memory.resize(len + VECTOR, 0.0);
     }
     let start = memory.as_ptr().align_offset(64).min(VECTOR);

@@ -9,6 +9,10 @@ use super::{kernel, memory};
 
 /// From this many rows per thread on, rows are split over threads instead of columns.
 const ROWS_PER_THREAD: usize = 256;
+/// The same where there are too few columns for all threads.
+const FEW_ROWS_PER_THREAD: usize = 48;
+/// Least columns per thread: whole cache lines, and more than a panel.
+const COLUMNS_PER_THREAD: usize = 64;
 /// Products below this many multiply-adds run on one thread.
 const PARALLEL_FROM: usize = 1 << 18;
 
@@ -34,8 +38,8 @@ pub fn matmul(x: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Array2<f32> {
     linear(x, w, None)
 }
 
-/// As [`linear`], into given memory. `matrixmultiply` sums each element over `in` in an order
-/// that depends on `in` alone, so the split over threads does not show in the bits.
+/// As [`linear`], into given memory. Each element is summed over `in` in an order that depends on
+/// `in` alone, so the split over threads does not show in the bits.
 pub fn matmul_into(
     x: ArrayView2<'_, f32>,
     w: ArrayView2<'_, f32>,
@@ -55,7 +59,13 @@ pub fn matmul_into(
     if threads == 1 || rows * columns * x.ncols() < PARALLEL_FROM {
         return product(x, w, bias, out);
     }
-    if rows >= ROWS_PER_THREAD * threads {
+    let parts = columns.div_ceil(COLUMNS_PER_THREAD);
+    let least = if parts < threads {
+        FEW_ROWS_PER_THREAD
+    } else {
+        ROWS_PER_THREAD
+    };
+    if rows >= least * threads {
         let chunk = rows.div_ceil(threads);
         out.axis_chunks_iter_mut(Axis(0), chunk)
             .into_par_iter()
@@ -66,7 +76,7 @@ pub fn matmul_into(
     by_columns(x, w, bias, out);
 }
 
-/// Columns split over threads: whole cache lines for each.
+/// Columns split over threads.
 fn by_columns(
     x: ArrayView2<'_, f32>,
     w: ArrayView2<'_, f32>,
@@ -74,7 +84,10 @@ fn by_columns(
     mut out: ArrayViewMut2<'_, f32>,
 ) {
     let threads = rayon::current_num_threads();
-    let chunk = w.ncols().div_ceil(threads).next_multiple_of(64);
+    let chunk = w
+        .ncols()
+        .div_ceil(threads)
+        .next_multiple_of(COLUMNS_PER_THREAD);
     let left = (kernel::suits(&x, &w, &out) && kernel::row_major(&w)).then(|| kernel::Left::new(x));
     out.axis_chunks_iter_mut(Axis(1), chunk)
         .into_par_iter()
@@ -92,9 +105,9 @@ fn by_columns(
 /// Most bytes that products take on each thread besides their operands, which have up to `inner`
 /// columns on the left.
 pub(crate) fn product_bytes(inner: usize) -> u64 {
-    const PANELS_AND_SUMS: u64 = 1 << 20;
-    // Rows of one product interleaved, in memory of a quarter more, those of another packed.
-    PANELS_AND_SUMS + 9 * (kernel::BLOCK * inner) as u64
+    const PANELS_AND_SUMS: u64 = 2 << 20;
+    // Rows of one product interleaved, in memory of up to half more, those of another packed.
+    PANELS_AND_SUMS + 10 * (kernel::BLOCK * inner) as u64
 }
 
 fn product(

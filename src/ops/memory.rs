@@ -78,7 +78,7 @@ impl Pool {
 }
 
 /// Gives the memory back to the system that earlier runs have left for later ones: at most
-/// 128 MiB.
+/// 128 MiB. Some MiB a thread, into which matrix products pack, stay.
 pub fn release_memory() {
     POOL.release();
 }

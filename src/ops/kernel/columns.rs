@@ -15,7 +15,9 @@ use super::super::memory::{self, Matrix};
 use super::super::simd::ARCH;
 use super::super::stream;
 use super::tile::{self, Ahead, Sums};
-use super::{BLOCK, CHAIN, Finish, SCRATCH, VECTOR, aligned, contiguous_mut, row_major, slices};
+use super::{
+    CHAIN, Finish, SCRATCH, Scratch, VECTOR, aligned, block_rows, contiguous_mut, row_major, slices,
+};
 
 /// Most columns that are packed at once: with the rows they stay in a core's second cache.
 const COLUMNS: usize = 256;
@@ -58,44 +60,56 @@ impl<'a> Left<'a> {
         let bias = bias.as_deref();
         SCRATCH.with_borrow_mut(|scratch| {
             if streamed > 0 {
-                stream::product(
-                    &self.rows,
-                    &w,
-                    scratch,
-                    Finish::new(&mut out, 0..streamed, bias),
-                );
+                let finish = Finish::new(&mut out, 0..streamed, bias);
+                stream::product(&self.rows, &w, scratch, finish);
             }
-            let groups = self
-                .groups
-                .as_ref()
-                .or(rest.as_ref())
-                .and_then(|g| g.as_slice());
-            let tile = ARCH.dispatch(Widest);
-            for first in all.clone().step_by(COLUMNS) {
-                let columns = first..all.end.min(first + COLUMNS);
-                let panels = columns.len().div_ceil(tile.columns);
-                let blocks = groups.unwrap_or_default().chunks(BLOCK * w.len());
-                for (groups, out) in blocks.zip(out.chunks_mut(BLOCK)) {
-                    let sums = panels * out.len() * tile.columns;
-                    ARCH.dispatch(Block {
-                        tile,
-                        groups,
-                        w: &w,
-                        packed: aligned(&mut scratch.packed, panels * tile.stride()),
-                        sums: aligned(&mut scratch.sums, sums),
-                        finish: Finish::new(out, columns.clone(), bias),
-                        next: columns.end..all.end.min(columns.end + COLUMNS),
-                    });
-                }
+            let groups = self.groups.as_ref().or(rest.as_ref());
+            if let Some(groups) = groups.and_then(|groups| groups.as_slice()) {
+                let finish = Finish::new(&mut out, all, bias);
+                blocks(groups, &w, scratch, finish);
             }
         });
+    }
+}
+
+/// The columns of `finish`, in blocks of columns and rows.
+fn blocks(groups: &[f32], w: &[&[f32]], scratch: &mut Scratch, finish: Finish<'_, '_>) {
+    let Finish {
+        out,
+        columns: all,
+        bias,
+    } = finish;
+    let tile = ARCH.dispatch(LargestTile);
+    let rows = block_rows(out.len());
+    let last = out.len().div_ceil(rows) - 1;
+    for first in all.clone().step_by(COLUMNS) {
+        let columns = first..all.end.min(first + COLUMNS);
+        let after = columns.end..all.end.min(columns.end + COLUMNS);
+        let panels = columns.len().div_ceil(tile.columns);
+        let groups = groups.chunks(rows * w.len());
+        for (i, (groups, out)) in groups.zip(out.chunks_mut(rows)).enumerate() {
+            let sums = panels * out.len() * tile.columns;
+            ARCH.dispatch(Block {
+                tile,
+                groups,
+                w,
+                packed: aligned(&mut scratch.packed, panels * tile.stride()),
+                sums: aligned(&mut scratch.sums, sums),
+                finish: Finish::new(out, columns.clone(), bias),
+                next: if i < last {
+                    columns.clone()
+                } else {
+                    after.clone()
+                },
+            });
+        }
     }
 }
 
 /// Groups of rows, the elements of each group side by side: `[in, row]`.
 fn interleaved(rows: &[&[f32]]) -> Matrix {
     let inner = rows.first().map_or(0, |row| row.len());
-    let size = ARCH.dispatch(Widest).rows;
+    let size = ARCH.dispatch(LargestTile).rows;
     let mut groups = memory::matrix((rows.len(), inner));
     groups
         .as_slice_mut()
@@ -124,8 +138,8 @@ fn interleave<const R: usize>(rows: &[&[f32]], to: &mut [f32]) {
     }
 }
 
-/// How many rows and columns make a tile: their sums, a vector of each panel column and a factor
-/// take all registers.
+/// How many rows and columns make a tile: their sums, the vectors of a panel's row and a factor
+/// take nearly all registers.
 #[derive(Clone, Copy)]
 struct Tile {
     rows: usize,
@@ -141,9 +155,9 @@ impl Tile {
 }
 
 /// The largest tile of this machine.
-struct Widest;
+struct LargestTile;
 
-impl WithSimd for Widest {
+impl WithSimd for LargestTile {
     type Output = Tile;
 
     #[inline(always)]
@@ -167,7 +181,7 @@ struct Block<'a, 'o> {
     /// `[panel, row, column]`
     sums: &'a mut [f32],
     finish: Finish<'a, 'o>,
-    /// Columns of the block after this one.
+    /// Columns that are packed after this.
     next: Range<usize>,
 }
 

@@ -31,7 +31,7 @@ fn by_definition(x: &Array2<f32>, w: &Array2<f32>) -> Array2<f32> {
 
 #[test]
 fn every_element_is_its_chains_whatever_the_shape_and_layout() {
-    for (rows, inner, columns) in [
+    let shapes = [
         (1, 1, 1),
         (1, 768, 70),
         (5, 300, 64),
@@ -43,41 +43,55 @@ fn every_element_is_its_chains_whatever_the_shape_and_layout() {
         (64, 700, 300),
         (100, 300, 70),
         (300, 20, 3),
-    ] {
-        let (x, w) = (noise(rows, inner, 3), noise(inner, columns, 7));
-        let expected = bits(&by_definition(&x, &w));
-        let (x_t, w_t) = (
-            x.t().as_standard_layout().into_owned(),
-            w.t().as_standard_layout().into_owned(),
-        );
-        let wide = noise(inner, 2 * columns, 9);
-        let mut strided = wide.clone();
-        strided
-            .columns_mut()
-            .into_iter()
-            .step_by(2)
-            .zip(w.columns())
-            .for_each(|(mut to, c)| to.assign(&c));
-        let mut every_other = strided.view();
-        every_other.slice_axis_inplace(ndarray::Axis(1), ndarray::Slice::new(0, None, 2));
-        let shape = format!("{rows} x {inner} x {columns}");
-        assert_eq!(bits(&matmul(x.view(), w.view())), expected, "{shape}");
-        assert_eq!(
-            bits(&matmul(x.view(), w_t.t())),
-            expected,
-            "{shape}, w transposed"
-        );
-        assert_eq!(
-            bits(&matmul(x_t.t(), w.view())),
-            expected,
-            "{shape}, x transposed"
-        );
-        assert_eq!(
-            bits(&matmul(x.view(), every_other)),
-            expected,
-            "{shape}, w with gaps"
-        );
+        (20, 257, 3200),
+        (21, 513, 1100),
+        (481, 260, 530),
+        (493, 257, 17),
+        (1030, 300, 70),
+    ];
+    for threads in [1, 2, 7] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build()
+            .unwrap()
+            .install(|| shapes.iter().for_each(|s| check(*s)));
     }
+}
+
+/// All layouts of a product against its definition.
+fn check((rows, inner, columns): (usize, usize, usize)) {
+    let (x, w) = (noise(rows, inner, 3), noise(inner, columns, 7));
+    let expected = bits(&by_definition(&x, &w));
+    let (x_t, w_t) = (
+        x.t().as_standard_layout().into_owned(),
+        w.t().as_standard_layout().into_owned(),
+    );
+    let wide = noise(inner, 2 * columns, 9);
+    let mut strided = wide.clone();
+    strided
+        .columns_mut()
+        .into_iter()
+        .step_by(2)
+        .zip(w.columns())
+        .for_each(|(mut to, c)| to.assign(&c));
+    let mut every_other = strided.view();
+    every_other.slice_axis_inplace(ndarray::Axis(1), ndarray::Slice::new(0, None, 2));
+    let shape = format!("{rows} x {inner} x {columns}");
+    assert_eq!(bits(&matmul(x.view(), w.view())), expected, "{shape}");
+    assert_eq!(
+        bits(&matmul(x.view(), w_t.t())),
+        expected,
+        "{shape}, w transposed"
+    );
+    assert_eq!(
+        bits(&matmul(x_t.t(), w.view())),
+        expected,
+        "{shape}, x transposed"
+    );
+    assert_eq!(
+        bits(&matmul(x.view(), every_other)),
+        expected,
+        "{shape}, w with gaps"
+    );
 }
 
 #[test]
@@ -95,9 +109,23 @@ fn the_bias_is_added_last() {
 
 #[test]
 fn what_a_panel_held_before_does_not_matter() {
-    let (x, w) = (noise(3, 50, 3), noise(50, 17, 7));
-    let expected = bits(&matmul(x.view(), w.view()));
-    let poison = Array2::from_elem((50, 64), f32::NAN);
-    matmul(x.view(), poison.view());
-    assert_eq!(bits(&matmul(x.view(), w.view())), expected);
+    // On one thread, so that all products share its scratch.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let poison = (
+        Array2::from_elem((30, 600), f32::NAN),
+        Array2::from_elem((600, 64), f32::NAN),
+    );
+    let poison_t = poison.1.t().as_standard_layout().into_owned();
+    pool.unwrap().install(|| {
+        for rows in [3, 30] {
+            let (x, w) = (noise(rows, 600, 3), noise(600, 17, 7));
+            let w_t = w.t().as_standard_layout().into_owned();
+            let expected = bits(&by_definition(&x, &w));
+            for w in [w.view(), w_t.t()] {
+                matmul(poison.0.view(), poison.1.view());
+                matmul(poison.0.view(), poison_t.t());
+                assert_eq!(bits(&matmul(x.view(), w)), expected);
+            }
+        }
+    });
 }

@@ -129,7 +129,7 @@ fn side_by_side<S: Simd, const R: usize, const V: usize>(
     tile::<S, R, V>(simd, blocks.iter(), &last, panel, sums, ahead);
 }
 
-/// One chain of up to six rows times a panel `[in, column]`.
+/// One chain of up to five rows times a panel `[in, column]`.
 #[inline(always)]
 pub(super) fn apart<S: Simd, const V: usize>(
     simd: S,
@@ -143,8 +143,7 @@ pub(super) fn apart<S: Simd, const V: usize>(
         2 => one_by_one::<S, 2, V>(simd, rows, panel, sums, ahead),
         3 => one_by_one::<S, 3, V>(simd, rows, panel, sums, ahead),
         4 => one_by_one::<S, 4, V>(simd, rows, panel, sums, ahead),
-        5 => one_by_one::<S, 5, V>(simd, rows, panel, sums, ahead),
-        _ => one_by_one::<S, 6, V>(simd, rows, panel, sums, ahead),
+        _ => one_by_one::<S, 5, V>(simd, rows, panel, sums, ahead),
     }
 }
 

@@ -9,10 +9,11 @@ use super::super::simd::ARCH;
 use super::tile::{self, Ahead, Sums};
 use super::{CHAIN, Scratch, VECTOR, aligned, contiguous_mut, slices};
 
-/// Rows of `wᵀ` that go through a panel together: with the widest panel, 24 sums in 32 registers.
-const ROWS: usize = 6;
-/// Rows of `wᵀ` at once: with a panel of `xᵀ` they stay in a core's own cache.
-const W_BLOCK: usize = 96;
+/// Rows of `wᵀ` that go through a panel together: with the widest panel, 20 sums in 32 registers.
+/// With 24, some builds of the same code kept sums in memory.
+const ROWS: usize = 5;
+/// Rows of `wᵀ` at once: with a panel of `xᵀ` they stay in a core's second cache.
+const W_BLOCK: usize = 95;
 
 /// `x · w`, shapes as in [`super::product`].
 pub(super) fn product(
@@ -23,7 +24,7 @@ pub(super) fn product(
 ) {
     let (inner, columns) = w.dim();
     let (rows, w_rows) = (slices(x), slices(w.reversed_axes()));
-    let widest = ARCH.dispatch(Widest);
+    let widest = ARCH.dispatch(WidestPanel);
     let padded = rows.len().next_multiple_of(VECTOR);
     let packed = aligned(&mut scratch.packed, padded * inner);
     let sums = aligned(&mut scratch.sums, W_BLOCK * widest);
@@ -70,9 +71,9 @@ fn pack(rows: &[&[f32]], inner: usize, widest: usize, packed: &mut [f32]) {
 }
 
 /// Columns of the widest panel.
-struct Widest;
+struct WidestPanel;
 
-impl WithSimd for Widest {
+impl WithSimd for WidestPanel {
     type Output = usize;
 
     #[inline(always)]
