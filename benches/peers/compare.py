@@ -20,7 +20,10 @@ VOCABULARY = 50257
 SAMPLE = 6
 # How often a forward pass runs in each round.
 REPEATS = 5
-HOOKS_REPEATS = 20
+# How often the builds with and without hook calls are started in each round, and how often each
+# then runs.
+HOOKS_STARTS = 2
+HOOKS_REPEATS = 10
 PRODUCTS = ("products_15", "products_120", "products_256")
 
 
@@ -42,6 +45,11 @@ class Peer:
 
     def run(self, work: str, cells: list[int] | None = None) -> dict:
         return self._ask({"work": work, "cells": cells})
+
+    def close(self) -> None:
+        """Ends the process, and with it the memory it holds."""
+        self.process.stdin.close()
+        self.process.wait()
 
     def _ask(self, message: dict) -> dict:
         self.process.stdin.write(json.dumps(message) + "\n")
@@ -84,6 +92,8 @@ class Comparison:
     def __init__(self, ours: Peer, peers: list[Peer], seed: int = 0):
         self.ours, self.peers = ours, peers
         self.answers: dict[tuple[str, str], list[dict]] = defaultdict(list)
+        # By forward pass: one entry a start, the median seconds of each build.
+        self.hooks: dict[str, list[dict[str, float]]] = defaultdict(list)
         self.rng = random.Random(seed)
 
     def ask(self, peer: Peer, work: str, cells: list[int] | None = None) -> dict:
@@ -130,15 +140,23 @@ class Comparison:
             for work in pairs:
                 self.ask(self.ours, work)
 
-    def hooks_round(self, builds: list[Peer]) -> None:
-        """Two processes with the same history: what the others did to `ours` must not count."""
+    def hooks_round(self, builds: dict[str, str], setup: dict) -> None:
+        """Processes of the same history, started anew, since where one's memory lies makes it some
+        per cent faster or slower than another of the same build for as long as it lives. A second
+        process of the first build tells how much of that is left."""
+        started = [Peer(name, [binary, "--serve"], setup) for name, binary in self.shuffled(builds)]
         for work in ("forward_8x15", "forward_1x15"):
-            both = list(zip(builds, ("with hook calls", "without hook calls"), strict=True))
+            seconds = defaultdict(list)
             for _ in range(HOOKS_REPEATS):
-                self.rng.shuffle(both)
-                for peer, name in both:
-                    self.answers[name, work].append(peer.run(work))
-        self.ask(self.ours, "forward_8x15_no_interventions")
+                self.rng.shuffle(started)
+                for peer in started:
+                    seconds[peer.name].append(peer.run(work)["seconds"])
+            self.hooks[work].append({k: statistics.median(v) for k, v in seconds.items()})
+        for peer in started:
+            peer.close()
+
+    def shuffled(self, builds: dict[str, str]) -> list[tuple[str, str]]:
+        return self.rng.sample(list(builds.items()), len(builds))
 
     def medians(self) -> dict[tuple[str, str], float]:
         """Seconds by (peer, work), a peer's sweeps extrapolated from the cells it ran."""
@@ -183,19 +201,13 @@ def main() -> None:
         comparison = Comparison(ours, peers)
         difference = comparison.check()
         print(f"all peers agree to {difference:.1e}", file=sys.stderr)
-        builds = []
+        builds = {}
         if options.without_hooks:
-            builds = [
-                Peer(name, [binary, "--serve"], setup)
-                for name, binary in (
-                    ("with_hooks", options.ours),
-                    ("without_hooks", options.without_hooks),
-                )
-            ]
+            builds = {"with": options.ours, "again": options.ours, "without": options.without_hooks}
         for i in range(options.rounds):
             comparison.round()
-            if builds:
-                comparison.hooks_round(builds)
+            for _ in range(HOOKS_STARTS if builds else 0):
+                comparison.hooks_round(builds, setup)
             print(f"round {i + 1} of {options.rounds}", file=sys.stderr)
         full = None
         if options.full:

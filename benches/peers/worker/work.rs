@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use ndarray::{Array2, ArrayView2, Axis};
 use patchlens::{
-    ActivationCache, ActivationPatching, Cell, Edit, Grid, Hooks, Intervention, Interventions,
-    KeepLogits, Plan, Prompt, Run, Selection, Site, Sweep, Target, Transformer, ops,
+    ActivationCache, ActivationPatching, Cell, Edit, Grid, Intervention, KeepLogits, Plan, Prompt,
+    Run, Selection, Site, Sweep, Target, Transformer, ops,
 };
 
 use super::setup::{Setup, prompts};
@@ -62,20 +62,17 @@ impl<'m> Worker<'m> {
         let one = &self.clean.prompts[..1];
         let resid_pre = Grid::Positions(Site::ResidPre);
         match work {
-            "forward_8x15" => self.forward(&self.clean.prompts, ()),
-            "forward_8x15_no_interventions" => {
-                self.forward(&self.clean.prompts, Interventions::new(Vec::new()))
-            }
-            "forward_1x15" => self.forward(one, ()),
-            "forward_1x256" => self.forward(&self.setup.pieces(256)[..1], ()),
-            "forward_16x16" => self.forward(&self.setup.pieces(16)[..16], ()),
+            "forward_8x15" => self.forward(&self.clean.prompts),
+            "forward_1x15" => self.forward(one),
+            "forward_1x256" => self.forward(&self.setup.pieces(256)[..1]),
+            "forward_16x16" => self.forward(&self.setup.pieces(16)[..16]),
             "cached_8x15" => {
                 let selection = Selection::standard(self.model.config());
                 let run = Run {
                     cache: Some(&selection),
                     ..Run::default()
                 };
-                self.timed(&self.clean.prompts, (), &run)
+                self.timed(&self.clean.prompts, &run)
             }
             "resid_pre_late_given" => self.sweep(resid_pre, &self.late),
             "resid_pre_late_counted" => self.study(resid_pre, &self.late),
@@ -91,13 +88,13 @@ impl<'m> Worker<'m> {
         }
     }
 
-    fn forward(&self, prompts: &[Prompt], hooks: impl Hooks) -> Result<Answer> {
-        self.timed(prompts, hooks, &Run::default())
+    fn forward(&self, prompts: &[Prompt]) -> Result<Answer> {
+        self.timed(prompts, &Run::default())
     }
 
-    fn timed(&self, prompts: &[Prompt], hooks: impl Hooks, run: &Run<'_>) -> Result<Answer> {
+    fn timed(&self, prompts: &[Prompt], run: &Run<'_>) -> Result<Answer> {
         let start = Instant::now();
-        let output = self.model.run(prompts, hooks, run)?;
+        let output = self.model.run(prompts, (), run)?;
         let seconds = start.elapsed().as_secs_f64();
         Ok(Answer {
             seconds,
