@@ -2,6 +2,7 @@
 
 mod adamw;
 mod card;
+mod dropout;
 mod evaluation;
 mod training;
 
@@ -39,6 +40,10 @@ struct Arguments {
     /// the shipped one writes against the wrong name.
     #[arg(long, value_name = "FACTOR")]
     copying: Option<f32>,
+    /// How likely each head below the last layer is to be left out of a quarter of a step: the
+    /// model then learns to do with any one of them missing.
+    #[arg(long, value_name = "PROBABILITY", default_value_t = 0.0)]
+    drop_heads: f64,
     /// Folder to write to, made if needed.
     #[arg(long, value_name = "DIR", default_value = "assets/mini")]
     out: PathBuf,
@@ -98,6 +103,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         seed: arguments.seed,
         batch: BATCH,
         copying: arguments.copying,
+        drop_heads: arguments.drop_heads,
         optimizer: AdamW::new(arguments.steps),
     };
     let config = config(tokenizer.vocab_size());
