@@ -161,16 +161,20 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
         );
     }
     assert!(found.induction_removed.unwrap() > 0.5 && found.senders_removed.unwrap() > 0.5);
+    assert!(found.previous_token_removed.unwrap() > 0.5);
     let senders = found.senders();
     assert!(!senders.is_empty());
     for head in senders {
         let previous = found.patterns.values()[[0, head.layer, head.head]];
         assert!(previous > 0.4, "{head}: {previous}");
     }
+    let least = search.min_share;
     for edge in &found.edges {
         assert!(edge.from.layer < edge.to.layer);
-        assert!(edge.share_removed_from_all >= search.min_share);
-        assert!(edge.attention[1] <= edge.attention[0] * (1.0 - search.min_share));
+        let share = edge.share_removed_from_all.max(edge.share_kept_alone);
+        let ([whole, cut], [none, alone]) = (edge.attention, edge.attention_alone);
+        let attention = (whole - cut).max(alone - none);
+        assert!(share >= least && attention >= whole * least, "{edge:?}");
     }
     assert_eq!(
         found.induction_removed.is_none(),
