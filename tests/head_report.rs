@@ -6,12 +6,13 @@
 #[allow(dead_code)] // The examples use the rest.
 mod heads;
 
-use patchlens::tasks::{Corruption, Ioi, IoiPair, Repeated, RepeatedPrompt, Split};
+use ndarray::{ArrayD, Axis, Slice};
+use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Repeated, RepeatedPrompt, Split};
 use patchlens::{
     Config, Decomposition, Edit, FunctionVectors, Head, HeadLabel, HeadReport, HeadReporter,
-    HeadTask, InductionSearch, Intervention, LogitDirection, Prompt, Replacement, Site, Sweep,
-    Target, TokenPair, Tokenizer, Transformer, direct_logit_attribution, head_direct_effect,
-    in_context_score_by_head, induction_circuit, repeated_loss,
+    HeadTask, InductionSearch, Intervention, LogitDirection, Prompt, Replacement, Run, Selection,
+    Site, Sweep, Target, TokenPair, Tokenizer, Transformer, direct_logit_attribution,
+    head_direct_effect, in_context_score_by_head, induction_circuit, repeated_loss,
 };
 
 fn pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
@@ -95,14 +96,15 @@ fn heads_labelled_as_writers_are_those_whose_ablation_costs_most() {
     }
 }
 
-/// Zero ablation along the direct path takes away what direct logit attribution says that the head
-/// writes, but for the final LayerNorm's scale, which the one computes anew and the other holds.
+/// Zero ablation along the direct path is what the final LayerNorm and the unembedding make of the
+/// last residual stream without the head's output, computed here from the cache in f64. With the
+/// scale held instead, it is direct logit attribution.
 #[test]
-fn direct_effects_have_the_size_of_logit_attributions() {
+fn direct_effects_are_those_of_the_final_stream_without_the_head() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     let (pairs, task) = (pairs(&tokenizer), task(&pairs(&tokenizer)));
-    let metric = &task.metric;
-    let direct = head_direct_effect(&model, &task.prompts, metric, Replacement::Zero).unwrap();
+    let direct =
+        head_direct_effect(&model, &task.prompts, &task.metric, Replacement::Zero).unwrap();
     let directions: Vec<_> = pairs
         .iter()
         .map(|pair| LogitDirection::difference(pair.clean.io, pair.clean.s))
@@ -110,25 +112,54 @@ fn direct_effects_have_the_size_of_logit_attributions() {
     let by_heads = Decomposition::Heads;
     let attributed =
         direct_logit_attribution(&model, &task.prompts, &directions, by_heads).unwrap();
-    for (i, head) in Head::all(model.config()).enumerate() {
-        let effect = direct.lost.values()[[head.layer, head.head]];
-        let written = attributed.values()[[i]];
-        println!("{head}: direct effect {effect:.3}, attributed {written:.3}");
-        let scale = direct.base_mean().0;
-        assert!(
-            (effect - written).abs() < 0.1 * scale,
-            "{head}: {effect} {written}"
-        );
-    }
-    let largest = |value: &dyn Fn(usize) -> f32| {
-        let heads = 0..model.config().n_layers * model.config().n_heads;
-        heads.max_by(|a, b| value(*a).total_cmp(&value(*b)))
+    let n_layers = model.config().n_layers;
+    let last = Site::ResidPost.at(n_layers - 1);
+    let points = (0..n_layers).map(|layer| Site::Result.at(layer));
+    let keep = Selection::points(points.chain([last]));
+    let run = Run {
+        cache: Some(&keep),
+        ..Run::default()
     };
-    let flat: Vec<f32> = direct.lost.values().iter().copied().collect();
-    assert_eq!(
-        largest(&|i| flat[i]),
-        largest(&|i| attributed.values()[[i]])
-    );
+    let caches = model.run(&task.prompts, (), &run).unwrap().caches;
+    for (i, head) in Head::all(model.config()).enumerate() {
+        let (mut reacts, mut held) = (0.0, 0.0);
+        for (pair, cache) in pairs.iter().zip(&caches) {
+            let end = pair.clean.positions.end;
+            let stream = cache.get(last).unwrap();
+            let result = cache.get(Site::Result.at(head.layer)).unwrap();
+            let whole = stream.index_axis(Axis(0), end).mapv(f64::from);
+            let written = result.slice_axis(Axis(0), Slice::from(end..end + 1));
+            let written = written.index_axis(Axis(1), head.head).mapv(f64::from);
+            let without = &whole - &written.index_axis(Axis(0), 0);
+            let (base, scale) = read_out(&model, whole, None, &pair.clean);
+            reacts += base - read_out(&model, without.clone(), None, &pair.clean).0;
+            held += base - read_out(&model, without, Some(scale), &pair.clean).0;
+        }
+        let [reacts, held] = [reacts, held].map(|sum| (sum / pairs.len() as f64) as f32);
+        let found = direct.lost.values()[[head.layer, head.head]];
+        assert!((found - reacts).abs() < 1e-3, "{head}: {found} {reacts}");
+        let found = attributed.values()[[i]];
+        assert!((found - held).abs() < 1e-3, "{head}: {found} {held}");
+    }
+}
+
+/// The logit difference of a final residual stream, and the LayerNorm's scale, which may be held.
+fn read_out(
+    model: &Transformer,
+    stream: ArrayD<f64>,
+    scale: Option<f64>,
+    prompt: &IoiPrompt,
+) -> (f64, f64) {
+    let parameters = model.parameters();
+    let centred = &stream - stream.mean().unwrap();
+    let variance = centred.mapv(|v| v * v).mean().unwrap();
+    let scale = scale.unwrap_or((variance + f64::from(model.config().layer_norm_eps)).sqrt());
+    let row = |token: u32| parameters.wte.row(token as usize).mapv(f64::from);
+    let direction = row(prompt.io) - row(prompt.s);
+    let [weight, bias] =
+        [&parameters.ln_f.weight, &parameters.ln_f.bias].map(|v| v.mapv(f64::from));
+    let normalized = centred / scale * weight + bias;
+    ((normalized * direction).sum(), scale)
 }
 
 #[test]
