@@ -26,12 +26,15 @@ struct Args {
     #[command(flatten)]
     sequences: Sequences,
     /// IOI prompts for the ablation of heads
-    #[arg(long, default_value = "24")]
+    #[arg(long, default_value = "64")]
     prompts: NonZeroUsize,
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]
     zero: bool,
 }
+
+/// More prompts for the means of knocked out heads, some 16 for each of as many templates.
+const MEANS: usize = 256;
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -40,11 +43,13 @@ fn main() -> Result<()> {
         .sequences
         .repeated(&model, &tokenizer, args.common.seed)?;
     let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
-    let pairs = Ioi::new(&tokenizer)?.pairs(
-        args.prompts.get(),
-        Corruption::RandomNames,
-        args.common.seed,
-    )?;
+    let ioi = Ioi::new(&tokenizer)?;
+    let pairs = |n, seed| ioi.pairs(n, Corruption::RandomNames, seed);
+    let seed = args.common.seed;
+    let (pairs, more) = (
+        pairs(args.prompts.get(), seed)?,
+        pairs(MEANS, seed.wrapping_add(1))?,
+    );
     let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     let task = HeadTask::ioi(&clean);
     let shown = task.prompts[0].clone();
@@ -77,7 +82,9 @@ fn main() -> Result<()> {
     let table = Circuits::new(&model).composition_table()?;
     println!("\nstrongest composition of heads\n{}", table.top(5));
     let working = stage("knocking heads out at END");
-    let cost = cost_at_end(&model, &pairs)?;
+    // Those of the pairs too, so that every template has some.
+    let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
+    let cost = cost_at_end(&model, &clean, &others.collect::<Vec<_>>())?;
     drop(working);
     check_labels(&report, &cost);
     args.common.save_json(
