@@ -20,6 +20,12 @@ fn pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
     ioi.pairs(32, Corruption::RandomNames, 0).unwrap()
 }
 
+/// More prompts for means.
+fn more_pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
+    let ioi = Ioi::new(tokenizer).unwrap();
+    ioi.pairs(256, Corruption::RandomNames, 1).unwrap()
+}
+
 fn task(pairs: &[IoiPair]) -> HeadTask {
     let clean: Vec<_> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     HeadTask::ioi(&clean)
@@ -63,37 +69,39 @@ fn what_a_card_says_a_head_costs_is_what_full_runs_cost() {
     }
 }
 
-/// The labels say which heads write for the answer or against the wrong one. An experiment that
-/// they were not made from must agree: knocking heads out at END, with means over other names.
+/// The labels say which heads write for the answer or against the wrong one, by what reaches the
+/// logits from them alone. Experiments that they were not made from must agree: ablation at END,
+/// after which everything behind the head reacts, and knock-outs with means over other names.
 #[test]
-fn heads_labelled_as_writers_are_those_whose_ablation_costs_most() {
+fn heads_labelled_as_name_movers_are_those_whose_ablation_costs_most() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     let report = report(&model, &tokenizer, Replacement::Mean);
     println!("base {:?}\n{report}", report.base);
-    for suggestion in report.cards.iter().flat_map(|c| &c.suggestions) {
-        println!("{}: {}", suggestion.label, suggestion.evidence);
-    }
-    let cost = heads::cost_at_end(&model, &pairs(&tokenizer)).unwrap();
-    println!("{cost}");
-    let mut writers = report.with_label(HeadLabel::NameMover);
-    writers.extend(report.with_label(HeadLabel::Suppression));
-    assert!(
-        !writers.is_empty(),
-        "no head is said to write to the logits"
-    );
-    let of = |head: &Head| cost.values()[[head.layer, head.head]];
-    let others = Head::all(model.config()).filter(|head| !writers.contains(head));
-    let most = others.map(|head| of(&head)).fold(f32::MIN, f32::max);
-    for head in &writers {
-        assert!(of(head) > most, "{head}: {} against {most}", of(head));
-        let card = report.card(*head).unwrap();
-        let (task, least) = (card.task.as_ref().unwrap(), report.thresholds);
+    let movers = report.with_label(HeadLabel::NameMover);
+    assert!(!movers.is_empty(), "no head is said to move names");
+    let evidence = |head: &Head| report.card(*head).unwrap().task.as_ref().unwrap();
+    let at_end = |head: &Head| evidence(head).lost_at_end.value.unwrap();
+    let others = Head::all(model.config()).filter(|head| !movers.contains(head));
+    let most = others.map(|head| at_end(&head)).fold(f32::MIN, f32::max);
+    for head in &movers {
+        let (cost, task, least) = (at_end(head), evidence(head), report.thresholds);
+        println!("{head}: {cost} against {most}; {task}");
+        assert!(cost > most, "{head}: {cost} against {most}");
+        assert_eq!(report.card(*head).unwrap().label, HeadLabel::NameMover);
         assert!(task.share(&task.direct).unwrap() >= least.effect);
         let reads = task.reads.as_ref().unwrap();
-        let on_top = [Some(&reads.answer), reads.rival_negated.as_ref()];
-        let on_top = on_top.into_iter().flatten().filter_map(|score| score.value);
-        assert!(on_top.fold(0.0, f32::max) >= least.copy, "{reads:?}");
+        assert_eq!(reads.role, "IO");
+        assert!(reads.answer.value.unwrap() >= least.copy, "{reads:?}");
     }
+    let (pairs, more) = (pairs(&tokenizer), more_pairs(&tokenizer));
+    let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
+    let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
+    let cost = heads::cost_at_end(&model, &clean, &others.collect::<Vec<_>>()).unwrap();
+    println!("{cost}");
+    let knocked_out = |head: &Head| cost.values()[[head.layer, head.head]];
+    let costliest =
+        Head::all(model.config()).max_by(|a, b| knocked_out(a).total_cmp(&knocked_out(b)));
+    assert!(movers.contains(&costliest.unwrap()), "{costliest:?}");
 }
 
 /// Zero ablation along the direct path is what the final LayerNorm and the unembedding make of the
