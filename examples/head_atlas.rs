@@ -26,7 +26,7 @@ struct Args {
     #[command(flatten)]
     sequences: Sequences,
     /// IOI prompts for the ablation of heads
-    #[arg(long, default_value = "64")]
+    #[arg(long, default_value = "256")]
     prompts: NonZeroUsize,
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]

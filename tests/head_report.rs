@@ -17,7 +17,7 @@ use patchlens::{
 
 fn pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
     let ioi = Ioi::new(tokenizer).unwrap().split(Split::HeldOut).unwrap();
-    ioi.pairs(32, Corruption::RandomNames, 0).unwrap()
+    ioi.pairs(256, Corruption::RandomNames, 0).unwrap()
 }
 
 /// More prompts for means.
@@ -188,7 +188,7 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
     );
     println!("{:?} {:?}", found.senders_removed, found.induction_removed);
     assert!((found.gain.0 - loss.gain.0).abs() < 1e-4);
-    // Four heads do the same: each alone removes little and keeps most.
+    // Four heads do the same: each alone removes little and keeps much.
     assert_eq!(found.induction_heads.len(), found.kept_alone.len());
     for (head, kept) in found.induction_heads.iter().zip(&found.kept_alone) {
         let attention = found.patterns.values()[[2, head.layer, head.head]];
