@@ -26,12 +26,15 @@ struct Args {
     #[command(flatten)]
     sequences: Sequences,
     /// IOI prompts for the ablation of heads
-    #[arg(long, default_value = "24")]
+    #[arg(long, default_value = "256")]
     prompts: NonZeroUsize,
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]
     zero: bool,
 }
+
+/// More prompts for the means of knocked out heads, some 16 for each of as many templates.
+const MEANS: usize = 256;
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -40,11 +43,13 @@ fn main() -> Result<()> {
         .sequences
         .repeated(&model, &tokenizer, args.common.seed)?;
     let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
-    let pairs = Ioi::new(&tokenizer)?.pairs(
-        args.prompts.get(),
-        Corruption::RandomNames,
-        args.common.seed,
-    )?;
+    let ioi = Ioi::new(&tokenizer)?;
+    let pairs = |n, seed| ioi.pairs(n, Corruption::RandomNames, seed);
+    let seed = args.common.seed;
+    let (pairs, more) = (
+        pairs(args.prompts.get(), seed)?,
+        pairs(MEANS, seed.wrapping_add(1))?,
+    );
     let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     let task = HeadTask::ioi(&clean);
     let shown = task.prompts[0].clone();
@@ -77,9 +82,11 @@ fn main() -> Result<()> {
     let table = Circuits::new(&model).composition_table()?;
     println!("\nstrongest composition of heads\n{}", table.top(5));
     let working = stage("knocking heads out at END");
-    let cost = cost_at_end(&model, &pairs)?;
+    // Those of the pairs too, so that every template has some.
+    let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
+    let cost = cost_at_end(&model, &clean, &others.collect::<Vec<_>>())?;
     drop(working);
-    check_labels(&report, &cost);
+    check_labels(&report, reporter.ablation, &cost);
     args.common.save_json(
         &json!({ "report": report, "knocked_out_at_end": cost, "composition": table }),
     )?;
@@ -103,77 +110,78 @@ fn names(prompts: &[IoiPrompt]) -> Vec<u32> {
     names
 }
 
-/// The labels against an experiment that they were not made from: which heads cost most when
-/// knocked out at END, and which of them are said to write for IO or against S.
-fn check_labels(report: &HeadReport, cost: &Labelled) {
-    let at_end = |head: &Head| cost.values()[[head.layer, head.head]];
-    let mut heads: Vec<Head> = report.cards.iter().map(|card| card.head).collect();
-    heads.sort_by(|a, b| at_end(b).total_cmp(&at_end(a)));
+/// The labels against experiments that they were not made from: which heads cost most when ablated
+/// at END, and which of them are said to write for IO or against S.
+fn check_labels(report: &HeadReport, ablation: Replacement, knocked_out: &Labelled) {
     let mut writers = Vec::new();
     for label in [HeadLabel::NameMover, HeadLabel::Suppression] {
         let found = report.with_label(label);
-        let names: Vec<String> = found.iter().map(ToString::to_string).collect();
-        let names = if names.is_empty() {
-            "none".to_string()
-        } else {
-            names.join(", ")
-        };
-        println!("heads with the evidence of {label}: {names}");
+        println!("heads with the evidence of {label}: {}", names_of(&found));
         writers.extend(found);
     }
     println!(
         "(suppression: the head writes against the wrong name S, which raises IO − S; a negative name \
          mover writes against IO, which lowers it)"
     );
-    println!(
-        "\nwhat knocking a head out at END costs, in logits: its output there is replaced by the mean \
-         over prompts\nof the same template with other names (\"at end\" in the table: by its mean over \
-         all positions); the costliest:"
-    );
-    let shown = writers.len() + 2;
-    let line = |head: &Head| show_cost(report, *head, at_end(head));
-    heads.iter().take(shown).for_each(line);
-    let raise: Vec<&Head> = heads.iter().rev().filter(|h| at_end(h) < 0.0).collect();
-    println!(
-        "{} of {} heads raise the metric when knocked out at END{}",
-        raise.len(),
-        heads.len(),
-        if raise.is_empty() {
-            ""
-        } else {
-            ", the strongest:"
-        }
-    );
-    raise.into_iter().take(shown).for_each(line);
-    if let Some((first, last)) = heads.get(writers.len()).zip(heads.last()) {
-        println!(
-            "all but the {} costliest are between {:+.3} and {:+.3}",
-            writers.len(),
-            at_end(last),
-            at_end(first)
-        );
-    }
-    if writers.is_empty() {
-        println!("no head is said to write for IO or against S\n");
-        return;
-    }
-    let costliest = &heads[..writers.len()];
-    let agree = costliest.iter().filter(|h| writers.contains(h)).count();
-    println!(
-        "of the {} heads said to write for IO or against S, {agree} are among the {0} that cost most\n",
-        writers.len()
-    );
+    let instead = match ablation {
+        Replacement::Zero => "zeros",
+        Replacement::Mean => "its mean over all positions of all prompts",
+    };
+    let at_end = |head: &Head| {
+        let task = report.card(*head).and_then(|card| card.task.as_ref());
+        task.and_then(|task| task.lost_at_end.value)
+            .unwrap_or(f32::NAN)
+    };
+    show_costs(report, &writers, instead, at_end);
+    let instead = "its mean at END over prompts of the same template with other names";
+    let at_end = |head: &Head| knocked_out.values()[[head.layer, head.head]];
+    show_costs(report, &writers, instead, at_end);
 }
 
-/// What a head's knock-out at END costs, beside what its ablation everywhere does.
-fn show_cost(report: &HeadReport, head: Head, cost: f32) {
-    let card = report.card(head);
-    let task = card.and_then(|card| card.task.as_ref());
-    let share = 100.0 * cost / report.base.unwrap_or(f32::NAN);
+fn names_of(heads: &[Head]) -> String {
+    let names: Vec<String> = heads.iter().map(ToString::to_string).collect();
+    match names.is_empty() {
+        true => "none".to_string(),
+        false => names.join(", "),
+    }
+}
+
+/// What each head costs at END, the costliest first, and how well that fits the labels.
+fn show_costs(report: &HeadReport, writers: &[Head], instead: &str, cost: impl Fn(&Head) -> f32) {
+    let mut heads: Vec<Head> = report.cards.iter().map(|card| card.head).collect();
+    heads.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
+    println!("\nlost, in logits, with {instead} in place of what a head gives END:");
+    let base = report.base.unwrap_or(f32::NAN);
+    let line = |head: &Head| {
+        let label = report.card(*head).map(|card| card.label.to_string());
+        println!(
+            "  {:5} {:20} {:+.3} ({:+.1} %)",
+            head.to_string(),
+            label.unwrap_or_default(),
+            cost(head),
+            100.0 * cost(head) / base
+        );
+    };
+    let shown = writers.len() + 2;
+    heads.iter().take(shown).for_each(line);
+    let least = heads.iter().rev().filter(|head| cost(head) < 0.0);
+    let least: Vec<&Head> = least.take(shown).collect();
+    if !least.is_empty() {
+        println!("  that raise the metric when left out, the strongest first:");
+        least.into_iter().for_each(line);
+    }
+    if writers.is_empty() {
+        println!("  no head is said to write for IO or against S");
+        return;
+    }
+    let (costliest, others) = heads.split_at(writers.len());
+    let agree = costliest.iter().filter(|h| writers.contains(h)).count();
     println!(
-        "  {:5} {:20} {cost:+.3} ({share:+.1} %), ablated everywhere {:+.3}",
-        head.to_string(),
-        card.map_or(String::new(), |card| card.label.to_string()),
-        task.and_then(|task| task.lost.value).unwrap_or(f32::NAN)
+        "  of the {} heads said to write for IO or against S, {agree} are among the {0} that cost most{}",
+        writers.len(),
+        others.first().map_or(String::new(), |next| format!(
+            "; the next costs {:+.3}",
+            cost(next)
+        ))
     );
 }

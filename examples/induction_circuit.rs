@@ -24,10 +24,11 @@ struct Args {
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]
     zero: bool,
-    /// Attention to the induction pattern that makes a head a candidate, 0 to 1
+    /// Attention to the induction pattern, or to the previous token, that makes a head a candidate, 0
+    /// to 1
     #[arg(long, default_value_t = 0.3)]
     min_attention: f32,
-    /// Share of the gain that an ablation or an edge must remove, 0 to 1
+    /// Share of the gain that a head or an edge must remove, or alone keep, 0 to 1
     #[arg(long, default_value_t = 0.05)]
     min_share: f32,
 }
@@ -90,6 +91,8 @@ fn main() -> Result<()> {
         "induction_heads": found.induction_heads,
         "kept_alone": found.kept_alone,
         "key_paths": found.key_paths,
+        "previous_token_heads": found.previous_token_heads,
+        "previous_token_removed": found.previous_token_removed,
         "edges": found.edges,
         "senders_removed": found.senders_removed,
         "induction_removed": found.induction_removed,
@@ -118,7 +121,8 @@ fn show(found: &InductionCircuit, search: InductionSearch) {
     } else if found.edges.is_empty() {
         println!(
             "no earlier head passes: none removes {least:.1} % of the gain or more when cut from the keys \
-             of the induction heads (--min-share)"
+             of the induction heads, or keeps that much when the other previous-token heads are cut \
+             (--min-share)"
         );
     }
     let score = |pattern: usize, h: &Head| found.patterns.values()[[pattern, h.layer, h.head]];
@@ -132,25 +136,21 @@ fn show(found: &InductionCircuit, search: InductionSearch) {
             100.0 * kept
         );
     }
-    for from in found.senders() {
-        let edges: Vec<_> = found.edges.iter().filter(|e| e.from == from).collect();
+    if let Some(removed) = found.previous_token_removed {
+        let names: Vec<_> = found
+            .previous_token_heads
+            .iter()
+            .map(Head::to_string)
+            .collect();
         println!(
-            "head {from}, previous-token score {:.3}: cutting it out of the keys of all induction heads \
-             removes {:.1} % of the gain",
-            score(0, &from),
-            100.0 * edges[0].share_removed_from_all
+            "heads that attend to the previous token: {}; all of them cut out of the keys of all \
+             induction heads: {:.1} % of the gain removed",
+            names.join(", "),
+            100.0 * removed
         );
-        for edge in edges {
-            println!(
-                "  → keys of {}: prefix matching {:.3} → {:.3} with this edge cut, {:.1} % of the gain \
-                 removed; K-composition {:.3}",
-                edge.to,
-                edge.attention[0],
-                edge.attention[1],
-                100.0 * edge.share_removed,
-                edge.k_composition
-            );
-        }
+    }
+    for from in found.senders() {
+        show_sender(found, from);
     }
     for (what, share) in [
         ("senders", found.senders_removed),
@@ -168,5 +168,36 @@ fn show(found: &InductionCircuit, search: InductionSearch) {
             "(ablated: for every later part of the model; cut from the keys: for the induction heads' keys \
              alone, so the two shares differ)"
         );
+    }
+}
+
+/// An earlier head, and its edges.
+fn show_sender(found: &InductionCircuit, from: Head) {
+    let edges: Vec<_> = found.edges.iter().filter(|e| e.from == from).collect();
+    let kept = edges[0].share_kept_alone;
+    println!(
+        "head {from}, previous-token score {:.3}: cut out of the keys of all induction heads, it removes \
+         {:.1} % of the gain{}",
+        edges[0].previous_token,
+        100.0 * edges[0].share_removed_from_all,
+        match kept.is_nan() {
+            true => String::new(),
+            false => format!(
+                "; the others of its kind cut, it alone keeps {:.1} %",
+                100.0 * kept
+            ),
+        }
+    );
+    for edge in edges {
+        let [whole, cut] = edge.attention;
+        let [none, alone] = edge.attention_alone;
+        print!(
+            "  → keys of {}: prefix matching {whole:.3} → {cut:.3} with this edge cut",
+            edge.to
+        );
+        if !none.is_nan() {
+            print!(", {none:.3} → {alone:.3} with it alone instead of none");
+        }
+        println!("; K-composition {:.3}", edge.k_composition);
     }
 }

@@ -104,7 +104,8 @@ impl Transformer {
     /// # Errors
     /// Before anything is computed: as [`Transformer::run`]; [`Error::Prompt`] if prompt and new
     /// tokens exceed the context; [`Error::Invalid`] for a temperature that is not a positive
-    /// number, or `top_k` or `max_new_tokens` of 0; [`Error::Shape`] for values that depend on
+    /// number, or `top_k` or `max_new_tokens` of 0; [`Error::OutOfRange`] for `stop_at` outside of
+    /// the vocabulary; [`Error::Shape`] for values that depend on
     /// the position. [`Error::Invalid`] if logits to sample from are NaN or infinite.
     pub fn generate(
         &self,
@@ -157,7 +158,7 @@ impl Transformer {
         hooks: &mut impl Hooks,
         generation: &Generation,
     ) -> Result<()> {
-        generation.check()?;
+        generation.check(self.config().d_vocab)?;
         self.check_prompts(prompts)?;
         let run = |prompt: &Prompt| prompt.len().saturating_add(generation.max_new_tokens - 1);
         let n_ctx = self.config().n_ctx;
@@ -183,9 +184,17 @@ impl Transformer {
 }
 
 impl Generation {
-    fn check(&self) -> Result<()> {
+    fn check(&self, d_vocab: usize) -> Result<()> {
         if self.max_new_tokens == 0 {
             return Err(Error::invalid("max_new_tokens", 0, "at least 1"));
+        }
+        if let Some(token) = self.stop_at.filter(|token| *token as usize >= d_vocab) {
+            return Err(Error::OutOfRange {
+                at: "stop_at".to_string(),
+                axis: "token",
+                found: token as usize,
+                expected: format!("0..{d_vocab} (vocab_size)"),
+            });
         }
         match self.sampling {
             Sampling::Random { temperature, .. }

@@ -225,6 +225,13 @@ fn bad_input_is_an_error_before_anything_runs() {
     );
     assert!(message(&[1], vec![], Generation::greedy(0)).contains("max_new_tokens"));
     assert!(message(&[], vec![], Generation::greedy(1)).contains("0 tokens"));
+    let stop = Generation {
+        stop_at: Some(model.config().d_vocab as u32),
+        ..Generation::greedy(1)
+    };
+    let stop = message(&[1], vec![], stop);
+    let token = format!("stop_at: token {} is out", model.config().d_vocab);
+    assert!(stop.contains(&token), "{stop}");
     let random = |temperature, top_k| Generation {
         sampling: Sampling::Random {
             temperature,

@@ -6,17 +6,24 @@
 #[allow(dead_code)] // The examples use the rest.
 mod heads;
 
-use patchlens::tasks::{Corruption, Ioi, IoiPair, Repeated, RepeatedPrompt, Split};
+use ndarray::{ArrayD, Axis, Slice};
+use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Repeated, RepeatedPrompt, Split};
 use patchlens::{
     Config, Decomposition, Edit, FunctionVectors, Head, HeadLabel, HeadReport, HeadReporter,
-    HeadTask, InductionSearch, Intervention, LogitDirection, Prompt, Replacement, Site, Sweep,
-    Target, TokenPair, Tokenizer, Transformer, direct_logit_attribution, head_direct_effect,
-    in_context_score_by_head, induction_circuit, repeated_loss,
+    HeadTask, InductionSearch, Intervention, LogitDirection, Prompt, Replacement, Run, Selection,
+    Site, Sweep, Target, TokenPair, Tokenizer, Transformer, direct_logit_attribution,
+    head_direct_effect, in_context_score_by_head, induction_circuit, repeated_loss,
 };
 
 fn pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
     let ioi = Ioi::new(tokenizer).unwrap().split(Split::HeldOut).unwrap();
-    ioi.pairs(32, Corruption::RandomNames, 0).unwrap()
+    ioi.pairs(256, Corruption::RandomNames, 0).unwrap()
+}
+
+/// More prompts for means.
+fn more_pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
+    let ioi = Ioi::new(tokenizer).unwrap();
+    ioi.pairs(256, Corruption::RandomNames, 1).unwrap()
 }
 
 fn task(pairs: &[IoiPair]) -> HeadTask {
@@ -62,47 +69,50 @@ fn what_a_card_says_a_head_costs_is_what_full_runs_cost() {
     }
 }
 
-/// The labels say which heads write for the answer or against the wrong one. An experiment that
-/// they were not made from must agree: knocking heads out at END, with means over other names.
+/// The labels say which heads write for the answer or against the wrong one, by what reaches the
+/// logits from them alone. Experiments that they were not made from must agree: ablation at END,
+/// after which everything behind the head reacts, and knock-outs with means over other names.
 #[test]
-fn heads_labelled_as_writers_are_those_whose_ablation_costs_most() {
+fn heads_labelled_as_name_movers_are_those_whose_ablation_costs_most() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     let report = report(&model, &tokenizer, Replacement::Mean);
     println!("base {:?}\n{report}", report.base);
-    for suggestion in report.cards.iter().flat_map(|c| &c.suggestions) {
-        println!("{}: {}", suggestion.label, suggestion.evidence);
-    }
-    let cost = heads::cost_at_end(&model, &pairs(&tokenizer)).unwrap();
-    println!("{cost}");
-    let mut writers = report.with_label(HeadLabel::NameMover);
-    writers.extend(report.with_label(HeadLabel::Suppression));
-    assert!(
-        !writers.is_empty(),
-        "no head is said to write to the logits"
-    );
-    let of = |head: &Head| cost.values()[[head.layer, head.head]];
-    let others = Head::all(model.config()).filter(|head| !writers.contains(head));
-    let most = others.map(|head| of(&head)).fold(f32::MIN, f32::max);
-    for head in &writers {
-        assert!(of(head) > most, "{head}: {} against {most}", of(head));
-        let card = report.card(*head).unwrap();
-        let (task, least) = (card.task.as_ref().unwrap(), report.thresholds);
+    let movers = report.with_label(HeadLabel::NameMover);
+    assert!(!movers.is_empty(), "no head is said to move names");
+    let evidence = |head: &Head| report.card(*head).unwrap().task.as_ref().unwrap();
+    let at_end = |head: &Head| evidence(head).lost_at_end.value.unwrap();
+    let others = Head::all(model.config()).filter(|head| !movers.contains(head));
+    let most = others.map(|head| at_end(&head)).fold(f32::MIN, f32::max);
+    for head in &movers {
+        let (cost, task, least) = (at_end(head), evidence(head), report.thresholds);
+        println!("{head}: {cost} against {most}; {task}");
+        assert!(cost > most, "{head}: {cost} against {most}");
+        assert_eq!(report.card(*head).unwrap().label, HeadLabel::NameMover);
         assert!(task.share(&task.direct).unwrap() >= least.effect);
         let reads = task.reads.as_ref().unwrap();
-        let on_top = [Some(&reads.answer), reads.rival_negated.as_ref()];
-        let on_top = on_top.into_iter().flatten().filter_map(|score| score.value);
-        assert!(on_top.fold(0.0, f32::max) >= least.copy, "{reads:?}");
+        assert_eq!(reads.role, "IO");
+        assert!(reads.answer.value.unwrap() >= least.copy, "{reads:?}");
     }
+    let (pairs, more) = (pairs(&tokenizer), more_pairs(&tokenizer));
+    let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
+    let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
+    let cost = heads::cost_at_end(&model, &clean, &others.collect::<Vec<_>>()).unwrap();
+    println!("{cost}");
+    let knocked_out = |head: &Head| cost.values()[[head.layer, head.head]];
+    let costliest =
+        Head::all(model.config()).max_by(|a, b| knocked_out(a).total_cmp(&knocked_out(b)));
+    assert!(movers.contains(&costliest.unwrap()), "{costliest:?}");
 }
 
-/// Zero ablation along the direct path takes away what direct logit attribution says that the head
-/// writes, but for the final LayerNorm's scale, which the one computes anew and the other holds.
+/// Zero ablation along the direct path is what the final LayerNorm and the unembedding make of the
+/// last residual stream without the head's output, computed here from the cache in f64. With the
+/// scale held instead, it is direct logit attribution.
 #[test]
-fn direct_effects_have_the_size_of_logit_attributions() {
+fn direct_effects_are_those_of_the_final_stream_without_the_head() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     let (pairs, task) = (pairs(&tokenizer), task(&pairs(&tokenizer)));
-    let metric = &task.metric;
-    let direct = head_direct_effect(&model, &task.prompts, metric, Replacement::Zero).unwrap();
+    let direct =
+        head_direct_effect(&model, &task.prompts, &task.metric, Replacement::Zero).unwrap();
     let directions: Vec<_> = pairs
         .iter()
         .map(|pair| LogitDirection::difference(pair.clean.io, pair.clean.s))
@@ -110,25 +120,54 @@ fn direct_effects_have_the_size_of_logit_attributions() {
     let by_heads = Decomposition::Heads;
     let attributed =
         direct_logit_attribution(&model, &task.prompts, &directions, by_heads).unwrap();
-    for (i, head) in Head::all(model.config()).enumerate() {
-        let effect = direct.lost.values()[[head.layer, head.head]];
-        let written = attributed.values()[[i]];
-        println!("{head}: direct effect {effect:.3}, attributed {written:.3}");
-        let scale = direct.base_mean().0;
-        assert!(
-            (effect - written).abs() < 0.1 * scale,
-            "{head}: {effect} {written}"
-        );
-    }
-    let largest = |value: &dyn Fn(usize) -> f32| {
-        let heads = 0..model.config().n_layers * model.config().n_heads;
-        heads.max_by(|a, b| value(*a).total_cmp(&value(*b)))
+    let n_layers = model.config().n_layers;
+    let last = Site::ResidPost.at(n_layers - 1);
+    let points = (0..n_layers).map(|layer| Site::Result.at(layer));
+    let keep = Selection::points(points.chain([last]));
+    let run = Run {
+        cache: Some(&keep),
+        ..Run::default()
     };
-    let flat: Vec<f32> = direct.lost.values().iter().copied().collect();
-    assert_eq!(
-        largest(&|i| flat[i]),
-        largest(&|i| attributed.values()[[i]])
-    );
+    let caches = model.run(&task.prompts, (), &run).unwrap().caches;
+    for (i, head) in Head::all(model.config()).enumerate() {
+        let (mut reacts, mut held) = (0.0, 0.0);
+        for (pair, cache) in pairs.iter().zip(&caches) {
+            let end = pair.clean.positions.end;
+            let stream = cache.get(last).unwrap();
+            let result = cache.get(Site::Result.at(head.layer)).unwrap();
+            let whole = stream.index_axis(Axis(0), end).mapv(f64::from);
+            let written = result.slice_axis(Axis(0), Slice::from(end..end + 1));
+            let written = written.index_axis(Axis(1), head.head).mapv(f64::from);
+            let without = &whole - &written.index_axis(Axis(0), 0);
+            let (base, scale) = read_out(&model, whole, None, &pair.clean);
+            reacts += base - read_out(&model, without.clone(), None, &pair.clean).0;
+            held += base - read_out(&model, without, Some(scale), &pair.clean).0;
+        }
+        let [reacts, held] = [reacts, held].map(|sum| (sum / pairs.len() as f64) as f32);
+        let found = direct.lost.values()[[head.layer, head.head]];
+        assert!((found - reacts).abs() < 1e-3, "{head}: {found} {reacts}");
+        let found = attributed.values()[[i]];
+        assert!((found - held).abs() < 1e-3, "{head}: {found} {held}");
+    }
+}
+
+/// The logit difference of a final residual stream, and the LayerNorm's scale, which may be held.
+fn read_out(
+    model: &Transformer,
+    stream: ArrayD<f64>,
+    scale: Option<f64>,
+    prompt: &IoiPrompt,
+) -> (f64, f64) {
+    let parameters = model.parameters();
+    let centred = &stream - stream.mean().unwrap();
+    let variance = centred.mapv(|v| v * v).mean().unwrap();
+    let scale = scale.unwrap_or((variance + f64::from(model.config().layer_norm_eps)).sqrt());
+    let row = |token: u32| parameters.wte.row(token as usize).mapv(f64::from);
+    let direction = row(prompt.io) - row(prompt.s);
+    let [weight, bias] =
+        [&parameters.ln_f.weight, &parameters.ln_f.bias].map(|v| v.mapv(f64::from));
+    let normalized = centred / scale * weight + bias;
+    ((normalized * direction).sum(), scale)
 }
 
 #[test]
@@ -149,7 +188,7 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
     );
     println!("{:?} {:?}", found.senders_removed, found.induction_removed);
     assert!((found.gain.0 - loss.gain.0).abs() < 1e-4);
-    // Four heads do the same: each alone removes little and keeps most.
+    // Four heads do the same: each alone removes little and keeps much.
     assert_eq!(found.induction_heads.len(), found.kept_alone.len());
     for (head, kept) in found.induction_heads.iter().zip(&found.kept_alone) {
         let attention = found.patterns.values()[[2, head.layer, head.head]];
@@ -161,16 +200,20 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
         );
     }
     assert!(found.induction_removed.unwrap() > 0.5 && found.senders_removed.unwrap() > 0.5);
+    assert!(found.previous_token_removed.unwrap() > 0.5);
     let senders = found.senders();
     assert!(!senders.is_empty());
     for head in senders {
         let previous = found.patterns.values()[[0, head.layer, head.head]];
         assert!(previous > 0.4, "{head}: {previous}");
     }
+    let least = search.min_share;
     for edge in &found.edges {
         assert!(edge.from.layer < edge.to.layer);
-        assert!(edge.share_removed_from_all >= search.min_share);
-        assert!(edge.attention[1] <= edge.attention[0] * (1.0 - search.min_share));
+        let share = edge.share_removed_from_all.max(edge.share_kept_alone);
+        let ([whole, cut], [none, alone]) = (edge.attention, edge.attention_alone);
+        let attention = (whole - cut).max(alone - none);
+        assert!(share >= least && attention >= whole * least, "{edge:?}");
     }
     assert_eq!(
         found.induction_removed.is_none(),

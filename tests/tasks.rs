@@ -234,6 +234,15 @@ fn repeated_sequences() {
     );
     assert!(message(pool.prompts(1, 0, 2, 0)).starts_with("period: found 0;"));
     assert!(message(pool.prompts(1, 2, 0, 0)).starts_with("repeats: found 0;"));
+    assert_eq!(
+        message(pool.prompts(1, 2, usize::MAX, 0)),
+        format!(
+            "repeats: found {}; expected 1 to 500000, at most 1000000 tokens",
+            usize::MAX
+        )
+    );
+    let once = &pool.prompts(1, 2, 1, 0).unwrap()[0];
+    assert!(once.prompt.tokens[once.predictable()].is_empty());
     assert!(message(Repeated::from_pool(&tokenizer, vec![7, 7])).contains("1 tokens"));
     assert!(message(Repeated::from_pool(&tokenizer, vec![7, 9999])).contains("token 9999"));
 }

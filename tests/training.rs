@@ -2,6 +2,8 @@
 
 #[path = "../examples/train_mini/adamw.rs"]
 mod adamw;
+#[path = "../examples/train_mini/dropout.rs"]
+mod dropout;
 #[path = "../examples/train_mini/training.rs"]
 mod training;
 
@@ -9,10 +11,14 @@ use std::path::Path;
 
 use ndarray::{Axis, Slice};
 use patchlens::tasks::{Corpus, mini_tokenizer_json};
-use patchlens::{Config, Parameters, Tokenizer};
+use patchlens::{
+    Backward, Config, Edit, Head, Intervention, Interventions, Parameters, Prompt, Site, Target,
+    Tokenizer, Transformer, cross_entropy,
+};
 
 use adamw::AdamW;
-use training::{Settings, Training};
+use dropout::Dropout;
+use training::{Settings, Training, loss_without};
 
 const STEPS: u64 = 20;
 
@@ -22,6 +28,7 @@ fn settings(seed: u64) -> Settings {
         // Enough rows for products and row loops to be split over threads.
         batch: 24,
         copying: None,
+        drop_heads: 0.2,
         optimizer: AdamW {
             rate: [5e-3, 1e-3],
             ..AdamW::new(STEPS)
@@ -108,6 +115,59 @@ fn heads_of_the_last_layer_can_begin_by_copying() {
     assert_ne!(values(&plain, 1).t(), plain.h[1].attn.c_proj.weight);
     assert_eq!(copying.h[0].attn.c_proj, plain.h[0].attn.c_proj);
     assert_eq!(values(&copying, 0), values(&plain, 0));
+}
+
+/// Zeros in W_O give the loss that zeros at z give, and nothing of a head left out moves.
+#[test]
+fn a_head_left_out_of_a_step_neither_helps_nor_learns() {
+    let config = config(&tokenizer());
+    let model = Transformer::random(config.clone(), 3).unwrap();
+    let prompts = [Prompt::from([5, 6, 7, 5, 6]), Prompt::from([9, 8, 9])];
+    let weights = [vec![0.25; 4], vec![0.5; 2]];
+    let left_out = [Head::new(0, 1), Head::new(0, 3)];
+    let zero = |head: &Head| {
+        let target = Target::new(Site::Z.at(head.layer)).at_heads(head.head);
+        Intervention::new(target, Edit::Zero)
+    };
+    let list: Vec<Intervention> = left_out.iter().map(zero).collect();
+    let loss = cross_entropy(&prompts, &weights).unwrap();
+    let hooks = Interventions::new(&list[..]);
+    let hooked = model.gradients(&prompts, hooks, loss, &Backward::default());
+    let expected: f64 = hooked.unwrap().values.iter().sum();
+    let (value, gradient) = loss_without(&model, &left_out, &prompts, &weights).unwrap();
+    assert_eq!(value, expected);
+    let (whole, _) = loss_without(&model, &[], &prompts, &weights).unwrap();
+    assert_ne!(value, whole);
+
+    let d_head = config.d_model / config.n_heads;
+    let attention = &gradient.h[0].attn;
+    for head in 0..config.n_heads {
+        let place = |block: usize| {
+            let first = block * config.d_model + head * d_head;
+            Slice::from(first..first + d_head)
+        };
+        let read = (0..3).map(|block| attention.c_attn.weight.slice_axis(Axis(1), place(block)));
+        let written = attention.c_proj.weight.slice_axis(Axis(0), place(0));
+        let still = read
+            .chain([written])
+            .all(|part| part.iter().all(|g| *g == 0.0));
+        assert_eq!(still, left_out.contains(&Head::new(0, head)), "head {head}");
+    }
+}
+
+#[test]
+fn heads_are_left_out_at_random_but_for_the_last_layers() {
+    let config = config(&tokenizer());
+    let drawn = |probability, step| Dropout::of_step(probability, 1, step).draw(&config);
+    assert_eq!(drawn(0.3, 7), drawn(0.3, 7));
+    assert!((0..50).all(|step| drawn(0.0, step).is_empty()));
+    let all: Vec<Head> = (0..1000).flat_map(|step| drawn(0.3, step)).collect();
+    assert!(all.iter().all(|head| head.layer == 0));
+    for head in 0..config.n_heads {
+        let share = all.iter().filter(|h| h.head == head).count() as f64 / 1000.0;
+        // Three standard errors of 1000 draws.
+        assert!((share - 0.3).abs() < 0.045, "head {head}: {share}");
+    }
 }
 
 #[test]

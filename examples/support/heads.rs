@@ -8,7 +8,7 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::Array2;
 use patchlens::report::{About, Axis, Labelled};
-use patchlens::tasks::{IoiPair, IoiPrompt, Repeated, RepeatedPrompt};
+use patchlens::tasks::{IoiPrompt, Repeated, RepeatedPrompt};
 use patchlens::{Ablation, CircuitNode, Head, HeadTask, Prompt, Tokenizer, Transformer};
 
 /// Options for repeated random sequences.
@@ -135,15 +135,17 @@ pub fn pm((mean, error): (f32, f32)) -> String {
 
 /// What IOI's logit difference loses when each head is knocked out at END: replaced by its mean
 /// over prompts of the same template with other names (Wang et al. 2022), `[layer, head]`.
-pub fn cost_at_end(model: &Transformer, pairs: &[IoiPair]) -> Result<Labelled> {
-    let prompts = |of: fn(&IoiPair) -> &IoiPrompt| -> (Vec<Prompt>, Vec<usize>) {
-        let prompts = pairs.iter().map(of);
-        prompts.map(|p| (Prompt::from(p), p.template)).unzip()
+pub fn cost_at_end(
+    model: &Transformer,
+    clean: &[IoiPrompt],
+    others: &[IoiPrompt],
+) -> Result<Labelled> {
+    let prompts = |of: &[IoiPrompt]| -> (Vec<Prompt>, Vec<usize>) {
+        of.iter().map(|p| (Prompt::from(p), p.template)).unzip()
     };
-    let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
-    let task = HeadTask::ioi(&clean);
+    let task = HeadTask::ioi(clean);
     let ends = clean.iter().map(|p| vec![p.positions.end]).collect();
-    let (originals, others) = (prompts(|pair| &pair.clean), prompts(|pair| &pair.corrupted));
+    let (originals, others) = (prompts(clean), prompts(others));
     let ablation =
         Ablation::mean_by_template(model, (&originals.0, &originals.1), (&others.0, &others.1))?
             .with_class("END", ends)?;

@@ -5,7 +5,7 @@ use patchlens::Tokenizer;
 use patchlens::tasks::{Facts, GreaterThan, Ioi, Split};
 
 use crate::evaluation::Evaluation;
-use crate::training::Training;
+use crate::training::{Settings, Training};
 
 /// The README.md that goes with a trained model.
 pub fn text(
@@ -50,13 +50,16 @@ The loss is weighted: most on the word that answers, little on the text before i
 ## Training
 
 ```text
-cargo run --release --example train_mini -- --seed {seed} --steps {steps}{copying}
+cargo run --release --example train_mini -- --seed {seed} --steps {steps} \\
+    --copying {copying} --drop-heads {drop_heads}
 ```
 
 {steps} steps of {batch} sequences with AdamW (peak learning rate {peak}, {warmup} steps of warm-up,
-cosine decay to {end}, weight decay {decay}, gradient clipped at {clip}). The run that made this file
-took {minutes:.0} minutes. The same seed and steps give the same `model.safetensors` to the bit,
-whatever the number of threads, stopped and resumed or not.
+cosine decay to {end}, weight decay {decay}, gradient clipped at {clip}).
+
+{recipe}
+The run that made this file took {minutes:.0} minutes. The same seed and steps give the same
+`model.safetensors` to the bit, whatever the number of threads, stopped and resumed or not.
 
 ## Results
 
@@ -81,16 +84,35 @@ such circuits can be found, not what a model trained on natural text does.
         d_vocab = config.d_vocab,
         count = model.parameters().count(),
         activation = config.activation.name(),
+        recipe = recipe(settings),
         seed = settings.seed,
         steps = adam.steps,
         batch = settings.batch,
-        copying = settings
-            .copying
-            .map_or_else(String::new, |factor| format!(" --copying {factor}")),
+        copying = settings.copying.unwrap_or(0.0),
+        drop_heads = settings.drop_heads,
         peak = adam.rate[0],
         warmup = adam.warmup,
         end = adam.rate[1],
         decay = adam.weight_decay,
         clip = adam.clip,
     ))
+}
+
+/// What is particular about the training.
+fn recipe(settings: &Settings) -> String {
+    let mut text = String::new();
+    if let Some(factor) = settings.copying {
+        text += &format!(
+            "The last layer's heads begin by copying what they attend to (W_O is the transpose of\nW_V, \
+             both {factor} times as large as they are drawn).\n"
+        );
+    }
+    if settings.drop_heads > 0.0 {
+        text += &format!(
+            "Each head below the last layer is left out of a quarter of a step with probability {}, so\n\
+             that the model hangs on no single one of them.\n",
+            settings.drop_heads
+        );
+    }
+    text
 }

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod card;
+mod dropout;
 mod evaluation;
 mod training;
 
@@ -29,16 +30,20 @@ use training::{Settings, Training};
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Steps until the end of the learning-rate schedule.
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 6000)]
     steps: u64,
     /// Seed of the initial weights and of the text.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Let the last layer's heads begin by copying what they attend to, with values larger by this
-    /// factor (3 is a good one): the model then solves IOI by name movers and S-inhibition, where
-    /// the shipped one writes against the wrong name.
-    #[arg(long, value_name = "FACTOR")]
-    copying: Option<f32>,
+    /// By how much larger the last layer's values are at first, where its heads begin by copying
+    /// what they attend to; 0 lets them begin like all others. Without it, the model learns to
+    /// write against the wrong name of IOI instead of moving the right one.
+    #[arg(long, value_name = "FACTOR", default_value_t = 3.0)]
+    copying: f32,
+    /// How likely each head below the last layer is to be left out of a quarter of a step. Without
+    /// it, the model hangs on single heads that find out which name is wrong.
+    #[arg(long, value_name = "PROBABILITY", default_value_t = 0.3)]
+    drop_heads: f64,
     /// Folder to write to, made if needed.
     #[arg(long, value_name = "DIR", default_value = "assets/mini")]
     out: PathBuf,
@@ -82,12 +87,16 @@ fn run(arguments: &Arguments) -> Result<()> {
         arguments.checkpoint_every > 0,
         "--checkpoint-every: found 0; expected at least 1"
     );
-    if let Some(factor) = arguments.copying {
-        ensure!(
-            factor.is_finite() && factor > 0.0,
-            "--copying: found {factor}; expected a finite number above 0"
-        );
-    }
+    ensure!(
+        arguments.copying.is_finite() && arguments.copying >= 0.0,
+        "--copying: found {}; expected a finite number, at least 0",
+        arguments.copying
+    );
+    ensure!(
+        (0.0..1.0).contains(&arguments.drop_heads),
+        "--drop-heads: found {}; expected at least 0 and less than 1",
+        arguments.drop_heads
+    );
     let tokenizer_json = mini_tokenizer_json()?;
     let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes())?;
     let corpus = Corpus::new(&tokenizer, arguments.seed)?;
@@ -97,7 +106,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let settings = Settings {
         seed: arguments.seed,
         batch: BATCH,
-        copying: arguments.copying,
+        copying: Some(arguments.copying).filter(|factor| *factor > 0.0),
+        drop_heads: arguments.drop_heads,
         optimizer: AdamW::new(arguments.steps),
     };
     let config = config(tokenizer.vocab_size());

@@ -6,12 +6,18 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use patchlens::tasks::{Corpus, TrainingItem};
-use patchlens::{Attention, Backward, Config, Parameters, Prompt, Transformer, cross_entropy};
+use patchlens::{
+    Attention, Backward, Config, Head, Parameters, Prompt, Transformer, cross_entropy,
+};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::adamw::AdamW;
+use crate::dropout::{Dropout, silence};
+
+/// Parts of a step, each without heads of its own.
+const PARTS: usize = 4;
 
 /// What decides the bits of the result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +29,8 @@ pub struct Settings {
     /// By what the values of the last layer's heads are larger at first, if these heads begin by
     /// copying what they attend to.
     pub copying: Option<f32>,
+    /// How likely each head below the last layer is to be left out of a part of a step.
+    pub drop_heads: f64,
     pub optimizer: AdamW,
 }
 
@@ -70,33 +78,20 @@ impl Training {
             model,
             mut moments,
         } = self;
-        let first = step * settings.batch;
-        let items = (first..first + settings.batch).into_par_iter();
-        let items: Vec<TrainingItem> = items
-            .map(|i| corpus.item(i))
-            .collect::<patchlens::Result<_>>()?;
-        let total: f64 = items
-            .iter()
-            .flat_map(|i| &i.weights)
-            .map(|w| f64::from(*w))
-            .sum();
-        let weights: Vec<Vec<f32>> = items
-            .iter()
-            .map(|item| {
-                item.weights
-                    .iter()
-                    .map(|w| (f64::from(*w) / total) as f32)
-                    .collect()
-            })
-            .collect();
-        let prompts: Vec<Prompt> = items.into_iter().map(|item| item.tokens.into()).collect();
-        let want = Backward {
-            parameters: true,
-            ..Backward::default()
-        };
-        let loss = cross_entropy(&prompts, &weights)?;
-        let result = model.gradients(&prompts, (), loss, &want)?;
-        let gradient = result.parameters.context("parameters were asked for")?;
+        let (prompts, weights) = batch(corpus, step, settings.batch)?;
+        let mut dropout = Dropout::of_step(settings.drop_heads, settings.seed, step);
+        let part = prompts.len().div_ceil(PARTS);
+        let mut loss = 0.0;
+        let mut gradient = model.parameters().zeros_like();
+        for (prompts, weights) in prompts.chunks(part).zip(weights.chunks(part)) {
+            let left_out = dropout.draw(model.config());
+            let (value, part) = loss_without(&model, &left_out, prompts, weights)?;
+            loss += value;
+            let sums = gradient.tensors_mut().into_iter().zip(part.tensors());
+            for ((_, mut sum), (_, part)) in sums {
+                sum += &part;
+            }
+        }
         let (config, mut parameters) = model.into_parts();
         settings
             .optimizer
@@ -107,7 +102,7 @@ impl Training {
             step: step + 1,
             moments,
         };
-        Ok((training, result.values.iter().sum()))
+        Ok((training, loss))
     }
 
     /// Parameters and moments, with the prefixes of their names in a file.
@@ -180,6 +175,45 @@ impl Training {
         training.model = Transformer::new(config, parameters)?;
         Ok(training)
     }
+}
+
+/// The sequences of a step, and the weights of their predictions, which sum to 1.
+fn batch(corpus: &Corpus<'_>, step: u64, size: u64) -> Result<(Vec<Prompt>, Vec<Vec<f32>>)> {
+    let items = (step * size..(step + 1) * size).into_par_iter();
+    let items: Vec<TrainingItem> = items
+        .map(|i| corpus.item(i))
+        .collect::<patchlens::Result<_>>()?;
+    let total: f64 = items
+        .iter()
+        .flat_map(|i| &i.weights)
+        .map(|w| f64::from(*w))
+        .sum();
+    let share = |w: &f32| (f64::from(*w) / total) as f32;
+    let weights = items.iter().map(|i| i.weights.iter().map(share).collect());
+    let weights = weights.collect();
+    let prompts = items.into_iter().map(|item| item.tokens.into()).collect();
+    Ok((prompts, weights))
+}
+
+/// Loss of the model without some heads, and its gradient.
+pub fn loss_without(
+    model: &Transformer,
+    heads: &[Head],
+    prompts: &[Prompt],
+    weights: &[Vec<f32>],
+) -> Result<(f64, Parameters)> {
+    let want = Backward {
+        parameters: true,
+        ..Backward::default()
+    };
+    let (config, mut parameters) = model.clone().into_parts();
+    silence(&mut parameters, heads, &config);
+    let model = Transformer::new(config, parameters)?;
+    let loss = cross_entropy(prompts, weights)?;
+    let result = model.gradients(prompts, (), loss, &want)?;
+    let mut gradient = result.parameters.context("parameters were asked for")?;
+    silence(&mut gradient, heads, model.config());
+    Ok((result.values.iter().sum(), gradient))
 }
 
 /// Lets a layer's heads begin by copying: the output map is the transpose of the values, so that a

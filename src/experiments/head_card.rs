@@ -42,6 +42,26 @@ pub enum HeadLabel {
     Unlabelled,
 }
 
+impl HeadLabel {
+    /// Which labels come first where a head has several. Strengths do not compare between kinds of
+    /// evidence: a head that moves names may attend by induction everywhere else (as GPT-2's 9.6
+    /// and 9.9), and it is the task that was asked about. Many heads rest on the first token when
+    /// they have nothing to do: that comes last.
+    fn rank(self) -> u8 {
+        match self {
+            HeadLabel::NameMover
+            | HeadLabel::NegativeNameMover
+            | HeadLabel::Suppression
+            | HeadLabel::SInhibition => 0,
+            HeadLabel::Induction
+            | HeadLabel::DuplicateToken
+            | HeadLabel::PreviousToken
+            | HeadLabel::CurrentToken => 1,
+            HeadLabel::FirstToken | HeadLabel::Unlabelled => 2,
+        }
+    }
+}
+
 impl fmt::Display for HeadLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -209,9 +229,10 @@ pub struct Suggestion {
 pub struct HeadCard {
     /// The head.
     pub head: Head,
-    /// The best supported label.
+    /// The first of the suggestions.
     pub label: HeadLabel,
-    /// All labels that the evidence supports, strongest first.
+    /// All labels that the evidence supports: those of the task, then those of patterns, the first
+    /// token last; the strongest first among each.
     pub suggestions: Vec<Suggestion>,
     /// Pattern scores, highest first.
     pub patterns: Vec<Score>,
@@ -235,11 +256,9 @@ impl HeadCard {
         let mut found = self.task_labels(thresholds);
         found.extend(self.pattern_labels(thresholds));
         found.retain(|s| s.strength >= 1.0);
-        // Many heads rest on the first token when they have nothing to do: the weakest of labels.
-        let rests = |s: &Suggestion| s.label == HeadLabel::FirstToken;
         found.sort_by(|a, b| {
             let by_strength = b.strength.total_cmp(&a.strength);
-            rests(a).cmp(&rests(b)).then(by_strength)
+            a.label.rank().cmp(&b.label.rank()).then(by_strength)
         });
         self.label = found.first().map_or(HeadLabel::Unlabelled, |s| s.label);
         self.suggestions = found;

@@ -240,12 +240,22 @@ pub fn pattern_scores(
 /// then over prompts. NaN where all prompts are too short.
 ///
 /// # Errors
-/// As [`Transformer::run`].
+/// As [`Transformer::run`]; [`Error::OutOfRange`] for a distance that no two tokens of a context
+/// have.
 pub fn attention_by_distance(
     model: &Transformer,
     prompts: &(impl AsRef<[Prompt]> + ?Sized),
     longest: usize,
 ) -> Result<Labelled> {
+    let n_ctx = model.config().n_ctx;
+    if longest >= n_ctx {
+        return Err(Error::OutOfRange {
+            at: "attention by distance".to_string(),
+            axis: "distance",
+            found: longest,
+            expected: format!("0..{n_ctx} (n_positions)"),
+        });
+    }
     let distances: Vec<_> = (0..=longest).map(AttentionPattern::Offset).collect();
     let mut scores = pattern_scores(model, prompts, &distances)?;
     scores.about.title = "Attention by distance".to_string();

@@ -1,13 +1,12 @@
 //! Induction: what a repeated random sequence gains, and the circuit that gains it (Elhage et al.
 //! 2021; Olsson et al. 2022, "In-context Learning and Induction Heads").
 
+mod edges;
 mod paths;
 
-use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
 
 use super::circuits::{Circuits, Head};
-use super::composition::Composition;
 use super::head_ablation::{
     EVERYWHERE, HeadAblation, Replacement, ablate, ablation_cells, per_head,
 };
@@ -18,10 +17,9 @@ use crate::hook::Site;
 use crate::metric::{Metric, next_token_loss};
 use crate::model::Transformer;
 use crate::prompt::Prompt;
-use crate::report::{About, Axis, Labelled};
+use crate::report::{About, Labelled};
 use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
 use crate::tasks::RepeatedPrompt;
-use paths::KeyPaths;
 
 /// The metric that the search uses: mean loss of the first repeat minus mean loss where copying
 /// predicts the next token.
@@ -43,7 +41,8 @@ fn gain_metric(repeated: &[RepeatedPrompt]) -> Metric {
 pub struct InductionSearch {
     /// What takes the place of a head's output.
     pub ablation: Replacement,
-    /// Mean attention to the induction pattern from which on a head is a candidate.
+    /// Mean attention to the induction pattern from which on a head is a candidate; the same to the
+    /// previous token, for heads whose outputs the keys may read.
     pub min_attention: f32,
     /// Share of the gain that an ablation must remove, or a head alone must keep, for a head or
     /// an edge to belong to the circuit.
@@ -89,8 +88,15 @@ pub struct InductionEdge {
     /// Share of the gain that goes when the earlier head is cut out of the keys of all induction
     /// heads at once.
     pub share_removed_from_all: f32,
+    /// Share of the gain that is kept when all other heads that attend to the previous token are
+    /// cut out of the keys of all induction heads, beyond what is kept with this one cut as well.
+    /// NaN if the earlier head does not attend to the previous token.
+    pub share_kept_alone: f32,
     /// The induction head's attention to the induction pattern, whole and with the edge cut.
     pub attention: [f32; 2],
+    /// The same with all heads that attend to the previous token cut out of its keys, and with all
+    /// but this one. NaN if the earlier head is none of them.
+    pub attention_alone: [f32; 2],
     /// K-composition score of the weights.
     pub k_composition: f32,
     /// The earlier head's attention to the previous token.
@@ -118,6 +124,11 @@ pub struct InductionCircuit {
     /// induction head and, in the last row, of all of them at once,
     /// `[induction head, layer, head]`; NaN where there is no path. `None` without induction heads.
     pub key_paths: Option<Labelled>,
+    /// The heads below an induction head that attend to the previous token, whether or not an
+    /// edge leads from them.
+    pub previous_token_heads: Vec<Head>,
+    /// Share of the gain removed by cutting all of them out of the keys of all induction heads.
+    pub previous_token_removed: Option<f32>,
     /// The edges that carry enough of the gain, strongest first.
     pub edges: Vec<InductionEdge>,
     /// Share of the gain removed by ablating all senders of the edges at once.
@@ -141,9 +152,11 @@ impl InductionCircuit {
 /// the same, the first shows nothing and only the second tells. Then the paths from every earlier
 /// head into the keys of the induction heads are cut, as in path patching: the head is ablated, all
 /// other heads frozen, MLPs computed anew, and only the keys of one induction head, or of all of
-/// them at once, see what came of it. An edge belongs to the circuit if cutting its sender out of
-/// all keys at once removes enough of the gain (`min_share`), and cutting the edge alone takes the
-/// same share of the receiver's attention to the induction pattern.
+/// them at once, see what came of it. Heads that attend to the previous token are also cut all at
+/// once, and all but one. An edge belongs to the circuit if cutting its sender out of all keys
+/// removes enough of the gain (`min_share`), or the sender alone keeps enough of it while the
+/// other previous-token heads are cut; and if the same holds for the edge and the receiver's
+/// attention to the induction pattern.
 ///
 /// # Errors
 /// As [`repeated_loss`](crate::repeated_loss); [`Error::Invalid`] if a threshold is not within 0 to
@@ -195,14 +208,16 @@ pub fn induction_circuit(
     };
     let (induction_heads, kept_alone): (Vec<Head>, Vec<f32>) =
         candidates.into_iter().zip(kept).filter(belongs).unzip();
-    let (key_paths, edges) = study.key_paths(&induction_heads, gain.0, &patterns)?;
+    let keys = study.keys(&induction_heads, gain.0, &patterns)?;
     let mut circuit = InductionCircuit {
         gain,
         patterns,
         copying: Circuits::new(model).copying_scores()?,
         removed,
-        key_paths,
-        edges,
+        key_paths: keys.paths,
+        previous_token_heads: keys.previous_token_heads,
+        previous_token_removed: keys.previous_token_removed,
+        edges: keys.edges,
         senders_removed: None,
         induction_removed: None,
         induction_heads,
@@ -261,91 +276,5 @@ impl Study<'_> {
         let mut removed = self.removed_by(&sets, gain)?;
         let all = removed.pop().unwrap_or_default();
         Ok(removed.into_iter().map(|share| all - share).collect())
-    }
-
-    /// [`InductionCircuit::key_paths`] and the edges.
-    fn key_paths(
-        &self,
-        receivers: &[Head],
-        gain: f32,
-        patterns: &Labelled,
-    ) -> Result<(Option<Labelled>, Vec<InductionEdge>)> {
-        let config = self.model.config();
-        let Some(last) = receivers.iter().map(|head| head.layer).max() else {
-            return Ok((None, Vec::new()));
-        };
-        let paths = KeyPaths::new(self, receivers)?;
-        let senders: Vec<Head> = Head::all(config).filter(|h| h.layer < last).collect();
-        let shares = paths.shares(&senders, gain)?;
-        let edges = self.edges(&paths, (&senders, receivers), &shares, patterns)?;
-        let shape = (receivers.len() + 1, config.n_layers, config.n_heads);
-        let mut values = Array3::from_elem(shape, f32::NAN);
-        for (from, row) in senders.iter().zip(shares.rows()) {
-            for (i, share) in row.iter().enumerate() {
-                values[[i, from.layer, from.head]] = *share;
-            }
-        }
-        let names = receivers.iter().map(ToString::to_string);
-        let axes = vec![
-            Axis::new("induction head", names.chain(["all".to_string()])),
-            Axis::layers(shape.1),
-            Axis::heads(shape.2),
-        ];
-        let about = About {
-            title: "Paths into the keys of induction heads".to_string(),
-            caption: "Share of the gain removed when the paths from a head into the keys of an \
-                      induction head are cut."
-                .to_string(),
-            unit: "share of the gain".to_string(),
-            baselines: [("gain (nats)".to_string(), gain)].into(),
-            counts: [("prompts".to_string(), self.sweep.prompts().len() as u64)].into(),
-            ..About::default()
-        };
-        Ok((Some(Labelled::new(values, axes, about)?), edges))
-    }
-
-    /// The edges that pass, by what they take from the gain; `shares` are `[sender, receiver]`,
-    /// and those of all receivers at once.
-    fn edges(
-        &self,
-        paths: &KeyPaths<'_, '_>,
-        (senders, receivers): (&[Head], &[Head]),
-        shares: &Array2<f32>,
-        patterns: &Labelled,
-    ) -> Result<Vec<InductionEdge>> {
-        let composition = Circuits::new(self.model).composition_scores(Composition::K)?;
-        let pattern = |i: usize, h: Head| patterns.values()[[i, h.layer, h.head]];
-        let least = self.search.min_share;
-        let mut edges = Vec::new();
-        for (from, row) in senders.iter().zip(shares.rows()) {
-            let from_all = row[receivers.len()];
-            // NaN, where there is no path, is never enough.
-            let carries = from_all >= least;
-            for (to, share) in receivers.iter().zip(row) {
-                if !carries || share.is_nan() {
-                    continue;
-                }
-                let (whole, cut) = (pattern(2, *to), paths.attention_without(*from, *to)?);
-                if (whole - cut) / whole >= least {
-                    edges.push(InductionEdge {
-                        from: *from,
-                        to: *to,
-                        share_removed: *share,
-                        share_removed_from_all: from_all,
-                        attention: [whole, cut],
-                        k_composition: composition.values()
-                            [&[from.layer, from.head, to.layer, to.head][..]],
-                        previous_token: pattern(0, *from),
-                    });
-                }
-            }
-        }
-        edges.sort_by(|a, b| {
-            let by_sender = b
-                .share_removed_from_all
-                .total_cmp(&a.share_removed_from_all);
-            by_sender.then(b.share_removed.total_cmp(&a.share_removed))
-        });
-        Ok(edges)
     }
 }

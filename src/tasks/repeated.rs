@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::prompt::Prompt;
 use crate::tokenizer::Tokenizer;
 
+/// Most tokens of a sequence without BOS, far beyond any context.
+const LONGEST: usize = 1_000_000;
+
 /// A random sequence, repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepeatedPrompt {
@@ -24,9 +27,10 @@ pub struct RepeatedPrompt {
 
 impl RepeatedPrompt {
     /// The positions whose *next* token can be known by copying: from the second repeat's first
-    /// token to the last but one of all.
+    /// token to the last but one of all; none where there is one repeat only.
     pub fn predictable(&self) -> Range<usize> {
-        self.start + self.period..self.prompt.len() - 1
+        let first = self.start + self.period;
+        first..(self.prompt.len() - 1).max(first)
     }
 }
 
@@ -108,7 +112,8 @@ impl<'t> Repeated<'t> {
     /// `n` sequences of `period` tokens, each repeated `repeats` times in all.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when `period` is 0 or more than the pool has, or `repeats` is 0.
+    /// [`Error::Invalid`] when `period` is 0 or more than the pool has, or when `repeats` is 0 or
+    /// makes a sequence of more than a million tokens.
     pub fn prompts(
         &self,
         n: usize,
@@ -135,8 +140,10 @@ impl<'t> Repeated<'t> {
             );
             return Err(Error::invalid("period", period, expected));
         }
-        if repeats == 0 {
-            return Err(Error::invalid("repeats", repeats, "at least 1"));
+        let most = LONGEST / period;
+        if repeats == 0 || repeats > most {
+            let expected = format!("1 to {most}, at most {LONGEST} tokens");
+            return Err(Error::invalid("repeats", repeats, expected));
         }
         let sequence: Vec<u32> = sample(rng, self.pool.len(), period)
             .iter()

@@ -92,6 +92,11 @@ fn prompts_and_positions() {
         &["prompt"],
     );
     turned_down(
+        "distance",
+        attention_by_distance(&model, &prompt, usize::MAX),
+        &["distance", "n_positions"],
+    );
+    turned_down(
         "report",
         HeadReporter::new(&nothing).run(&model),
         &["prompt"],

@@ -174,6 +174,36 @@ fn the_circuit_search_finds_exactly_the_pair() {
     }
 }
 
+/// Where two heads do the same, cutting one shows nothing; what it keeps without the other does.
+#[test]
+fn the_circuit_search_finds_senders_that_stand_in_for_each_other() {
+    let second = UNREAD;
+    let model = Builder::new(3)
+        .previous_token(PREVIOUS)
+        .previous_token(second)
+        .duplicate_token(DUPLICATE)
+        .induction(INDUCTION)
+        .model();
+    let search = InductionSearch::default();
+    let found = induction_circuit(&model, &repeated(6, 12), search).unwrap();
+    assert_eq!(found.previous_token_heads, [PREVIOUS, second]);
+    assert_eq!(found.senders(), [PREVIOUS, second], "{:?}", found.edges);
+    assert!(found.previous_token_removed.unwrap() > 0.5);
+    for edge in &found.edges {
+        assert!(edge.share_removed_from_all < search.min_share, "{edge:?}");
+        assert!(edge.share_kept_alone > 0.5, "{edge:?}");
+        let ([whole, cut], [none, alone]) = (edge.attention, edge.attention_alone);
+        assert!(whole - cut < 0.05 && alone - none > 0.5, "{edge:?}");
+    }
+    // Of a head that does it alone, the two are the same; one that nobody reads keeps nothing.
+    let found = induction_circuit(&induction_model(), &repeated(6, 12), search).unwrap();
+    assert_eq!(found.previous_token_heads, [PREVIOUS, UNREAD]);
+    let edge = &found.edges[0];
+    let difference = edge.share_removed_from_all - edge.share_kept_alone;
+    assert!(difference.abs() < 0.01, "{edge:?}");
+    assert!((edge.attention_alone[1] - edge.attention[0]).abs() < 0.01);
+}
+
 #[test]
 fn a_model_without_induction_is_an_error() {
     let idle = Builder::new(2).model();

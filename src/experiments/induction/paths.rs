@@ -49,20 +49,19 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         })
     }
 
-    /// The share of the gain that goes with the paths from each sender into the keys of each
-    /// receiver, `[sender, receiver]` (NaN: no path), and into those of all receivers at once,
-    /// the last column.
-    pub fn shares(&self, senders: &[Head], gain: f32) -> Result<Array2<f32>> {
+    /// The share of the gain that goes with the paths from each set of senders into the keys of
+    /// each receiver, `[senders, receiver]` (NaN: no path), and into those of all receivers at
+    /// once, the last column.
+    pub fn shares(&self, senders: &[Vec<Head>], gain: f32) -> Result<Array2<f32>> {
         let shape = (senders.len(), self.receivers.len() + 1);
         let mut shares = Array2::from_elem(shape, f32::NAN);
-        for (sender, mut row) in senders.iter().zip(shares.rows_mut()) {
-            let received = self.received(*sender)?;
-            let later: Vec<usize> = (0..self.receivers.len())
-                .filter(|i| self.receivers[*i].layer > sender.layer)
-                .collect();
+        for (senders, mut row) in senders.iter().zip(shares.rows_mut()) {
+            let is_later = |i: &usize| senders.iter().any(|h| h.layer < self.receivers[*i].layer);
+            let later: Vec<usize> = (0..self.receivers.len()).filter(is_later).collect();
             if later.is_empty() {
                 continue;
             }
+            let received = self.received(senders)?;
             let edits = later
                 .iter()
                 .map(|i| self.edit(self.receivers[*i], &received));
@@ -78,8 +77,8 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         Ok(shares)
     }
 
-    /// An induction head's attention to the induction pattern with the path from a sender cut.
-    pub fn attention_without(&self, from: Head, to: Head) -> Result<f32> {
+    /// An induction head's attention to the induction pattern with the paths from senders cut.
+    pub fn attention_without(&self, from: &[Head], to: Head) -> Result<f32> {
         let prompts = self.study.sweep.prompts();
         let cell = [self.edit(to, &self.received(from)?)?];
         let mut scores = Vec::new();
@@ -101,9 +100,9 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         Ok(mean(&scores))
     }
 
-    /// The sender ablated, every other head as it was.
-    fn received(&self, sender: Head) -> Result<Received> {
-        let cells = ablation_cells(&[sender], &self.edits, &EVERYWHERE);
+    /// The senders ablated, every other head as it was.
+    fn received(&self, senders: &[Head]) -> Result<Received> {
+        let cell = ablation_cells(senders, &self.edits, &EVERYWHERE).concat();
         let recording = Recording {
             model: self.study.model,
             base: &self.base,
@@ -116,7 +115,7 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         };
         // Runs that change nothing are not told: they are the base.
         let mut received = self.base.clone();
-        recording.run(&cells, |_, prompt, cache| received[prompt] = cache)?;
+        recording.run(&[cell], |_, prompt, cache| received[prompt] = cache)?;
         Ok(received)
     }
 

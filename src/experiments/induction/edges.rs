@@ -1,0 +1,184 @@
+//! Which earlier heads the keys of induction heads read.
+
+use ndarray::{Array2, Array3};
+
+use super::super::circuits::{Circuits, Head};
+use super::super::composition::Composition;
+use super::paths::KeyPaths;
+use super::{InductionEdge, Study};
+use crate::error::Result;
+use crate::report::{About, Axis, Labelled};
+
+/// What the search found about the keys; the fields are those of
+/// [`InductionCircuit`](super::InductionCircuit).
+#[derive(Default)]
+pub(super) struct Keys {
+    pub paths: Option<Labelled>,
+    pub previous_token_heads: Vec<Head>,
+    pub previous_token_removed: Option<f32>,
+    pub edges: Vec<InductionEdge>,
+}
+
+/// Heads that attend to the previous token, and what the search knows of them together.
+struct Previous {
+    heads: Vec<Head>,
+    /// Share of the gain that goes with all of them.
+    removed: f32,
+    /// Share that each keeps without the others, beyond what is left without any.
+    kept: Vec<f32>,
+}
+
+impl Previous {
+    fn new(heads: Vec<Head>, paths: &KeyPaths<'_, '_>, gain: f32) -> Result<Self> {
+        let mut sets: Vec<Vec<Head>> = heads.iter().map(|h| without(&heads, *h)).collect();
+        sets.push(heads.clone());
+        let shares = paths.shares(&sets, gain)?;
+        // The last column: out of all keys at once. Without any others, nothing is cut.
+        let cut = |row: usize| match sets[row].is_empty() {
+            true => 0.0,
+            false => shares[[row, shares.ncols() - 1]],
+        };
+        let removed = cut(heads.len());
+        Ok(Previous {
+            kept: (0..heads.len()).map(|i| removed - cut(i)).collect(),
+            removed,
+            heads,
+        })
+    }
+
+    fn kept_by(&self, head: Head) -> f32 {
+        let place = self.heads.iter().position(|h| *h == head);
+        place.map_or(f32::NAN, |i| self.kept[i])
+    }
+}
+
+fn without(heads: &[Head], one: Head) -> Vec<Head> {
+    heads.iter().copied().filter(|h| *h != one).collect()
+}
+
+/// What every edge is judged by.
+struct Judge<'a, 's, 'm> {
+    paths: &'a KeyPaths<'s, 'm>,
+    previous: &'a Previous,
+    patterns: &'a Labelled,
+    composition: Labelled,
+    least: f32,
+}
+
+impl Judge<'_, '_, '_> {
+    /// The edge, if its sender and it itself carry enough; `shares` are those that go with it and
+    /// with its sender out of all keys.
+    fn edge(&self, from: Head, to: Head, shares: [f32; 2]) -> Result<Option<InductionEdge>> {
+        let kept = self.previous.kept_by(from);
+        // NaN, where there is no path, is never enough.
+        let carries = shares[1] >= self.least || kept >= self.least;
+        if !carries || shares[0].is_nan() {
+            return Ok(None);
+        }
+        let pattern = |i: usize, h: Head| self.patterns.values()[[i, h.layer, h.head]];
+        let whole = pattern(2, to);
+        let cut = self.paths.attention_without(&[from], to)?;
+        let all = &self.previous.heads;
+        let alone = match kept.is_nan() {
+            true => [f32::NAN; 2],
+            false => [
+                self.paths.attention_without(all, to)?,
+                self.paths.attention_without(&without(all, from), to)?,
+            ],
+        };
+        let attends = |more: f32, less: f32| (more - less) / whole >= self.least;
+        if !attends(whole, cut) && !attends(alone[1], alone[0]) {
+            return Ok(None);
+        }
+        let weights = [from.layer, from.head, to.layer, to.head];
+        Ok(Some(InductionEdge {
+            from,
+            to,
+            share_removed: shares[0],
+            share_removed_from_all: shares[1],
+            share_kept_alone: kept,
+            attention: [whole, cut],
+            attention_alone: alone,
+            k_composition: self.composition.values()[&weights[..]],
+            previous_token: pattern(0, from),
+        }))
+    }
+}
+
+impl Study<'_> {
+    /// The paths from all earlier heads into the keys of the receivers, and the edges among them.
+    pub(super) fn keys(&self, receivers: &[Head], gain: f32, patterns: &Labelled) -> Result<Keys> {
+        let config = self.model.config();
+        let Some(last) = receivers.iter().map(|head| head.layer).max() else {
+            return Ok(Keys::default());
+        };
+        let paths = KeyPaths::new(self, receivers)?;
+        let senders: Vec<Head> = Head::all(config).filter(|h| h.layer < last).collect();
+        let sets: Vec<Vec<Head>> = senders.iter().map(|head| vec![*head]).collect();
+        let shares = paths.shares(&sets, gain)?;
+        let attends =
+            |h: &Head| patterns.values()[[0, h.layer, h.head]] >= self.search.min_attention;
+        let heads = senders.iter().copied().filter(attends).collect();
+        let previous = Previous::new(heads, &paths, gain)?;
+        let judge = Judge {
+            paths: &paths,
+            previous: &previous,
+            patterns,
+            composition: Circuits::new(self.model).composition_scores(Composition::K)?,
+            least: self.search.min_share,
+        };
+        let mut edges = Vec::new();
+        for (from, row) in senders.iter().zip(shares.rows()) {
+            for (to, share) in receivers.iter().zip(row) {
+                edges.extend(judge.edge(*from, *to, [*share, row[receivers.len()]])?);
+            }
+        }
+        edges.sort_by(|a, b| {
+            let sender =
+                |edge: &InductionEdge| edge.share_removed_from_all.max(edge.share_kept_alone);
+            let by_sender = sender(b).total_cmp(&sender(a));
+            by_sender.then(b.share_removed.total_cmp(&a.share_removed))
+        });
+        Ok(Keys {
+            paths: Some(self.table(receivers, &senders, &shares, gain)?),
+            previous_token_removed: (!previous.heads.is_empty()).then_some(previous.removed),
+            previous_token_heads: previous.heads,
+            edges,
+        })
+    }
+
+    /// The shares as [`InductionCircuit::key_paths`](super::InductionCircuit::key_paths).
+    fn table(
+        &self,
+        receivers: &[Head],
+        senders: &[Head],
+        shares: &Array2<f32>,
+        gain: f32,
+    ) -> Result<Labelled> {
+        let config = self.model.config();
+        let shape = (receivers.len() + 1, config.n_layers, config.n_heads);
+        let mut values = Array3::from_elem(shape, f32::NAN);
+        for (from, row) in senders.iter().zip(shares.rows()) {
+            for (i, share) in row.iter().enumerate() {
+                values[[i, from.layer, from.head]] = *share;
+            }
+        }
+        let names = receivers.iter().map(ToString::to_string);
+        let axes = vec![
+            Axis::new("induction head", names.chain(["all".to_string()])),
+            Axis::layers(shape.1),
+            Axis::heads(shape.2),
+        ];
+        let about = About {
+            title: "Paths into the keys of induction heads".to_string(),
+            caption: "Share of the gain removed when the paths from a head into the keys of an \
+                      induction head are cut."
+                .to_string(),
+            unit: "share of the gain".to_string(),
+            baselines: [("gain (nats)".to_string(), gain)].into(),
+            counts: [("prompts".to_string(), self.sweep.prompts().len() as u64)].into(),
+            ..About::default()
+        };
+        Labelled::new(values, axes, about)
+    }
+}
