@@ -92,7 +92,7 @@ class Comparison:
     def __init__(self, ours: Peer, peers: list[Peer], seed: int = 0):
         self.ours, self.peers = ours, peers
         self.answers: dict[tuple[str, str], list[dict]] = defaultdict(list)
-        # By forward pass: one entry a start, the median seconds of each build.
+        # By work: one entry a start, the median seconds of each build.
         self.hooks: dict[str, list[dict[str, float]]] = defaultdict(list)
         self.rng = random.Random(seed)
 
@@ -143,9 +143,10 @@ class Comparison:
     def hooks_round(self, builds: dict[str, str], setup: dict) -> None:
         """Processes of the same history, started anew, since where one's memory lies makes it some
         per cent faster or slower than another of the same build for as long as it lives. A second
-        process of the first build tells how much of that is left."""
+        process of the first build tells how much of that is left; bare products, which call no
+        hooks, how much the compiler makes of the rest of the crate."""
         started = [Peer(name, [binary, "--serve"], setup) for name, binary in self.shuffled(builds)]
-        for work in ("forward_8x15", "forward_1x15"):
+        for work in ("forward_8x15", "products_120", "forward_1x15", "products_15"):
             seconds = defaultdict(list)
             for _ in range(HOOKS_REPEATS):
                 self.rng.shuffle(started)

@@ -24,9 +24,24 @@ def write(comparison, difference: float, full: dict | None, rounds: int) -> str:
         work_table(comparison, medians),
         within(comparison, medians),
         loading(comparison),
+        GROWTH,
         (Path(__file__).parent / "notes.md").read_text(),
     ]
     return "\n".join(section for section in sections if section)
+
+
+GROWTH = """## How cost grows
+
+Drawn by `cargo bench --bench growth` in a run of its own (medians of 3 runs, GPT-2 small's shape).
+
+| one forward pass by tokens | by prompts |
+| --- | --- |
+| ![](growth/tokens.svg) | ![](growth/prompts.svg) |
+
+| by layers | `resid_pre` sweep by cells | by prompt pairs |
+| --- | --- | --- |
+| ![](growth/layers.svg) | ![](growth/cells.svg) | ![](growth/pairs.svg) |
+"""
 
 
 def heading(comparison, difference: float, rounds: int) -> str:
@@ -162,13 +177,15 @@ def within(comparison, medians) -> str:
         cells = [title, f"{ratio:.3f}"]
         cells += [f"≤ {target}", yes(ratio <= target)] if target else ["", ""]
         lines.append(table_row(cells))
-    for shape in ("8x15", "1x15"):
+    for shape, bare in (("8x15", "products_120"), ("1x15", "products_15")):
         starts = comparison.hooks.get(f"forward_{shape}")
         if starts:
             tokens = f"{shape.replace('x', ' × ')} tokens"
             ratio, text = of_starts(starts, "with", "without")
             cells = [f"no hooks over a build without hook calls, {tokens}", text, "1 ± 0.01"]
             lines.append(table_row([*cells, yes(abs(ratio - 1) <= 0.01)]))
+            _, text = of_starts(comparison.hooks[bare], "with", "without")
+            lines.append(table_row([f"the same of its bare products, {tokens}", text, "", ""]))
             _, text = of_starts(starts, "with", "again")
             lines.append(table_row([f"no hooks over itself, {tokens}", text, "", ""]))
     return (
@@ -180,7 +197,8 @@ Bare matrix products: those with c_attn, both c_proj, c_fc and the unembedding, 
 overhead. The build without hook calls is a copy of the crate in which every function of
 `src/model` that calls hooks or the recorder is emptied (`without_hooks.py`); medians and ranges of
 the ratio over several starts of both, since a process keeps the place of its memory. The same
-ratio between two processes of one build tells what such a figure is worth.
+ratio between two processes of one build tells what such a figure is worth, and that of bare
+products, which call no hooks, what the compiler makes of the same source in another crate.
 """
     )
 
