@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use anyhow::{Context, Result};
 use clap::Parser;
 use patchlens::report::Labelled;
-use patchlens::tasks::{Corruption, Ioi, IoiPrompt};
+use patchlens::tasks::{Corruption, Ioi, IoiPrompt, Split};
 use patchlens::{
     Circuits, Head, HeadLabel, HeadReport, HeadReporter, HeadTask, Prompt, Replacement,
 };
@@ -43,7 +43,8 @@ fn main() -> Result<()> {
         .sequences
         .repeated(&model, &tokenizer, args.common.seed)?;
     let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
-    let ioi = Ioi::new(&tokenizer)?;
+    // As the other examples: pairs of names that the shipped model never saw together.
+    let ioi = Ioi::new(&tokenizer)?.split(Split::HeldOut)?;
     let pairs = |n, seed| ioi.pairs(n, Corruption::RandomNames, seed);
     let seed = args.common.seed;
     let (pairs, more) = (
@@ -164,6 +165,12 @@ fn show_costs(report: &HeadReport, writers: &[Head], instead: &str, cost: impl F
     };
     let shown = writers.len() + 2;
     heads.iter().take(shown).for_each(line);
+    let rest: Vec<&Head> = heads.iter().skip(shown).collect();
+    let missing: Vec<&Head> = rest.into_iter().filter(|h| writers.contains(h)).collect();
+    if !missing.is_empty() {
+        println!("  further down, of those said to write for IO or against S:");
+        missing.into_iter().for_each(line);
+    }
     let least = heads.iter().rev().filter(|head| cost(head) < 0.0);
     let least: Vec<&Head> = least.take(shown).collect();
     if !least.is_empty() {
@@ -174,13 +181,14 @@ fn show_costs(report: &HeadReport, writers: &[Head], instead: &str, cost: impl F
         println!("  no head is said to write for IO or against S");
         return;
     }
-    let (costliest, others) = heads.split_at(writers.len());
+    let costliest = &heads[..writers.len()];
     let agree = costliest.iter().filter(|h| writers.contains(h)).count();
+    let next = heads.iter().find(|head| !writers.contains(head));
     println!(
-        "  of the {} heads said to write for IO or against S, {agree} are among the {0} that cost most{}",
+        "  among the {} costliest: {agree} of the {0} said to write for IO or against S{}",
         writers.len(),
-        others.first().map_or(String::new(), |next| format!(
-            "; the next costs {:+.3}",
+        next.map_or(String::new(), |next| format!(
+            "; the costliest other head costs {:+.3}",
             cost(next)
         ))
     );

@@ -24,12 +24,15 @@ struct Args {
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]
     zero: bool,
-    /// Attention to the induction pattern, or to the previous token, that makes a head a candidate, 0
-    /// to 1
-    #[arg(long, default_value_t = 0.3)]
+    /// Attention to the induction pattern that makes a head a candidate, 0 to 1
+    #[arg(long, default_value_t = 0.3, allow_negative_numbers = true)]
     min_attention: f32,
+    /// Attention to the previous token that makes a head one of those that may stand in for each
+    /// other, 0 to 1
+    #[arg(long, default_value_t = 0.3, allow_negative_numbers = true)]
+    min_previous_token: f32,
     /// Share of the gain that a head or an edge must remove, or alone keep, 0 to 1
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value_t = 0.05, allow_negative_numbers = true)]
     min_share: f32,
 }
 
@@ -37,6 +40,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     for (option, value) in [
         ("--min-attention", args.min_attention),
+        ("--min-previous-token", args.min_previous_token),
         ("--min-share", args.min_share),
     ] {
         ensure!(
@@ -57,6 +61,7 @@ fn main() -> Result<()> {
             Replacement::Mean
         },
         min_attention: args.min_attention,
+        min_previous_token: args.min_previous_token,
         min_share: args.min_share,
         ..InductionSearch::default()
     };
@@ -129,7 +134,7 @@ fn show(found: &InductionCircuit, search: InductionSearch) {
     for (head, kept) in found.induction_heads.iter().zip(&found.kept_alone) {
         println!(
             "induction head {head}: prefix matching {:.3}, copying {:.3}; its ablation removes {:.1} % of \
-             the gain, it alone keeps {:.1} %",
+             the gain; the other heads that attend so ablated, it alone keeps {:.1} %",
             score(2, head),
             found.copying.values()[[head.layer, head.head]],
             100.0 * found.removed.values()[[head.layer, head.head]],
@@ -143,8 +148,9 @@ fn show(found: &InductionCircuit, search: InductionSearch) {
             .map(Head::to_string)
             .collect();
         println!(
-            "heads that attend to the previous token: {}; all of them cut out of the keys of all \
+            "heads with a previous-token score of {} or more: {}; all of them cut out of the keys of all \
              induction heads: {:.1} % of the gain removed",
+            search.min_previous_token,
             names.join(", "),
             100.0 * removed
         );
@@ -165,8 +171,8 @@ fn show(found: &InductionCircuit, search: InductionSearch) {
     }
     if found.senders_removed.is_some() {
         println!(
-            "(ablated: for every later part of the model; cut from the keys: for the induction heads' keys \
-             alone, so the two shares differ)"
+            "(ablated: for every later part of the model, so that queries, values and MLPs change as well, and \
+             may make up for it or add to it; cut from the keys: for the induction heads' keys alone)"
         );
     }
 }

@@ -179,10 +179,11 @@ fn clear_heads(table: &Labelled, n_heads: usize, sign: f32) -> Vec<String> {
     let clear = heads.filter(|c| c.value.abs() > 2.0 * c.std_error.unwrap_or(0.0));
     let told = clear.map(|c| {
         let head = name((c.index[0], c.index[1]));
+        let digits = if c.value.abs() < 1e-3 { 3 } else { 1 };
         let error = c
             .std_error
-            .map_or(String::new(), |e| format!(" ± {:.1}", 100.0 * e));
-        format!("{head} ({:+.1}{error} %)", 100.0 * c.value)
+            .map_or(String::new(), |e| format!(" ± {:.digits$}", 100.0 * e));
+        format!("{head} ({:+.digits$}{error} %)", 100.0 * c.value)
     });
     told.collect()
 }
@@ -207,13 +208,18 @@ fn told_logits(table: &Labelled, n_heads: usize, base: f32) -> String {
     )
 }
 
+/// Most heads in a sentence on inputs.
+const SHOWN: usize = 8;
+
 /// Which heads act through the inputs of those found.
 fn told_inputs(table: &Labelled, n_heads: usize, what: &str, movers: &[Head]) -> String {
     let movers: Vec<String> = movers.iter().map(|head| name(*head)).collect();
     let both = [-1.0, 1.0].map(|sign| clear_heads(table, n_heads, sign));
-    let few = |mut heads: Vec<String>| {
-        heads.truncate(4);
-        listed(&heads)
+    let few = |heads: Vec<String>| match heads.split_at_checked(SHOWN) {
+        Some((first, rest)) if !rest.is_empty() => {
+            format!("{} and {} weaker ones", listed(first), rest.len())
+        }
+        _ => listed(&heads),
     };
     let [raise, lower] = both.map(few);
     format!(

@@ -69,39 +69,50 @@ fn what_a_card_says_a_head_costs_is_what_full_runs_cost() {
     }
 }
 
-/// The labels say which heads write for the answer or against the wrong one, by what reaches the
-/// logits from them alone. Experiments that they were not made from must agree: ablation at END,
-/// after which everything behind the head reacts, and knock-outs with means over other names.
+/// The labels say which heads write the answer, by what reaches the logits from them alone.
+/// Ablation at END, after which all that is behind the head reacts, must agree.
 #[test]
 fn heads_labelled_as_name_movers_are_those_whose_ablation_costs_most() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
-    let report = report(&model, &tokenizer, Replacement::Mean);
-    println!("base {:?}\n{report}", report.base);
-    let movers = report.with_label(HeadLabel::NameMover);
-    assert!(!movers.is_empty(), "no head is said to move names");
-    let evidence = |head: &Head| report.card(*head).unwrap().task.as_ref().unwrap();
-    let at_end = |head: &Head| evidence(head).lost_at_end.value.unwrap();
-    let others = Head::all(model.config()).filter(|head| !movers.contains(head));
-    let most = others.map(|head| at_end(&head)).fold(f32::MIN, f32::max);
-    for head in &movers {
-        let (cost, task, least) = (at_end(head), evidence(head), report.thresholds);
-        println!("{head}: {cost} against {most}; {task}");
-        assert!(cost > most, "{head}: {cost} against {most}");
-        assert_eq!(report.card(*head).unwrap().label, HeadLabel::NameMover);
-        assert!(task.share(&task.direct).unwrap() >= least.effect);
-        let reads = task.reads.as_ref().unwrap();
-        assert_eq!(reads.role, "IO");
-        assert!(reads.answer.value.unwrap() >= least.copy, "{reads:?}");
+    for replacement in [Replacement::Mean, Replacement::Zero] {
+        let report = report(&model, &tokenizer, replacement);
+        println!("{replacement:?}: base {:?}\n{report}", report.base);
+        let movers = report.with_label(HeadLabel::NameMover);
+        assert!(!movers.is_empty(), "no head is said to move names");
+        let evidence = |head: &Head| report.card(*head).unwrap().task.as_ref().unwrap();
+        let at_end = |head: &Head| evidence(head).lost_at_end.value.unwrap();
+        let others = Head::all(model.config()).filter(|head| !movers.contains(head));
+        let most = others.map(|head| at_end(&head)).fold(f32::MIN, f32::max);
+        for head in &movers {
+            let (cost, task, least) = (at_end(head), evidence(head), report.thresholds);
+            println!("{head}: {cost} against {most}; {task}");
+            assert!(cost > most, "{head}: {cost} against {most}");
+            assert_eq!(report.card(*head).unwrap().label, HeadLabel::NameMover);
+            assert!(task.share(&task.direct).unwrap() >= least.effect);
+            let reads = task.reads.as_ref().unwrap();
+            assert_eq!(reads.role, "IO");
+            assert!(reads.answer.value.unwrap() >= least.copy, "{reads:?}");
+        }
     }
+}
+
+/// An experiment that the labels were not made from: knock-outs at END with means over prompts of
+/// the same template, which leave a head what it writes whatever the names are.
+#[test]
+fn most_name_movers_also_cost_most_when_their_template_is_known() {
+    let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+    let movers = report(&model, &tokenizer, Replacement::Mean).with_label(HeadLabel::NameMover);
     let (pairs, more) = (pairs(&tokenizer), more_pairs(&tokenizer));
     let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
     let cost = heads::cost_at_end(&model, &clean, &others.collect::<Vec<_>>()).unwrap();
     println!("{cost}");
     let knocked_out = |head: &Head| cost.values()[[head.layer, head.head]];
-    let costliest =
-        Head::all(model.config()).max_by(|a, b| knocked_out(a).total_cmp(&knocked_out(b)));
-    assert!(movers.contains(&costliest.unwrap()), "{costliest:?}");
+    let mut heads: Vec<Head> = Head::all(model.config()).collect();
+    heads.sort_by(|a, b| knocked_out(b).total_cmp(&knocked_out(a)));
+    let agree = heads[..movers.len()].iter().filter(|h| movers.contains(h));
+    assert!(agree.count() + 1 >= movers.len(), "{heads:?} {movers:?}");
+    assert!(movers.contains(&heads[0]));
 }
 
 /// Zero ablation along the direct path is what the final LayerNorm and the unembedding make of the

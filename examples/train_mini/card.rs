@@ -58,7 +58,7 @@ cargo run --release --example train_mini -- --seed {seed} --steps {steps} \\
 cosine decay to {end}, weight decay {decay}, gradient clipped at {clip}).
 
 {recipe}
-The run that made this file took {minutes:.0} minutes. The same seed and steps give the same
+The run that made this file took {minutes:.0} minutes. The same command gives the same
 `model.safetensors` to the bit, whatever the number of threads, stopped and resumed or not.
 
 ## Results

@@ -38,11 +38,21 @@ struct Arguments {
     /// By how much larger the last layer's values are at first, where its heads begin by copying
     /// what they attend to; 0 lets them begin like all others. Without it, the model learns to
     /// write against the wrong name of IOI instead of moving the right one.
-    #[arg(long, value_name = "FACTOR", default_value_t = 3.0)]
+    #[arg(
+        long,
+        value_name = "FACTOR",
+        default_value_t = 3.0,
+        allow_negative_numbers = true
+    )]
     copying: f32,
     /// How likely each head below the last layer is to be left out of a quarter of a step. Without
     /// it, the model hangs on single heads that find out which name is wrong.
-    #[arg(long, value_name = "PROBABILITY", default_value_t = 0.3)]
+    #[arg(
+        long,
+        value_name = "PROBABILITY",
+        default_value_t = 0.3,
+        allow_negative_numbers = true
+    )]
     drop_heads: f64,
     /// Folder to write to, made if needed.
     #[arg(long, value_name = "DIR", default_value = "assets/mini")]
@@ -88,8 +98,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         "--checkpoint-every: found 0; expected at least 1"
     );
     ensure!(
-        arguments.copying.is_finite() && arguments.copying >= 0.0,
-        "--copying: found {}; expected a finite number, at least 0",
+        (0.0..=100.0).contains(&arguments.copying),
+        "--copying: found {}; expected 0 to 100",
         arguments.copying
     );
     ensure!(

@@ -41,9 +41,10 @@ fn gain_metric(repeated: &[RepeatedPrompt]) -> Metric {
 pub struct InductionSearch {
     /// What takes the place of a head's output.
     pub ablation: Replacement,
-    /// Mean attention to the induction pattern from which on a head is a candidate; the same to the
-    /// previous token, for heads whose outputs the keys may read.
+    /// Mean attention to the induction pattern from which on a head is a candidate.
     pub min_attention: f32,
+    /// Mean attention to the previous token from which on a head counts as one that attends so.
+    pub min_previous_token: f32,
     /// Share of the gain that an ablation must remove, or a head alone must keep, for a head or
     /// an edge to belong to the circuit.
     pub min_share: f32,
@@ -56,6 +57,7 @@ impl Default for InductionSearch {
         InductionSearch {
             ablation: Replacement::Mean,
             min_attention: 0.3,
+            min_previous_token: 0.3,
             min_share: 0.05,
             memory_limit: DEFAULT_MEMORY_LIMIT,
         }
@@ -66,6 +68,7 @@ impl InductionSearch {
     fn check(&self) -> Result<()> {
         for (what, share) in [
             ("min_attention", self.min_attention),
+            ("min_previous_token", self.min_previous_token),
             ("min_share", self.min_share),
         ] {
             if !(0.0..=1.0).contains(&share) {
@@ -129,7 +132,7 @@ pub struct InductionCircuit {
     pub previous_token_heads: Vec<Head>,
     /// Share of the gain removed by cutting all of them out of the keys of all induction heads.
     pub previous_token_removed: Option<f32>,
-    /// The edges that carry enough of the gain, strongest first.
+    /// The edges that carry enough of the gain: those of the strongest sender first, by receiver.
     pub edges: Vec<InductionEdge>,
     /// Share of the gain removed by ablating all senders of the edges at once.
     pub senders_removed: Option<f32>,
@@ -155,8 +158,8 @@ impl InductionCircuit {
 /// them at once, see what came of it. Heads that attend to the previous token are also cut all at
 /// once, and all but one. An edge belongs to the circuit if cutting its sender out of all keys
 /// removes enough of the gain (`min_share`), or the sender alone keeps enough of it while the
-/// other previous-token heads are cut; and if the same holds for the edge and the receiver's
-/// attention to the induction pattern.
+/// other previous-token heads are cut; and if, in one way or the other, the edge makes up as large
+/// a share of the receiver's attention to the induction pattern.
 ///
 /// # Errors
 /// As [`repeated_loss`](crate::repeated_loss); [`Error::Invalid`] if a threshold is not within 0 to

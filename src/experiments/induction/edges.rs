@@ -117,7 +117,7 @@ impl Study<'_> {
         let sets: Vec<Vec<Head>> = senders.iter().map(|head| vec![*head]).collect();
         let shares = paths.shares(&sets, gain)?;
         let attends =
-            |h: &Head| patterns.values()[[0, h.layer, h.head]] >= self.search.min_attention;
+            |h: &Head| patterns.values()[[0, h.layer, h.head]] >= self.search.min_previous_token;
         let heads = senders.iter().copied().filter(attends).collect();
         let previous = Previous::new(heads, &paths, gain)?;
         let judge = Judge {
@@ -137,7 +137,7 @@ impl Study<'_> {
             let sender =
                 |edge: &InductionEdge| edge.share_removed_from_all.max(edge.share_kept_alone);
             let by_sender = sender(b).total_cmp(&sender(a));
-            by_sender.then(b.share_removed.total_cmp(&a.share_removed))
+            by_sender.then((a.from, a.to).cmp(&(b.from, b.to)))
         });
         Ok(Keys {
             paths: Some(self.table(receivers, &senders, &shares, gain)?),
