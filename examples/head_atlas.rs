@@ -25,9 +25,9 @@ struct Args {
     common: Common,
     #[command(flatten)]
     sequences: Sequences,
-    /// IOI prompts for the ablation of heads
-    #[arg(long, default_value = "256")]
-    prompts: NonZeroUsize,
+    /// IOI prompts for the ablation of heads [default: 256; with --model 32]
+    #[arg(long)]
+    prompts: Option<NonZeroUsize>,
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]
     zero: bool,
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
     let pairs = |n, seed| ioi.pairs(n, Corruption::RandomNames, seed);
     let seed = args.common.seed;
     let (pairs, more) = (
-        pairs(args.prompts.get(), seed)?,
+        pairs(prompts_of(&args), seed)?,
         pairs(MEANS, seed.wrapping_add(1))?,
     );
     let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
@@ -101,6 +101,12 @@ fn main() -> Result<()> {
         support::save(&table, dir, "composition")?;
     }
     Ok(())
+}
+
+/// How many prompts to ablate heads on: the shipped model is fast, and its effects are small.
+fn prompts_of(args: &Args) -> usize {
+    let default = if args.common.model.is_some() { 32 } else { 256 };
+    args.prompts.map_or(default, NonZeroUsize::get)
 }
 
 /// The tokens of the names, each once.
