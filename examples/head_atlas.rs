@@ -70,16 +70,7 @@ fn main() -> Result<()> {
         base.unwrap_or(f32::NAN)
     );
     println!("{report}");
-    for card in &report.cards {
-        for suggestion in &card.suggestions {
-            println!(
-                "{:5} {:20} {}",
-                card.head.to_string(),
-                suggestion.label,
-                suggestion.evidence
-            );
-        }
-    }
+    show_evidence(&report);
     let table = Circuits::new(&model).composition_table()?;
     println!("\nstrongest composition of heads\n{}", table.top(5));
     let working = stage("knocking heads out at END");
@@ -101,6 +92,20 @@ fn main() -> Result<()> {
         support::save(&table, dir, "composition")?;
     }
     Ok(())
+}
+
+/// The labels that each head has the evidence for.
+fn show_evidence(report: &HeadReport) {
+    for card in &report.cards {
+        for suggestion in &card.suggestions {
+            println!(
+                "{:5} {:20} {}",
+                card.head.to_string(),
+                suggestion.label,
+                suggestion.evidence
+            );
+        }
+    }
 }
 
 /// How many prompts to ablate heads on: the shipped model is fast, and its effects are small.

@@ -8,7 +8,8 @@ mod support;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use patchlens::{
-    Head, InductionCircuit, InductionSearch, Replacement, induction_circuit, repeated_loss,
+    Head, InductionCircuit, InductionSearch, RepeatedLoss, Replacement, induction_circuit,
+    repeated_loss,
 };
 use serde_json::json;
 use support::heads::{Sequences, pm, stage};
@@ -67,22 +68,7 @@ fn main() -> Result<()> {
     };
     let found = induction_circuit(&model, &repeated, search)?;
     drop(working);
-    println!("loss in the first repeat   {} nats", pm(loss.first_loss));
-    let uniform = (model.config().d_vocab as f32).ln();
-    if loss.first_loss.0 > uniform {
-        println!(
-            "  above ln(vocabulary) = {uniform:.2}, what equal probabilities would give: random tokens are \
-             unlike the text the model expects{}",
-            if args.common.model.is_none() {
-                " (its training gave the first repeat of random sequences no weight)"
-            } else {
-                ""
-            }
-        );
-    }
-    println!("loss in the second repeat  {} nats", pm(loss.second_loss));
-    println!("accuracy in the second     {}", pm(loss.second_accuracy));
-    println!("gain of the repetition     {} nats\n", pm(loss.gain));
+    show_loss(&loss, model.config().d_vocab, args.common.model.is_none());
     println!("{}", found.removed);
     show(&found, search);
     args.common.save_json(&json!({
@@ -114,6 +100,26 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What the repetition gains.
+fn show_loss(loss: &RepeatedLoss, d_vocab: usize, shipped: bool) {
+    println!("loss in the first repeat   {} nats", pm(loss.first_loss));
+    let uniform = (d_vocab as f32).ln();
+    if loss.first_loss.0 > uniform {
+        println!(
+            "  above ln(vocabulary) = {uniform:.2}, what equal probabilities would give: random tokens are \
+             unlike the text the model expects{}",
+            if shipped {
+                " (its training gave the first repeat of random sequences no weight)"
+            } else {
+                ""
+            }
+        );
+    }
+    println!("loss in the second repeat  {} nats", pm(loss.second_loss));
+    println!("accuracy in the second     {}", pm(loss.second_accuracy));
+    println!("gain of the repetition     {} nats\n", pm(loss.gain));
 }
 
 fn show(found: &InductionCircuit, search: InductionSearch) {
@@ -158,23 +164,7 @@ fn show(found: &InductionCircuit, search: InductionSearch) {
     for from in found.senders() {
         show_sender(found, from);
     }
-    for (what, share) in [
-        ("senders", found.senders_removed),
-        ("induction heads", found.induction_removed),
-    ] {
-        if let Some(share) = share {
-            println!(
-                "all {what} ablated at once: {:.1} % of the gain removed",
-                100.0 * share
-            );
-        }
-    }
-    if found.senders_removed.is_some() {
-        println!(
-            "(ablated: for every later part of the model, so that queries, values and MLPs change as well, and \
-             may make up for it or add to it; cut from the keys: for the induction heads' keys alone)"
-        );
-    }
+    show_joint(found);
 }
 
 /// An earlier head, and its edges.
@@ -205,5 +195,26 @@ fn show_sender(found: &InductionCircuit, from: Head) {
             print!(", {none:.3} → {alone:.3} with it alone instead of none");
         }
         println!("; K-composition {:.3}", edge.k_composition);
+    }
+}
+
+/// What goes with all heads of the circuit.
+fn show_joint(found: &InductionCircuit) {
+    for (what, share) in [
+        ("senders", found.senders_removed),
+        ("induction heads", found.induction_removed),
+    ] {
+        if let Some(share) = share {
+            println!(
+                "all {what} ablated at once: {:.1} % of the gain removed",
+                100.0 * share
+            );
+        }
+    }
+    if found.senders_removed.is_some() {
+        println!(
+            "(ablated: for every later part of the model, so that queries, values and MLPs change as well, and \
+             may make up for it or add to it; cut from the keys: for the induction heads' keys alone)"
+        );
     }
 }

@@ -201,16 +201,7 @@ pub fn induction_circuit(
     ];
     let patterns = pattern_scores(model, &prompts, &kinds)?;
     let removed = study.removed(&whole, gain.0)?;
-    let attends =
-        |head: &Head| patterns.values()[[2, head.layer, head.head]] >= search.min_attention;
-    let candidates: Vec<Head> = Head::all(model.config()).filter(attends).collect();
-    let kept = study.kept_alone(&candidates, gain.0)?;
-    let belongs = |(head, kept): &(Head, f32)| {
-        let removed = removed.values()[[head.layer, head.head]];
-        removed >= search.min_share || *kept >= search.min_share
-    };
-    let (induction_heads, kept_alone): (Vec<Head>, Vec<f32>) =
-        candidates.into_iter().zip(kept).filter(belongs).unzip();
+    let (induction_heads, kept_alone) = study.induction_heads(&patterns, &removed, gain.0)?;
     let keys = study.keys(&induction_heads, gain.0, &patterns)?;
     let mut circuit = InductionCircuit {
         gain,
@@ -250,6 +241,27 @@ impl Study<'_> {
         };
         let shares = (&whole.base - &whole.ablated) / gain;
         per_head(self.model, shares, about)
+    }
+
+    /// The heads that belong to the circuit, and what each keeps alone.
+    fn induction_heads(
+        &self,
+        patterns: &Labelled,
+        removed: &Labelled,
+        gain: f32,
+    ) -> Result<(Vec<Head>, Vec<f32>)> {
+        let InductionSearch {
+            min_attention,
+            min_share,
+            ..
+        } = self.search;
+        let attends = |head: &Head| patterns.values()[[2, head.layer, head.head]] >= min_attention;
+        let candidates: Vec<Head> = Head::all(self.model.config()).filter(attends).collect();
+        let kept = self.kept_alone(&candidates, gain)?;
+        let belongs = |(head, kept): &(Head, f32)| {
+            removed.values()[[head.layer, head.head]] >= min_share || *kept >= min_share
+        };
+        Ok(candidates.into_iter().zip(kept).filter(belongs).unzip())
     }
 
     /// Share of the gain removed by ablating several heads at once.

@@ -26,6 +26,8 @@ struct Previous {
     removed: f32,
     /// Share that each keeps without the others, beyond what is left without any.
     kept: Vec<f32>,
+    /// Each receiver's attention to the induction pattern without any of them.
+    attention: Vec<f32>,
 }
 
 impl Previous {
@@ -42,6 +44,7 @@ impl Previous {
         Ok(Previous {
             kept: (0..heads.len()).map(|i| removed - cut(i)).collect(),
             removed,
+            attention: paths.attention_without(&heads)?,
             heads,
         })
     }
@@ -59,6 +62,7 @@ fn without(heads: &[Head], one: Head) -> Vec<Head> {
 /// What every edge is judged by.
 struct Judge<'a, 's, 'm> {
     paths: &'a KeyPaths<'s, 'm>,
+    receivers: &'a [Head],
     previous: &'a Previous,
     patterns: &'a Labelled,
     composition: Labelled,
@@ -66,42 +70,50 @@ struct Judge<'a, 's, 'm> {
 }
 
 impl Judge<'_, '_, '_> {
-    /// The edge, if its sender and it itself carry enough; `shares` are those that go with it and
-    /// with its sender out of all keys.
-    fn edge(&self, from: Head, to: Head, shares: [f32; 2]) -> Result<Option<InductionEdge>> {
+    /// The edges from a sender, if it carries enough; `shares` are those that go with each edge
+    /// and, last, with the sender out of all keys.
+    fn edges_from(&self, from: Head, shares: &[f32]) -> Result<Vec<InductionEdge>> {
         let kept = self.previous.kept_by(from);
+        let from_all = shares[self.receivers.len()];
         // NaN, where there is no path, is never enough.
-        let carries = shares[1] >= self.least || kept >= self.least;
-        if !carries || shares[0].is_nan() {
-            return Ok(None);
+        if !(from_all >= self.least || kept >= self.least) {
+            return Ok(Vec::new());
         }
-        let pattern = |i: usize, h: Head| self.patterns.values()[[i, h.layer, h.head]];
-        let whole = pattern(2, to);
-        let cut = self.paths.attention_without(&[from], to)?;
-        let all = &self.previous.heads;
+        let cut = self.paths.attention_without(&[from])?;
         let alone = match kept.is_nan() {
-            true => [f32::NAN; 2],
-            false => [
-                self.paths.attention_without(all, to)?,
-                self.paths.attention_without(&without(all, from), to)?,
-            ],
+            true => vec![[f32::NAN; 2]; cut.len()],
+            false => {
+                let others = without(&self.previous.heads, from);
+                let alone = self.paths.attention_without(&others)?;
+                let none = self.previous.attention.iter();
+                none.zip(alone)
+                    .map(|(none, alone)| [*none, alone])
+                    .collect()
+            }
         };
+        let pattern = |i: usize, h: Head| self.patterns.values()[[i, h.layer, h.head]];
+        let edges = self.receivers.iter().enumerate().map(|(i, to)| {
+            let weights = [from.layer, from.head, to.layer, to.head];
+            InductionEdge {
+                from,
+                to: *to,
+                share_removed: shares[i],
+                share_removed_from_all: from_all,
+                share_kept_alone: kept,
+                attention: [pattern(2, *to), cut[i]],
+                attention_alone: alone[i],
+                k_composition: self.composition.values()[&weights[..]],
+                previous_token: pattern(0, from),
+            }
+        });
+        Ok(edges.filter(|edge| self.belongs(edge)).collect())
+    }
+
+    /// Whether there is a path, and it makes up enough of the receiver's attention.
+    fn belongs(&self, edge: &InductionEdge) -> bool {
+        let ([whole, cut], [none, alone]) = (edge.attention, edge.attention_alone);
         let attends = |more: f32, less: f32| (more - less) / whole >= self.least;
-        if !attends(whole, cut) && !attends(alone[1], alone[0]) {
-            return Ok(None);
-        }
-        let weights = [from.layer, from.head, to.layer, to.head];
-        Ok(Some(InductionEdge {
-            from,
-            to,
-            share_removed: shares[0],
-            share_removed_from_all: shares[1],
-            share_kept_alone: kept,
-            attention: [whole, cut],
-            attention_alone: alone,
-            k_composition: self.composition.values()[&weights[..]],
-            previous_token: pattern(0, from),
-        }))
+        !edge.share_removed.is_nan() && (attends(whole, cut) || attends(alone, none))
     }
 }
 
@@ -122,6 +134,7 @@ impl Study<'_> {
         let previous = Previous::new(heads, &paths, gain)?;
         let judge = Judge {
             paths: &paths,
+            receivers,
             previous: &previous,
             patterns,
             composition: Circuits::new(self.model).composition_scores(Composition::K)?,
@@ -129,9 +142,7 @@ impl Study<'_> {
         };
         let mut edges = Vec::new();
         for (from, row) in senders.iter().zip(shares.rows()) {
-            for (to, share) in receivers.iter().zip(row) {
-                edges.extend(judge.edge(*from, *to, [*share, row[receivers.len()]])?);
-            }
+            edges.extend(judge.edges_from(*from, &row.to_vec())?);
         }
         edges.sort_by(|a, b| {
             let sender =

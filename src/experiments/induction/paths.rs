@@ -77,25 +77,33 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         Ok(shares)
     }
 
-    /// An induction head's attention to the induction pattern with the paths from senders cut.
-    pub fn attention_without(&self, from: &[Head], to: Head) -> Result<f32> {
+    /// Each receiver's attention to the induction pattern with the paths from senders cut.
+    pub fn attention_without(&self, from: &[Head]) -> Result<Vec<f32>> {
+        let received = self.received(from)?;
+        let receivers = self.receivers.iter();
+        receivers
+            .map(|to| self.attention_with(*to, self.edit(*to, &received)?))
+            .collect()
+    }
+
+    /// A head's attention to the induction pattern under an intervention.
+    fn attention_with(&self, head: Head, edit: Intervention) -> Result<f32> {
         let prompts = self.study.sweep.prompts();
-        let cell = [self.edit(to, &self.received(from)?)?];
         let mut scores = Vec::new();
         let reader = PatternReader(
-            |[layer, head]: [usize; 2], i: usize, attention: ArrayView2<'_, f32>| {
-                if Head::new(layer, head) == to {
+            |[layer, index]: [usize; 2], i: usize, attention: ArrayView2<'_, f32>| {
+                if Head::new(layer, index) == head {
                     scores
                         .push(AttentionPattern::Induction.mean_over(attention, &prompts[i].tokens));
                 }
             },
         );
         let run = Run {
-            stop_at_layer: Some(to.layer + 1),
+            stop_at_layer: Some(head.layer + 1),
             logits: KeepLogits::None,
             ..Run::default()
         };
-        let hooks = (Interventions::new(&cell[..]), reader);
+        let hooks = (Interventions::new(vec![edit]), reader);
         self.study.model.run(prompts, hooks, &run)?;
         Ok(mean(&scores))
     }
