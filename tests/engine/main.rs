@@ -1,0 +1,11 @@
+//! The engine: runs, hooks, sweeps and gradients against goldens, and bit by bit.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bits;
+mod generate;
+mod golden;
+mod gradient;
+mod processing;
+mod sweep;

@@ -1,0 +1,15 @@
+//! What comes from outside: checkpoints, tokenizers, mistakes, downloads.
+
+#[path = "../checkpoint_files/mod.rs"]
+mod checkpoint_files;
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../small_tokenizer/mod.rs"]
+mod small_tokenizer;
+
+mod bad_files;
+mod bad_input;
+mod checkpoint;
+mod tokenizer;
+#[cfg(unix)]
+mod weights_fetch;

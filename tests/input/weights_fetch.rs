@@ -1,0 +1,395 @@
+//! `weights-fetch.sh` against a small HTTP server on 127.0.0.1, once with curl and once with
+//! wget (skipped, with a line that says so, where one is not installed).
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+const MODEL: &str = "model.safetensors";
+const MODEL_LEN: usize = 200_098;
+/// SHA-256 of [`model_bytes`].
+const MODEL_SHA: &str = "e9960857bfaeb9ce9f2d5cf95bee2be1b768a7d2c36b0c60f1e9403e2cb6d876";
+const CUT: usize = 90_000;
+
+/// A whole safetensors file with one tensor of 50 000 floats.
+fn model_bytes() -> Vec<u8> {
+    let header = r#"{"w":{"dtype":"F32","shape":[50000],"data_offsets":[0,200000]}}"#;
+    let mut file = 90u64.to_le_bytes().to_vec();
+    file.extend(format!("{header:90}").bytes());
+    file.extend((0..200_000u32).map(|i| (i * 31 % 251) as u8));
+    file
+}
+
+/// What the server does with the model file.
+#[derive(Clone, Copy, PartialEq)]
+enum Quirk {
+    Cut,      // the first answer breaks off after CUT bytes
+    NoRange,  // a Range request is answered with 200 and the whole file
+    Busy,     // the first request is answered with 503
+    Redirect, // a redirect leads to the file, as on the hub
+}
+
+/// One answer: path, first byte of the Range asked for, status, bytes of the body sent.
+type Answer = (String, Option<usize>, u16, usize);
+
+struct Server {
+    url: String,
+    config: Vec<u8>,
+    model: Vec<u8>,
+    quirks: &'static [Quirk],
+    answers: Mutex<Vec<Answer>>,
+}
+
+impl Server {
+    /// An empty model is answered with 404. The thread ends with the test program.
+    fn start(quirks: &'static [Quirk], config: &[u8], model: &[u8]) -> Arc<Server> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Arc::new(Server {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            config: config.to_vec(),
+            model: model.to_vec(),
+            quirks,
+            answers: Mutex::default(),
+        });
+        let there = Arc::clone(&server);
+        thread::spawn(move || listener.incoming().for_each(|s| there.serve(s.unwrap())));
+        server
+    }
+
+    fn answers(&self) -> Vec<Answer> {
+        self.answers.lock().unwrap().clone()
+    }
+
+    fn serve(&self, mut stream: TcpStream) {
+        let limit = Duration::from_secs(10);
+        stream.set_read_timeout(Some(limit)).unwrap();
+        let Some((path, start)) = read_request(&mut stream) else {
+            return;
+        };
+        let is_first = |(path, _, status, _): &Answer| !path.ends_with(MODEL) || *status == 302;
+        let first = self.answers().iter().all(is_first);
+        let (status, extra, body) = self.choose(&path, start, first);
+        let length = body.len();
+        let cuts = self.quirks.contains(&Quirk::Cut) && path.ends_with(MODEL);
+        let sent = if cuts && first && status == 200 {
+            CUT
+        } else {
+            length
+        };
+        let common = format!("Content-Length: {length}\r\nConnection: close");
+        let head = format!("HTTP/1.1 {status} x\r\n{common}\r\n{extra}\r\n");
+        // Noted before it is sent: the script may end right after the last byte.
+        let answer = (path, start, status, sent);
+        self.answers.lock().unwrap().push(answer);
+        let _ = stream.write_all(head.as_bytes());
+        let _ = stream.write_all(&body[..sent]);
+    }
+
+    /// Status, further header lines and body.
+    fn choose(&self, path: &str, start: Option<usize>, first: bool) -> (u16, String, &[u8]) {
+        let has = |quirk| self.quirks.contains(&quirk);
+        let none = String::new();
+        match path.rsplit('/').next().unwrap() {
+            "config.json" => (200, none, &self.config),
+            "tokenizer.json" => (200, none, b"{\"model\": {}}\n"),
+            _ if self.model.is_empty() => (404, none, b"<html>no</html>"),
+            _ if first && has(Quirk::Busy) => (503, none, b"busy"),
+            _ if has(Quirk::Redirect) && !path.starts_with("/cdn/") => {
+                (302, format!("Location: /cdn/{MODEL}\r\n"), b"")
+            }
+            _ if start.is_none() || has(Quirk::NoRange) => (200, none, &self.model),
+            _ => {
+                let (start, total) = (start.unwrap(), self.model.len());
+                let range = format!("Content-Range: bytes {start}-{}/{total}\r\n", total - 1);
+                (206, range, &self.model[start..])
+            }
+        }
+    }
+}
+
+/// The path of a request and the first byte of its Range.
+fn read_request(stream: &mut TcpStream) -> Option<(String, Option<usize>)> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0u8];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).ok()?.to_ascii_lowercase();
+    let range = head.split("\r\nrange: bytes=").nth(1);
+    let start = range.and_then(|r| r.split('-').next()?.parse().ok());
+    Some((head.split(' ').nth(1)?.to_string(), start))
+}
+
+/// Exit code, standard output and standard error of the script.
+#[derive(Debug)]
+struct Outcome(Option<i32>, String, String);
+
+impl Outcome {
+    fn assert(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.0, Some(code), "{self:?}");
+        for word in words {
+            assert!(self.2.contains(word), "no {word:?} in {self:?}");
+        }
+    }
+}
+
+/// Run the script; kill it and panic if it takes longer than a minute.
+fn run_script(args: &[&str], env: &[(&str, &str)]) -> Outcome {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights-fetch.sh");
+    let mut command = Command::new("sh");
+    command.arg(script).args(args).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    for name in "HF_ENDPOINT REVISION PATCHLENS_SHA256 PATCHLENS_FETCHER".split(' ') {
+        command.env_remove(name);
+    }
+    command.envs([("no_proxy", "127.0.0.1"), ("PATCHLENS_WAIT", "0")]);
+    command.env("PATCHLENS_TRIES", "2").envs(env.to_vec());
+    let mut child = command.spawn().unwrap();
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!("the script hangs: {args:?} {env:?}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let code = output.status.code();
+    Outcome(code, text(output.stdout), text(output.stderr))
+}
+
+/// One server, one fetcher, one target directory, removed at the end.
+struct Setting {
+    fetcher: &'static str,
+    server: Arc<Server>,
+    dir: PathBuf,
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Setting {
+    fn new(fetcher: &'static str, quirks: &'static [Quirk]) -> Setting {
+        Setting::with(fetcher, Server::start(quirks, b"{}", &model_bytes()))
+    }
+
+    fn with(fetcher: &'static str, server: Arc<Server>) -> Setting {
+        let port = server.url.rsplit(':').next().unwrap();
+        let name = format!("patchlens fetch {} {port}", std::process::id());
+        let dir = env::temp_dir().join(name);
+        fs::create_dir(&dir).unwrap();
+        Setting {
+            fetcher,
+            server,
+            dir,
+        }
+    }
+
+    /// Fetch gpt2 at a revision with no known checksums.
+    fn run(&self, env: &[(&str, &str)]) -> Outcome {
+        let mut all = vec![("HF_ENDPOINT", self.server.url.as_str())];
+        all.extend([("REVISION", "rev1"), ("PATCHLENS_FETCHER", self.fetcher)]);
+        all.extend(env);
+        run_script(&["gpt2", self.dir.to_str().unwrap()], &all)
+    }
+
+    fn file(&self, name: &str) -> Option<Vec<u8>> {
+        fs::read(self.dir.join(name)).ok()
+    }
+
+    /// All files are there and right, and nothing else is.
+    fn assert_complete(&self, outcome: &Outcome) {
+        outcome.assert(0, &[]);
+        assert!(outcome.1.contains("has all 3 files of gpt2"), "{outcome:?}");
+        assert_eq!(self.file("config.json").unwrap(), b"{}");
+        assert!(self.file(MODEL) == Some(model_bytes()), "{outcome:?}");
+        assert!(self.file("tokenizer.json").is_some() && self.file("SOURCE").is_some());
+        assert_eq!(fs::read_dir(&self.dir).unwrap().count(), 4);
+    }
+
+    /// The script failed, said so in these words, and left no NAME behind.
+    fn assert_refused(&self, outcome: &Outcome, name: &str, code: i32, words: &[&str]) {
+        outcome.assert(code, words);
+        assert_eq!(self.file(name), None, "{outcome:?}");
+        assert!(!outcome.1.contains("done:"), "{outcome:?}");
+    }
+
+    /// The answers that carried the model, or a part of it.
+    fn model_answers(&self) -> Vec<(Option<usize>, u16, usize)> {
+        let all = self.server.answers().into_iter();
+        let model = all.filter(|(path, _, status, _)| path.ends_with(MODEL) && status / 100 == 2);
+        model
+            .map(|(_, start, status, sent)| (start, status, sent))
+            .collect()
+    }
+
+    fn assert_nothing_sent_twice(&self) {
+        let rest = (Some(CUT), 206, MODEL_LEN - CUT);
+        assert_eq!(self.model_answers(), [(None, 200, CUT), rest]);
+    }
+}
+
+/// Make the tests `curl::NAME` and `wget::NAME` of each function.
+macro_rules! with_both_fetchers {
+    ($($name:ident)*) => {
+        mod curl { $(#[test] fn $name() { super::with_fetcher("curl", super::$name); })* }
+        mod wget { $(#[test] fn $name() { super::with_fetcher("wget", super::$name); })* }
+    };
+}
+
+with_both_fetchers! {
+    fetches_all_files_though_busy  resumes_in_the_same_run  resumes_in_the_next_run
+    copes_with_a_server_that_cannot_resume
+    refuses_a_wrong_checksum  refuses_a_file_that_is_not_the_pinned_one
+    refuses_html_and_cut_files  says_which_url_is_missing
+    leaves_good_files_alone  leaves_wrong_files_alone  does_not_mix_two_revisions
+}
+
+fn with_fetcher(fetcher: &'static str, test: fn(&'static str)) {
+    match Command::new(fetcher).arg("--version").output() {
+        Ok(_) => test(fetcher),
+        Err(_) => println!("skipped: {fetcher} is not installed"),
+    }
+}
+
+fn fetches_all_files_though_busy(fetcher: &'static str) {
+    let setting = Setting::new(fetcher, &[Quirk::Redirect, Quirk::Busy]);
+    let outcome = setting.run(&[("PATCHLENS_SHA256", MODEL_SHA)]);
+    setting.assert_complete(&outcome);
+    assert!(outcome.1.contains("0.2 MB, SHA-256 matches"), "{outcome:?}");
+    assert!(
+        outcome.1.contains("2 bytes, checksum not known"),
+        "{outcome:?}"
+    );
+    outcome.assert(0, &["model.safetensors: broken off", "HTTP status 503"]);
+    let asked = setting.server.answers();
+    let at = "/openai-community/gpt2/resolve/rev1";
+    for ((path, ..), name) in asked.iter().zip(["config.json", "tokenizer.json", MODEL]) {
+        assert_eq!(*path, format!("{at}/{name}"));
+    }
+}
+
+fn resumes_in_the_same_run(fetcher: &'static str) {
+    let setting = Setting::new(fetcher, &[Quirk::Cut, Quirk::Redirect]);
+    let outcome = setting.run(&[("PATCHLENS_SHA256", MODEL_SHA)]);
+    setting.assert_complete(&outcome);
+    setting.assert_nothing_sent_twice();
+    outcome.assert(0, &["resuming at 90000 bytes"]);
+}
+
+fn resumes_in_the_next_run(fetcher: &'static str) {
+    let setting = Setting::new(fetcher, &[Quirk::Cut]);
+    let first = setting.run(&[("PATCHLENS_TRIES", "1")]);
+    let words = ["have 90000 bytes", "run the same command again to resume"];
+    setting.assert_refused(&first, MODEL, 1, &words);
+    setting.assert_complete(&setting.run(&[("PATCHLENS_SHA256", MODEL_SHA)]));
+    setting.assert_nothing_sent_twice();
+}
+
+fn copes_with_a_server_that_cannot_resume(fetcher: &'static str) {
+    let setting = Setting::new(fetcher, &[Quirk::Cut, Quirk::NoRange]);
+    setting.assert_complete(&setting.run(&[("PATCHLENS_SHA256", MODEL_SHA)]));
+    let tried_to_resume = (Some(CUT), 200, MODEL_LEN);
+    assert_eq!(
+        setting.model_answers()[..2],
+        [(None, 200, CUT), tried_to_resume]
+    );
+}
+
+fn refuses_a_wrong_checksum(fetcher: &'static str) {
+    let setting = Setting::new(fetcher, &[]);
+    let wrong = MODEL_SHA.replace('9', "0");
+    let outcome = setting.run(&[("PATCHLENS_SHA256", &wrong)]);
+    let line = format!("SHA-256: expected {wrong}, found {MODEL_SHA}");
+    setting.assert_refused(&outcome, MODEL, 3, &[&line, "delete it and run again"]);
+}
+
+fn refuses_a_file_that_is_not_the_pinned_one(fetcher: &'static str) {
+    let config = format!("{{{}}}", " ".repeat(663)); // as long as the real one
+    let setting = Setting::with(fetcher, Server::start(&[], config.as_bytes(), b""));
+    let outcome = setting.run(&[("REVISION", "")]);
+    let words = ["failed its check", "SHA-256: expected 0daed7749b4f02b8"];
+    setting.assert_refused(&outcome, "config.json", 3, &words);
+}
+
+fn refuses_html_and_cut_files(fetcher: &'static str) {
+    let page = &b"<!DOCTYPE html>\n<html><body>please log in {}</body></html>\n"[..];
+    let (json, model) = (&b"{}"[..], &model_bytes()[..]);
+    let not_json = "not a whole JSON object";
+    let too_short = "its tensors end at byte 200098, the file at byte 150000";
+    for (config, model, name, word) in [
+        (page, model, "config.json", not_json),
+        (&b"{\"n_layer\": 1"[..], model, "config.json", not_json),
+        (json, page, MODEL, "not a safetensors file"),
+        (json, &model[..150_000], MODEL, too_short),
+    ] {
+        let setting = Setting::with(fetcher, Server::start(&[], config, model));
+        setting.assert_refused(&setting.run(&[]), name, 3, &[name, word]);
+    }
+}
+
+fn says_which_url_is_missing(fetcher: &'static str) {
+    let setting = Setting::with(fetcher, Server::start(&[], b"{}", b""));
+    let url = format!("/openai-community/gpt2/resolve/rev1/{MODEL}");
+    let words = ["not found (HTTP status 404)", &url, "check HF_ENDPOINT"];
+    setting.assert_refused(&setting.run(&[]), MODEL, 1, &words);
+    assert_eq!(setting.server.answers().len(), 3, "no second try after 404");
+}
+
+fn leaves_good_files_alone(fetcher: &'static str) {
+    let setting = Setting::new(fetcher, &[]);
+    setting.assert_complete(&setting.run(&[]));
+    let again = setting.run(&[("PATCHLENS_SHA256", &MODEL_SHA.to_uppercase())]);
+    setting.assert_complete(&again);
+    assert_eq!(setting.server.answers().len(), 3, "{again:?}");
+    assert!(again.1.contains("already there, 0.2 MB"), "{again:?}");
+}
+
+fn leaves_wrong_files_alone(fetcher: &'static str) {
+    let setting = Setting::new(fetcher, &[]);
+    fs::write(setting.dir.join("config.json"), "my notes").unwrap();
+    let outcome = setting.run(&[]);
+    setting.assert_refused(&outcome, MODEL, 3, &["config.json is there but failed"]);
+    assert_eq!(setting.file("config.json").unwrap(), b"my notes");
+}
+
+fn does_not_mix_two_revisions(fetcher: &'static str) {
+    let setting = Setting::new(fetcher, &[Quirk::Cut]);
+    setting.run(&[("PATCHLENS_TRIES", "1")]).assert(1, &[]);
+    let outcome = setting.run(&[("REVISION", "rev2")]);
+    let words = ["holds another checkpoint", "gpt2 rev1", "gpt2 rev2"];
+    setting.assert_refused(&outcome, MODEL, 2, &words);
+}
+
+#[test]
+fn wrong_use_is_explained() {
+    let models = "known models: gpt2 gpt2-medium gpt2-large gpt2-xl distilgpt2";
+    for (args, env, word) in [
+        ("gpt3", ("REVISION", "x"), models),
+        ("--nope", ("REVISION", "x"), "unknown option '--nope'"),
+        ("gpt2 a b", ("REVISION", "x"), "too many arguments"),
+        ("gpt2", ("PATCHLENS_SHA256", "12ab"), "has 4 digits"),
+        ("gpt2", ("PATCHLENS_FETCHER", "telnet"), "curl or wget"),
+    ] {
+        run_script(&Vec::from_iter(args.split(' ')), &[env]).assert(2, &[word]);
+    }
+}
+
+#[test]
+fn help_names_every_model_and_variable() {
+    let outcome = run_script(&["--help"], &[]);
+    outcome.assert(0, &[]);
+    let words = "gpt2-medium gpt2-large gpt2-xl distilgpt2 HF_ENDPOINT REVISION \
+        SHA256 FETCHER TRIES WAIT status";
+    for word in words.split_whitespace() {
+        assert!(outcome.1.contains(word), "--help does not name {word}");
+    }
+}

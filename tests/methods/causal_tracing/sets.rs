@@ -1,0 +1,119 @@
+//! Averages over sets of facts.
+
+use std::ops::ControlFlow;
+
+use patchlens::{CausalTracing, Error, PositionClass, Prompt, SubjectCorruption};
+
+use super::{known, small_model};
+
+#[test]
+fn averages_align_roles_and_tell_what_was_dropped() {
+    let model = small_model();
+    let mut facts = vec![
+        known(&model, Prompt::from([3, 9, 14, 2, 9, 20, 6]), 1..4),
+        known(&model, Prompt::from([5, 1, 8, 17, 4]), 0..1),
+        known(&model, Prompt::from([2, 2, 7, 1, 15, 21, 12]), 0..4),
+    ];
+    let answer = facts[1].attribute.unwrap();
+    facts.insert(1, facts[1].clone().with_attribute((answer + 1) % 23));
+    let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.6));
+    let set = tracing.trace_set(&facts).unwrap();
+    let kept: Vec<usize> = set.kept.iter().map(|(i, _)| *i).collect();
+    assert_eq!(kept, [0, 2, 3]);
+    let [dropped] = &set.dropped[..] else {
+        panic!("{:?}", set.dropped)
+    };
+    assert_eq!((dropped.index, dropped.answer), (1, answer));
+    assert_eq!(set.average.about.counts["facts kept"], 3);
+    assert_eq!(
+        set.average.about.counts["facts dropped (clean model wrong)"],
+        1
+    );
+    // By hand: which tokens of which kept fact belong to a class.
+    let roles: [&[(usize, usize)]; 6] = [
+        &[(0, 1), (1, 0), (2, 0)],
+        &[(0, 2), (2, 1), (2, 2)],
+        &[(0, 3), (1, 0), (2, 3)],
+        &[(0, 4), (1, 1), (2, 4)],
+        &[(0, 5), (1, 2), (1, 3), (2, 5)],
+        &[(0, 6), (1, 4), (2, 6)],
+    ];
+    for (class, tokens) in roles.into_iter().enumerate() {
+        assert_eq!(
+            set.average.about.counts[&format!("tokens, {}", PositionClass::ALL[class])],
+            tokens.len() as u64
+        );
+        for layer in 0..4 {
+            let effect = |(f, t): &(usize, usize)| {
+                f64::from(set.kept[*f].1.indirect_effect.values()[[*t, layer]])
+            };
+            let values: Vec<f64> = tokens.iter().map(effect).collect();
+            let n = values.len() as f64;
+            let mean = values.iter().sum::<f64>() / n;
+            let found = f64::from(set.average.values()[[class, layer]]);
+            assert!(
+                (found - mean).abs() < 1e-7,
+                "{class} {layer}: {found} {mean}"
+            );
+            let error = f64::from(set.average.std_error().unwrap()[[class, layer]]);
+            if [0, 2, 3, 5].contains(&class) {
+                // One token a fact: the usual standard error.
+                let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 2.0;
+                let expected = (variance / 3.0).sqrt();
+                assert!(
+                    (error - expected).abs() < 1e-7,
+                    "{class} {layer}: {error} {expected}"
+                );
+            }
+        }
+    }
+    let mean = set.kept.iter().map(|(_, t)| t.total_effect).sum::<f32>() / 3.0;
+    assert!((set.total_effect - mean).abs() < 1e-6);
+}
+
+#[test]
+fn a_cancelled_set_says_so() {
+    let model = small_model();
+    let facts = vec![known(&model, Prompt::from([3, 9, 14, 2, 9]), 1..3); 3];
+    let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.6));
+    let mut last = 0;
+    let set = tracing.trace_set_observed(&facts, |progress| {
+        last = progress.facts_done;
+        assert_eq!(progress.facts, 3);
+        if progress.facts_done == 2 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    let set = set.unwrap();
+    assert_eq!(
+        (last, set.kept.len()),
+        (2, 3),
+        "a break after a fact's last chunk loses nothing"
+    );
+    assert!(!set.partial);
+
+    let mut small = tracing;
+    small.memory_limit = 1;
+    let all = loop {
+        match small.trace_set(&facts) {
+            Ok(all) => break all,
+            // The error tells how much it takes: about one lane a chunk.
+            Err(Error::Invalid { expected, .. }) => {
+                let needed = expected.split(' ').next_back().unwrap().parse().unwrap();
+                assert!(needed > small.memory_limit, "{expected}");
+                small.memory_limit = needed;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(all.average, set.average);
+    let cancelled = small.trace_set_observed(&facts, |progress| match progress.facts_done {
+        0 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    });
+    let cancelled = cancelled.unwrap();
+    assert!(cancelled.partial && cancelled.average.about.partial);
+    assert_eq!(cancelled.kept.len(), 1, "the second fact was not finished");
+}

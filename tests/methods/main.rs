@@ -1,0 +1,20 @@
+//! The methods, against goldens, constructed models and definitions.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../small_tokenizer/mod.rs"]
+mod small_tokenizer;
+
+mod ablation;
+mod attribution;
+mod causal_tracing;
+mod constructed;
+mod head_goldens;
+#[cfg(feature = "mini")]
+mod head_report;
+mod ioi;
+mod key_value;
+mod lenses;
+mod patching;
+mod path_patching;
+mod tasks;

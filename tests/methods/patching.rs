@@ -1,0 +1,194 @@
+//! Activation patching against TransformerLens's `patching.py`, every sweep of it.
+
+use crate::common::Comparison;
+use ndarray::{ArrayD, Axis};
+use patchlens::report::Direction;
+use patchlens::{
+    ActivationPatching, Grid, Metric, Prompt, Prompts, Site, activation_patching, kl_divergence,
+    log_probability, logit_diff, probability, rank,
+};
+
+/// TransformerLens's function, our grid, and the axis of positions that TL orders differently.
+const SWEEPS: [(&str, Grid); 18] = [
+    ("get_act_patch_resid_pre", Grid::Positions(Site::ResidPre)),
+    ("get_act_patch_resid_mid", Grid::Positions(Site::ResidMid)),
+    ("get_act_patch_attn_out", Grid::Positions(Site::AttnOut)),
+    ("get_act_patch_mlp_out", Grid::Positions(Site::MlpOut)),
+    (
+        "get_act_patch_attn_head_out_by_pos",
+        Grid::HeadPositions(Site::Z),
+    ),
+    (
+        "get_act_patch_attn_head_q_by_pos",
+        Grid::HeadPositions(Site::Q),
+    ),
+    (
+        "get_act_patch_attn_head_k_by_pos",
+        Grid::HeadPositions(Site::K),
+    ),
+    (
+        "get_act_patch_attn_head_v_by_pos",
+        Grid::HeadPositions(Site::V),
+    ),
+    ("get_act_patch_attn_head_pattern_by_pos", Grid::PatternDest),
+    (
+        "get_act_patch_attn_head_pattern_dest_src_pos",
+        Grid::PatternEntries,
+    ),
+    ("get_act_patch_attn_head_out_all_pos", Grid::Heads(Site::Z)),
+    ("get_act_patch_attn_head_q_all_pos", Grid::Heads(Site::Q)),
+    ("get_act_patch_attn_head_k_all_pos", Grid::Heads(Site::K)),
+    ("get_act_patch_attn_head_v_all_pos", Grid::Heads(Site::V)),
+    (
+        "get_act_patch_attn_head_pattern_all_pos",
+        Grid::Heads(Site::Pattern),
+    ),
+    ("get_act_patch_block_every", Grid::EveryBlock),
+    ("get_act_patch_attn_head_all_pos_every", Grid::EveryHead),
+    (
+        "get_act_patch_attn_head_by_pos_every",
+        Grid::EveryHeadPosition,
+    ),
+];
+
+struct Case {
+    clean: Prompts,
+    corrupted: Prompts,
+    metric: Metric,
+}
+
+fn case(name: &str) -> Case {
+    let metadata = crate::common::metadata(name);
+    let prompts = |key: &str| {
+        let pairs = metadata["pairs"].as_array().unwrap();
+        Prompts::new(pairs.iter().map(|pair| crate::common::tokens(&pair[key]))).unwrap()
+    };
+    let tokens = crate::common::tokens(&metadata["metric_tokens"]);
+    Case {
+        clean: prompts("clean"),
+        corrupted: prompts("corrupted"),
+        metric: logit_diff(tokens[0], tokens[1]),
+    }
+}
+
+#[test]
+fn every_sweep_equals_transformer_lens() {
+    for name in crate::common::MODELS {
+        let model = crate::common::open(name);
+        let reference = crate::common::tensors(name, "reference.safetensors");
+        let case = case(name);
+        let mut comparison = Comparison::new(1e-5);
+        for (direction, key) in [
+            (Direction::Denoising, "patching"),
+            (Direction::Noising, "noising"),
+        ] {
+            let mut study = ActivationPatching::new(&model, &case.clean, &case.corrupted).unwrap();
+            study.direction = direction;
+            for (function, grid) in SWEEPS {
+                let found = study.run(grid, &case.metric).unwrap();
+                for pair in 0..2 {
+                    let key = format!("pair{pair}/{key}/{function}");
+                    let dims = found.per_prompt.ndim();
+                    let values = found.per_prompt.index_axis(Axis(dims - 1), pair);
+                    comparison.add(&key, values, reference[&key].view());
+                }
+                let key = format!("mean/{key}/{function}");
+                comparison.add(&key, found.effect.values(), reference[&key].view());
+                let baseline = |values: &ndarray::Array1<f32>| values.to_owned().into_dyn();
+                let golden = |run: &str| {
+                    let of = |i: usize| reference[&format!("pair{i}/{run}_metric")].sum();
+                    ndarray::arr1(&[of(0), of(1)]).into_dyn()
+                };
+                comparison.add(
+                    "clean",
+                    baseline(&found.clean).view(),
+                    golden("clean").view(),
+                );
+                comparison.add(
+                    "corrupted",
+                    baseline(&found.corrupted).view(),
+                    golden("corrupted").view(),
+                );
+            }
+        }
+        comparison.finish(name);
+    }
+}
+
+/// Every function of TL's module is compared: none is left out.
+#[test]
+fn the_table_names_every_function() {
+    let metadata = crate::common::metadata("tiny-gelu-new");
+    let mut golden: Vec<&str> = metadata["patching_functions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f.as_str().unwrap())
+        .collect();
+    let mut ours: Vec<&str> = SWEEPS.iter().map(|(name, _)| *name).collect();
+    golden.sort_unstable();
+    ours.sort_unstable();
+    assert_eq!(ours, golden);
+}
+
+#[test]
+fn normalising_is_explicit_and_maps_the_baselines_to_0_and_1() {
+    let model = crate::common::open("tiny-gelu-new");
+    let case = case("tiny-gelu-new");
+    let grid = Grid::positions(Site::ResidPre);
+    let found =
+        activation_patching(&model, &case.clean, &case.corrupted, grid, &case.metric).unwrap();
+    let (clean, corrupted) = (found.clean.mean().unwrap(), found.corrupted.mean().unwrap());
+    let expected: ArrayD<f32> = found
+        .effect
+        .values()
+        .mapv(|m| (m - corrupted) / (clean - corrupted));
+    let normalized = found.normalized().unwrap();
+    assert!(crate::common::difference(normalized.values(), expected.view()) < 1e-6);
+}
+
+#[test]
+fn every_metric_runs_and_agrees_with_its_definition() {
+    let model = crate::common::open("tiny-gelu");
+    let case = case("tiny-gelu");
+    let run = |prompts: &Prompts| -> Vec<Vec<f64>> {
+        let softmax = |prompt: &Prompt| {
+            let logits = model.forward(prompt).unwrap();
+            let last = logits.row(logits.nrows() - 1).mapv(f64::from);
+            let total: f64 = last.iter().map(|v| v.exp()).sum();
+            last.iter().map(|v| v.exp() / total).collect()
+        };
+        prompts.iter().map(softmax).collect()
+    };
+    let (clean, corrupted) = (run(&case.clean), run(&case.corrupted));
+    let kl = |p: &[f64], q: &[f64]| p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+    let above = |p: &[f64], t: usize| p.iter().filter(|v| **v > p[t]).count() as f64;
+    let expected = [
+        (
+            probability(&[7]),
+            corrupted.iter().map(|p| p[7]).collect::<Vec<_>>(),
+        ),
+        (
+            log_probability(&[7]),
+            corrupted.iter().map(|p| p[7].ln()).collect(),
+        ),
+        (rank(&[7]), corrupted.iter().map(|p| above(p, 7)).collect()),
+        (
+            kl_divergence(),
+            clean
+                .iter()
+                .zip(&corrupted)
+                .map(|(p, q)| kl(p, q))
+                .collect(),
+        ),
+    ];
+    for (metric, expected) in expected {
+        let grid = Grid::heads(Site::Z);
+        let found =
+            activation_patching(&model, &case.clean, &case.corrupted, grid, &metric).unwrap();
+        for (found, expected) in found.corrupted.iter().zip(expected) {
+            let close = (f64::from(*found) - expected).abs() <= 1e-5 * expected.abs().max(0.1);
+            assert!(close, "{}: {found} and {expected}", metric.name());
+        }
+    }
+}

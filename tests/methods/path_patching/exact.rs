@@ -1,0 +1,188 @@
+//! What must hold to the bit: full passes with every head patched by hand, identities, no path.
+
+use ndarray::Axis as Dim;
+use patchlens::{
+    ActivationCache, Edit, HookPoint, Intervention, Interventions, PathEffects, PathPatching,
+    PathReceiver, PathSender, Prompts, Run, Selection, Senders, Site, Sweep, Target, Transformer,
+    Values, log_probability, logit_diff, probability,
+};
+
+use super::{bits, heads, model, pairs};
+
+fn caches(model: &Transformer, prompts: &Prompts, hooks: &[Intervention]) -> Vec<ActivationCache> {
+    let selection = Selection::everything(model.config());
+    let run = Run {
+        cache: Some(&selection),
+        ..Run::default()
+    };
+    let hooks = Interventions::new(hooks.to_vec());
+    model.run(prompts, hooks, &run).unwrap().caches
+}
+
+/// Runs C and D by full passes with every head (and MLP) patched by hand, `[prompt]`.
+fn by_full_passes(
+    model: &Transformer,
+    (layer, head): (usize, usize),
+    receiver: (Site, usize, Option<usize>),
+    freeze_mlps: bool,
+) -> Vec<u32> {
+    let (original, new) = pairs();
+    let (a, b) = (caches(model, &new, &[]), caches(model, &original, &[]));
+    let patch = |caches: &[ActivationCache], target: Target| {
+        let edit = Edit::patch(caches, target.point).unwrap();
+        Intervention::new(target, edit)
+    };
+    let mut c = Vec::new();
+    for l in 0..3 {
+        c.push(patch(&b, Target::new(Site::Z.at(l))));
+        if freeze_mlps {
+            c.push(patch(&b, Target::new(Site::MlpOut.at(l))));
+        }
+    }
+    c.push(patch(&a, Target::new(Site::Z.at(layer)).at_heads(head)));
+    let saved = caches(model, &original, &c);
+    let (site, layer, head) = receiver;
+    let at = site.at(layer);
+    let target = match head {
+        Some(head) => Target::new(at).at_heads(head),
+        None => Target::new(at),
+    };
+    let values = Values::from_caches(&saved, at).unwrap();
+    let d = vec![vec![Intervention::new(target, Edit::Patch(values))]];
+    let sweep = Sweep::new(model, &original).unwrap();
+    bits(sweep.run_naive(&d, &logit_diff(3, 5)).unwrap())
+}
+
+fn of_cell(result: &PathEffects, index: [usize; 2]) -> Vec<u32> {
+    let cell = result.per_prompt.view().index_axis_move(Dim(0), index[0]);
+    bits(cell.index_axis(Dim(0), index[1]).iter().copied())
+}
+
+#[test]
+fn bits_of_full_passes_with_every_head_patched_by_hand() {
+    let model = model(3);
+    let (original, new) = pairs();
+    let metric = logit_diff(3, 5);
+    let ends = [
+        (PathReceiver::query(2, 1), (Site::QInput, 2, Some(1))),
+        (PathReceiver::key(1, 0), (Site::KInput, 1, Some(0))),
+        (PathReceiver::value(2, 0), (Site::VInput, 2, Some(0))),
+        (PathReceiver::mlp(1), (Site::MlpIn, 1, None)),
+        (PathReceiver::final_residual(), (Site::ResidPost, 2, None)),
+    ];
+    for freeze_mlps in [false, true] {
+        let mut study = PathPatching::new(&model, &original, &new).unwrap();
+        study.freeze_mlps = freeze_mlps;
+        for (receiver, place) in &ends {
+            let result = study
+                .run(Senders::Heads, std::slice::from_ref(receiver), &metric)
+                .unwrap();
+            let mut changed = 0;
+            for (layer, head) in (0..3).flat_map(|l| [(l, 0), (l, 1)]) {
+                let found = of_cell(&result, [layer, head]);
+                if result.effect.values()[[layer, head]].is_nan() {
+                    continue;
+                }
+                let expected = by_full_passes(&model, (layer, head), *place, freeze_mlps);
+                assert_eq!(found, expected, "{layer}.{head} to {receiver}");
+                changed += usize::from(found != bits(result.original.iter().copied()));
+            }
+            assert!(changed > 0, "{receiver}: nothing changes");
+        }
+    }
+}
+
+#[test]
+fn all_nodes_along_all_paths_give_the_new_run() {
+    let model = model(4);
+    let config = model.config();
+    let (original, new) = pairs();
+    let metric = logit_diff(3, 5);
+    let study = PathPatching::new(&model, &original, &new).unwrap();
+    let everything = [vec![PathSender::embedding()], heads(config)].concat();
+    let to = [PathReceiver::final_residual()];
+    let found = study.run_sets(&[everything], &to, &metric).unwrap();
+
+    // Activation patching of the same nodes.
+    let donors = caches(&model, &new, &[]);
+    let points = (0..3).map(|l| Site::Z.at(l)).chain([HookPoint::Embed]);
+    let cell = points.map(|p| Intervention::new(p, Edit::patch(&donors, p).unwrap()));
+    let sweep = Sweep::new(&model, &original).unwrap();
+    let patched = sweep.run(&[cell.collect()], &metric).unwrap();
+    assert_eq!(bits(found.per_prompt.clone()), bits(patched.values));
+    assert_eq!(bits(found.per_prompt), bits(found.new.clone()));
+    assert_ne!(found.new, found.original);
+}
+
+#[test]
+fn equal_prompts_change_no_bit() {
+    let model = model(5);
+    let (original, _) = pairs();
+    let mut study = PathPatching::new(&model, &original, &original).unwrap();
+    study.linearised = true;
+    let to = [PathReceiver::query(2, 0), PathReceiver::final_residual()];
+    let found = study
+        .run(Senders::Components, &to, &probability(&[4]))
+        .unwrap();
+    let mean = found.original.mean().unwrap();
+    assert!(
+        found
+            .effect
+            .values()
+            .iter()
+            .all(|v| v.to_bits() == mean.to_bits())
+    );
+    assert_eq!(
+        found.effect.values(),
+        found.linear.as_ref().unwrap().values()
+    );
+    assert!(found.relative().unwrap().values().iter().all(|v| *v == 0.0));
+}
+
+#[test]
+fn no_path_is_not_zero() {
+    let model = model(6);
+    let (original, new) = pairs();
+    let mut study = PathPatching::new(&model, &original, &new).unwrap();
+    study.linearised = true;
+    let metric = log_probability(&[4]);
+    let nan_layers = |to: &[PathReceiver]| -> Vec<[bool; 3]> {
+        let found = study.run(Senders::Components, to, &metric).unwrap();
+        let tables = [
+            found.effect.clone(),
+            found.linear.clone().unwrap(),
+            found.change().unwrap(),
+            found.relative().unwrap(),
+            found.linear_error().unwrap(),
+        ];
+        let nan: Vec<bool> = tables[0].values().iter().map(|v| v.is_nan()).collect();
+        for table in &tables {
+            let same = table
+                .values()
+                .iter()
+                .map(|v| v.is_nan())
+                .eq(nan.iter().copied());
+            assert!(same, "{}", table.about.title);
+        }
+        nan.chunks(3).map(|l| [l[0], l[1], l[2]]).collect()
+    };
+    let (yes, no) = ([false; 3], [true; 3]);
+    assert_eq!(
+        nan_layers(&[PathReceiver::final_residual()]),
+        [yes, yes, yes]
+    );
+    assert_eq!(nan_layers(&[PathReceiver::query(2, 0)]), [yes, yes, no]);
+    assert_eq!(nan_layers(&[PathReceiver::value(1, 1)]), [yes, no, no]);
+    // Heads of the MLP's own layer come before it, the MLP itself does not.
+    let own = [false, false, true];
+    assert_eq!(nan_layers(&[PathReceiver::mlp(1)]), [yes, own, no]);
+    let both = [PathReceiver::mlp(1), PathReceiver::key(1, 0)];
+    assert_eq!(nan_layers(&both), [yes, own, no]);
+
+    // Positions that do not meet have no path either.
+    let sets = [1, 2].map(|p| vec![PathSender::head(0, 1).at_positions(p)]);
+    let to = [PathReceiver::final_residual().at_positions(2)];
+    let found = study.run_sets(&sets, &to, &metric).unwrap();
+    let nan: Vec<bool> = found.effect.values().iter().map(|v| v.is_nan()).collect();
+    assert_eq!(nan, [true, false]);
+}

@@ -1,0 +1,236 @@
+//! Path patching against PyTorch, against full passes, and against what must hold exactly.
+
+mod exact;
+mod golden;
+
+use std::ops::ControlFlow;
+
+use patchlens::{
+    Config, PathPatching, PathReceiver, PathSender, Prompt, Prompts, Select, Senders, Transformer,
+    kl_divergence, log_probability, logit_diff, probability, probability_diff, rank,
+};
+
+/// The goldens' order of senders: the embedding, then each layer's heads and MLP.
+fn senders(config: &Config) -> Vec<Vec<PathSender>> {
+    let layer = |l: usize| {
+        let heads = (0..config.n_heads).map(move |h| vec![PathSender::head(l, h)]);
+        heads.chain([vec![PathSender::mlp(l)]])
+    };
+    let layers = (0..config.n_layers).flat_map(layer);
+    [vec![PathSender::embedding()]]
+        .into_iter()
+        .chain(layers)
+        .collect()
+}
+
+fn heads(config: &Config) -> Vec<PathSender> {
+    let all = senders(config).into_iter().flatten();
+    all.filter(|s| s.to_string().starts_with("head")).collect()
+}
+
+fn model(seed: u64) -> Transformer {
+    let config = Config {
+        n_layers: 3,
+        n_heads: 2,
+        d_model: 8,
+        d_mlp: 19,
+        n_ctx: 12,
+        d_vocab: 23,
+        ..Config::gpt2()
+    };
+    let (config, mut parameters) = Transformer::random(config, seed).unwrap().into_parts();
+    // GPT-2's initialisation is so small that edits hardly matter: enlarge it.
+    for (name, mut tensor) in parameters.tensors_mut() {
+        if name.ends_with("weight") && !name.contains("ln_") {
+            tensor.mapv_inplace(|v| v * 12.0);
+        }
+    }
+    Transformer::new(config, parameters).unwrap()
+}
+
+fn pairs() -> (Prompts, Prompts) {
+    let original = [vec![1, 2, 3, 4, 5, 6], vec![8, 9, 10], vec![11, 12, 13, 14]];
+    let new = [vec![1, 2, 9, 4, 5, 7], vec![3, 2, 1], vec![11, 12, 13, 14]];
+    (Prompts::new(original).unwrap(), Prompts::new(new).unwrap())
+}
+
+fn bits(values: impl IntoIterator<Item = f32>) -> Vec<u32> {
+    values.into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn memory_limit_and_observer() {
+    let model = model(7);
+    let (original, new) = pairs();
+    let mut study = PathPatching::new(&model, &original, &new).unwrap();
+    let to = [PathReceiver::key(2, 1), PathReceiver::mlp(2)];
+    let metric = kl_divergence();
+    let free = study.run(Senders::Components, &to, &metric).unwrap();
+    // Packing buffers of the matrix products count with 4 MiB a thread.
+    study.memory_limit = (4 << 20) * rayon_threads() + 40_000;
+    let mut told = Vec::new();
+    let tight = study
+        .run_observed(Senders::Components, &to, &metric, |done, all| {
+            told.push((done, all));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(bits(free.per_prompt), bits(tight.per_prompt));
+    assert_eq!(told.last(), Some(&(9, 9)));
+
+    study.memory_limit = 1000;
+    let error = study.run(Senders::Components, &to, &metric).unwrap_err();
+    assert!(error.to_string().contains("memory limit"), "{error}");
+}
+
+fn rayon_threads() -> u64 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u64)
+}
+
+#[test]
+fn errors_name_what_is_wrong() {
+    let model = model(8);
+    let (original, new) = pairs();
+    let study = PathPatching::new(&model, &original, &new).unwrap();
+    let metric = logit_diff(3, 5);
+    let run = |to: &[PathReceiver]| {
+        let result = study.run(Senders::Heads, to, &metric);
+        result.unwrap_err().to_string()
+    };
+    let last = PathReceiver::final_residual();
+    let table = [
+        (run(&[]), "receivers: found 0"),
+        (
+            run(&[PathReceiver::query(1, 2)]),
+            "blocks.1.hook_q_input: head 2",
+        ),
+        (
+            run(&[PathReceiver::mlp(3)]),
+            "blocks.3.hook_mlp_in: layer 3",
+        ),
+        (
+            run(&[last.clone().at_positions(3)]),
+            "blocks.2.hook_resid_post: pos 3",
+        ),
+        (
+            run(&[PathReceiver::value(0, 1)]),
+            "`values of 0.1`, to which no path",
+        ),
+        (
+            run(&[last.clone(), PathReceiver::key(0, 1)]),
+            "`keys of 0.1`, to which no path",
+        ),
+        (
+            run(&[last.clone(), last.clone().at_positions(1)]),
+            "`final residual at pos 1`; expected each input once",
+        ),
+    ];
+    for (found, expected) in table {
+        assert!(found.contains(expected), "{found:?} lacks {expected:?}");
+    }
+    let sets = |sets: &[Vec<PathSender>]| {
+        let result = study.run_sets(sets, &[PathReceiver::final_residual()], &metric);
+        result.unwrap_err().to_string()
+    };
+    let table = [
+        (sets(&[]), "senders: found 0"),
+        (sets(&[vec![]]), "set of senders 0: found no sender"),
+        (
+            sets(&[vec![PathSender::head(5, 0)]]),
+            "blocks.5.attn.hook_z: layer 5",
+        ),
+        (
+            sets(&[vec![PathSender::head(1, 9)]]),
+            "blocks.1.attn.hook_z: head 9",
+        ),
+    ];
+    for (found, expected) in table {
+        assert!(found.contains(expected), "{found:?} lacks {expected:?}");
+    }
+    // The receiver comes before the sender, or at another position.
+    let one = |sender: PathSender, receiver: PathReceiver| {
+        let result = study.run_sets(&[vec![sender]], &[receiver], &metric);
+        result.unwrap_err().to_string()
+    };
+    let table = [
+        (
+            one(PathSender::head(2, 0), PathReceiver::query(1, 1)),
+            "`queries of 1.1`, to which no path leads from head 2.0; expected receivers after",
+        ),
+        (
+            one(PathSender::mlp(1), PathReceiver::mlp(1)),
+            "`MLP 1`, to which no path leads from MLP 1;",
+        ),
+        (
+            one(
+                PathSender::head(0, 1).at_positions(1),
+                last.clone().at_positions(0),
+            ),
+            "`final residual at pos 0`, to which no path leads from head 0.1 at pos 1;",
+        ),
+    ];
+    for (found, expected) in table {
+        assert!(found.contains(expected), "{found:?} lacks {expected:?}");
+    }
+    let shorter = Prompts::new([vec![1, 2, 3, 4, 5, 6], vec![8, 9], vec![1, 2, 3, 4]]).unwrap();
+    let error = PathPatching::new(&model, &original, &shorter)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("new prompt 1: 2 tokens; expected 3 as the original"),
+        "{error}"
+    );
+    let error = study
+        .run(
+            Senders::HeadPositions,
+            &[PathReceiver::final_residual()],
+            &metric,
+        )
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("original prompt 1: 3 tokens"), "{error}");
+    let mut study = study.clone();
+    study.linearised = true;
+    let end = [PathReceiver::final_residual().at_positions(Select::Last)];
+    let error = study.run(Senders::Heads, &end, &rank(&[4])).unwrap_err();
+    assert!(error.to_string().contains("rank"), "{error}");
+}
+
+/// The linearised effect is the slope of the exact one: for a small step both agree.
+#[test]
+fn small_steps_are_linear() {
+    let (config, mut parameters) = model(9).into_parts();
+    // Two tokens that differ a little.
+    let mut near = parameters.wte.row(1).to_owned();
+    near.iter_mut()
+        .enumerate()
+        .for_each(|(i, v)| *v += 2e-3 * (i as f32 - 3.5));
+    parameters.wte.row_mut(2).assign(&near);
+    let model = Transformer::new(config, parameters).unwrap();
+    let (original, new) = (Prompt::from([4, 1, 7, 9]), Prompt::from([4, 2, 7, 9]));
+    let mut study = PathPatching::new(&model, &original, &new).unwrap();
+    study.linearised = true;
+    let reference = model.forward([5, 6, 7, 8]).unwrap();
+    let metrics = [
+        logit_diff(3, 5),
+        probability(&[4]),
+        probability_diff(&[(vec![1, 2], vec![3, 6])]),
+        log_probability(&[4]),
+        kl_divergence().with_reference(&[reference.view()]),
+    ];
+    let sets = [vec![PathSender::embedding()], vec![PathSender::head(0, 1)]];
+    for metric in metrics {
+        let found = study
+            .run_sets(&sets, &[PathReceiver::value(1, 0)], &metric)
+            .unwrap();
+        let change = found.change().unwrap();
+        let error = found.linear_error().unwrap();
+        for (change, error) in change.values().iter().zip(error.values()) {
+            assert!(change.abs() > 1e-5, "{metric:?}: {change}");
+            assert!(
+                error.abs() < 0.1 * change.abs(),
+                "{metric:?}: {error} of {change}"
+            );
+        }
+    }
+}
