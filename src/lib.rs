@@ -18,61 +18,65 @@
 //! Shapes are written `[pos, head, d_head]`: `pos` token position, `dest` and `src` query and key
 //! position. Nothing is padded, and nothing is printed.
 
+mod ablation;
+mod attribution;
 mod cache;
+mod checkpoint;
 mod config;
 mod error;
-mod experiments;
 mod files;
 mod generate;
 mod gradient;
+mod heads;
 mod hook;
+mod in_context;
 mod intervention;
+mod lens;
 mod metric;
 mod model;
 pub mod ops;
+mod pairs;
 mod parameters;
+mod patching;
+mod paths;
 mod processing;
 mod prompt;
 pub mod report;
+mod statistics;
+mod steering;
 mod sweep;
 pub mod tasks;
 mod tokenizer;
+mod tracing;
 mod weights;
 
+pub use ablation::{
+    Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, HeadAblation,
+    KnockOut, Minimality, NodeMinimality, Replacement, head_ablation, head_direct_effect,
+};
+pub use attribution::{
+    Decomposition, DirectLogitAttribution, LogitDirection, direct_logit_attribution,
+};
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
-pub use experiments::{
-    Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, KnockOut, Minimality,
-    NodeMinimality,
-};
-pub use experiments::{ActivationPatching, Grid, Patching, activation_patching};
-pub use experiments::{
-    AttentionPattern, Circuits, Closeness, Composition, Detection, Embedding, FactoredMatrix,
-    FunctionVectors, Head, HeadAblation, HeadCard, HeadLabel, HeadReport, HeadReporter, HeadTask,
-    InContextScore, InductionCircuit, InductionEdge, InductionSearch, Partner, Reading,
-    RepeatedLoss, Replacement, Role, Score, SingularDirection, Suggestion, Svd, TaskEvidence,
-    Thresholds, TokenPair, attention_by_distance, attention_entropy, attention_to_roles,
-    copy_scores, copy_scores_of_tokens, detect_heads, head_ablation, head_direct_effect,
-    in_context_score, in_context_score_by_head, induction_circuit, pattern_scores, repeated_loss,
-    top_entries,
-};
-pub use experiments::{
-    CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
-    Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
-    subject_noise_std,
-};
-pub use experiments::{
-    Decomposition, DirectLogitAttribution, LensReadout, LogitDirection, LogitLens, Steering,
-    TunedLens, direct_logit_attribution,
-};
-pub use experiments::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use generate::{Generated, Generation, Sampling};
 pub use gradient::{Backward, Gradients, cross_entropy};
+pub use heads::{
+    AttentionPattern, Closeness, Detection, HeadCard, HeadLabel, HeadReport, HeadReporter,
+    HeadTask, InductionCircuit, InductionEdge, InductionSearch, Partner, Reading, Role, Score,
+    Suggestion, TaskEvidence, Thresholds, attention_by_distance, attention_entropy,
+    attention_to_roles, detect_heads, induction_circuit, pattern_scores,
+};
 pub use hook::{Axes, HookPoint, Site};
+pub use in_context::{
+    FunctionVectors, InContextScore, RepeatedLoss, TokenPair, in_context_score,
+    in_context_score_by_head, repeated_loss,
+};
 pub use intervention::{
     Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,
 };
+pub use lens::{LensReadout, LogitLens, TunedLens};
 pub use metric::{
     Metric, MetricFn, kl_divergence, log_probability, logit_diff, logit_diffs, next_token_loss,
     probability, probability_diff, rank,
@@ -82,11 +86,23 @@ pub use model::{
     hook_fn,
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
+pub use patching::{ActivationPatching, Grid, Patching, activation_patching};
+pub use paths::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use processing::Processing;
 pub use prompt::{Prompt, Prompts};
 pub use report::Labelled;
+pub use steering::Steering;
 pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;
+pub use tracing::{
+    CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
+    Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
+    subject_noise_std,
+};
+pub use weights::{
+    Circuits, Composition, Embedding, FactoredMatrix, Head, SingularDirection, Svd, copy_scores,
+    copy_scores_of_tokens, top_entries,
+};
 
 /// The README's programs, run as tests.
 #[cfg(all(doctest, feature = "mini", feature = "pictures"))]

@@ -1,11 +1,11 @@
-//! Checkpoints in Hugging Face's layout: `config.json` with `model.safetensors`, or with shards
-//! and `model.safetensors.index.json`. Files of other arrays.
+//! What can be read from weights alone: OV and QK circuits, composition, copying.
 
-mod decode;
-mod load;
-mod names;
-mod save;
-mod source;
-mod tensors;
+pub(crate) mod circuits;
+pub(crate) mod composition;
+pub(crate) mod copy_scores;
+pub(crate) mod factored;
 
-pub(crate) use tensors::{NamedArrays, read_arrays, write_arrays};
+pub use circuits::{Circuits, Embedding, Head, SingularDirection, top_entries};
+pub use composition::Composition;
+pub use copy_scores::{copy_scores, copy_scores_of_tokens};
+pub use factored::{FactoredMatrix, Svd};

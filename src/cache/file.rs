@@ -6,10 +6,10 @@ use std::path::Path;
 use ndarray::{Array2, ArrayD, ArrayViewD};
 
 use super::{ActivationCache, Entry};
+use crate::checkpoint::{NamedArrays, read_arrays, write_arrays};
 use crate::error::{Error, Result};
 use crate::files::format_error;
 use crate::hook::{Axes, HookPoint};
-use crate::weights::{NamedArrays, read_arrays, write_arrays};
 
 /// The names that are no hooks.
 const TOKENS: &str = "tokens";

@@ -1,0 +1,295 @@
+//! Induction: what a repeated random sequence gains, and the circuit that gains it (Elhage et al.
+//! 2021; Olsson et al. 2022, "In-context Learning and Induction Heads").
+
+mod edges;
+mod paths;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ablation::heads::{
+    EVERYWHERE, HeadAblation, Replacement, ablate, ablation_cells, per_head,
+};
+use crate::error::{Error, Result};
+use crate::heads::scores::{AttentionPattern, pattern_scores};
+use crate::hook::Site;
+use crate::in_context::repeated_loss::{check, first_rows, mean};
+use crate::metric::{Metric, next_token_loss};
+use crate::model::Transformer;
+use crate::prompt::Prompt;
+use crate::report::{About, Labelled};
+use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
+use crate::tasks::RepeatedPrompt;
+use crate::weights::circuits::{Circuits, Head};
+
+/// The metric that the search uses: mean loss of the first repeat minus mean loss where copying
+/// predicts the next token.
+fn gain_metric(repeated: &[RepeatedPrompt]) -> Metric {
+    let repeated = repeated.to_vec();
+    Metric::from_fn("gain of the repetition (nats)", move |prompt, logits| {
+        let Some(r) = repeated.get(prompt) else {
+            return f32::NAN;
+        };
+        let Ok((_, losses)) = next_token_loss(logits, &r.prompt.tokens) else {
+            return f32::NAN;
+        };
+        mean(&losses[first_rows(r)]) - mean(&losses[r.predictable()])
+    })
+}
+
+/// Settings of the search for the induction circuit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InductionSearch {
+    /// What takes the place of a head's output.
+    pub ablation: Replacement,
+    /// Mean attention to the induction pattern from which on a head is a candidate.
+    pub min_attention: f32,
+    /// Mean attention to the previous token from which on a head counts as one that attends so.
+    pub min_previous_token: f32,
+    /// Share of the gain that an ablation must remove, or a head alone must keep, for a head or
+    /// an edge to belong to the circuit.
+    pub min_share: f32,
+    /// Bound of the sweeps' working memory, in bytes.
+    pub memory_limit: u64,
+}
+
+impl Default for InductionSearch {
+    fn default() -> Self {
+        InductionSearch {
+            ablation: Replacement::Mean,
+            min_attention: 0.3,
+            min_previous_token: 0.3,
+            min_share: 0.05,
+            memory_limit: DEFAULT_MEMORY_LIMIT,
+        }
+    }
+}
+
+impl InductionSearch {
+    fn check(&self) -> Result<()> {
+        for (what, share) in [
+            ("min_attention", self.min_attention),
+            ("min_previous_token", self.min_previous_token),
+            ("min_share", self.min_share),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(Error::invalid(what, share, "0 to 1"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A head whose output an induction head's keys read, directly or through MLPs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InductionEdge {
+    /// The earlier head.
+    pub from: Head,
+    /// The induction head.
+    pub to: Head,
+    /// Share of the gain that goes when these paths alone are cut.
+    pub share_removed: f32,
+    /// Share of the gain that goes when the earlier head is cut out of the keys of all induction
+    /// heads at once.
+    pub share_removed_from_all: f32,
+    /// Share of the gain that is kept when all other heads that attend to the previous token are
+    /// cut out of the keys of all induction heads, beyond what is kept with this one cut as well.
+    /// NaN if the earlier head does not attend to the previous token.
+    pub share_kept_alone: f32,
+    /// The induction head's attention to the induction pattern, whole and with the edge cut.
+    pub attention: [f32; 2],
+    /// The same with all heads that attend to the previous token cut out of its keys, and with all
+    /// but this one. NaN if the earlier head is none of them.
+    pub attention_alone: [f32; 2],
+    /// K-composition score of the weights.
+    pub k_composition: f32,
+    /// The earlier head's attention to the previous token.
+    pub previous_token: f32,
+}
+
+/// What the search found.
+#[derive(Clone, Debug)]
+pub struct InductionCircuit {
+    /// The gain of the whole model in nats, mean and standard error over sequences.
+    pub gain: (f32, f32),
+    /// Pattern scores (previous token, duplicate token, induction), `[pattern, layer, head]`.
+    pub patterns: Labelled,
+    /// Eigenvalue copying scores, `[layer, head]`.
+    pub copying: Labelled,
+    /// Share of the gain that the ablation of each head removes, `[layer, head]`.
+    pub removed: Labelled,
+    /// Heads that attend by induction, and either remove enough of the gain by their ablation, or
+    /// keep enough of it when all others that attend so are ablated.
+    pub induction_heads: Vec<Head>,
+    /// For each of them, the share of the gain that it keeps when all the other heads that attend
+    /// by induction are ablated, beyond what is left without any of them.
+    pub kept_alone: Vec<f32>,
+    /// The share of the gain removed by cutting each earlier head out of the keys of each
+    /// induction head and, in the last row, of all of them at once,
+    /// `[induction head, layer, head]`; NaN where there is no path. `None` without induction heads.
+    pub key_paths: Option<Labelled>,
+    /// The heads below an induction head that attend to the previous token, whether or not an
+    /// edge leads from them.
+    pub previous_token_heads: Vec<Head>,
+    /// Share of the gain removed by cutting all of them out of the keys of all induction heads.
+    pub previous_token_removed: Option<f32>,
+    /// The edges that carry enough of the gain: those of the strongest sender first, by receiver.
+    pub edges: Vec<InductionEdge>,
+    /// Share of the gain removed by ablating all senders of the edges at once.
+    pub senders_removed: Option<f32>,
+    /// Share of the gain removed by ablating all induction heads at once.
+    pub induction_removed: Option<f32>,
+}
+
+impl InductionCircuit {
+    /// The heads whose output reaches the keys of induction heads, each once, in order.
+    pub fn senders(&self) -> Vec<Head> {
+        let mut heads: Vec<Head> = self.edges.iter().map(|edge| edge.from).collect();
+        heads.sort();
+        heads.dedup();
+        heads
+    }
+}
+
+/// Finds the induction circuit causally. Candidates are the heads that attend by induction. Each is
+/// ablated by itself, and kept by itself while all other candidates are ablated: where several do
+/// the same, the first shows nothing and only the second tells. Then the paths from every earlier
+/// head into the keys of the induction heads are cut, as in path patching: the head is ablated, all
+/// other heads frozen, MLPs computed anew, and only the keys of one induction head, or of all of
+/// them at once, see what came of it. Heads that attend to the previous token are also cut all at
+/// once, and all but one. An edge belongs to the circuit if cutting its sender out of all keys
+/// removes enough of the gain (`min_share`), or the sender alone keeps enough of it while the
+/// other previous-token heads are cut; and if, in one way or the other, the edge makes up as large
+/// a share of the receiver's attention to the induction pattern.
+///
+/// # Errors
+/// As [`repeated_loss`](crate::repeated_loss); [`Error::Invalid`] if a threshold is not within 0 to
+/// 1, or if the model gains nothing from the repetition.
+pub fn induction_circuit(
+    model: &Transformer,
+    repeated: &[RepeatedPrompt],
+    search: InductionSearch,
+) -> Result<InductionCircuit> {
+    search.check()?;
+    check(repeated)?;
+    let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
+    let study = Study {
+        model,
+        metric: gain_metric(repeated),
+        sweep: Sweep::new(model, &prompts)?.memory_limit(search.memory_limit),
+        search,
+    };
+    let whole = ablate(
+        model,
+        &prompts,
+        &study.metric,
+        search.ablation,
+        search.memory_limit,
+    )?;
+    let gain = whole.base_mean();
+    if gain.0 <= 0.0 {
+        let expected = "a positive one: this model does not use the repetition";
+        return Err(Error::invalid(
+            "gain of the repetition (nats)",
+            gain.0,
+            expected,
+        ));
+    }
+    let kinds = [
+        AttentionPattern::PreviousToken,
+        AttentionPattern::DuplicateToken,
+        AttentionPattern::Induction,
+    ];
+    let patterns = pattern_scores(model, &prompts, &kinds)?;
+    let removed = study.removed(&whole, gain.0)?;
+    let (induction_heads, kept_alone) = study.induction_heads(&patterns, &removed, gain.0)?;
+    let keys = study.keys(&induction_heads, gain.0, &patterns)?;
+    let mut circuit = InductionCircuit {
+        gain,
+        patterns,
+        copying: Circuits::new(model).copying_scores()?,
+        removed,
+        key_paths: keys.paths,
+        previous_token_heads: keys.previous_token_heads,
+        previous_token_removed: keys.previous_token_removed,
+        edges: keys.edges,
+        senders_removed: None,
+        induction_removed: None,
+        induction_heads,
+        kept_alone,
+    };
+    circuit.senders_removed = study.joint(&circuit.senders(), gain.0)?;
+    circuit.induction_removed = study.joint(&circuit.induction_heads, gain.0)?;
+    Ok(circuit)
+}
+
+/// What the steps of the search share.
+struct Study<'m> {
+    model: &'m Transformer,
+    sweep: Sweep<'m>,
+    metric: Metric,
+    search: InductionSearch,
+}
+
+impl Study<'_> {
+    fn removed(&self, whole: &HeadAblation, gain: f32) -> Result<Labelled> {
+        let about = About {
+            title: "Share of the repetition's gain removed by each head's ablation".to_string(),
+            caption: format!("{:?} ablation at all positions.", self.search.ablation),
+            unit: "share of the gain".to_string(),
+            baselines: [("gain (nats)".to_string(), gain)].into(),
+            ..About::default()
+        };
+        let shares = (&whole.base - &whole.ablated) / gain;
+        per_head(self.model, shares, about)
+    }
+
+    /// The heads that belong to the circuit, and what each keeps alone.
+    fn induction_heads(
+        &self,
+        patterns: &Labelled,
+        removed: &Labelled,
+        gain: f32,
+    ) -> Result<(Vec<Head>, Vec<f32>)> {
+        let InductionSearch {
+            min_attention,
+            min_share,
+            ..
+        } = self.search;
+        let attends = |head: &Head| patterns.values()[[2, head.layer, head.head]] >= min_attention;
+        let candidates: Vec<Head> = Head::all(self.model.config()).filter(attends).collect();
+        let kept = self.kept_alone(&candidates, gain)?;
+        let belongs = |(head, kept): &(Head, f32)| {
+            removed.values()[[head.layer, head.head]] >= min_share || *kept >= min_share
+        };
+        Ok(candidates.into_iter().zip(kept).filter(belongs).unzip())
+    }
+
+    /// Share of the gain removed by ablating several heads at once.
+    fn joint(&self, heads: &[Head], gain: f32) -> Result<Option<f32>> {
+        let shares = self.removed_by(&[heads.to_vec()], gain)?;
+        Ok((!heads.is_empty()).then_some(shares[0]))
+    }
+
+    /// Share of the gain removed by ablating each set of heads.
+    fn removed_by(&self, sets: &[Vec<Head>], gain: f32) -> Result<Vec<f32>> {
+        let (model, prompts) = (self.model, self.sweep.prompts());
+        let edits = self.search.ablation.edits(model, prompts, Site::Z)?;
+        let cell = |heads: &Vec<Head>| ablation_cells(heads, &edits, &EVERYWHERE).concat();
+        let cells: Vec<Cell> = sets.iter().map(cell).collect();
+        let found = self.sweep.run(&cells, &self.metric)?;
+        let rows = found.values.outer_iter();
+        Ok(rows
+            .map(|row| mean(&(&found.base - &row).to_vec()) / gain)
+            .collect())
+    }
+
+    /// The share of the gain that each candidate keeps alone, beyond what is left without any.
+    fn kept_alone(&self, candidates: &[Head], gain: f32) -> Result<Vec<f32>> {
+        let others = |head: &Head| candidates.iter().copied().filter(|h| h != head).collect();
+        let mut sets: Vec<Vec<Head>> = candidates.iter().map(others).collect();
+        sets.push(candidates.to_vec());
+        let mut removed = self.removed_by(&sets, gain)?;
+        let all = removed.pop().unwrap_or_default();
+        Ok(removed.into_iter().map(|share| all - share).collect())
+    }
+}

@@ -1,0 +1,320 @@
+//! The report on all heads of a model: one card each, as table, JSON and page.
+
+use std::fmt;
+
+use askama::Template;
+use ndarray::ArrayView2;
+use serde::{Deserialize, Serialize};
+
+use crate::ablation::heads::Replacement;
+use crate::error::{Error, Result};
+use crate::heads::card::{HeadCard, HeadLabel, Partner, Score, Thresholds};
+use crate::heads::scores::{
+    AttentionPattern, PATTERNS_ONLY, PatternReader, attention_entropy, pattern_scores,
+};
+use crate::heads::task::{HeadTask, MeasuredTask, TaskSettings};
+use crate::model::Transformer;
+use crate::prompt::Prompt;
+use crate::report::{Labelled, legible};
+use crate::weights::circuits::{Circuits, Head};
+use crate::weights::composition::Composition;
+use crate::weights::copy_scores::copy_scores_of_tokens;
+
+/// What a head report is made from; [`HeadReporter::run`] makes it.
+#[derive(Clone, Debug)]
+pub struct HeadReporter {
+    /// Prompts for the pattern scores: repeated random sequences, so that tokens recur.
+    pub prompts: Vec<Prompt>,
+    /// A task, or none.
+    pub task: Option<HeadTask>,
+    /// Tokens for the copy scores; none leaves them out.
+    pub copy_tokens: Vec<u32>,
+    /// BOS before each of these tokens.
+    pub bos: Option<u32>,
+    /// What takes the place of an ablated head.
+    pub ablation: Replacement,
+    /// From where on a measurement counts as evidence.
+    pub thresholds: Thresholds,
+    /// Partners listed a head.
+    pub partners: usize,
+    /// Bound of the ablation sweep's working memory, in bytes.
+    pub memory_limit: u64,
+}
+
+/// The top logits among which a copied token must be (Wang et al. 2022).
+const COPY_TOP: usize = 5;
+
+impl HeadReporter {
+    /// A report by patterns and weights; task and copy tokens can be set afterwards.
+    pub fn new(prompts: &(impl AsRef<[Prompt]> + ?Sized)) -> Self {
+        HeadReporter {
+            prompts: prompts.as_ref().to_vec(),
+            task: None,
+            copy_tokens: Vec::new(),
+            bos: None,
+            ablation: Replacement::default(),
+            thresholds: Thresholds::default(),
+            partners: 3,
+            memory_limit: 64 << 20,
+        }
+    }
+
+    /// Measures all heads and labels them.
+    ///
+    /// # Errors
+    /// As [`pattern_scores`], [`attention_to_roles`](crate::attention_to_roles),
+    /// [`copy_scores_of_tokens`] and [`head_ablation`](crate::head_ablation); [`Error::Invalid`] if
+    /// the answer is none of the roles.
+    pub fn run(&self, model: &Transformer) -> Result<HeadReport> {
+        let circuits = Circuits::new(model);
+        let composition = Composition::ALL
+            .into_iter()
+            .map(|kind| Ok((kind, circuits.composition_scores(kind)?)));
+        let copies = match self.copy_tokens.is_empty() {
+            true => None,
+            false => Some(copy_scores_of_tokens(
+                model,
+                &self.copy_tokens,
+                self.bos,
+                COPY_TOP,
+            )?),
+        };
+        let settings = TaskSettings {
+            ablation: self.ablation,
+            top: COPY_TOP,
+            memory_limit: self.memory_limit,
+        };
+        let measured = Measured {
+            patterns: pattern_scores(model, &self.prompts, &AttentionPattern::STANDARD)?,
+            entropy: attention_entropy(model, &self.prompts)?,
+            eigenvalue_copying: circuits.copying_scores()?,
+            copies,
+            composition: composition.collect::<Result<_>>()?,
+            task: self
+                .task
+                .as_ref()
+                .map(|task| MeasuredTask::new(model, task, settings))
+                .transpose()?,
+        };
+        let card = |head| {
+            measured
+                .card(head, model, self.partners)
+                .labelled(&self.thresholds)
+        };
+        Ok(HeadReport {
+            metric: self
+                .task
+                .as_ref()
+                .map(|task| task.metric.name().to_string()),
+            base: measured.task.as_ref().map(|task| task.base),
+            thresholds: self.thresholds,
+            cards: Head::all(model.config()).map(card).collect(),
+        })
+    }
+}
+
+/// What was measured, for all heads.
+struct Measured {
+    patterns: Labelled,
+    entropy: Labelled,
+    eigenvalue_copying: Labelled,
+    copies: Option<Labelled>,
+    composition: Vec<(Composition, Labelled)>,
+    task: Option<MeasuredTask>,
+}
+
+impl Measured {
+    fn card(&self, head: Head, model: &Transformer, partners: usize) -> HeadCard {
+        let index = [head.layer, head.head];
+        let kinds = self.composition.iter();
+        let mut others: Vec<Partner> = kinds
+            .flat_map(|(kind, scores)| partners_of(model, head, *kind, scores))
+            .collect();
+        // A circuit that is zero composes with nothing.
+        others.retain(|partner| !partner.score.is_nan());
+        others.sort_by(|a, b| b.score.total_cmp(&a.score));
+        others.truncate(partners);
+        let mut patterns = Score::by_name(&self.patterns, head);
+        patterns.sort_by(|a, b| order(b.value).total_cmp(&order(a.value)));
+        let mut copy = self
+            .copies
+            .iter()
+            .flat_map(|copies| Score::by_name(copies, head));
+        HeadCard {
+            head,
+            label: HeadLabel::Unlabelled,
+            suggestions: Vec::new(),
+            patterns,
+            entropy: Score::at(&self.entropy, "entropy", &index),
+            eigenvalue_copying: Some(self.eigenvalue_copying.values()[index])
+                .filter(|v| !v.is_nan()),
+            copy: copy.next(),
+            negative_copy: copy.next(),
+            partners: others,
+            task: self.task.as_ref().map(|task| task.of(head)),
+        }
+    }
+}
+
+/// A missing score ranks last.
+fn order(value: Option<f32>) -> f32 {
+    value.unwrap_or(f32::NEG_INFINITY)
+}
+
+/// The heads that compose with a head, earlier and later ones.
+fn partners_of(
+    model: &Transformer,
+    head: Head,
+    kind: Composition,
+    scores: &Labelled,
+) -> Vec<Partner> {
+    let other = |other: Head| {
+        let (from, to) = if other.layer < head.layer {
+            (other, head)
+        } else {
+            (head, other)
+        };
+        let score = scores.values()[&[from.layer, from.head, to.layer, to.head][..]];
+        Partner {
+            head: other,
+            through: kind,
+            score,
+        }
+    };
+    let others = Head::all(model.config()).filter(|o| o.layer != head.layer);
+    others.map(other).collect()
+}
+
+/// The cards of all heads. Prints as a table; serde makes JSON of it; [`HeadReport::to_html`]
+/// makes one page with the attention patterns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadReport {
+    /// The task's metric, where there was a task.
+    pub metric: Option<String>,
+    /// The whole model's mean metric.
+    pub base: Option<f32>,
+    /// What counted as evidence.
+    pub thresholds: Thresholds,
+    /// One card a head, layer by layer.
+    pub cards: Vec<HeadCard>,
+}
+
+#[derive(Template)]
+#[template(path = "heads.html")]
+struct HeadsPage<'a> {
+    title: String,
+    data: PageData<'a>,
+}
+
+#[derive(Serialize)]
+struct PageData<'a> {
+    report: &'a HeadReport,
+    tokens: Vec<String>,
+    /// By card, `[dest * src]`.
+    attention: Vec<Vec<f32>>,
+}
+
+impl HeadReport {
+    /// The heads with a label, among the labels that their evidence supports.
+    pub fn with_label(&self, label: HeadLabel) -> Vec<Head> {
+        let has = |card: &&HeadCard| card.suggestions.iter().any(|s| s.label == label);
+        self.cards
+            .iter()
+            .filter(has)
+            .map(|card| card.head)
+            .collect()
+    }
+
+    /// The card of a head, if the model has it.
+    pub fn card(&self, head: Head) -> Option<&HeadCard> {
+        self.cards.iter().find(|card| card.head == head)
+    }
+
+    /// One self-contained page: the table, and each head's attention on one prompt.
+    ///
+    /// # Errors
+    /// As [`Transformer::run`]; [`Error::Io`] from the template engine.
+    pub fn to_html(&self, title: &str, model: &Transformer, prompt: &Prompt) -> Result<String> {
+        let mut attention = vec![Vec::new(); self.cards.len()];
+        let heads = model.config().n_heads;
+        let reader = PatternReader(
+            |[layer, head]: [usize; 2], _, pattern: ArrayView2<'_, f32>| {
+                if let Some(kept) = attention.get_mut(layer * heads + head) {
+                    *kept = pattern.iter().copied().collect();
+                }
+            },
+        );
+        model.run(prompt, reader, &PATTERNS_ONLY)?;
+        let page = HeadsPage {
+            title: legible(title),
+            data: PageData {
+                report: self,
+                tokens: prompt.labels.iter().map(|label| legible(label)).collect(),
+                attention,
+            },
+        };
+        page.render().map_err(|error| Error::Io {
+            path: "heads.html".into(),
+            reason: std::io::Error::other(error),
+        })
+    }
+}
+
+impl fmt::Display for HeadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = AttentionPattern::STANDARD.map(|p| p.to_string());
+        write!(f, "{:6}{:20}", "head", "label")?;
+        for name in &names {
+            write!(f, "{:>10}", name.split(' ').next().unwrap_or(name))?;
+        }
+        let columns = ["copy", "−copy", "direct*", "at end", "lost"].map(|c| format!("{c:>8}"));
+        writeln!(f, "{}  composes with", columns.concat())?;
+        let number = |value: Option<f32>| value.map_or("n/a".to_string(), |v| format!("{v:.2}"));
+        for card in &self.cards {
+            write!(f, "{:6}{:20}", card.head.to_string(), card.label)?;
+            for name in &names {
+                write!(f, "{:>10}", number(card.pattern(name)))?;
+            }
+            let copies = [&card.copy, &card.negative_copy];
+            for score in copies.map(|copy| copy.as_ref().and_then(|c| c.value)) {
+                write!(f, "{:>8}", number(score))?;
+            }
+            let task = card.task.as_ref();
+            for score in [
+                task.and_then(|t| t.direct.value),
+                task.and_then(|t| t.lost_at_end.value),
+                task.and_then(|t| t.lost.value),
+            ] {
+                write!(f, "{:>8}", number(score))?;
+            }
+            let partner = |p: &Partner| format!("{} {:?} {:.2}", p.head, p.through, p.score);
+            let partners: Vec<String> = card.partners.iter().map(partner).collect();
+            writeln!(f, "  {}", partners.join(", "))?;
+        }
+        self.legend(f)
+    }
+}
+
+impl HeadReport {
+    /// What the columns are.
+    fn legend(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nprevious to first: mean attention, 0 to 1; copy, −copy: share of tokens that the head's \
+             output has among the {COPY_TOP} highest logits, with the sign flipped for −copy"
+        )?;
+        let Some(metric) = &self.metric else {
+            return Ok(());
+        };
+        writeln!(
+            f,
+            "direct*, at end, lost: what the {metric} loses when the head's output is ablated (as set, by \
+             zeros or by its mean over all positions of all prompts); positive where the head helps\n  \
+             direct*  taken out of the last resid_post alone; the final LayerNorm is computed anew and \
+             reacts,\n           so heads that write something else can have an effect here that \
+             attribution with a frozen scale lacks\n  \
+             at end   ablated at the last position\n  \
+             lost     ablated at all positions"
+        )
+    }
+}

@@ -1,0 +1,144 @@
+//! The in-context-learning score: how much better a model predicts late tokens than early ones
+//! (Olsson et al. 2022; Kaplan et al. 2020).
+
+pub(crate) mod function_vectors;
+pub(crate) mod repeated_loss;
+
+pub use function_vectors::FunctionVectors;
+pub use repeated_loss::{RepeatedLoss, repeated_loss};
+
+use ndarray::Array1;
+
+use crate::ablation::heads::{Replacement, ablate, per_head};
+use crate::error::{Error, Result};
+use crate::metric::{Metric, log_probability};
+use crate::model::Transformer;
+use crate::prompt::Prompt;
+use crate::report::{About, Labelled};
+use crate::statistics::mean_and_error;
+use crate::sweep::{DEFAULT_MEMORY_LIMIT, Sweep};
+
+/// Which tokens' losses are compared, counted from 1: the loss of the `n`-th token is that of its
+/// prediction from the `n − 1` tokens before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TokenPair {
+    /// The late token.
+    pub late: usize,
+    /// The early token.
+    pub early: usize,
+}
+
+impl Default for TokenPair {
+    /// The 500th and the 50th token.
+    fn default() -> Self {
+        TokenPair {
+            late: 500,
+            early: 50,
+        }
+    }
+}
+
+impl TokenPair {
+    fn check(self, prompts: &[Prompt]) -> Result<()> {
+        if self.early < 2 || self.late <= self.early {
+            let found = format!("early {}, late {}", self.early, self.late);
+            let expected = "2 ≤ early < late: the first token has no prediction";
+            return Err(Error::invalid("token pair", found, expected));
+        }
+        match prompts.iter().position(|prompt| prompt.len() < self.late) {
+            Some(i) => Err(Error::Prompt {
+                at: format!("prompt {i}"),
+                found: format!("{} tokens", prompts[i].len()),
+                expected: format!("at least {}", self.late),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The log-probabilities of the late and of the early token.
+    fn metrics(self, prompts: &[Prompt]) -> [Metric; 2] {
+        [self.late, self.early].map(|n| {
+            let tokens: Vec<u32> = prompts.iter().map(|p| p.tokens[n - 1]).collect();
+            log_probability(&tokens).at_position(n - 2)
+        })
+    }
+}
+
+/// Loss at a late token minus loss at an early one, in nats: negative where context helps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InContextScore {
+    /// Mean over prompts and its standard error.
+    pub score: (f32, f32),
+    /// Mean loss at the late token and its standard error.
+    pub late_loss: (f32, f32),
+    /// Mean loss at the early token and its standard error.
+    pub early_loss: (f32, f32),
+    /// The score of each prompt.
+    pub per_prompt: Array1<f32>,
+}
+
+/// The in-context-learning score over a set of texts.
+///
+/// ```
+/// use patchlens::{Config, Prompt, TokenPair, Transformer, in_context_score};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// let prompts = [Prompt::from([1, 2, 3, 4, 5]), Prompt::from([5, 6, 7, 8, 9])];
+/// let found = in_context_score(&model, &prompts, TokenPair { late: 5, early: 2 })?;
+/// assert!((found.late_loss.0 - found.early_loss.0 - found.score.0).abs() < 1e-5);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] unless `2 ≤ early < late`, [`Error::Prompt`] for a prompt that is shorter
+/// than the late token; else as [`Transformer::run`].
+pub fn in_context_score(
+    model: &Transformer,
+    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    tokens: TokenPair,
+) -> Result<InContextScore> {
+    let prompts = prompts.as_ref();
+    tokens.check(prompts)?;
+    let sweep = Sweep::new(model, prompts)?;
+    let [late, early] = tokens.metrics(prompts);
+    let [late, early] = [sweep.run(&[], &late)?.base, sweep.run(&[], &early)?.base].map(|p| -p);
+    let per_prompt = &late - &early;
+    Ok(InContextScore {
+        score: mean_and_error(per_prompt.iter().copied()),
+        late_loss: mean_and_error(late),
+        early_loss: mean_and_error(early),
+        per_prompt,
+    })
+}
+
+/// How the score changes when each head is ablated, `[layer, head]`: mean over prompts with its
+/// standard error. Positive where the model without the head learns less from its context.
+///
+/// # Errors
+/// As [`in_context_score`].
+pub fn in_context_score_by_head(
+    model: &Transformer,
+    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    tokens: TokenPair,
+    ablation: Replacement,
+) -> Result<Labelled> {
+    let prompts = prompts.as_ref();
+    tokens.check(prompts)?;
+    let [late, early] = tokens.metrics(prompts);
+    let run = |metric: &Metric| ablate(model, prompts, metric, ablation, DEFAULT_MEMORY_LIMIT);
+    let (late, early) = (run(&late)?, run(&early)?);
+    let base = &early.base - &late.base;
+    let changed = &early.ablated - &late.ablated - &base;
+    let about = About {
+        title: "Change of the in-context-learning score".to_string(),
+        caption: format!(
+            "Loss at token {} minus loss at token {}, with a head ablated, minus the same of the \
+             whole model.",
+            tokens.late, tokens.early
+        ),
+        unit: "change of the score (nats)".to_string(),
+        baselines: [("whole".to_string(), mean_and_error(base).0)].into(),
+        ..About::default()
+    };
+    per_head(model, changed, about)
+}

@@ -1,0 +1,350 @@
+//! Logit lens (nostalgebraist 2020) and tuned lens (Belrose et al. 2023): what the model would
+//! answer if it ended here.
+
+mod tuned;
+
+use ndarray::{Array2, Array3, ArrayView1, ArrayView2, Axis as Dim};
+
+pub use tuned::TunedLens;
+
+use crate::attribution::residual_name;
+use crate::cache::{ActivationCache, Selection};
+use crate::error::{Error, Result};
+use crate::generate::top;
+use crate::hook::{Axes, HookPoint, Site};
+use crate::metric::rank_in;
+use crate::model::Transformer;
+use crate::ops::{self, log_softmax_row};
+use crate::prompt::Prompt;
+use crate::report::{About, Axis, Labelled, Palette};
+use crate::tokenizer::Tokenizer;
+
+/// A lens on some points of a model: the final LayerNorm, recomputed on what is there, then the
+/// unembedding with its bias; before it the tuned lens's translator, if there is one.
+///
+/// ```
+/// use patchlens::{Config, LogitLens, Prompt, Transformer};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// let mut lens = LogitLens::new(&model);
+/// lens.tokens = vec![3, 5];
+/// lens.token_labels = Some(vec![" Mary".into(), " John".into()]);
+/// let found = lens.run(&Prompt::from([1, 2, 3]))?;
+/// assert_eq!(found.rank.unwrap().values().shape(), [2, 5, 3]); // [token, point, pos]
+/// assert_eq!(found.kl_to_final.axes()[0].labels, ["0_pre", "0_mid", "1_pre", "1_mid", "final_post"]);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct LogitLens<'m> {
+    model: &'m Transformer,
+    tuned: Option<&'m TunedLens>,
+    /// Where to look: any points with the axes `[pos, d_model]`. `hook_attn_out` and
+    /// `hook_mlp_out` are read alone, as if they were the whole residual stream.
+    pub points: Vec<HookPoint>,
+    /// How many of the likeliest tokens to name.
+    pub top_k: usize,
+    /// Tokens whose rank and log-probability to follow.
+    pub tokens: Vec<u32>,
+    /// Their names in the results, one a token; by default the ids.
+    pub token_labels: Option<Vec<String>>,
+}
+
+/// What a lens shows of one prompt. Points are TransformerLens's rows of `accumulated_resid`.
+#[derive(Clone, Debug)]
+pub struct LensReadout {
+    /// The likeliest tokens' ids, `[point, pos, k]`, likeliest first; ties by id.
+    pub top_tokens: Array3<u32>,
+    /// Their probabilities, `[point, position, k]`.
+    pub top_probabilities: Labelled,
+    /// The chosen tokens' natural log-probabilities, `[token, point, position]`; `None` without.
+    pub log_probability: Option<Labelled>,
+    /// The chosen tokens' ranks, 0 is the likeliest, equals count half, `[token, point,
+    /// position]`; `None` without.
+    pub rank: Option<Labelled>,
+    /// KL(the model's own distribution ‖ the lens's) in nats, `[point, position]`.
+    pub kl_to_final: Labelled,
+}
+
+impl LensReadout {
+    /// The likeliest token at each point and position, the usual picture of a lens: its
+    /// probability `[point, position]`, its text in each cell.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a token that the tokenizer lacks.
+    pub fn likeliest(&self, tokenizer: &Tokenizer) -> Result<Labelled> {
+        let first = self.top_tokens.index_axis(Dim(2), 0);
+        let texts = first.iter().map(|token| tokenizer.token_label(*token));
+        let texts = Array2::from_shape_vec(first.dim(), texts.collect::<Result<_>>()?)
+            .unwrap_or_else(|_| unreachable!("one text a token"));
+        let probabilities = self.top_probabilities.values();
+        let mut about = self.top_probabilities.about.clone();
+        about.title += " of the likeliest token";
+        let axes = self.top_probabilities.axes()[..2].to_vec();
+        let values = probabilities.index_axis(Dim(2), 0).to_owned();
+        Labelled::new(values, axes, about)?.with_texts(texts)
+    }
+
+    /// The index of the first point from which a chosen token is the likeliest at a position, and
+    /// stays so up to the last point; `None` if it is not the likeliest there. `token` counts as
+    /// in [`LogitLens::tokens`].
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a token that was not followed or a position that the prompt lacks.
+    pub fn on_top_from(&self, token: usize, position: usize) -> Result<Option<usize>> {
+        let points = self.kl_to_final.values().shape()[0];
+        let positions = self.kl_to_final.values().shape()[1];
+        let tokens = self.rank.as_ref().map_or(0, |r| r.values().shape()[0]);
+        for (axis, found, n) in [("token", token, tokens), ("pos", position, positions)] {
+            if found >= n {
+                return Err(Error::OutOfRange {
+                    at: "logit lens".to_string(),
+                    axis,
+                    found,
+                    expected: format!("0..{n}"),
+                });
+            }
+        }
+        let Some(rank) = &self.rank else {
+            return Ok(None);
+        };
+        let on_top = |point: &usize| rank.values()[[token, *point, position]] == 0.0;
+        Ok((0..points).rev().take_while(on_top).last())
+    }
+}
+
+/// One point's part of a readout, row by row as the arrays go.
+#[derive(Default)]
+struct Numbers {
+    top_tokens: Vec<u32>,
+    top_probabilities: Vec<f32>,
+    log_probability: Vec<Vec<f32>>,
+    rank: Vec<Vec<f32>>,
+    kl: Vec<f32>,
+}
+
+impl<'m> LogitLens<'m> {
+    /// The logit lens at the residual stream before and within every block, and at the end.
+    pub fn new(model: &'m Transformer) -> Self {
+        LogitLens {
+            model,
+            tuned: None,
+            points: residual_points(model.config().n_layers),
+            top_k: 5,
+            tokens: Vec::new(),
+            token_labels: None,
+        }
+    }
+
+    /// The tuned lens, at the points that it has translators for.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::OutOfRange`] if it was made for another model.
+    pub fn tuned(model: &'m Transformer, lens: &'m TunedLens) -> Result<Self> {
+        lens.check(model.config())?;
+        Ok(LogitLens {
+            tuned: Some(lens),
+            points: lens.points().collect(),
+            ..Self::new(model)
+        })
+    }
+
+    /// Runs a prompt and looks.
+    ///
+    /// # Errors
+    /// As [`Transformer::run`]; [`Error::Invalid`] without points, for a point with other axes, or
+    /// one that the tuned lens has no translator for, for `top_k` outside `1..=d_vocab`, and for
+    /// another number of labels than tokens; [`Error::OutOfRange`] for a token that the vocabulary
+    /// lacks.
+    pub fn run(&self, prompt: &Prompt) -> Result<LensReadout> {
+        self.check()?;
+        let selection = Selection::points(self.points.iter().copied());
+        let (logits, cache) = self.model.run_with_cache(prompt, &selection)?;
+        let truth = log_probabilities(logits);
+        let mut numbers = Numbers {
+            log_probability: vec![Vec::new(); self.tokens.len()],
+            rank: vec![Vec::new(); self.tokens.len()],
+            ..Numbers::default()
+        };
+        for point in &self.points {
+            let logits = self.logits(&cache, *point)?;
+            self.read(logits, truth.view(), &mut numbers);
+        }
+        self.readout(prompt, numbers)
+    }
+
+    /// The lens's logits at one point of a cached run, `[pos, d_vocab]`. Those at the last
+    /// block's `hook_resid_post` have the bits of the model's own (without tuned lens).
+    ///
+    /// # Errors
+    /// [`Error::NotCached`]; [`Error::Invalid`] for a point with other axes or one that the tuned
+    /// lens has no translator for; [`Error::Shape`] for the cache of a model of another width.
+    pub fn logits(&self, cache: &ActivationCache, point: HookPoint) -> Result<Array2<f32>> {
+        check_axes(point)?;
+        let residual = cache.flat(point)?;
+        let d_model = self.model.config().d_model;
+        if residual.ncols() != d_model {
+            return Err(Error::Shape {
+                at: format!("logit lens at {point}"),
+                found: residual.shape().to_vec(),
+                expected: format!("[pos, {d_model}], as in this model"),
+            });
+        }
+        let translated;
+        let residual = match self.tuned {
+            Some(lens) => {
+                translated = lens.translate(point, residual)?;
+                translated.view()
+            }
+            None => residual,
+        };
+        let (config, parameters) = (self.model.config(), self.model.parameters());
+        let (weight, bias) = (&parameters.ln_f.weight, &parameters.ln_f.bias);
+        let eps = config.layer_norm_eps;
+        let normed = ops::layer_norm_affine(residual, weight.view(), bias.view(), eps);
+        let bias = parameters.lm_head_bias.as_ref().map(|b| b.view());
+        Ok(ops::linear(normed.view(), parameters.w_u(), bias))
+    }
+
+    fn read(&self, logits: Array2<f32>, truth: ArrayView2<'_, f32>, to: &mut Numbers) {
+        let ranks = self.tokens.iter().zip(&mut to.rank);
+        for (token, ranks) in ranks {
+            ranks.extend(
+                logits
+                    .rows()
+                    .into_iter()
+                    .map(|row| rank_in(row, *token as usize)),
+            );
+        }
+        let found = log_probabilities(logits);
+        for (row, truth) in found.rows().into_iter().zip(truth.rows()) {
+            let best = top(row, self.top_k);
+            to.top_probabilities
+                .extend(best.iter().map(|token| row[*token].exp()));
+            to.top_tokens.extend(best.iter().map(|token| *token as u32));
+            for (token, values) in self.tokens.iter().zip(&mut to.log_probability) {
+                values.push(row[*token as usize]);
+            }
+            to.kl.push(kl(truth, row));
+        }
+    }
+
+    fn readout(&self, prompt: &Prompt, numbers: Numbers) -> Result<LensReadout> {
+        let (points, n) = (self.points.len(), prompt.len());
+        let last = Site::ResidPost.at(self.model.config().n_layers - 1);
+        let names = self.points.iter().map(|point| residual_name(*point, last));
+        let axes = vec![
+            Axis::new("point", names),
+            Axis::tokens("position", &prompt.labels),
+        ];
+        let k = Axis::new("k", (1..=self.top_k).map(|i| format!("#{i}")));
+        let ids = || self.tokens.iter().map(u32::to_string).collect();
+        let tokens = Axis::new("token", self.token_labels.clone().unwrap_or_else(ids));
+        let (with_k, with_tokens) = ([&axes[..], &[k]].concat(), [&[tokens][..], &axes].concat());
+        let of_tokens = |values: Vec<Vec<f32>>, unit: &str| {
+            let labelled = || self.labelled(values.concat(), with_tokens.clone(), unit);
+            (!self.tokens.is_empty()).then(labelled).transpose()
+        };
+        let top_tokens = Array3::from_shape_vec((points, n, self.top_k), numbers.top_tokens);
+        Ok(LensReadout {
+            top_tokens: top_tokens
+                .unwrap_or_else(|_| unreachable!("k tokens a point and position")),
+            top_probabilities: self.labelled(numbers.top_probabilities, with_k, "probability")?,
+            log_probability: of_tokens(numbers.log_probability, "log-probability (nats)")?,
+            rank: of_tokens(numbers.rank, "rank (0 is the likeliest)")?,
+            kl_to_final: self.labelled(numbers.kl, axes, "KL(final ‖ lens) (nats)")?,
+        })
+    }
+
+    fn labelled(&self, values: Vec<f32>, axes: Vec<Axis>, unit: &str) -> Result<Labelled> {
+        let kind = match self.tuned {
+            Some(_) => "Tuned lens",
+            None => "Logit lens",
+        };
+        let before = match self.tuned {
+            Some(_) => "the point's translator, ",
+            None => "",
+        };
+        let about = About {
+            title: format!("{kind}: {unit}"),
+            caption: format!(
+                "The residual stream at each point, put through {before}the final LayerNorm \
+                 (recomputed) and W_U."
+            ),
+            unit: unit.to_string(),
+            // None of these numbers has a sign whose change would mean something.
+            palette: Palette::Sequential,
+            ..About::default()
+        };
+        let shape: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
+        let values = ndarray::ArrayD::from_shape_vec(shape, values)
+            .unwrap_or_else(|_| unreachable!("one value a label"));
+        Labelled::new(values, axes, about)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.points.is_empty() {
+            return Err(Error::invalid("points of a lens", 0, "at least one"));
+        }
+        self.points
+            .iter()
+            .try_for_each(|point| check_axes(*point))?;
+        if let Some(lens) = self.tuned {
+            self.points
+                .iter()
+                .try_for_each(|point| lens.get(*point).map(|_| ()))?;
+        }
+        let d_vocab = self.model.config().d_vocab;
+        if !(1..=d_vocab).contains(&self.top_k) {
+            let expected = format!("1 to {d_vocab}, the vocabulary");
+            return Err(Error::invalid("top_k", self.top_k, expected));
+        }
+        let labels = self.token_labels.as_ref().map(Vec::len);
+        if let Some(found) = labels.filter(|n| *n != self.tokens.len()) {
+            let expected = format!("{}, one a token", self.tokens.len());
+            return Err(Error::invalid("token labels of a lens", found, expected));
+        }
+        match self.tokens.iter().find(|token| **token as usize >= d_vocab) {
+            Some(&token) => Err(Error::OutOfRange {
+                at: "logit lens".to_string(),
+                axis: "token",
+                found: token as usize,
+                expected: format!("0..{d_vocab}"),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// TransformerLens's `accumulated_resid(incl_mid=True)`: `resid_pre` and `resid_mid` of every
+/// block, then the last block's `resid_post`.
+fn residual_points(n_layers: usize) -> Vec<HookPoint> {
+    let both = |l| [Site::ResidPre.at(l), Site::ResidMid.at(l)];
+    let blocks = (0..n_layers).flat_map(both);
+    blocks.chain([Site::ResidPost.at(n_layers - 1)]).collect()
+}
+
+fn check_axes(point: HookPoint) -> Result<()> {
+    if point.axes() == Axes::Model {
+        return Ok(());
+    }
+    let found = format!("{point} with axes [{}]", point.axes().names().join(", "));
+    Err(Error::invalid(
+        "point of a lens",
+        found,
+        "axes [pos, d_model]",
+    ))
+}
+
+fn log_probabilities(mut logits: Array2<f32>) -> Array2<f32> {
+    ops::for_rows(logits.view_mut(), |_, row| log_softmax_row(row));
+    logits
+}
+
+/// KL(p ‖ q) of two rows of log-probabilities, in nats.
+fn kl(p: ArrayView1<'_, f32>, q: ArrayView1<'_, f32>) -> f32 {
+    let terms = p.iter().zip(q).filter(|(p, _)| p.is_finite());
+    let sum: f64 = terms
+        .map(|(p, q)| f64::from(*p).exp() * (f64::from(*p) - f64::from(*q)))
+        .sum();
+    sum as f32
+}

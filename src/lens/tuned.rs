@@ -1,0 +1,340 @@
+//! The tuned lens: an affine translator per point, fitted and kept in files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use nalgebra::DMatrix;
+use ndarray::{Array1, Array2, ArrayD, ArrayView2, ArrayViewD, Axis as Dim};
+
+use super::check_axes;
+use crate::cache::Selection;
+use crate::checkpoint::{read_arrays, write_arrays};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::files::format_error;
+use crate::hook::{HookPoint, Site};
+use crate::model::{KeepLogits, Run, Transformer};
+use crate::ops;
+use crate::prompt::Prompt;
+
+/// How many tokens are run and accumulated at a time.
+const TOKENS_AT_ONCE: usize = 4096;
+
+/// Translators from points of the residual stream to the final one: `r + r·W + b`. With `W` and
+/// `b` zero, the tuned lens is the logit lens to the bit.
+///
+/// In a file (safetensors, F32) each point has two tensors, named by its hook:
+/// `blocks.3.hook_resid_pre.weight` `[d_model in, d_model out]` and `blocks.3.hook_resid_pre.bias`
+/// `[d_model]`. The `tuned_lens` package has the same form with `W` transposed, for `resid_pre`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TunedLens {
+    translators: BTreeMap<HookPoint, Translator>,
+}
+
+/// An affine map that is added to its input.
+#[derive(Clone, Debug, PartialEq)]
+struct Translator {
+    /// `[d_model in, d_model out]`
+    weight: Array2<f32>,
+    bias: Array1<f32>,
+}
+
+/// Sums over rows, in f64: what least squares needs of the data.
+struct Sums {
+    rows: f64,
+    x: Array1<f64>,
+    y: Array1<f64>,
+    /// `[d_model, d_model]` each.
+    xx: Array2<f64>,
+    xy: Array2<f64>,
+}
+
+impl TunedLens {
+    /// Translators that change nothing.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a layer that the model lacks, [`Error::Invalid`] for a point with
+    /// axes other than `[pos, d_model]`.
+    pub fn identity(config: &Config, points: &[HookPoint]) -> Result<Self> {
+        check_points(config, points)?;
+        let d = config.d_model;
+        let zero = Translator {
+            weight: Array2::zeros((d, d)),
+            bias: Array1::zeros(d),
+        };
+        let translators = points.iter().map(|point| (*point, zero.clone()));
+        Ok(TunedLens {
+            translators: translators.collect(),
+        })
+    }
+
+    /// Fits translators by least squares: each predicts the final residual stream (the last
+    /// block's `hook_resid_post`) from a point, over all positions of the prompts. Minimises
+    /// `Σ ‖final − (r + r·W + b)‖² + λ‖W‖²` by the normal equations in f64, with `λ` = `ridge` ×
+    /// the mean diagonal of the centred `rᵀr`: the ridge draws towards the logit lens. (Belrose et
+    /// al. minimise the KL divergence by gradient descent instead.)
+    ///
+    /// # Errors
+    /// As [`Transformer::run`]; [`Error::Invalid`] for a ridge that is negative or not finite, or
+    /// too small for the data (fewer independent rows than `d_model` need one above 0).
+    pub fn fit(
+        model: &Transformer,
+        prompts: &(impl AsRef<[Prompt]> + ?Sized),
+        points: &[HookPoint],
+        ridge: f64,
+    ) -> Result<Self> {
+        let (config, prompts) = (model.config(), prompts.as_ref());
+        check_points(config, points)?;
+        model.check_prompts(prompts)?;
+        if !(ridge.is_finite() && ridge >= 0.0) {
+            return Err(Error::invalid("ridge", ridge, "a finite number from 0 on"));
+        }
+        let last = Site::ResidPost.at(config.n_layers - 1);
+        let selection = Selection::points(points.iter().copied().chain([last]));
+        let mut sums: Vec<Sums> = points.iter().map(|_| Sums::new(config.d_model)).collect();
+        let run = Run {
+            cache: Some(&selection),
+            logits: KeepLogits::None,
+            ..Run::default()
+        };
+        for batch in batches(prompts) {
+            for cache in model.run(batch, (), &run)?.caches {
+                let truth = cache.flat(last)?;
+                for (sums, point) in sums.iter_mut().zip(points) {
+                    sums.add(cache.flat(*point)?, truth);
+                }
+            }
+        }
+        let fitted = points.iter().zip(&sums);
+        let fitted = fitted.map(|(point, sums)| Ok((*point, sums.solve(*point, ridge)?)));
+        Ok(TunedLens {
+            translators: fitted.collect::<Result<_>>()?,
+        })
+    }
+
+    /// The points with a translator, in order of execution.
+    pub fn points(&self) -> impl Iterator<Item = HookPoint> {
+        self.translators.keys().copied()
+    }
+
+    /// A point's weight `[d_model in, d_model out]` and bias `[d_model]`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a point without translator.
+    pub fn get(&self, point: HookPoint) -> Result<(&Array2<f32>, &Array1<f32>)> {
+        match self.translators.get(&point) {
+            Some(translator) => Ok((&translator.weight, &translator.bias)),
+            None => {
+                let points: Vec<String> = self.points().map(|p| p.to_string()).collect();
+                let what = "point without translator in the tuned lens";
+                Err(Error::invalid(
+                    what,
+                    point,
+                    format!("one of {}", points.join(", ")),
+                ))
+            }
+        }
+    }
+
+    /// Writes the translators as a safetensors file, see [`TunedLens`].
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let named = |(point, translator): (&HookPoint, &'_ Translator)| {
+            let weight = translator.weight.view().into_dyn();
+            [
+                (format!("{point}.weight"), weight.into_owned()),
+                (format!("{point}.bias"), translator.bias.clone().into_dyn()),
+            ]
+        };
+        let tensors: Vec<(String, ArrayD<f32>)> = self.translators.iter().flat_map(named).collect();
+        let views: Vec<(String, ArrayViewD<'_, f32>)> = tensors
+            .iter()
+            .map(|(name, t)| (name.clone(), t.view()))
+            .collect();
+        write_arrays(path.as_ref(), &views, &[], HashMap::new())
+    }
+
+    /// Opens translators, see [`TunedLens`]. [`super::LogitLens::tuned`] checks that they fit the
+    /// model.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] for another file, such as one with a tensor not named by a
+    /// hook; [`Error::Tensor`] for one of a wrong shape, without its partner, or with
+    /// numbers that are not finite.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let mut arrays = read_arrays(path)?.floats;
+        let mut translators = BTreeMap::new();
+        let names: Vec<String> = arrays.keys().cloned().collect();
+        for name in names.iter().filter_map(|name| name.strip_suffix(".weight")) {
+            let Ok(point) = name.parse::<HookPoint>() else {
+                return Err(no_lens(
+                    path,
+                    format!("no tuned lens, but tensor `{name}.weight`"),
+                ));
+            };
+            check_axes(point)?;
+            let bias = take(path, &mut arrays, format!("{name}.bias"), &[None])?;
+            let d = Some(bias.len());
+            let weight = take(path, &mut arrays, format!("{name}.weight"), &[d, d])?;
+            translators.insert(point, Translator::from_dyn(weight, bias));
+        }
+        if let Some(name) = arrays.keys().next() {
+            return Err(Error::Tensor {
+                path: path.to_path_buf(),
+                tensor: name.clone(),
+                found: "a tensor without its partner".to_string(),
+                expected: "`{hook}.weight` and `{hook}.bias` for each point".to_string(),
+            });
+        }
+        if translators.is_empty() {
+            return Err(no_lens(path, "no tensors"));
+        }
+        Ok(TunedLens { translators })
+    }
+
+    /// Checks that the translators are for a model of this shape.
+    pub(super) fn check(&self, config: &Config) -> Result<()> {
+        for (point, translator) in &self.translators {
+            point.check(config)?;
+            let d = config.d_model;
+            if translator.weight.dim() != (d, d) {
+                return Err(Error::Shape {
+                    at: format!("tuned lens at `{point}` (is it for another model?)"),
+                    found: translator.weight.shape().to_vec(),
+                    expected: format!("[{d}, {d}], the model's d_model"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// `r + r·W + b` for rows `[pos, d_model]`.
+    pub(super) fn translate(
+        &self,
+        point: HookPoint,
+        residual: ArrayView2<'_, f32>,
+    ) -> Result<Array2<f32>> {
+        let (weight, bias) = self.get(point)?;
+        Ok(ops::linear(residual, weight.view(), Some(bias.view())) + residual)
+    }
+}
+
+impl Translator {
+    /// From arrays of checked shapes.
+    fn from_dyn(weight: ArrayD<f32>, bias: ArrayD<f32>) -> Self {
+        let checked = "`take` has checked the number of axes";
+        Translator {
+            weight: weight.into_dimensionality().expect(checked),
+            bias: bias.into_dimensionality().expect(checked),
+        }
+    }
+}
+
+impl Sums {
+    fn new(d: usize) -> Self {
+        Sums {
+            rows: 0.0,
+            x: Array1::zeros(d),
+            y: Array1::zeros(d),
+            xx: Array2::zeros((d, d)),
+            xy: Array2::zeros((d, d)),
+        }
+    }
+
+    /// Adds rows `[pos, d_model]` and what is to be predicted from them; the target is their
+    /// difference.
+    fn add(&mut self, residual: ArrayView2<'_, f32>, truth: ArrayView2<'_, f32>) {
+        let x = residual.mapv(f64::from);
+        let y = truth.mapv(f64::from) - &x;
+        self.rows += x.nrows() as f64;
+        self.x += &x.sum_axis(Dim(0));
+        self.y += &y.sum_axis(Dim(0));
+        self.xx += &x.t().dot(&x);
+        self.xy += &x.t().dot(&y);
+    }
+
+    fn solve(&self, point: HookPoint, ridge: f64) -> Result<Translator> {
+        let d = self.x.len();
+        let (x, y) = (&self.x / self.rows, &self.y / self.rows);
+        let outer = |i: usize, sums: &Array1<f64>, j: usize| self.x[i] * sums[j] / self.rows;
+        let mut xx = DMatrix::from_fn(d, d, |i, j| self.xx[[i, j]] - outer(i, &self.x, j));
+        let xy = DMatrix::from_fn(d, d, |i, j| self.xy[[i, j]] - outer(i, &self.y, j));
+        let lambda = ridge * xx.trace() / d as f64;
+        for i in 0..d {
+            xx[(i, i)] += lambda;
+        }
+        let Some(cholesky) = xx.cholesky() else {
+            let what = format!("ridge of the tuned lens at `{point}`");
+            let expected = format!("a larger one, or more than {} tokens", self.rows);
+            return Err(Error::invalid(what, ridge, expected));
+        };
+        let weight = cholesky.solve(&xy);
+        let weight = Array2::from_shape_fn((d, d), |(i, j)| weight[(i, j)]);
+        Ok(Translator {
+            bias: (y - x.dot(&weight)).mapv(|v| v as f32),
+            weight: weight.mapv(|v| v as f32),
+        })
+    }
+}
+
+fn no_lens(path: &Path, found: impl Into<String>) -> Error {
+    let expected = "`{hook}.weight` and `{hook}.bias` for each point of a tuned lens";
+    format_error(path, found, expected)
+}
+
+/// Prompts in turn, at most [`TOKENS_AT_ONCE`] tokens at a time, but at least one prompt.
+fn batches(prompts: &[Prompt]) -> Vec<&[Prompt]> {
+    let mut batches = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (i, prompt) in prompts.iter().enumerate() {
+        if tokens + prompt.len() > TOKENS_AT_ONCE && i > start {
+            batches.push(&prompts[start..i]);
+            (start, tokens) = (i, 0);
+        }
+        tokens += prompt.len();
+    }
+    batches.push(&prompts[start..]);
+    batches
+}
+
+fn check_points(config: &Config, points: &[HookPoint]) -> Result<()> {
+    if points.is_empty() {
+        return Err(Error::invalid("points of a tuned lens", 0, "at least one"));
+    }
+    points.iter().try_for_each(|point| {
+        point.check(config)?;
+        check_axes(*point)
+    })
+}
+
+/// Takes a tensor out, of a shape with these sizes where they are given.
+fn take(
+    path: &Path,
+    arrays: &mut BTreeMap<String, ArrayD<f32>>,
+    name: String,
+    shape: &[Option<usize>],
+) -> Result<ArrayD<f32>> {
+    let wrong = |found: String, expected: String| Error::Tensor {
+        path: path.to_path_buf(),
+        tensor: name.clone(),
+        found,
+        expected,
+    };
+    let Some(array) = arrays.remove(&name) else {
+        return Err(wrong("nothing".to_string(), "a tensor F32".to_string()));
+    };
+    let fits = |(found, size): (&usize, &Option<usize>)| size.is_none_or(|size| *found == size);
+    if array.ndim() != shape.len() || !array.shape().iter().zip(shape).all(fits) {
+        let size = |s: &Option<usize>| s.map_or("d_model".to_string(), |s| s.to_string());
+        let sizes: Vec<String> = shape.iter().map(size).collect();
+        let expected = format!("shape [{}]", sizes.join(", "));
+        return Err(wrong(format!("shape {:?}", array.shape()), expected));
+    }
+    match array.iter().find(|v| !v.is_finite()) {
+        Some(v) => Err(wrong(v.to_string(), "finite numbers".to_string())),
+        None => Ok(array),
+    }
+}

@@ -1,0 +1,275 @@
+//! Averages over a set of facts, aligned by the tokens' roles.
+
+use std::fmt;
+use std::ops::{ControlFlow, Range};
+
+use ndarray::Array2;
+
+use super::{CausalTracing, FactTrace, TracedFact};
+use crate::error::{Error, Result};
+use crate::metric::probability;
+use crate::report::{Axis, Labelled};
+use crate::statistics::mean;
+use crate::sweep::Progress;
+
+/// The roles of tokens in the paper's averages. As in the authors' code, the only token of a
+/// one-token subject is both its first and its last one, and a token after the subject that ends
+/// the prompt is both the first later and the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PositionClass {
+    /// The subject's first token.
+    FirstSubject,
+    /// Those between its first and its last one.
+    MiddleSubject,
+    /// The subject's last token.
+    LastSubject,
+    /// The token after the subject.
+    FirstLater,
+    /// Those after it, but for the prompt's last one.
+    Further,
+    /// The prompt's last token.
+    Last,
+}
+
+impl PositionClass {
+    /// All, in the order of the paper's figure.
+    pub const ALL: [PositionClass; 6] = [
+        PositionClass::FirstSubject,
+        PositionClass::MiddleSubject,
+        PositionClass::LastSubject,
+        PositionClass::FirstLater,
+        PositionClass::Further,
+        PositionClass::Last,
+    ];
+
+    /// The label in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            PositionClass::FirstSubject => "first subject token",
+            PositionClass::MiddleSubject => "middle subject tokens",
+            PositionClass::LastSubject => "last subject token",
+            PositionClass::FirstLater => "first later token",
+            PositionClass::Further => "further tokens",
+            PositionClass::Last => "last token",
+        }
+    }
+
+    /// The positions of a fact that belong here; none where the fact has no such token.
+    pub fn positions(self, fact: &TracedFact) -> Range<usize> {
+        let Range { start, end } = fact.subject;
+        let last = fact.prompt.len().saturating_sub(1);
+        match self {
+            PositionClass::FirstSubject => start..start + 1,
+            PositionClass::MiddleSubject => start + 1..end.saturating_sub(1),
+            PositionClass::LastSubject => end.saturating_sub(1)..end,
+            PositionClass::FirstLater => end..(end + 1).min(last + 1),
+            PositionClass::Further => end + 1..last,
+            PositionClass::Last => last..last + 1,
+        }
+    }
+}
+
+impl fmt::Display for PositionClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A fact that does not enter the averages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DroppedFact {
+    /// Its index in the set.
+    pub index: usize,
+    /// What the model answers.
+    pub answer: u32,
+    /// The right answer.
+    pub attribute: u32,
+}
+
+/// What causal tracing gave for a set of facts.
+#[derive(Clone, Debug)]
+pub struct SetTrace {
+    /// Index in the set and trace of each fact that the clean model gets right.
+    pub kept: Vec<(usize, FactTrace)>,
+    /// The facts that it gets wrong.
+    pub dropped: Vec<DroppedFact>,
+    /// IE averaged over the tokens of a class, `[class, layer]`, with standard errors that count
+    /// a fact's tokens as dependent (clustered by fact). NaN where no fact has such a token.
+    pub average: Labelled,
+    /// TE, mean over facts.
+    pub total_effect: f32,
+    /// Its standard error; NaN for one fact.
+    pub total_effect_std_error: f32,
+    /// Whether it was cancelled before every fact was traced.
+    pub partial: bool,
+}
+
+/// How far a set has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TracingProgress {
+    /// Facts done, kept or not.
+    pub facts_done: usize,
+    /// All facts.
+    pub facts: usize,
+    /// The sweep of the fact at hand.
+    pub sweep: Progress,
+}
+
+impl CausalTracing<'_> {
+    /// Traces the facts that the clean model gets right, and averages over them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if a fact has no attribute, or none is right; else as
+    /// [`CausalTracing::trace`].
+    pub fn trace_set(&self, facts: &[TracedFact]) -> Result<SetTrace> {
+        self.trace_set_observed(facts, |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`CausalTracing::trace_set`], telling an observer how far it has come. After a break,
+    /// the averages are over the facts that were done.
+    ///
+    /// # Errors
+    /// As [`CausalTracing::trace_set`].
+    pub fn trace_set_observed(
+        &self,
+        facts: &[TracedFact],
+        mut observer: impl FnMut(&TracingProgress) -> ControlFlow<()>,
+    ) -> Result<SetTrace> {
+        self.restore.check(self.model().config().n_layers)?;
+        if let Some(i) = facts.iter().position(|fact| fact.attribute.is_none()) {
+            let expected = "the right answer, to tell whether the model knows it";
+            return Err(Error::invalid(
+                format!("fact {i}"),
+                "no attribute",
+                expected,
+            ));
+        }
+        let (mut kept, mut dropped) = (Vec::new(), Vec::new());
+        let mut partial = false;
+        for (index, fact) in facts.iter().enumerate() {
+            let clean = self.clean(fact)?;
+            let (answer, attribute) = (clean.answer, fact.attribute.unwrap_or(clean.answer));
+            if answer != attribute {
+                dropped.push(DroppedFact {
+                    index,
+                    answer,
+                    attribute,
+                });
+                continue;
+            }
+            let told = |sweep: &Progress| {
+                observer(&TracingProgress {
+                    facts_done: index,
+                    facts: facts.len(),
+                    sweep: *sweep,
+                })
+            };
+            let trace = self.trace_from(fact, clean, told)?;
+            if trace.indirect_effect.about.partial {
+                partial = true;
+                break;
+            }
+            kept.push((index, trace));
+        }
+        self.average(facts, kept, dropped, partial)
+    }
+
+    fn average(
+        &self,
+        facts: &[TracedFact],
+        kept: Vec<(usize, FactTrace)>,
+        dropped: Vec<DroppedFact>,
+        partial: bool,
+    ) -> Result<SetTrace> {
+        if kept.is_empty() {
+            let found = format!("0 of {}", facts.len());
+            let expected = "at least one to average over";
+            return Err(Error::invalid(
+                "facts traced that the clean model gets right",
+                found,
+                expected,
+            ));
+        }
+        let (values, errors) = class_averages(facts, &kept, self.model().config().n_layers);
+        let mut about = self.about(&probability(&[0]));
+        about.title += ", average";
+        about.partial = partial;
+        let counts = [
+            ("facts", facts.len()),
+            ("facts kept", kept.len()),
+            ("facts dropped (clean model wrong)", dropped.len()),
+        ];
+        let counts = counts.map(|(name, count)| (name.to_string(), count as u64));
+        about.counts.extend(counts);
+        for class in PositionClass::ALL {
+            let tokens: usize = kept
+                .iter()
+                .map(|(i, _)| class.positions(&facts[*i]).len())
+                .sum();
+            about
+                .counts
+                .insert(format!("tokens, {class}"), tokens as u64);
+        }
+        let of =
+            |f: fn(&FactTrace) -> f32| -> Vec<f32> { kept.iter().map(|(_, t)| f(t)).collect() };
+        for (name, values) in [
+            ("clean", of(|t| t.clean)),
+            ("corrupted", of(|t| t.corrupted)),
+        ] {
+            let mean = mean(values.into_iter());
+            about.baselines.insert(name.to_string(), mean);
+        }
+        let effects: Vec<Vec<f64>> = kept
+            .iter()
+            .map(|(_, trace)| vec![f64::from(trace.total_effect)])
+            .collect();
+        let (total_effect, total_effect_std_error) = clustered(&effects);
+        let classes = Axis::new("token", PositionClass::ALL.map(PositionClass::name));
+        let axes = vec![classes, Axis::layers(values.ncols())];
+        Ok(SetTrace {
+            average: Labelled::new(values, axes, about)?.with_std_error(errors)?,
+            kept,
+            dropped,
+            total_effect,
+            total_effect_std_error,
+            partial,
+        })
+    }
+}
+
+/// Means and standard errors, `[class, layer]`.
+fn class_averages(
+    facts: &[TracedFact],
+    kept: &[(usize, FactTrace)],
+    n_layers: usize,
+) -> (Array2<f32>, Array2<f32>) {
+    let shape = (PositionClass::ALL.len(), n_layers);
+    let mut values = Array2::from_elem(shape, f32::NAN);
+    let mut errors = values.clone();
+    for ((row, layer), value) in values.indexed_iter_mut() {
+        let clusters: Vec<Vec<f64>> = kept
+            .iter()
+            .map(|(index, trace)| {
+                let positions = PositionClass::ALL[row].positions(&facts[*index]);
+                let effects = trace.indirect_effect.values();
+                positions.map(|p| f64::from(effects[[p, layer]])).collect()
+            })
+            .collect();
+        (*value, errors[[row, layer]]) = clustered(&clusters);
+    }
+    (values, errors)
+}
+
+/// The mean of all values and its standard error, where values of one cluster depend on each
+/// other; with one value a cluster it is the usual standard error. NaN where too few are there.
+fn clustered(clusters: &[Vec<f64>]) -> (f32, f32) {
+    let n = clusters.iter().map(Vec::len).sum::<usize>() as f64;
+    let mean = clusters.iter().flatten().sum::<f64>() / n;
+    let residual = |cluster: &Vec<f64>| cluster.iter().map(|v| v - mean).sum::<f64>();
+    let filled = clusters.iter().filter(|c| !c.is_empty());
+    let squares: f64 = filled.clone().map(|c| residual(c).powi(2)).sum();
+    let count = filled.count() as f64;
+    let error = (squares * count / (count - 1.0)).sqrt() / n;
+    let error = if count > 1.0 { error } else { f64::NAN };
+    (mean as f32, error as f32)
+}

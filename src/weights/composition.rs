@@ -1,0 +1,151 @@
+//! Composition of heads: how much of what one head writes another one reads (Elhage et al. 2021, "A
+//! Mathematical Framework for Transformer Circuits").
+
+use ndarray::{Array2, Array3, Array4, ArrayView2};
+
+use crate::error::Result;
+use crate::ops::matmul;
+use crate::report::{About, Axis, Labelled, Palette};
+use crate::weights::circuits::{Circuits, Head, Input, weight};
+use crate::weights::factored::gram;
+
+impl<'m> Circuits<'m> {
+    /// Composition scores `‖L · R‖ / (‖L‖ ‖R‖)` (Frobenius norms) of all pairs of heads,
+    /// `[layer, head, later layer, later head]`: L is the OV circuit of the first head, R what
+    /// the later one reads with. 0 where the second layer does not come after the first, NaN
+    /// for a circuit that is zero.
+    ///
+    /// # Errors
+    /// As [`Labelled::new`].
+    pub fn composition_scores(&self, kind: Composition) -> Result<Labelled> {
+        let config = self.model.config();
+        let (layers, heads) = (config.n_layers, config.n_heads);
+        let writers: Vec<Reduced> = Head::all(config).map(|h| self.reduced(h, None)).collect();
+        let readers: Vec<Reduced> = Head::all(config)
+            .map(|h| self.reduced(h, Some(kind)))
+            .collect();
+        let mut scores = Array4::zeros((layers, heads, layers, heads));
+        for (i, from) in Head::all(config).enumerate() {
+            for (j, to) in Head::all(config)
+                .enumerate()
+                .filter(|(_, h)| h.layer > from.layer)
+            {
+                let middle = self.model.w_o(from.layer, from.head);
+                let middle = matmul(middle, self.reader(to, kind).0);
+                scores[[from.layer, from.head, to.layer, to.head]] =
+                    composition(&writers[i], middle, &readers[j]);
+            }
+        }
+        let axes = vec![
+            Axis::layers(layers),
+            Axis::heads(heads),
+            Axis::new("later layer", (0..layers).map(|i| format!("L{i}"))),
+            Axis::new("later head", (0..heads).map(|i| format!("H{i}"))),
+        ];
+        let about = About {
+            title: format!("{kind:?}-composition"),
+            caption: format!(
+                "‖OV · {}‖ / (‖OV‖ · ‖{0}‖) for every pair of heads; 0 where the second is not in a later layer.",
+                kind.reader()
+            ),
+            unit: "composition score".to_string(),
+            palette: Palette::Sequential,
+            ..About::default()
+        };
+        Labelled::new(scores, axes, about)
+    }
+
+    /// The scores of all three kinds in one table, `[composition, from, to]`, heads `0.0`, `0.1`, ...
+    ///
+    /// # Errors
+    /// As [`Circuits::composition_scores`].
+    pub fn composition_table(&self) -> Result<Labelled> {
+        let heads: Vec<String> = Head::all(self.model.config())
+            .map(|h| h.to_string())
+            .collect();
+        let n = heads.len();
+        let mut values = Vec::with_capacity(3 * n * n);
+        for kind in Composition::ALL {
+            values.extend(self.composition_scores(kind)?.values().iter().copied());
+        }
+        let values = Array3::from_shape_vec((3, n, n), values)
+            .unwrap_or_else(|_| unreachable!("one score a kind and pair"));
+        let axes = vec![
+            Axis::new(
+                "composition",
+                Composition::ALL.map(|kind| format!("{kind:?}")),
+            ),
+            Axis::new("from", heads.iter().cloned()),
+            Axis::new("to", heads.iter().cloned()),
+        ];
+        let about = About {
+            title: "Composition of heads".to_string(),
+            caption: "‖L · R‖ / (‖L‖ · ‖R‖): L is the OV circuit of the head that writes, R what \
+                      the later one reads with (for Q: QK, for K: its transpose, for V: OV); 0 \
+                      where that is not in a later layer."
+                .to_string(),
+            unit: "composition score".to_string(),
+            palette: Palette::Sequential,
+            ..About::default()
+        };
+        Labelled::new(values, axes, about)
+    }
+
+    /// The factors of the matrix with which a head reads what another one wrote.
+    fn reader(&self, head: Head, kind: Composition) -> (ArrayView2<'m, f32>, ArrayView2<'m, f32>) {
+        let w = |input| weight(self.model, head, input);
+        match kind {
+            Composition::Q => (w(Input::Q), w(Input::K).reversed_axes()),
+            Composition::K => (w(Input::K), w(Input::Q).reversed_axes()),
+            Composition::V => (w(Input::V), self.model.w_o(head.layer, head.head)),
+        }
+    }
+
+    /// What composition needs of a head's OV circuit, or of the circuit that it reads with.
+    fn reduced(&self, head: Head, kind: Option<Composition>) -> Reduced {
+        let (a, b) = self.reader(head, kind.unwrap_or(Composition::V));
+        let (rows, columns) = (gram(a.t()), gram(b));
+        let norm = (&rows * &columns).sum().sqrt();
+        Reduced {
+            gram: if kind.is_some() { columns } else { rows },
+            norm,
+        }
+    }
+}
+
+/// The outer factor's Gram matrix `[d_head, d_head]` and the norm of the whole circuit.
+struct Reduced {
+    gram: Array2<f64>,
+    norm: f64,
+}
+
+/// `‖A·M·B‖` from the Gram matrices of A and B: `tr(Mᵀ·AᵀA·M·BBᵀ)`.
+fn composition(writer: &Reduced, middle: Array2<f32>, reader: &Reduced) -> f32 {
+    let middle = middle.mapv(f64::from);
+    let squared = (writer.gram.dot(&middle) * middle.dot(&reader.gram)).sum();
+    (squared.max(0.0).sqrt() / (writer.norm * reader.norm)) as f32
+}
+
+/// Through which input a head reads what an earlier head wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Composition {
+    /// Its queries: R is its QK circuit.
+    Q,
+    /// Its keys: R is its transposed QK circuit.
+    K,
+    /// Its values: R is its OV circuit.
+    V,
+}
+
+impl Composition {
+    /// All three.
+    pub const ALL: [Composition; 3] = [Composition::Q, Composition::K, Composition::V];
+
+    fn reader(self) -> &'static str {
+        match self {
+            Composition::Q => "QK",
+            Composition::K => "QK^T",
+            Composition::V => "OV",
+        }
+    }
+}
