@@ -22,6 +22,7 @@ mod ablation;
 mod attribution;
 mod cache;
 mod checkpoint;
+mod component;
 mod config;
 mod error;
 mod files;
@@ -34,6 +35,7 @@ mod intervention;
 mod lens;
 mod metric;
 mod model;
+mod number;
 pub mod ops;
 mod pairs;
 mod parameters;
@@ -58,6 +60,7 @@ pub use attribution::{
     Decomposition, DirectLogitAttribution, LogitDirection, direct_logit_attribution,
 };
 pub use cache::{ActivationCache, Selection};
+pub use component::{Component, Head, Qkv};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use generate::{Generated, Generation, Sampling};
@@ -91,6 +94,7 @@ pub use paths::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use processing::Processing;
 pub use prompt::{Prompt, Prompts};
 pub use report::Labelled;
+pub use statistics::Estimate;
 pub use steering::Steering;
 pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;
@@ -100,7 +104,7 @@ pub use tracing::{
     subject_noise_std,
 };
 pub use weights::{
-    Circuits, Composition, Embedding, FactoredMatrix, Head, SingularDirection, Svd, copy_scores,
+    Circuits, Composition, Embedding, FactoredMatrix, SingularDirection, Svd, copy_scores,
     copy_scores_of_tokens, top_entries,
 };
 
