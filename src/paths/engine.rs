@@ -13,10 +13,10 @@ use crate::error::Result;
 use crate::hook::{Axes, HookPoint};
 use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::metric::Metric;
-use crate::model::lane::Held;
+use crate::model::stage::Frozen;
 use crate::model::{KeepLogits, Run};
 use crate::prompt::Prompt;
-use crate::sweep::{Cell, HELD_READS, Recording, Sweep, points_read};
+use crate::sweep::{Cell, FROZEN_READS, Recording, Sweep, points_read};
 
 /// Cells whose runs C are kept at once, at most: so often an observer is told.
 const GROUP: usize = 64;
@@ -71,7 +71,7 @@ impl<'p, 'm> Runs<'p, 'm> {
         of_original.extend(of_new.iter());
         of_original.extend(ends.reads.iter().copied());
         for layer in 0..config.n_layers {
-            of_original.extend(HELD_READS.map(|site| site.at(layer)));
+            of_original.extend(FROZEN_READS.map(|site| site.at(layer)));
         }
         let cache = |prompts: &[Prompt], selection: &Selection| {
             let run = Run {
@@ -98,7 +98,7 @@ impl<'p, 'm> Runs<'p, 'm> {
         Recording {
             model: self.study.model,
             base: &self.original,
-            held: Held {
+            frozen: Frozen {
                 attention: true,
                 mlps: self.study.freeze_mlps,
             },

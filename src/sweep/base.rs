@@ -5,13 +5,14 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use super::Sweep;
-use crate::cache::{ActivationCache, Recorder, Selection};
+use crate::cache::{ActivationCache, Selection};
 use crate::config::Config;
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::metric::Needs;
 use crate::model::lane::{Change, Columns, Lane};
 use crate::model::pass::Pass;
+use crate::model::recorder::Recorder;
 
 /// The points that lanes with interventions at `places` read from their base.
 pub(crate) fn points_read(config: &Config, places: impl Iterator<Item = HookPoint>) -> Selection {
@@ -126,7 +127,7 @@ impl Sweep<'_> {
                 outputs: needs.positions.clone(),
                 columns: columns(needs),
                 narrow: true,
-                held: Default::default(),
+                frozen: Default::default(),
             })
             .collect();
         let output = Pass::new(self.model, &lanes, &mut (), None).run(None);

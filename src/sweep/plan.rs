@@ -112,7 +112,7 @@ impl<'s> Prepared<'s> {
                 columns(needs)
             },
             narrow: true,
-            held: Default::default(),
+            frozen: Default::default(),
         }
     }
 
@@ -127,7 +127,7 @@ impl<'s> Prepared<'s> {
                 return Ok(None);
             }
             let lane = self.lane(cell, prompt, changes);
-            let cost = lane.cost(config, &|at| hooks.extent(at));
+            let cost = lane.cost(config, &|at| hooks.footprint(at));
             let changes = lane.changes;
             Ok(cost.read.then_some(Planned {
                 cell,
@@ -202,16 +202,8 @@ fn change(
     positions.sort_unstable();
     positions.dedup();
     let axes = at.axes();
-    let shape = axes.shape(config, n);
-    let all_heads: Vec<usize> = (0..config.n_heads).collect();
-    let visit = Visit {
-        point: at,
-        sequence: hooks.prompt,
-        length: n,
-        positions: &positions,
-        shape: &shape,
-        heads: if axes.has_heads() { &all_heads } else { &[] },
-    };
+    let heads: Vec<usize> = (0..config.n_heads).collect();
+    let visit = Visit::new(config, at, (hooks.prompt, n), &positions, &heads);
     // The points were kept for this purpose.
     let whole = base.get(at)?;
     let before: ArrayD<f32> = whole.select(Axis(axes.pos_axis()), &positions);

@@ -12,9 +12,9 @@ use crate::heads::scores::{AttentionPattern, PatternReader};
 use crate::hook::Site;
 use crate::in_context::repeated_loss::mean;
 use crate::intervention::{Edit, Intervention, Interventions, Target, Values};
-use crate::model::lane::Held;
+use crate::model::stage::Frozen;
 use crate::model::{KeepLogits, Run};
-use crate::sweep::{Cell, HELD_READS, Recording, points_read};
+use crate::sweep::{Cell, FROZEN_READS, Recording, points_read};
 
 /// The base run of a study, and its receivers.
 pub(crate) struct KeyPaths<'s, 'm> {
@@ -34,7 +34,8 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         let config = model.config();
         let read = receivers.iter().map(|to| Site::ResidPre.at(to.layer));
         let mut points = points_read(config, read.clone());
-        points.extend((0..config.n_layers).flat_map(|layer| HELD_READS.map(|site| site.at(layer))));
+        points
+            .extend((0..config.n_layers).flat_map(|layer| FROZEN_READS.map(|site| site.at(layer))));
         let run = Run {
             cache: Some(&points),
             logits: KeepLogits::None,
@@ -114,7 +115,7 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         let recording = Recording {
             model: self.study.model,
             base: &self.base,
-            held: Held {
+            frozen: Frozen {
                 attention: true,
                 mlps: false,
             },
