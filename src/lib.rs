@@ -20,6 +20,7 @@
 
 mod ablation;
 mod attribution;
+mod base;
 mod cache;
 mod checkpoint;
 mod config;
@@ -32,6 +33,7 @@ mod hook;
 mod in_context;
 mod intervention;
 mod lens;
+mod limits;
 mod metric;
 mod model;
 pub mod ops;
@@ -42,6 +44,7 @@ mod paths;
 mod processing;
 mod prompt;
 pub mod report;
+mod schedule;
 mod statistics;
 mod steering;
 mod sweep;
@@ -57,6 +60,7 @@ pub use ablation::{
 pub use attribution::{
     Decomposition, DirectLogitAttribution, LogitDirection, direct_logit_attribution,
 };
+pub use base::Base;
 pub use cache::{ActivationCache, Selection};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
@@ -77,6 +81,7 @@ pub use intervention::{
     Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,
 };
 pub use lens::{LensReadout, LogitLens, TunedLens};
+pub use limits::{DEFAULT_MEMORY_LIMIT, Progress};
 pub use metric::{
     Metric, MetricFn, kl_divergence, log_probability, logit_diff, logit_diffs, next_token_loss,
     probability, probability_diff, rank,
@@ -89,10 +94,10 @@ pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
 pub use patching::{ActivationPatching, Grid, Patching, activation_patching};
 pub use paths::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use processing::Processing;
-pub use prompt::{Prompt, Prompts};
+pub use prompt::{IntoPrompts, Prompt, Prompts};
 pub use report::Labelled;
 pub use steering::Steering;
-pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};
+pub use sweep::{Cell, Plan, Prepared, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;
 pub use tracing::{
     CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
