@@ -266,12 +266,15 @@ impl FromStr for HookPoint {
 
 fn parse_block(name: &str) -> Option<HookPoint> {
     let (layer, site) = name.strip_prefix("blocks.")?.split_once('.')?;
-    // `+3` and `03` parse as numbers, but would not print back as they were.
-    let canonical =
-        layer.bytes().all(|b| b.is_ascii_digit()) && (layer == "0" || !layer.starts_with('0'));
-    let layer = layer.parse().ok().filter(|_| canonical)?;
     let site = Site::ALL.iter().find(|s| s.name() == site)?;
-    Some(site.at(layer))
+    Some(site.at(parse_index(layer)?))
+}
+
+/// An index as it prints: `+3` and `03` parse as numbers, but would not print back as they were.
+pub(crate) fn parse_index(text: &str) -> Option<usize> {
+    let canonical =
+        text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    text.parse().ok().filter(|_| canonical)
 }
 
 /// The valid name with the smallest edit distance, in the layer that the text seems to mean.

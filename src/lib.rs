@@ -23,6 +23,7 @@ mod attribution;
 mod base;
 mod cache;
 mod checkpoint;
+mod component;
 mod config;
 mod error;
 mod files;
@@ -36,6 +37,7 @@ mod lens;
 mod limits;
 mod metric;
 mod model;
+mod number;
 pub mod ops;
 mod pairs;
 mod parameters;
@@ -62,6 +64,7 @@ pub use attribution::{
 };
 pub use base::Base;
 pub use cache::{ActivationCache, Selection};
+pub use component::{Component, Head, Qkv};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use generate::{Generated, Generation, Sampling};
@@ -96,6 +99,7 @@ pub use paths::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use processing::Processing;
 pub use prompt::{IntoPrompts, Prompt, Prompts};
 pub use report::Labelled;
+pub use statistics::Estimate;
 pub use steering::Steering;
 pub use sweep::{Cell, Plan, Prepared, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;
@@ -105,7 +109,7 @@ pub use tracing::{
     subject_noise_std,
 };
 pub use weights::{
-    Circuits, Composition, Embedding, FactoredMatrix, Head, SingularDirection, Svd, copy_scores,
+    Circuits, Composition, Embedding, FactoredMatrix, SingularDirection, Svd, copy_scores,
     copy_scores_of_tokens, top_entries,
 };
 

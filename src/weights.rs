@@ -5,7 +5,7 @@ pub(crate) mod composition;
 pub(crate) mod copy_scores;
 pub(crate) mod factored;
 
-pub use circuits::{Circuits, Embedding, Head, SingularDirection, top_entries};
+pub use circuits::{Circuits, Embedding, SingularDirection, top_entries};
 pub use composition::Composition;
 pub use copy_scores::{copy_scores, copy_scores_of_tokens};
 pub use factored::{FactoredMatrix, Svd};

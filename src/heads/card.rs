@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::component::Head;
 use crate::report::Labelled;
-use crate::weights::circuits::Head;
 use crate::weights::composition::Composition;
 
 /// The kinds of heads that a report tells apart.

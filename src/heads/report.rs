@@ -7,6 +7,7 @@ use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
 use crate::ablation::heads::Replacement;
+use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::heads::card::{HeadCard, HeadLabel, Partner, Score, Thresholds};
 use crate::heads::scores::{
@@ -16,7 +17,7 @@ use crate::heads::task::{HeadTask, MeasuredTask, TaskSettings};
 use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::{Labelled, legible};
-use crate::weights::circuits::{Circuits, Head};
+use crate::weights::circuits::Circuits;
 use crate::weights::composition::Composition;
 use crate::weights::copy_scores::copy_scores_of_tokens;
 

@@ -5,6 +5,7 @@ use ndarray::{Array1, Array2, Array4, ArrayD, Axis as Dim};
 
 use crate::ablation::heads::{Replacement, ablate_at, caches_at, direct_effect};
 use crate::cache::ActivationCache;
+use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::heads::card::{Reading, Score, TaskEvidence};
 use crate::heads::scores::{Role, attention_to_roles};
@@ -15,7 +16,6 @@ use crate::prompt::Prompt;
 use crate::report::Labelled;
 use crate::statistics::over_first;
 use crate::tasks::IoiPrompt;
-use crate::weights::circuits::Head;
 use crate::weights::copy_scores::{Decoder, of_head};
 
 /// A task whose metric the heads' ablation is measured by.
@@ -126,7 +126,7 @@ impl MeasuredTask {
             |at: Option<&Role>| ablate_at(model, prompts, metric, ablation, memory_limit, at);
         let everywhere = ablated(None)?;
         Ok(MeasuredTask {
-            base: everywhere.base_mean().0,
+            base: everywhere.base_mean().mean,
             lost: everywhere.lost,
             lost_at_end: ablated(Some(&task.end))?.lost,
             direct: direct_effect(model, prompts, metric, ablation, memory_limit)?.lost,

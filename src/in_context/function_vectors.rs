@@ -5,6 +5,7 @@ use ndarray::{Array1, Array2};
 
 use crate::ablation::heads::per_head;
 use crate::cache::Selection;
+use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
@@ -12,9 +13,8 @@ use crate::metric::probability;
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
-use crate::statistics::{mean_and_error, over_first};
+use crate::statistics::{Estimate, over_first};
 use crate::sweep::{Cell, Sweep};
-use crate::weights::circuits::Head;
 use crate::weights::factored::largest;
 
 /// The mean outputs of all heads at the last position of prompts that show a task by examples.
@@ -99,7 +99,7 @@ impl<'m> FunctionVectors<'m> {
             unit: "change of the answer's probability".to_string(),
             baselines: [(
                 "without".to_string(),
-                mean_and_error(found.base.iter().copied()).0,
+                Estimate::of(found.base.iter().copied()).mean,
             )]
             .into(),
             ..About::default()
@@ -160,7 +160,7 @@ impl<'m> FunctionVectors<'m> {
         let found = Sweep::new(self.model, prompts)?.run(&cells, &probability(answers))?;
         let changes = &found.values - &found.base;
         let (mean, error) = over_first(changes.t().into_dyn());
-        let base = mean_and_error(found.base.iter().copied()).0;
+        let base = Estimate::of(found.base.iter().copied()).mean;
         let about = About {
             title: "Effect of the function vector".to_string(),
             caption: "Added to resid_post at the last position of prompts without examples."

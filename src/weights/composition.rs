@@ -3,10 +3,11 @@
 
 use ndarray::{Array2, Array3, Array4, ArrayView2};
 
+use crate::component::{Head, Qkv};
 use crate::error::Result;
 use crate::ops::matmul;
 use crate::report::{About, Axis, Labelled, Palette};
-use crate::weights::circuits::{Circuits, Head, Input, weight};
+use crate::weights::circuits::{Circuits, weight};
 use crate::weights::factored::gram;
 
 impl<'m> Circuits<'m> {
@@ -95,9 +96,9 @@ impl<'m> Circuits<'m> {
     fn reader(&self, head: Head, kind: Composition) -> (ArrayView2<'m, f32>, ArrayView2<'m, f32>) {
         let w = |input| weight(self.model, head, input);
         match kind {
-            Composition::Q => (w(Input::Q), w(Input::K).reversed_axes()),
-            Composition::K => (w(Input::K), w(Input::Q).reversed_axes()),
-            Composition::V => (w(Input::V), self.model.w_o(head.layer, head.head)),
+            Composition::Q => (w(Qkv::Q), w(Qkv::K).reversed_axes()),
+            Composition::K => (w(Qkv::K), w(Qkv::Q).reversed_axes()),
+            Composition::V => (w(Qkv::V), self.model.w_o(head.layer, head.head)),
         }
     }
 

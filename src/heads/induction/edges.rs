@@ -4,9 +4,10 @@ use ndarray::{Array2, Array3};
 
 use super::paths::KeyPaths;
 use super::{InductionEdge, Study};
+use crate::component::Head;
 use crate::error::Result;
 use crate::report::{About, Axis, Labelled};
-use crate::weights::circuits::{Circuits, Head};
+use crate::weights::circuits::Circuits;
 use crate::weights::composition::Composition;
 
 /// What the search found about the keys; the fields are those of
