@@ -30,7 +30,7 @@ pub(crate) struct Pass<'p, 'l, H> {
     /// The rows of each lane that differ from its base at the present point.
     pub dirty: Vec<Positions>,
     /// The block under way.
-    pub here: Layouts,
+    pub(super) here: Layouts,
 }
 
 /// What a pass ends with.
