@@ -7,11 +7,10 @@ use ndarray::{Array2, Array3, ArrayView1, ArrayView2, Axis as Dim};
 
 pub use tuned::TunedLens;
 
-use crate::attribution::residual_name;
 use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::generate::top;
-use crate::hook::{Axes, HookPoint, Site};
+use crate::hook::{Axes, HookPoint};
 use crate::metric::rank_in;
 use crate::model::Transformer;
 use crate::ops::{self, log_softmax_row};
@@ -128,7 +127,7 @@ impl<'m> LogitLens<'m> {
         LogitLens {
             model,
             tuned: None,
-            points: residual_points(model.config().n_layers),
+            points: HookPoint::residual(model.config().n_layers),
             top_k: 5,
             tokens: Vec::new(),
             token_labels: None,
@@ -230,8 +229,11 @@ impl<'m> LogitLens<'m> {
 
     fn readout(&self, prompt: &Prompt, numbers: Numbers) -> Result<LensReadout> {
         let (points, n) = (self.points.len(), prompt.len());
-        let last = Site::ResidPost.at(self.model.config().n_layers - 1);
-        let names = self.points.iter().map(|point| residual_name(*point, last));
+        let n_layers = self.model.config().n_layers;
+        let names = self
+            .points
+            .iter()
+            .map(|point| point.residual_name(n_layers));
         let axes = vec![
             Axis::new("point", names),
             Axis::tokens("position", &prompt.labels),
@@ -313,14 +315,6 @@ impl<'m> LogitLens<'m> {
             None => Ok(()),
         }
     }
-}
-
-/// TransformerLens's `accumulated_resid(incl_mid=True)`: `resid_pre` and `resid_mid` of every
-/// block, then the last block's `resid_post`.
-fn residual_points(n_layers: usize) -> Vec<HookPoint> {
-    let both = |l| [Site::ResidPre.at(l), Site::ResidMid.at(l)];
-    let blocks = (0..n_layers).flat_map(both);
-    blocks.chain([Site::ResidPost.at(n_layers - 1)]).collect()
 }
 
 fn check_axes(point: HookPoint) -> Result<()> {

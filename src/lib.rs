@@ -57,7 +57,7 @@ pub use ablation::{
     KnockOut, Minimality, NodeMinimality, Replacement, head_ablation, head_direct_effect,
 };
 pub use attribution::{
-    Decomposition, DirectLogitAttribution, LogitDirection, direct_logit_attribution,
+    Decomposition, DirectLogitAttribution, LogitDirection, Part, direct_logit_attribution,
 };
 pub use cache::{ActivationCache, Selection};
 pub use component::{Component, Head, Qkv};

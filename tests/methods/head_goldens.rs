@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use crate::common::Comparison;
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use patchlens::{
-    AttentionPattern, Circuits, Closeness, Detection, Embedding, FactoredMatrix, Head, Qkv,
-    Prompt, Transformer, copy_scores, detect_heads, pattern_scores,
+    AttentionPattern, Circuits, Closeness, Detection, Embedding, FactoredMatrix, Head, Prompt, Qkv,
+    Transformer, copy_scores, detect_heads, pattern_scores,
 };
 
 const BOUND: f32 = 1e-5;

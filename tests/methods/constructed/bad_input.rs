@@ -2,11 +2,11 @@
 
 use ndarray::{Array2, array};
 use patchlens::{
-    AttentionPattern, Circuits, Embedding, FactoredMatrix, FunctionVectors, Head,
-    HeadReporter, InductionSearch, Prompt, Qkv, Replacement, Result, Role, TokenPair,
-    attention_by_distance, attention_entropy, attention_to_roles, copy_scores_of_tokens,
-    head_ablation, head_direct_effect, in_context_score, in_context_score_by_head,
-    induction_circuit, logit_diff, pattern_scores, repeated_loss,
+    AttentionPattern, Circuits, Embedding, FactoredMatrix, FunctionVectors, Head, HeadReporter,
+    InductionSearch, Prompt, Qkv, Replacement, Result, Role, TokenPair, attention_by_distance,
+    attention_entropy, attention_to_roles, copy_scores_of_tokens, head_ablation,
+    head_direct_effect, in_context_score, in_context_score_by_head, induction_circuit, logit_diff,
+    pattern_scores, repeated_loss,
 };
 
 use super::builder::{Builder, VOCAB, repeated};
