@@ -1,15 +1,12 @@
 //! Below components: heads by source position, and neurons.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use ndarray::{Array1, Array2};
 
 use super::parts::head_names;
 use super::{CONSTANTS, DirectLogitAttribution, check_sum};
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
-use crate::ops::part;
+use crate::ops::{largest, part};
 use crate::report::{Axis, Labelled};
 
 impl DirectLogitAttribution<'_> {
@@ -54,7 +51,6 @@ impl DirectLogitAttribution<'_> {
     /// The `k` neurons with the largest contributions (by magnitude) at one position,
     /// `[neuron]`, `L0N5` and so on; then `other neurons`, `b_out` (all layers), and
     /// `attention and embeddings`, `ln_final.bias`, `b_U`, so that all sum to the truth.
-    /// Needs memory for one layer's neurons and the `k` best.
     ///
     /// # Errors
     /// [`OutOfRange`](crate::Error::OutOfRange) for a position that the prompt lacks; [`NotCached`](crate::Error::NotCached);
@@ -62,8 +58,8 @@ impl DirectLogitAttribution<'_> {
     pub fn neurons(&self, position: usize, k: usize) -> Result<Labelled> {
         self.check_position(position)?;
         let scale = self.scale[position];
-        let mut best = BinaryHeap::new();
-        let (mut all, mut b_out) = (0.0, 0.0);
+        let mut each: Vec<f64> = Vec::new();
+        let mut b_out = 0.0;
         for (layer, block) in self.model.parameters().h.iter().enumerate() {
             let out = &block.mlp.c_proj;
             b_out += out.bias.mapv(f64::from).dot(&self.reader) / scale;
@@ -74,26 +70,15 @@ impl DirectLogitAttribution<'_> {
                     .zip(&self.reader)
                     .map(|(w, r)| f64::from(*w) * r)
                     .sum();
-                let value = f64::from(post[[position, neuron]]) * read / scale;
-                all += value;
-                best.push(Reverse(Ranked {
-                    value,
-                    place: (layer, neuron),
-                }));
-                if best.len() > k {
-                    best.pop();
-                }
+                each.push(f64::from(post[[position, neuron]]) * read / scale);
             }
         }
-        let best = best
-            .into_sorted_vec()
-            .into_iter()
-            .map(|Reverse(neuron)| neuron);
-        let best: Vec<Ranked> = best.collect();
-        let names = best.iter().map(|n| format!("L{}N{}", n.place.0, n.place.1));
-        let mut names: Vec<String> = names.collect();
-        let mut values: Vec<f64> = best.iter().map(|n| n.value).collect();
-        let others = all - values.iter().sum::<f64>();
+        let best = largest(each.len(), k, |i| each[i].abs());
+        let d_mlp = self.model.config().d_mlp;
+        let name = |i: &usize| format!("L{}N{}", i / d_mlp, i % d_mlp);
+        let mut names: Vec<String> = best.iter().map(name).collect();
+        let mut values: Vec<f64> = best.iter().map(|i| each[*i]).collect();
+        let others = each.iter().sum::<f64>() - values.iter().sum::<f64>();
         let rest = self.without_mlps(position)?;
         names.extend(["other neurons", "b_out", "attention and embeddings"].map(String::from));
         names.extend(CONSTANTS.map(String::from));
@@ -122,30 +107,3 @@ impl DirectLogitAttribution<'_> {
         points.map(one).sum()
     }
 }
-
-/// A neuron in order of magnitude; ties by place.
-struct Ranked {
-    value: f64,
-    place: (usize, usize),
-}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let magnitude = self.value.abs().total_cmp(&other.value.abs());
-        magnitude.then(other.place.cmp(&self.place))
-    }
-}
-
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Ranked {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Ranked {}

@@ -6,6 +6,7 @@ use ndarray::Dimension as _;
 
 use super::label::{legible, number, width};
 use super::labelled::Labelled;
+use crate::ops::largest;
 
 /// A cell with its place in the array.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,10 +37,9 @@ pub struct Ranking {
 impl Labelled {
     /// The `n` cells of largest magnitude (all of them, if there are fewer); NaN cells never rank.
     pub fn top(&self, n: usize) -> Ranking {
-        let mut ranked = self.ranked();
+        let ranked = self.ranked();
         let of = ranked.len();
-        // Stable: ties stay in row-major order.
-        ranked.sort_by(|(_, a), (_, b)| b.abs().total_cmp(&a.abs()));
+        let best = largest(of, n, |i| f64::from(ranked[i].1.abs()));
         let cell = |(index, value): (Vec<usize>, f32)| RankedCell {
             labels: self
                 .labels_at(&index)
@@ -53,7 +53,7 @@ impl Labelled {
         Ranking {
             unit: self.about.unit_label(),
             axes: self.axes().iter().map(|axis| axis.name.clone()).collect(),
-            cells: ranked.into_iter().take(n).map(cell).collect(),
+            cells: best.into_iter().map(|i| cell(ranked[i].clone())).collect(),
             of,
         }
     }
