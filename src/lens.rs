@@ -3,13 +3,12 @@
 
 mod tuned;
 
-use ndarray::{Array2, Array3, ArrayView1, ArrayView2, Axis as Dim};
+use ndarray::{Array2, Array3, ArrayView2, Axis as Dim};
 
 pub use tuned::TunedLens;
 
 use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
-use crate::generate::top;
 use crate::hook::{Axes, HookPoint};
 use crate::metric::rank_in;
 use crate::model::Transformer;
@@ -216,14 +215,14 @@ impl<'m> LogitLens<'m> {
         }
         let found = log_probabilities(logits);
         for (row, truth) in found.rows().into_iter().zip(truth.rows()) {
-            let best = top(row, self.top_k);
+            let best = ops::largest(row.len(), self.top_k, |i| f64::from(row[i]));
             to.top_probabilities
                 .extend(best.iter().map(|token| row[*token].exp()));
             to.top_tokens.extend(best.iter().map(|token| *token as u32));
             for (token, values) in self.tokens.iter().zip(&mut to.log_probability) {
                 values.push(row[*token as usize]);
             }
-            to.kl.push(kl(truth, row));
+            to.kl.push(ops::kl_row(truth, row));
         }
     }
 
@@ -332,13 +331,4 @@ fn check_axes(point: HookPoint) -> Result<()> {
 fn log_probabilities(mut logits: Array2<f32>) -> Array2<f32> {
     ops::for_rows(logits.view_mut(), |_, row| log_softmax_row(row));
     logits
-}
-
-/// KL(p ‖ q) of two rows of log-probabilities, in nats.
-fn kl(p: ArrayView1<'_, f32>, q: ArrayView1<'_, f32>) -> f32 {
-    let terms = p.iter().zip(q).filter(|(p, _)| p.is_finite());
-    let sum: f64 = terms
-        .map(|(p, q)| f64::from(*p).exp() * (f64::from(*p) - f64::from(*q)))
-        .sum();
-    sum as f32
 }

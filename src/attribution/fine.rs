@@ -1,15 +1,12 @@
 //! Below components: heads by source position, and neurons.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use ndarray::{Array1, Array2};
 
 use super::{DirectLogitAttribution, check_sum};
 use crate::component::{Component, Head};
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
-use crate::ops::part;
+use crate::ops::{largest, part};
 use crate::report::{Axis, Labelled};
 
 impl DirectLogitAttribution<'_> {
@@ -49,7 +46,6 @@ impl DirectLogitAttribution<'_> {
     /// The `k` neurons with the largest contributions (by magnitude) at one position,
     /// `[neuron]`, `mlp0.5` and so on; then `other neurons`, `b_out` (all layers), and
     /// `attention and embeddings`, `ln_final.bias`, `b_U`, so that all sum to the truth.
-    /// Needs memory for one layer's neurons and the `k` best.
     ///
     /// # Errors
     /// [`OutOfRange`](crate::Error::OutOfRange) for a position that the prompt lacks; [`NotCached`](crate::Error::NotCached);
@@ -57,31 +53,22 @@ impl DirectLogitAttribution<'_> {
     pub fn neurons(&self, position: usize, k: usize) -> Result<Labelled> {
         self.check_position(position)?;
         let scale = self.scale[position];
-        let mut best = BinaryHeap::new();
-        let (mut all, mut b_out) = (0.0, 0.0);
+        let mut each: Vec<f64> = Vec::new();
+        let mut b_out = 0.0;
         for (layer, block) in self.model.parameters().h.iter().enumerate() {
             let out = &block.mlp.c_proj;
             b_out += out.bias.mapv(f64::from).dot(&self.reader) / scale;
             let post = self.cache.flat(Site::MlpPost.at(layer))?;
             for (neuron, row) in out.weight.rows().into_iter().enumerate() {
-                let read = self.neuron_read(row);
-                let value = f64::from(post[[position, neuron]]) * read / scale;
-                all += value;
-                let neuron = Component::Neuron(layer, neuron);
-                best.push(Reverse(Ranked { value, neuron }));
-                if best.len() > k {
-                    best.pop();
-                }
+                each.push(f64::from(post[[position, neuron]]) * self.neuron_read(row) / scale);
             }
         }
-        let best = best
-            .into_sorted_vec()
-            .into_iter()
-            .map(|Reverse(neuron)| neuron);
-        let best: Vec<Ranked> = best.collect();
-        let mut names: Vec<String> = best.iter().map(|n| n.neuron.to_string()).collect();
-        let mut values: Vec<f64> = best.iter().map(|n| n.value).collect();
-        let others = all - values.iter().sum::<f64>();
+        let best = largest(each.len(), k, |i| each[i].abs());
+        let d_mlp = self.model.config().d_mlp;
+        let name = |i: &usize| Component::Neuron(i / d_mlp, i % d_mlp).to_string();
+        let mut names: Vec<String> = best.iter().map(name).collect();
+        let mut values: Vec<f64> = best.iter().map(|i| each[*i]).collect();
+        let others = each.iter().sum::<f64>() - values.iter().sum::<f64>();
         let rest = self.without_mlps(position)?;
         names.extend(["other neurons", "b_out", "attention and embeddings"].map(String::from));
         let constants = [Component::FinalNormBias, Component::UnembeddingBias];
@@ -111,30 +98,3 @@ impl DirectLogitAttribution<'_> {
         points.map(one).sum()
     }
 }
-
-/// A neuron in order of magnitude; ties by place.
-struct Ranked {
-    value: f64,
-    neuron: Component,
-}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let magnitude = self.value.abs().total_cmp(&other.value.abs());
-        magnitude.then(other.neuron.cmp(&self.neuron))
-    }
-}
-
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Ranked {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Ranked {}

@@ -6,6 +6,7 @@ use ndarray::Dimension as _;
 
 use super::label::{legible, number, width};
 use super::labelled::Labelled;
+use crate::ops::largest;
 use crate::statistics::write_with_error;
 
 /// A cell with its place in the array. Prints as its value with the error, where that is known:
@@ -38,14 +39,13 @@ pub struct Ranking {
 impl Labelled {
     /// The `n` cells of largest magnitude (all of them, if there are fewer); NaN cells never rank.
     pub fn top(&self, n: usize) -> Ranking {
-        let mut ranked = self.ranked();
+        let ranked = self.ranked();
         let of = ranked.len();
-        // Stable: ties stay in row-major order.
-        ranked.sort_by(|(_, a), (_, b)| b.abs().total_cmp(&a.abs()));
+        let best = largest(of, n, |i| f64::from(ranked[i].1.abs()));
         Ranking {
             unit: self.about.unit_label(),
             axes: self.axes().iter().map(|axis| axis.name.clone()).collect(),
-            cells: ranked.iter().take(n).map(|(i, _)| self.cell(i)).collect(),
+            cells: best.into_iter().map(|i| self.cell(&ranked[i].0)).collect(),
             of,
         }
     }
