@@ -122,7 +122,10 @@ fn the_repetition_is_predicted_by_copying() {
     assert!(accuracy.iter().take(11).all(|v| *v == 0.0), "{accuracy}");
     assert!(accuracy.iter().skip(13).all(|v| *v == 1.0), "{accuracy}");
     assert!(found.second_accuracy.mean > 0.9, "{found:?}");
-    assert!(found.first_loss.mean > (VOCAB as f32).ln() - 0.1, "{found:?}");
+    assert!(
+        found.first_loss.mean > (VOCAB as f32).ln() - 0.1,
+        "{found:?}"
+    );
     let loss = found.loss.values();
     assert!(loss.iter().take(11).all(|v| *v > 1.0) && loss.iter().skip(13).all(|v| *v < 0.1));
     let gain = found.first_loss.mean - found.second_loss.mean;
