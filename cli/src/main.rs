@@ -9,6 +9,7 @@ mod progress;
 mod questions;
 mod session;
 mod shell;
+mod studies;
 mod train_mini;
 mod usage;
 
@@ -19,6 +20,8 @@ use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use interrupt::EndedEarly;
+use options::Common;
+use session::Session;
 use usage::Usage;
 
 /// Mechanistic interpretability of GPT-2-style transformers on the CPU.
@@ -74,6 +77,12 @@ Exit status:
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Patch(studies::Patch),
+    Paths(studies::Paths),
+    Trace(studies::Trace),
+    Lens(studies::Lens),
+    Attribute(studies::Attribute),
+    Steer(studies::Steer),
     TrainMini(train_mini::Arguments),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -96,6 +105,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Patch(study) => in_session("patch", &study.common, |s| study.run(s)),
+        Command::Paths(study) => in_session("paths", &study.common, |s| study.run(s)),
+        Command::Trace(study) => in_session("trace", &study.common, |s| study.run(s)),
+        Command::Steer(study) => in_session("steer", &study.common, |s| study.run(s)),
+        Command::Lens(study) => in_session("lens", &study.common, |s| study.run(s)),
+        Command::Attribute(study) => in_session("attribute", &study.common, |s| study.run(s)),
         Command::Completions(completions) => completions.run(Cli::command()),
         Command::Man(man) => man.run(Cli::command()),
         Command::TrainMini(arguments) => {
@@ -103,6 +118,22 @@ fn run(command: Command) -> Result<()> {
             arguments.run()
         }
     }
+}
+
+/// Runs a study, and saves what it has found, also if it ended early.
+fn in_session(
+    name: &'static str,
+    common: &Common,
+    study: impl FnOnce(&Session) -> Result<()>,
+) -> Result<()> {
+    interrupt::listen()?;
+    let session = Session::open(name, common)?;
+    let done = study(&session);
+    let ended_early = done.as_ref().is_err_and(|error| error.is::<EndedEarly>());
+    if done.is_ok() || ended_early {
+        session.output.finish(ended_early)?;
+    }
+    done
 }
 
 /// Says on stderr what went wrong, and why, as far as the message does not say that itself.

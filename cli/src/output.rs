@@ -56,6 +56,11 @@ impl Output {
         })
     }
 
+    /// What the model is called.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// Prints a result in words, unless stdout is for JSON.
     ///
     /// # Errors

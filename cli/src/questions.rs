@@ -1,8 +1,11 @@
 //! The prompts that a study is about, with right and wrong answers: of a built-in task, of a file,
 //! or given as options.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum as _;
+use patchlens::report::Labelled;
 use patchlens::tasks::{
     Corruption, Facts, GreaterThan, GreaterThanPrompt, Ioi, IoiPrompt, KeyValue, PairFile,
     PromptPair, Split,
@@ -242,6 +245,25 @@ impl Questions {
                 "--metric log-prob: found several right answers; expected one, or --metric prob",
             )),
         }
+    }
+
+    /// A result that tells the seed of its prompts.
+    pub fn seeded(&self, result: &Labelled) -> Labelled {
+        let mut result = result.clone();
+        result.about.seed = result.about.seed.or(self.seed);
+        result
+    }
+
+    /// `14 tokens (pairs 0, 2), 15 tokens (pair 1)`: how long which prompts are.
+    pub fn lengths(&self) -> String {
+        let mut lengths: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        for (i, prompt) in self.clean.iter().enumerate() {
+            lengths.entry(prompt.len()).or_default().push(i.to_string());
+        }
+        let one = |(length, pairs): (&usize, &Vec<String>)| {
+            format!("{length} tokens (pairs {})", pairs.join(", "))
+        };
+        lengths.iter().map(one).collect::<Vec<_>>().join(", ")
     }
 
     /// The right answer of a prompt, and its first wrong one, as texts.

@@ -1,11 +1,12 @@
 //! What a study runs in: the model, its tokenizer, progress and output.
 
 use anyhow::{Context, Result};
-use patchlens::{Tokenizer, Transformer};
+use patchlens::{Prompt, Tokenizer, Transformer};
 
 use crate::options::Common;
 use crate::output::Output;
 use crate::progress::Reporter;
+use crate::questions::Questions;
 
 /// Opened by the program, handed to a study.
 pub struct Session {
@@ -47,6 +48,34 @@ impl Session {
             memory: common.memory,
             shipped: dir.is_none(),
         })
+    }
+}
+
+impl Session {
+    /// Says which model and which prompts the study is about.
+    ///
+    /// # Errors
+    /// If stdout is closed.
+    pub fn introduce(&self, questions: &Questions) -> Result<()> {
+        let (clean, [right, wrong]) = (
+            &questions.clean,
+            questions.answer_texts(0, &self.tokenizer)?,
+        );
+        let text = |prompt: &Prompt| self.tokenizer.decode(&prompt.tokens);
+        let mut lines = vec![
+            format!("model    {}", self.output.model()),
+            format!(
+                "prompts  {} from {}; the first:",
+                clean.len(),
+                questions.source
+            ),
+            format!("  clean      {:?}", text(&clean[0])?),
+        ];
+        if let Some(corrupted) = questions.corrupted.first() {
+            lines.push(format!("  corrupted  {:?}", text(corrupted)?));
+        }
+        lines.push(format!("  right {right}, wrong {wrong}\n"));
+        self.output.say(lines.join("\n"))
     }
 }
 

@@ -1,0 +1,15 @@
+//! The studies, a module for each subcommand.
+
+mod attribute;
+mod lens;
+mod patch;
+mod paths;
+mod steer;
+mod trace;
+
+pub use attribute::Attribute;
+pub use lens::Lens;
+pub use patch::Patch;
+pub use paths::Paths;
+pub use steer::Steer;
+pub use trace::Trace;
