@@ -7,6 +7,7 @@ mod options;
 mod output;
 mod progress;
 mod questions;
+mod sequences;
 mod session;
 mod shell;
 mod studies;
@@ -83,6 +84,8 @@ enum Command {
     Lens(studies::Lens),
     Attribute(studies::Attribute),
     Steer(studies::Steer),
+    Heads(studies::Heads),
+    Induction(studies::Induction),
     TrainMini(train_mini::Arguments),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -109,6 +112,8 @@ fn run(command: Command) -> Result<()> {
         Command::Paths(study) => in_session("paths", &study.common, |s| study.run(s)),
         Command::Trace(study) => in_session("trace", &study.common, |s| study.run(s)),
         Command::Steer(study) => in_session("steer", &study.common, |s| study.run(s)),
+        Command::Induction(study) => in_session("induction", &study.common, |s| study.run(s)),
+        Command::Heads(study) => in_session("heads", &study.common, |s| study.run(s)),
         Command::Lens(study) => in_session("lens", &study.common, |s| study.run(s)),
         Command::Attribute(study) => in_session("attribute", &study.common, |s| study.run(s)),
         Command::Completions(completions) => completions.run(Cli::command()),

@@ -17,6 +17,8 @@ use crate::options::Common;
 struct Found {
     /// Results to save, by file name.
     results: Vec<(String, Labelled)>,
+    /// Whole pages, by file name.
+    pages: Vec<(String, String)>,
     /// Everything for the JSON file.
     numbers: Map<String, Value>,
     /// What was said, for the report.
@@ -110,6 +112,12 @@ impl Output {
         found.results.push((name.to_string(), result.clone()));
     }
 
+    /// Keeps a page of its own for the folder.
+    pub fn page(&self, name: &str, html: String) {
+        let mut found = self.found.borrow_mut();
+        found.pages.push((format!("{name}.html"), html));
+    }
+
     /// Keeps numbers for the JSON file alone.
     ///
     /// # Errors
@@ -133,6 +141,12 @@ impl Output {
             for (name, result) in &found.results {
                 save(result, dir, name)?;
             }
+            for (name, html) in &found.pages {
+                let path = dir.join(name);
+                std::fs::write(&path, html)
+                    .with_context(|| format!("writing {}", path.display()))?;
+            }
+            self.note(format_args!("saved {}", dir.display()));
         }
         let document = json!({
             "patchlens": env!("CARGO_PKG_VERSION"),

@@ -1,6 +1,8 @@
 //! The studies, a module for each subcommand.
 
 mod attribute;
+mod heads;
+mod induction;
 mod lens;
 mod patch;
 mod paths;
@@ -8,6 +10,8 @@ mod steer;
 mod trace;
 
 pub use attribute::Attribute;
+pub use heads::Heads;
+pub use induction::Induction;
 pub use lens::Lens;
 pub use patch::Patch;
 pub use paths::Paths;
