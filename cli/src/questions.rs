@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum as _;
 use patchlens::report::Labelled;
 use patchlens::tasks::{
-    Corruption, Facts, GreaterThan, GreaterThanPrompt, Ioi, IoiPrompt, KeyValue, PairFile,
-    PromptPair, Split,
+    Corruption, Facts, GreaterThan, GreaterThanPrompt, Ioi, IoiPrompt, KeyValue, KeyValuePair,
+    PairFile, PromptPair, Split,
 };
 use patchlens::{
     Metric, Prompt, Prompts, Reduce, Tokenizer, kl_divergence, log_probability, logit_diff_sets,
@@ -357,17 +357,31 @@ const VALUES: &str = "ring bone computer necklace drink snack bag ball book";
 /// Examples in one of its prompts.
 const SHOTS: usize = 4;
 
-fn key_value(args: &PromptArgs, tokenizer: &Tokenizer, n: usize) -> Result<Questions> {
+/// Pairs of prompts with a mapping of names to things, of which each prompt has its own.
+///
+/// # Errors
+/// If the vocabulary lacks the words, or for too few or too many examples.
+pub fn key_value_pairs(
+    tokenizer: &Tokenizer,
+    n: usize,
+    shots: usize,
+    seed: u64,
+    bos: bool,
+) -> Result<Vec<KeyValuePair>> {
     let tokens = |words: &str| -> Vec<u32> {
         let token = |word| tokenizer.token(&format!(" {word}")).ok();
         words.split(' ').filter_map(token).collect()
     };
     let end = tokenizer.encode(".")?.tokens;
     let mut task = KeyValue::new(tokens(KEYS), tokens(VALUES), Vec::new(), end)?;
-    if args.bos {
+    if bos {
         task = task.with_bos(tokenizer.bos()?);
     }
-    let pairs = task.labelled_by(tokenizer).pairs(n, SHOTS, args.seed)?;
+    Ok(task.labelled_by(tokenizer).pairs(n, shots, seed)?)
+}
+
+fn key_value(args: &PromptArgs, tokenizer: &Tokenizer, n: usize) -> Result<Questions> {
+    let pairs = key_value_pairs(tokenizer, n, SHOTS, args.seed, args.bos)?;
     let answers = pairs.iter().map(|p| (vec![p.answer], vec![p.other]));
     let clean: Vec<Prompt> = pairs.iter().map(|p| p.clean.clone()).collect();
     let corrupted: Vec<Prompt> = pairs.iter().map(|p| p.corrupted.clone()).collect();

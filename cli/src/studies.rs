@@ -2,6 +2,7 @@
 
 mod attribute;
 mod heads;
+mod in_context;
 mod induction;
 mod lens;
 mod patch;
@@ -11,6 +12,7 @@ mod trace;
 
 pub use attribute::Attribute;
 pub use heads::Heads;
+pub use in_context::InContext;
 pub use induction::Induction;
 pub use lens::Lens;
 pub use patch::Patch;
