@@ -27,7 +27,7 @@ use crate::usage::usage;
 #[command(after_help = "\
 Examples:
   patchlens trace --out study
-  patchlens trace --clean \"Ada Brown plays the sport of\" --subject \"Ada Brown\" --answer \" volleyball\"
+  patchlens trace --clean \"Ada Brown plays the sport of\" --subject \"Ada Brown\" --answer \" boxing\"
   patchlens trace --facts known_1000.json --model weights/gpt2")]
 pub struct Trace {
     #[command(flatten)]
