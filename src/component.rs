@@ -4,8 +4,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site, parse_index};
@@ -303,23 +301,25 @@ fn invalid(what: &str, text: &str, expected: &str) -> Error {
     Error::invalid(what, format!("`{text}`"), expected)
 }
 
-/// JSON has the same texts.
+/// Makes JSON of a type as the text that it prints and parses as.
 macro_rules! serde_as_text {
     ($($name:ident)*) => {$(
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
             }
         }
 
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <String as serde::Deserialize>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
             }
         }
     )*};
 }
+
+pub(crate) use serde_as_text;
 
 serde_as_text!(Head Qkv Component);
 
@@ -344,7 +344,7 @@ mod tests {
     /// Through text and through JSON.
     fn there_and_back<T>(one: &T)
     where
-        T: fmt::Display + FromStr<Err = Error> + Serialize + serde::de::DeserializeOwned,
+        T: fmt::Display + FromStr<Err = Error> + serde::Serialize + serde::de::DeserializeOwned,
         T: PartialEq + fmt::Debug,
     {
         let text = one.to_string();

@@ -206,6 +206,30 @@ impl HookPoint {
             ])
     }
 
+    /// The residual stream along the model: `resid_pre` and `resid_mid` of every block, then the
+    /// last block's `resid_post` (TransformerLens's `accumulated_resid(incl_mid=True)`).
+    pub(crate) fn residual(n_layers: usize) -> Vec<HookPoint> {
+        let both = |layer| [Site::ResidPre.at(layer), Site::ResidMid.at(layer)];
+        let blocks = (0..n_layers).flat_map(both);
+        blocks.chain([Site::ResidPost.at(n_layers - 1)]).collect()
+    }
+
+    /// TransformerLens's short name of a point of the residual stream, or of what is added to it:
+    /// `0_pre`, `0_mid`, `0_attn_out`, ..., `final_post`.
+    pub(crate) fn residual_name(self, n_layers: usize) -> String {
+        match self {
+            HookPoint::Block(layer, Site::ResidPost) if layer + 1 == n_layers => {
+                "final_post".to_string()
+            }
+            HookPoint::Block(layer, Site::ResidPre) => format!("{layer}_pre"),
+            HookPoint::Block(layer, Site::ResidMid) => format!("{layer}_mid"),
+            HookPoint::Block(layer, Site::ResidPost) => format!("{layer}_post"),
+            HookPoint::Block(layer, Site::AttnOut) => format!("{layer}_attn_out"),
+            HookPoint::Block(layer, Site::MlpOut) => format!("{layer}_mlp_out"),
+            other => other.to_string(),
+        }
+    }
+
     /// The meaning of the activation's dimensions.
     pub fn axes(self) -> Axes {
         match self {

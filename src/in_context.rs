@@ -85,7 +85,7 @@ pub struct InContextScore {
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = [Prompt::from([1, 2, 3, 4, 5]), Prompt::from([5, 6, 7, 8, 9])];
 /// let found = in_context_score(&model, &prompts, TokenPair { late: 5, early: 2 })?;
-/// assert!((found.late_loss.0 - found.early_loss.0 - found.score.0).abs() < 1e-5);
+/// assert!((found.late_loss.mean - found.early_loss.mean - found.score.mean).abs() < 1e-5);
 /// # Ok::<(), patchlens::Error>(())
 /// ```
 ///

@@ -60,7 +60,7 @@ pub use ablation::{
     KnockOut, Minimality, NodeMinimality, Replacement, head_ablation, head_direct_effect,
 };
 pub use attribution::{
-    Decomposition, DirectLogitAttribution, LogitDirection, direct_logit_attribution,
+    Decomposition, DirectLogitAttribution, LogitDirection, Part, direct_logit_attribution,
 };
 pub use base::Base;
 pub use cache::{ActivationCache, Selection};
@@ -73,7 +73,8 @@ pub use heads::{
     AttentionPattern, Closeness, Detection, HeadCard, HeadLabel, HeadReport, HeadReporter,
     HeadTask, InductionCircuit, InductionEdge, InductionSearch, Partner, Reading, Role, Score,
     Suggestion, TaskEvidence, Thresholds, attention_by_distance, attention_entropy,
-    attention_to_roles, detect_heads, induction_circuit, pattern_scores,
+    attention_to_roles, copy_scores, copy_scores_of_tokens, detect_heads, induction_circuit,
+    pattern_scores,
 };
 pub use hook::{Axes, HookPoint, Site};
 pub use in_context::{
@@ -86,11 +87,11 @@ pub use intervention::{
 pub use lens::{LensReadout, LogitLens, TunedLens};
 pub use limits::{DEFAULT_MEMORY_LIMIT, Progress};
 pub use metric::{
-    Metric, MetricFn, kl_divergence, log_probability, logit_diff, logit_diffs, next_token_loss,
-    probability, probability_diff, rank,
+    Metric, MetricFn, Reduce, kl_divergence, log_probability, logit_diff, logit_diff_sets,
+    logit_diffs, next_token_loss, probability, probability_diff, rank,
 };
 pub use model::{
-    Extent, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
+    Footprint, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
     hook_fn,
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
@@ -107,10 +108,7 @@ pub use tracing::{
     CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
     Severed, SubjectCorruption, TracedFact, mean_subject_embedding, subject_noise_std,
 };
-pub use weights::{
-    Circuits, Composition, Embedding, FactoredMatrix, SingularDirection, Svd, copy_scores,
-    copy_scores_of_tokens, top_entries,
-};
+pub use weights::{Circuits, Embedding, FactoredMatrix, SingularDirection, Svd, top_entries};
 
 /// The README's programs, run as tests.
 #[cfg(all(doctest, feature = "mini", feature = "pictures"))]

@@ -52,16 +52,29 @@ impl Estimate {
 impl fmt::Display for Estimate {
     /// As many decimals as asked for, by default three; with a sign where asked for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = f.precision().unwrap_or(3);
-        if f.sign_plus() {
-            write!(f, "{:+.digits$}", self.mean)?;
-        } else {
-            write!(f, "{:.digits$}", self.mean)?;
-        }
-        if self.std_error.is_nan() {
-            return Ok(());
-        }
-        write!(f, " ± {:.digits$}", self.std_error)
+        write_with_error(f, self.mean, Some(self.std_error))
+    }
+}
+
+/// Writes `+1.23 ± 0.04`: with a sign and as many decimals as the formatter asks for, by default
+/// three; without an error that is not there or NaN; `n/a` for a value that is NaN.
+pub(crate) fn write_with_error(
+    f: &mut fmt::Formatter<'_>,
+    value: f32,
+    std_error: Option<f32>,
+) -> fmt::Result {
+    let digits = f.precision().unwrap_or(3);
+    if value.is_nan() {
+        return f.write_str("n/a");
+    }
+    if f.sign_plus() {
+        write!(f, "{value:+.digits$}")?;
+    } else {
+        write!(f, "{value:.digits$}")?;
+    }
+    match std_error.filter(|error| !error.is_nan()) {
+        Some(error) => write!(f, " ± {error:.digits$}"),
+        None => Ok(()),
     }
 }
 
@@ -156,7 +169,7 @@ mod tests {
         assert!(one.mean == 5.0 && one.std_error.is_nan() && one.n == 1);
         let none = Estimate::of([]);
         assert!(none.mean.is_nan() && none.std_error.is_nan() && none.n == 0);
-        assert_eq!(none.to_string(), "NaN");
+        assert_eq!(none.to_string(), "n/a");
     }
 
     #[test]

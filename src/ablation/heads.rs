@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
 use crate::cache::{ActivationCache, Selection};
 use crate::component::Head;
 use crate::error::Result;
-use crate::heads::scores::Role;
+use crate::heads::Role;
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
 use crate::metric::Metric;

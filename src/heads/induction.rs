@@ -11,7 +11,8 @@ use crate::ablation::heads::{
 };
 use crate::component::Head;
 use crate::error::{Error, Result};
-use crate::heads::scores::{AttentionPattern, pattern_scores};
+use crate::heads::patterns::AttentionPattern;
+use crate::heads::scores::pattern_scores;
 use crate::hook::Site;
 use crate::in_context::repeated_loss::{check, first_rows, mean};
 use crate::metric::{Metric, next_token_loss};
@@ -21,7 +22,7 @@ use crate::report::{About, Labelled};
 use crate::statistics::Estimate;
 use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
 use crate::tasks::RepeatedPrompt;
-use crate::weights::circuits::Circuits;
+use crate::weights::Circuits;
 
 /// The metric that the search uses: mean loss of the first repeat minus mean loss where copying
 /// predicts the next token.

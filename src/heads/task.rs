@@ -8,7 +8,9 @@ use crate::cache::ActivationCache;
 use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::heads::card::{Reading, Score, TaskEvidence};
-use crate::heads::scores::{Role, attention_to_roles};
+use crate::heads::copy_scores::{Decoder, of_head};
+use crate::heads::role::Role;
+use crate::heads::scores::attention_to_roles;
 use crate::hook::Site;
 use crate::metric::{Metric, logit_diffs};
 use crate::model::Transformer;
@@ -16,7 +18,6 @@ use crate::prompt::Prompt;
 use crate::report::Labelled;
 use crate::statistics::over_first;
 use crate::tasks::IoiPrompt;
-use crate::weights::copy_scores::{Decoder, of_head};
 
 /// A task whose metric the heads' ablation is measured by.
 #[derive(Clone, Debug)]
@@ -145,7 +146,7 @@ impl MeasuredTask {
             lost_at_end: Score::at(&self.lost_at_end, "metric lost at the end", &index),
             direct: Score::at(&self.direct, "direct effect", &index),
             roles: (self.roles.iter())
-                .flat_map(|roles| Score::by_name(roles, head))
+                .flat_map(|roles| Score::by_label(roles, head))
                 .collect(),
             reads: self.reads.as_ref().map(|reads| reads.of(head)),
             answer: self.answer.clone(),

@@ -11,11 +11,11 @@ use crate::hook::Site;
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
 use crate::metric::probability;
 use crate::model::{KeepLogits, Run, Transformer};
+use crate::ops::largest;
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
 use crate::statistics::{Estimate, over_first};
 use crate::sweep::{Cell, Sweep};
-use crate::weights::factored::largest;
 
 /// The mean outputs of all heads at the last position of prompts that show a task by examples.
 ///
@@ -111,10 +111,9 @@ impl<'m> FunctionVectors<'m> {
     /// The heads with the largest effects, strongest first.
     pub fn top_heads(effects: &Labelled, n: usize) -> Vec<Head> {
         let n_heads = effects.values().shape().last().copied().unwrap_or(1);
-        let flat = Array1::from_iter(effects.values().iter().copied());
-        let best = largest(flat.view(), n).into_iter();
-        best.map(|(i, _)| Head::new(i / n_heads, i % n_heads))
-            .collect()
+        let flat: Vec<f64> = effects.values().iter().copied().map(f64::from).collect();
+        let best = largest(flat.len(), n, |i| flat[i]).into_iter();
+        best.map(|i| Head::new(i / n_heads, i % n_heads)).collect()
     }
 
     /// The function vector of some heads, `[d_model]`: the sum of their mean outputs through

@@ -9,9 +9,9 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use crate::component::{Head, Qkv};
 use crate::error::{Error, Result};
 use crate::model::Transformer;
-use crate::ops::{matmul, part};
+use crate::ops::{largest, matmul, part};
 use crate::report::{About, Axis, Labelled};
-use crate::weights::factored::{FactoredMatrix, copying_score, eigenvalues, largest};
+use crate::weights::factored::{FactoredMatrix, copying_score, eigenvalues};
 
 /// What a full QK circuit compares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -172,12 +172,11 @@ impl<'m> Circuits<'m> {
 }
 
 /// The largest entries of a vector over the vocabulary (a row of a full circuit, or one of its
-/// singular vectors), falling: tokens with their values.
+/// singular vectors), falling, equal ones by token: tokens with their values. NaN counts as
+/// larger than every number.
 pub fn top_entries(values: ArrayView1<'_, f32>, n: usize) -> Vec<(u32, f32)> {
-    let entries = largest(values, n).into_iter();
-    entries
-        .map(|(token, value)| (token as u32, value))
-        .collect()
+    let best = largest(values.len(), n, |i| f64::from(values[i])).into_iter();
+    best.map(|i| (i as u32, values[i])).collect()
 }
 
 /// A singular direction by its tokens: those that it reads and those that it writes.
