@@ -22,6 +22,7 @@ mod ablation;
 mod attribution;
 mod cache;
 mod checkpoint;
+pub mod circuits;
 mod component;
 mod config;
 mod error;
