@@ -32,7 +32,7 @@ eap_ig of `input` tend to m(corrupted) - m(clean); no edge kept is the corrupted
 clean one; all but one kept is `exact`; an edge into `logits` is the final LayerNorm of the changed
 stream; equal prompts score 0; pruning leaves runs with corrupted ablations as they are.
 
-Compared with other programs (circuit_oracles.py, which is not needed to write the files): see there.
+Compared with other programs: see circuit_oracles.py, which is not needed to write the files.
 """
 
 import json
