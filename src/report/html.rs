@@ -5,11 +5,11 @@ use ndarray::ArrayView2;
 use serde::Serialize;
 
 use super::color::{ColorScale, MISSING, Rgb, ink};
-use super::json::Cell;
 use super::label::{Axis, legible, sanitized};
 use super::labelled::Labelled;
 use super::save::{encoder, save_as};
 use crate::error::{Error, Result};
+use crate::number::Number;
 
 #[derive(Template)]
 #[template(path = "heat_map.html")]
@@ -23,8 +23,8 @@ struct HeatMapPage {
 #[derive(Serialize)]
 struct HeatMapData {
     axes: Vec<Axis>,
-    values: Vec<Cell>,
-    std_error: Option<Vec<Cell>>,
+    values: Vec<Number>,
+    std_error: Option<Vec<Number>>,
     texts: Option<Vec<String>>,
     unit: String,
     low: f32,
@@ -93,7 +93,7 @@ struct AttentionData {
 #[derive(Serialize)]
 struct AttentionHead {
     name: String,
-    pattern: Vec<Cell>,
+    pattern: Vec<Number>,
 }
 
 /// A page that shows attention patterns with the text: choose heads, point at a token to see

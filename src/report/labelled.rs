@@ -6,9 +6,10 @@ use ndarray::{Array, ArrayD, ArrayView, ArrayViewD, Dimension, IxDyn};
 use serde::{Deserialize, Serialize};
 
 use super::color::Palette;
-use super::json::{self, Document};
+use super::json::Document;
 use super::label::Axis;
 use crate::error::{Error, Result};
+use crate::number;
 
 /// Which run is patched into which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -57,7 +58,7 @@ pub struct About {
     /// The colour scale that suits the values.
     pub palette: Palette,
     /// The metric of the unpatched runs; `clean` and `corrupted` for patching.
-    #[serde(with = "json::named")]
+    #[serde(with = "number::named")]
     pub baselines: BTreeMap<String, f32>,
     /// What was counted: prompts, cells, multiply-adds, ...
     pub counts: BTreeMap<String, u64>,

@@ -6,15 +6,18 @@ use ndarray::Dimension as _;
 
 use super::label::{legible, number, width};
 use super::labelled::Labelled;
+use crate::ops::largest;
+use crate::statistics::write_with_error;
 
-/// A cell with its place in the array.
+/// A cell with its place in the array. Prints as its value with the error, where that is known:
+/// `+1.23 ± 0.04` by `{:+.2}`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RankedCell {
     /// One index per axis.
     pub index: Vec<usize>,
     /// One label per axis, raw.
     pub labels: Vec<String>,
-    /// The value, never NaN.
+    /// The value; those of a ranking are never NaN.
     pub value: f32,
     /// Its standard error, if known.
     pub std_error: Option<f32>,
@@ -36,25 +39,31 @@ pub struct Ranking {
 impl Labelled {
     /// The `n` cells of largest magnitude (all of them, if there are fewer); NaN cells never rank.
     pub fn top(&self, n: usize) -> Ranking {
-        let mut ranked = self.ranked();
+        let ranked = self.ranked();
         let of = ranked.len();
-        // Stable: ties stay in row-major order.
-        ranked.sort_by(|(_, a), (_, b)| b.abs().total_cmp(&a.abs()));
-        let cell = |(index, value): (Vec<usize>, f32)| RankedCell {
-            labels: self
-                .labels_at(&index)
-                .into_iter()
-                .map(String::from)
-                .collect(),
-            std_error: self.std_error().map(|errors| errors[index.as_slice()]),
-            index,
-            value,
-        };
+        let best = largest(of, n, |i| f64::from(ranked[i].1.abs()));
         Ranking {
             unit: self.about.unit_label(),
             axes: self.axes().iter().map(|axis| axis.name.clone()).collect(),
-            cells: ranked.into_iter().take(n).map(cell).collect(),
+            cells: best.into_iter().map(|i| self.cell(&ranked[i].0)).collect(),
             of,
+        }
+    }
+
+    /// One cell by its indices.
+    ///
+    /// # Panics
+    /// If there is no such cell.
+    pub fn cell(&self, index: &[usize]) -> RankedCell {
+        RankedCell {
+            index: index.to_vec(),
+            labels: self
+                .labels_at(index)
+                .into_iter()
+                .map(String::from)
+                .collect(),
+            value: self.values()[index],
+            std_error: self.std_error().map(|errors| errors[index]),
         }
     }
 
@@ -71,6 +80,12 @@ impl Labelled {
     pub(super) fn labels_at(&self, index: &[usize]) -> Vec<&str> {
         let pairs = self.axes().iter().zip(index);
         pairs.map(|(axis, &i)| axis.labels[i].as_str()).collect()
+    }
+}
+
+impl fmt::Display for RankedCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_with_error(f, self.value, self.std_error)
     }
 }
 
