@@ -343,9 +343,9 @@ fn b35_lengths_that_differ_from_pair_to_pair_are_patched_by_head() {
     let sets: Vec<_> = found.pairs.iter().map(sets).collect();
     let metric = logit_diff_sets(&sets, Reduce::Mean);
     let model = Transformer::mini();
-    let heads = activation_patching(&model, &clean, &corrupted, Grid::heads(Site::Z), &metric);
+    let heads = activation_patching(&model, &clean, &corrupted, Grid::Heads(Site::Z), &metric);
     assert_eq!(heads.unwrap().effect.values().shape(), [4, 4]);
-    let positions = Grid::positions(Site::ResidPre);
+    let positions = Grid::Positions(Site::ResidPre);
     let refused = activation_patching(&model, &clean, &corrupted, positions, &metric);
     assert!(refused.is_err());
 }
