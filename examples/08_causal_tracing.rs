@@ -4,7 +4,7 @@
 
 use patchlens::subject_noise_std;
 use patchlens::tasks::FactPrompt;
-use patchlens::{CausalTracing, SubjectCorruption, Tokenizer, TracedFact, Transformer};
+use patchlens::{CausalTracing, Restore, SubjectCorruption, Tokenizer, TracedFact, Transformer};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
@@ -14,7 +14,7 @@ fn main() -> anyhow::Result<()> {
 
     // The subject's embeddings are blurred; then one clean state at a time is put back.
     let noise = SubjectCorruption::noise(subject_noise_std(&model, std::slice::from_ref(&fact))?);
-    let trace = CausalTracing::new(&model, noise).trace(&fact)?;
+    let trace = CausalTracing::new(&model, noise).trace(&fact, Restore::states())?;
     println!("`{text}` -> `{}`", tokenizer.token_text(trace.answer)?);
     println!("  probability, clean run           {:.3}", trace.clean);
     println!(
