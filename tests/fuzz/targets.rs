@@ -30,7 +30,10 @@ pub fn header(data: &[u8]) -> bool {
     const CONFIG: &str = r#"{"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 2,
         "n_inner": 2, "n_positions": 2, "vocab_size": 3}"#;
     Parameters::from_bytes(CONFIG, data).map_or_else(refused, |(config, parameters)| {
-        assert_eq!(parameters.count(), Parameters::zeros(&config).unwrap().count());
+        assert_eq!(
+            parameters.count(),
+            Parameters::zeros(&config).unwrap().count()
+        );
         for (name, tensor) in parameters.tensors() {
             assert!(tensor.iter().all(|value| value.is_finite()), "{name}");
         }

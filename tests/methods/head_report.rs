@@ -29,8 +29,8 @@ fn cost_at_end(model: &Transformer, clean: &[IoiPrompt], others: &[IoiPrompt]) -
     };
     let ends = clean.iter().map(|p| vec![p.positions.end]).collect();
     let (originals, others) = (prompts(clean), prompts(others));
-    let means = (&others.0, &others.1);
-    let ablation = Ablation::mean_by_template(model, (&originals.0, &originals.1), means)
+    let means = (&others.0[..], &others.1[..]);
+    let ablation = Ablation::mean_by_template(model, (&originals.0[..], &originals.1[..]), means)
         .and_then(|ablation| ablation.with_class("END", ends))
         .unwrap();
     let node = |head: Head| vec![CircuitNode::head(head.layer, head.head).at("END")];
