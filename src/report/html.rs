@@ -4,77 +4,146 @@ use askama::Template;
 use ndarray::ArrayView2;
 use serde::Serialize;
 
-use super::color::{ColorScale, MISSING, Rgb, ink};
-use super::json::Cell;
-use super::label::{Axis, legible, sanitized};
+use super::absent::Absent;
+use super::axis::{Axis, Part};
+use super::cell::Cell;
+use super::color::{ColorScale, css, ink, missing};
+use super::document::cells;
+use super::label::{legible, sanitized};
 use super::labelled::Labelled;
+use super::number::Decimals;
 use super::save::{encoder, save_as};
 use crate::error::{Error, Result};
 
 #[derive(Template)]
 #[template(path = "heat_map.html")]
-struct HeatMapPage {
+struct ResultsPage {
+    title: String,
+    sections: Vec<Section>,
+    data: Vec<MapData>,
+}
+
+struct Section {
     title: String,
     caption: String,
     facts: Vec<String>,
-    data: HeatMapData,
 }
 
+/// A result as `map.js` draws it; all texts are legible.
 #[derive(Serialize)]
-struct HeatMapData {
+struct MapData {
+    title: String,
     axes: Vec<Axis>,
+    parts: Vec<Part>,
     values: Vec<Cell>,
     std_error: Option<Vec<Cell>>,
     texts: Option<Vec<String>>,
+    absent: Vec<AbsentData>,
     unit: String,
-    low: f32,
-    high: f32,
+    /// Decimals of numbers in cells; `None` for scientific notation.
+    decimals: Option<usize>,
+    /// The values of the first and the last colour.
+    limits: [f32; 2],
     colors: Vec<String>,
     /// What is readable on each colour.
     inks: Vec<String>,
-    missing: String,
+    /// The first and the last colour of the colour bar, and their values.
+    shown: [usize; 2],
+    ends: [f64; 2],
+    note: Option<String>,
+    /// The colours of bars.
+    positive: String,
+    negative: String,
+}
+
+#[derive(Serialize)]
+struct AbsentData {
+    name: String,
+    meaning: &'static str,
+    mark: &'static str,
+    color: String,
+    ink: String,
+    /// Flat indices.
+    cells: Vec<usize>,
+}
+
+impl AbsentData {
+    fn new((reason, cells): (Absent, Vec<usize>)) -> Self {
+        AbsentData {
+            name: reason.to_string(),
+            meaning: reason.describe(),
+            mark: reason.mark(),
+            color: css(missing(reason)),
+            ink: css(ink(missing(reason))),
+            cells,
+        }
+    }
+}
+
+impl MapData {
+    fn new(of: &Labelled) -> Self {
+        let scale = ColorScale::new(of);
+        let axes = of.axes().iter();
+        let digits = if of.axes().len() < 2 { 4 } else { 3 };
+        let decimals = match Decimals::new(&of.values(), digits) {
+            Decimals::Fixed(n) => Some(n),
+            Decimals::Scientific => None,
+        };
+        let [low, _, high] = scale.ends();
+        let texts = of.texts();
+        let reasons = of.absent_by_reason().into_iter();
+        MapData {
+            title: sanitized(&of.about.title),
+            axes: axes
+                .map(|axis| Axis::new(legible(&axis.name), axis.legible()))
+                .collect(),
+            parts: of.parts().iter().map(Part::legible).collect(),
+            values: cells(of.values()),
+            std_error: of.std_error().map(cells),
+            texts: texts.map(|texts| texts.iter().map(|text| legible(text)).collect()),
+            absent: reasons.map(AbsentData::new).collect(),
+            unit: legible(&of.about.unit_label()),
+            decimals,
+            limits: scale.limits(),
+            inks: scale.colors().iter().map(|c| css(ink(*c))).collect(),
+            colors: scale.colors().iter().copied().map(css).collect(),
+            shown: scale.shown(),
+            ends: [low, high],
+            note: scale.note().filter(|_| of.axes().len() > 1),
+            positive: css(scale.of_sign(1.0)),
+            negative: css(scale.of_sign(-1.0)),
+        }
+    }
 }
 
 impl Labelled {
-    /// One self-contained page: the heat map, a choice for every axis before the last two, and the
-    /// labels and the value of the cell under the pointer.
+    /// One self-contained page: the heat map, or bars where there is one axis, as large as the
+    /// window allows; a choice for every axis before the last two; name, value and error of the
+    /// cell that is pointed at, or has the keyboard's focus (arrow keys move it).
     ///
     /// # Errors
     /// [`Error::Io`] from the template engine.
     pub fn to_html(&self) -> Result<String> {
-        let scale = ColorScale::new(&self.values(), self.about.palette);
-        let cells = |array: ndarray::ArrayViewD<'_, f32>| array.iter().map(|&v| v.into()).collect();
-        let shown = |axis: &Axis| Axis::new(legible(&axis.name), axis.legible());
-        let page = HeatMapPage {
-            title: sanitized(&self.about.title),
-            caption: sanitized(&self.about.caption),
-            facts: self
-                .about
-                .facts()
-                .iter()
-                .map(|fact| sanitized(fact))
-                .collect(),
-            data: HeatMapData {
-                axes: self.axes().iter().map(shown).collect(),
-                values: cells(self.values()),
-                std_error: self.std_error().map(cells),
-                texts: self
-                    .texts()
-                    .map(|texts| texts.iter().map(|text| legible(text)).collect()),
-                unit: self.about.unit_label(),
-                low: scale.low,
-                high: scale.high,
-                colors: scale.colors().iter().copied().map(css).collect(),
-                inks: scale.colors().iter().map(|c| css(ink(*c))).collect(),
-                missing: css(MISSING),
-            },
-        };
-        page.render().map_err(|e| encoder("html", e))
+        results_page(&self.about.title, &[self])
     }
 }
 
-fn css([r, g, b]: Rgb) -> String {
-    format!("#{r:02x}{g:02x}{b:02x}")
+/// One self-contained page with several results, each as [`Labelled::to_html`] shows it.
+///
+/// # Errors
+/// [`Error::Io`] from the template engine.
+pub fn results_page(title: &str, results: &[&Labelled]) -> Result<String> {
+    let section = |of: &&Labelled| Section {
+        title: sanitized(&of.about.title),
+        caption: sanitized(&of.about.caption),
+        facts: of.about.facts().iter().map(|fact| sanitized(fact)).collect(),
+    };
+    let page = ResultsPage {
+        title: sanitized(title),
+        sections: results.iter().map(section).collect(),
+        data: results.iter().map(|of| MapData::new(of)).collect(),
+    };
+    page.render().map_err(|e| encoder("html", e))
 }
 
 #[derive(Template)]

@@ -32,23 +32,32 @@
 //! # Ok::<(), patchlens::Error>(())
 //! ```
 
+mod about;
+mod absent;
+mod axis;
+mod cell;
 mod color;
 mod curves;
+mod document;
 mod html;
-mod json;
 mod label;
 mod labelled;
+mod number;
 #[cfg(feature = "pictures")]
 mod picture;
 mod ranking;
+mod row;
 mod save;
 mod terminal;
 mod view;
 
+pub use about::{About, Direction, Normalization};
+pub use absent::Absent;
+pub use axis::{Axis, AxisKind};
 pub use color::Palette;
 pub use curves::Curves;
-pub use html::{attention_page, save_attention_page};
-pub use label::{Axis, legible};
-pub use labelled::{About, Direction, Labelled, Normalization};
+pub use html::{attention_page, results_page, save_attention_page};
+pub use label::legible;
+pub use labelled::{Labelled, shared_range};
 pub use ranking::{RankedCell, Ranking};
 pub use terminal::{ColorMode, PrintStyle, Printed, use_color};

@@ -4,8 +4,9 @@ use std::fmt;
 
 use ndarray::Dimension as _;
 
-use super::label::{legible, number, width};
+use super::label::{legible, width};
 use super::labelled::Labelled;
+use super::number::estimate;
 
 /// A cell with its place in the array.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,10 +15,15 @@ pub struct RankedCell {
     pub index: Vec<usize>,
     /// One label per axis, raw.
     pub labels: Vec<String>,
+    /// What the cell is called, raw: as the labels, but a layer and what lies in it have one name
+    /// (`3.1`), see [`AxisKind::InLayer`](super::AxisKind::InLayer).
+    pub names: Vec<String>,
     /// The value, never NaN.
     pub value: f32,
     /// Its standard error, if known.
     pub std_error: Option<f32>,
+    /// The cell's text, raw, if it has one.
+    pub text: Option<String>,
 }
 
 /// Cells in order of falling magnitude; prints as an aligned list.
@@ -25,8 +31,8 @@ pub struct RankedCell {
 pub struct Ranking {
     /// The unit of the values.
     pub unit: String,
-    /// The names of the axes.
-    pub axes: Vec<String>,
+    /// What the cells' names are names of.
+    pub names: Vec<String>,
     /// The cells, strongest first; ties in row-major order.
     pub cells: Vec<RankedCell>,
     /// How many cells have a value.
@@ -40,19 +46,21 @@ impl Labelled {
         let of = ranked.len();
         // Stable: ties stay in row-major order.
         ranked.sort_by(|(_, a), (_, b)| b.abs().total_cmp(&a.abs()));
-        let cell = |(index, value): (Vec<usize>, f32)| RankedCell {
-            labels: self
-                .labels_at(&index)
-                .into_iter()
-                .map(String::from)
-                .collect(),
-            std_error: self.std_error().map(|errors| errors[index.as_slice()]),
-            index,
-            value,
+        let (parts, shape) = (self.parts(), self.values().shape().to_vec());
+        let cell = |(index, value): (Vec<usize>, f32)| {
+            let at = index.as_slice();
+            RankedCell {
+                labels: self.labels_at(at).into_iter().map(String::from).collect(),
+                names: parts.iter().map(|part| part.at(at, &shape).to_string()).collect(),
+                std_error: self.std_error().map(|errors| errors[at]),
+                text: self.texts().map(|texts| texts[at].clone()),
+                index,
+                value,
+            }
         };
         Ranking {
             unit: self.about.unit_label(),
-            axes: self.axes().iter().map(|axis| axis.name.clone()).collect(),
+            names: parts.iter().map(|part| part.name.clone()).collect(),
             cells: ranked.into_iter().take(n).map(cell).collect(),
             of,
         }
@@ -76,23 +84,19 @@ impl Labelled {
 
 impl fmt::Display for Ranking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let header = ["#".to_string()]
-            .into_iter()
-            .chain(self.axes.iter().map(|name| legible(name)));
-        let mut rows = vec![header.chain([legible(&self.unit)]).collect::<Vec<_>>()];
+        let texts = self.cells.iter().any(|cell| cell.text.is_some());
+        let mut header = vec!["#".to_string()];
+        header.extend(self.names.iter().map(|name| legible(name)));
+        header.extend(texts.then(|| "text".to_string()));
+        header.push(legible(&self.unit));
+        let mut rows = vec![header];
         for (rank, cell) in self.cells.iter().enumerate() {
-            let labels = cell.labels.iter().map(|label| legible(label));
-            let error = cell.std_error.map(|e| format!(" ± {}", number(e)));
-            let value = number(cell.value) + error.as_deref().unwrap_or_default();
-            rows.push(
-                [(rank + 1).to_string()]
-                    .into_iter()
-                    .chain(labels)
-                    .chain([value])
-                    .collect(),
-            );
+            let mut row = vec![(rank + 1).to_string()];
+            row.extend(cell.names.iter().chain(&cell.text).map(|name| legible(name)));
+            row.push(estimate(cell.value, cell.std_error));
+            rows.push(row);
         }
-        let columns = self.axes.len() + 2;
+        let columns = rows[0].len();
         let widest = |c: usize| rows.iter().map(|row| width(&row[c])).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(widest).collect();
         for row in &rows {

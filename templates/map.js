@@ -1,0 +1,255 @@
+// A result as a table: `map` has axes (name, labels), the parts of cells' names, flat values,
+// std_error, texts and reasons for absent values, the unit, and colours over `limits`.
+
+// JSON has no NaN (null here) and no infinities (texts here).
+function toNumber(cell) {
+  return cell === null ? NaN : cell === "inf" ? Infinity : cell === "-inf" ? -Infinity : cell;
+}
+function significant(value, digits) {
+  return Number.isFinite(value) ? String(Number(value.toPrecision(digits))) : String(value).replace("Infinity", "∞");
+}
+// The error to two significant digits, the value as far.
+function estimate(value, error) {
+  if (!(error > 1e-5 && error < 1e4) || Math.abs(value) > 1e6)
+    return significant(value, 4) + (Number.isNaN(error) ? "" : " ± " + significant(error, 2));
+  const decimals = Math.max(0, 1 - Math.floor(Math.log10(error)));
+  return value.toFixed(decimals) + " ± " + error.toFixed(decimals);
+}
+// All numbers of a table alike.
+function fixed(value, decimals) {
+  if (!Number.isFinite(value)) return significant(value);
+  return decimals === null ? value.toExponential(2) : value.toFixed(decimals).replace(/^-(?=[0.]+$)/, "");
+}
+function reasonsOf(map) {
+  const reasons = new Map();
+  for (const reason of map.absent) for (const at of reason.cells) reasons.set(at, reason);
+  return reasons;
+}
+function errorAt(map, at) {
+  return map.std_error ? toNumber(map.std_error[at]) : NaN;
+}
+function describe(map, reasons, index) {
+  const place = part => part.labels[part.axes.reduce((at, axis) => at * map.axes[axis].labels.length + index[axis], 0)];
+  const at = map.axes.reduce((at, axis, i) => at * axis.labels.length + index[i], 0);
+  const reason = reasons.get(at);
+  const value = reason ? `${reason.name} (${reason.meaning})`
+    : `${estimate(toNumber(map.values[at]), errorAt(map, at))} ${map.unit}`;
+  const names = map.parts.map(part => part.name ? `${part.name} ${place(part)}` : place(part));
+  return `${names.join(", ")}: ${map.texts ? "`" + map.texts[at] + "` " : ""}${value}`;
+}
+function step(map, value) {
+  const part = (value - map.limits[0]) / (map.limits[1] - map.limits[0]);
+  return Math.round(Math.min(1, Math.max(0, part)) * (map.colors.length - 1));
+}
+
+const tip = add(document.body, "div", "", "mono");
+tip.id = "tip";
+tip.setAttribute("aria-hidden", "true");
+function showTip(text, cell) {
+  tip.textContent = text;
+  tip.style.display = "block";
+  const box = cell.getBoundingClientRect();
+  const left = Math.min(box.left, window.innerWidth - tip.offsetWidth - 8);
+  const below = box.bottom + tip.offsetHeight + 6 < window.innerHeight;
+  tip.style.left = Math.max(4, left) + "px";
+  tip.style.top = (below ? box.bottom + 4 : box.top - tip.offsetHeight - 4) + "px";
+}
+function hideTip() { tip.style.display = "none"; }
+
+// Cells by row: Tab enters at one of them, arrows and Home, End move, and what is pointed at or has
+// the focus is told.
+function walk(table, rows, tell) {
+  const place = new Map();
+  rows.forEach((row, r) => row.forEach((cell, c) => { place.set(cell, [r, c]); cell.tabIndex = -1; }));
+  let entry = rows[0][0];
+  entry.tabIndex = 0;
+  const told = (event, withTip) => {
+    const cell = event.target.closest("td"), at = place.get(cell);
+    if (at) tell(at, cell, withTip);
+  };
+  table.addEventListener("mouseover", event => told(event, true));
+  table.addEventListener("mouseleave", hideTip);
+  table.addEventListener("focusout", hideTip);
+  table.addEventListener("focusin", event => {
+    if (!place.has(event.target)) return;
+    entry.tabIndex = -1;
+    entry = event.target;
+    entry.tabIndex = 0;
+    told(event, event.target.matches(":focus-visible"));
+  });
+  table.addEventListener("keydown", event => {
+    const [r, c] = place.get(event.target) || [];
+    if (r === undefined) return;
+    const all = event.ctrlKey, last = rows[r].length - 1;
+    const to = {
+      ArrowLeft: [r, c - 1], ArrowRight: [r, c + 1], ArrowUp: [r - 1, c], ArrowDown: [r + 1, c],
+      Home: [all ? 0 : r, 0], End: [all ? rows.length - 1 : r, last],
+    }[event.key];
+    const next = to && rows[to[0]] && rows[to[0]][to[1]];
+    if (to) event.preventDefault();
+    if (next) next.focus();
+  });
+}
+
+// The lines of text of a cell: its own text, its value, the value's error.
+function linesAt(map, reasons, at) {
+  const reason = reasons.get(at), value = toNumber(map.values[at]);
+  if (reason) return [reason.name];
+  const lines = map.texts ? [map.texts[at]] : [];
+  lines.push(fixed(value, map.decimals));
+  if (!Number.isNaN(errorAt(map, at))) lines.push("±" + fixed(errorAt(map, at), map.decimals));
+  return lines;
+}
+
+function grid(root, map, index, readout) {
+  const inner = map.axes.slice(-2), reasons = reasonsOf(map);
+  const [row, col] = inner;
+  const first = index.reduce((at, i, axis) => at * map.axes[axis].labels.length + i, 0);
+  const offset = (r, c) => (first * row.labels.length + r) * col.labels.length + c;
+  root.replaceChildren();
+  const table = add(root, "table", undefined, "map");
+  table.setAttribute("role", "grid");
+  add(table, "caption", `${map.title}; rows: ${row.name}, columns: ${col.name}; ${map.unit}`, "hidden");
+  const head = add(add(table, "thead"), "tr");
+  add(head, "th", row.name + " \\ " + col.name, "corner");
+  for (const label of col.labels) {
+    const cell = add(head, "th");
+    add(cell, "span", label);
+    cell.scope = "col";
+  }
+  const body = add(table, "tbody");
+  const cells = row.labels.map((label, r) => {
+    const line = add(body, "tr");
+    add(line, "th", label).scope = "row";
+    return col.labels.map((_, c) => {
+      const at = offset(r, c), reason = reasons.get(at), value = toNumber(map.values[at]);
+      const cell = add(line, "td");
+      cell.style.background = reason ? reason.color : map.colors[step(map, value)];
+      cell.style.color = reason ? reason.ink : map.inks[step(map, value)];
+      return cell;
+    });
+  });
+  walk(table, cells, ([r, c], cell, withTip) => {
+    const text = describe(map, reasons, [...index, r, c]);
+    readout.textContent = text;
+    if (withTip) showTip(text, cell);
+  });
+  return () => fit(root, table, cells, (r, c) => linesAt(map, reasons, offset(r, c)), map, (r, c) => reasons.get(offset(r, c)));
+}
+
+const CHAR = 7.4, LINE = 16;
+// Makes cells as large as the window allows, and writes into them what then has room.
+function fit(root, table, cells, linesOf, map, reasonOf) {
+  const lines = cells.map((row, r) => row.map((_, c) => linesOf(r, c)));
+  const rows = cells.length, cols = cells[0].length;
+  const widest = n => Math.max(...lines.map(row => Math.max(...row.map(cell => Math.max(...cell.slice(0, n).map(line => line.length))))));
+  const most = Math.max(...lines.map(row => Math.max(...row.map(cell => cell.length))));
+  const labels = Math.max(...map.axes.slice(-2).map((axis, i) => i ? 0 : Math.max(...axis.labels.map(l => l.length))), table.querySelector(".corner").textContent.length);
+  const roomX = (root.clientWidth - labels * CHAR - 24) / cols;
+  const roomY = (window.innerHeight - 250) / rows;
+  const least = map.texts ? Math.min(10, widest(1)) * CHAR + 6 : 18;
+  const w = Math.max(least, Math.min(150, Math.floor(roomX)));
+  let n = most;
+  const wide = Math.max(w, Math.min(widest(n) * CHAR + 6, roomX));
+  while (n > 0 && widest(n) * CHAR + 4 > wide && !(map.texts && n === 1)) n--;
+  const h = Math.max(n * LINE + 4, 18, Math.min(80, Math.floor(roomY)));
+  table.style.setProperty("--w", w + "px");
+  table.style.setProperty("--h", h + "px");
+  table.classList.toggle("small", n === 0);
+  table.classList.toggle("tiny", w < 14);
+  const head = map.axes[map.axes.length - 1].labels;
+  table.classList.toggle("upright", Math.max(...head.map(l => l.length)) * CHAR > w);
+  cells.forEach((row, r) => row.forEach((cell, c) => {
+    cell.textContent = lines[r][c].slice(0, n || undefined).join("\n");
+    const reason = reasonOf(r, c);
+    if (reason && n === 0) cell.dataset.mark = reason.mark; else delete cell.dataset.mark;
+  }));
+}
+
+function bars(root, map, readout) {
+  const reasons = reasonsOf(map), axis = map.axes[0] || { name: "", labels: [""] };
+  const ends = axis.labels.flatMap((_, i) => {
+    const value = toNumber(map.values[i]), error = errorAt(map, i) || 0;
+    return [value - error, value + error];
+  }).filter(Number.isFinite);
+  const low = Math.min(0, ...ends), high = Math.max(0, ...ends) || (low < 0 ? 0 : 1);
+  const percent = value => 100 * (Math.min(high, Math.max(low, value)) - low) / (high - low);
+  root.replaceChildren();
+  const table = add(root, "table", undefined, "bars");
+  add(table, "caption", `${map.title}; ${map.unit}`, "hidden");
+  const head = add(add(table, "thead"), "tr");
+  for (const [i, name] of [axis.name, "", map.unit].entries()) {
+    const cell = add(head, i === 1 ? "td" : "th", name);
+    if (i !== 1) cell.scope = "col";
+  }
+  const body = add(table, "tbody");
+  const cells = axis.labels.map((label, i) => {
+    const line = add(body, "tr");
+    add(line, "th", label).scope = "row";
+    const bar = add(add(line, "td"), "div", undefined, "bar");
+    bar.setAttribute("aria-hidden", "true");
+    const value = toNumber(map.values[i]), error = errorAt(map, i), reason = reasons.get(i);
+    add(bar, "div", undefined, "zero").style.left = percent(0) + "%";
+    const part = (name, from, to) => {
+      const node = add(bar, "div", undefined, name);
+      node.style.left = percent(from) + "%";
+      node.style.width = percent(to) - percent(from) + "%";
+      return node;
+    };
+    if (!reason) part("fill", Math.min(0, value), Math.max(0, value)).style.background = value < 0 ? map.negative : map.positive;
+    if (!reason && Number.isFinite(error)) part("error", value - error, value + error);
+    const shown = Number.isNaN(error) ? fixed(value, map.decimals) : estimate(value, error);
+    return [add(line, "td", (map.texts ? map.texts[i] + "  " : "") + (reason ? reason.name : shown))];
+  });
+  walk(table, cells, ([r], cell, withTip) => {
+    readout.textContent = describe(map, reasons, map.axes.length ? [r] : []);
+  });
+  return () => {
+    const h = Math.max(18, Math.min(48, Math.floor((window.innerHeight - 230) / cells.length)));
+    table.style.setProperty("--h", h + "px");
+  };
+}
+
+function colorKey(root, map) {
+  const key = add(root, "div", undefined, "key");
+  if (map.axes.length > 1) {
+    const scale = add(key, "span", undefined, "scale mono");
+    add(scale, "span", significant(map.ends[0], 4));
+    const bar = add(scale, "div");
+    bar.style.background = "linear-gradient(to right, " + map.colors.slice(map.shown[0], map.shown[1] + 1).join(",") + ")";
+    bar.setAttribute("role", "img");
+    bar.setAttribute("aria-label", "colour scale");
+    add(scale, "span", significant(map.ends[1], 4) + "  " + map.unit);
+  }
+  for (const reason of map.absent) {
+    const item = add(key, "span");
+    const swatch = add(item, "span", reason.mark, "swatch mono");
+    swatch.style.background = reason.color;
+    swatch.style.color = reason.ink;
+    add(item, "span", `${reason.name}: ${reason.meaning}`, "note");
+  }
+  if (map.note) add(root, "p", map.note, "note");
+}
+
+// The whole map with its choices of leading indices, the readout and the key of colours.
+function showMap(root, map) {
+  const chosen = map.axes.slice(0, -2).map(() => 0);
+  const choices = add(root, "div", undefined, "choices");
+  const readout = add(root, "div", "Point at a cell, or walk over the cells with Tab and the arrow keys.", "readout mono");
+  readout.setAttribute("role", "status");
+  const scroll = add(root, "div", undefined, "scroll");
+  let resize;
+  const draw = () => {
+    resize = map.axes.length < 2 ? bars(scroll, map, readout) : grid(scroll, map, chosen, readout);
+    resize();
+  };
+  map.axes.slice(0, -2).forEach((axis, i) => {
+    const select = add(add(choices, "label", axis.name + " "), "select");
+    axis.labels.forEach((text, value) => { add(select, "option", text).value = value; });
+    select.onchange = () => { chosen[i] = Number(select.value); draw(); };
+  });
+  draw();
+  new ResizeObserver(() => resize()).observe(root);
+  window.addEventListener("resize", () => resize());
+  colorKey(root, map);
+}
