@@ -8,7 +8,7 @@ use clap::Parser;
 use patchlens::report::{Labelled, RankedCell, legible, use_color};
 use patchlens::tasks::{Ioi, Split};
 use patchlens::{
-    Decomposition, DirectLogitAttribution, LogitDirection, Prompts, direct_logit_attribution,
+    Decomposition, DirectLogitAttribution, LogitDirection, Part, Prompts, direct_logit_attribution,
 };
 use support::options::Common;
 
@@ -57,9 +57,10 @@ fn main() -> Result<()> {
     let sources = of_one(one.head_sources(last)?);
     let accumulated = of_one(one.accumulated()?);
     let neurons = of_one(one.neurons(last, args.neurons)?);
+    let parts = Decomposition::Writers.parts(model.config());
     println!("{about}\nIts heads by source position:\n{}", sources.top(8));
     println!("Its neurons:\n{}", neurons.top(args.neurons));
-    println!("{}", findings(&writers, &sources));
+    println!("{}", findings(&writers, &parts, &sources));
     args.common.save(&[
         ("dla_layers", &layers),
         ("dla_components", &components),
@@ -78,44 +79,33 @@ fn of_prompt_1(mut table: Labelled, about: &str) -> Labelled {
     table
 }
 
-/// A component as sentences name it: a head `L3H1` is `3.1`.
-fn short(label: &str) -> String {
-    label.trim_start_matches('L').replace('H', ".")
-}
-
-/// What the tables say, in words.
-fn findings(writers: &Labelled, sources: &Labelled) -> String {
+/// What the tables say, in words; `parts` are the rows of the first.
+fn findings(writers: &Labelled, parts: &[Part], sources: &Labelled) -> String {
     let truth = writers.about.baselines.values().next().copied();
     let (truth, sum) = (truth.unwrap_or(f32::NAN), writers.values().sum());
     let cells = writers.top(usize::MAX).cells;
-    let is_head = |c: &&RankedCell| c.labels[0].starts_with('L') && c.labels[0].contains('H');
+    let is_head = |c: &&RankedCell| parts[c.index[0]].head().is_some();
+    let is_bias = |c: &&RankedCell| parts[c.index[0]].is_bias();
     // What could be chance is not called a finding.
     let clear = |c: &&RankedCell| c.value.abs() > 2.0 * c.std_error.unwrap_or(0.0);
     let list = |sign: f32| {
         let heads = cells.iter().filter(is_head).filter(clear);
         let heads = heads.filter(|c| c.value * sign > 0.0);
-        let named = heads.map(|c| match c.std_error {
-            Some(error) => format!("{} ({:+.2} ± {error:.2})", short(&c.labels[0]), c.value),
-            None => format!("{} ({:+.2})", short(&c.labels[0]), c.value),
-        });
+        let named = heads.map(|c| format!("{} ({c:+.2})", c.labels[0]));
         let named: Vec<String> = named.collect();
-        match named.is_empty() {
-            true => "none by more than two standard errors".to_string(),
-            false => named.join(", "),
+        if named.is_empty() {
+            "none by more than two standard errors".to_string()
+        } else {
+            named.join(", ")
         }
     };
     let total: f32 = cells.iter().filter(is_head).map(|c| c.value).sum();
-    let bias = |c: &&RankedCell| {
-        let name = c.labels[0].as_str();
-        name.contains("b_O") || name.contains("b_out") || name.contains("bias") || name == "b_U"
-    };
-    let biases: f32 = cells.iter().filter(bias).map(|c| c.value).sum();
+    let biases: f32 = cells.iter().filter(is_bias).map(|c| c.value).sum();
     let source = match sources.top(1).cells.first() {
         Some(c) => format!(
-            "{} reading `{}` ({:+.2})",
-            short(&c.labels[0]),
-            legible(&c.labels[1]),
-            c.value
+            "{} reading `{}` ({c:+.2})",
+            c.labels[0],
+            legible(&c.labels[1])
         ),
         None => "nothing".to_string(),
     };

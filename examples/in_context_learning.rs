@@ -18,7 +18,7 @@ use patchlens::{
     activation_patching, in_context_score, in_context_score_by_head, logit_diffs,
 };
 use serde_json::{Value, json};
-use support::heads::{Sequences, WordPairs, pm, stage};
+use support::heads::{Sequences, WordPairs, stage};
 use support::options::Common;
 
 /// Measures in-context learning
@@ -139,11 +139,11 @@ fn score(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Foun
     let whole = in_context_score(model, &prompts, tokens)?;
     let change = in_context_score_by_head(model, &prompts, tokens, Replacement::Mean)?;
     drop(working);
-    println!("loss at token {:4}: {}", tokens.late, pm(whole.late_loss));
-    println!("loss at token {:4}: {}", tokens.early, pm(whole.early_loss));
+    println!("loss at token {:4}: {}", tokens.late, whole.late_loss);
+    println!("loss at token {:4}: {}", tokens.early, whole.early_loss);
     println!(
         "in-context-learning score: {} nats\n\n{change}",
-        pm(whole.score)
+        whole.score
     );
     println!("{}", change.top(5));
     Ok(Found {

@@ -12,7 +12,7 @@ use patchlens::{
     repeated_loss,
 };
 use serde_json::json;
-use support::heads::{Sequences, pm, stage};
+use support::heads::{Sequences, stage};
 use support::options::Common;
 
 /// Finds the induction circuit
@@ -104,9 +104,9 @@ fn main() -> Result<()> {
 
 /// What the repetition gains.
 fn show_loss(loss: &RepeatedLoss, d_vocab: usize, shipped: bool) {
-    println!("loss in the first repeat   {} nats", pm(loss.first_loss));
+    println!("loss in the first repeat   {} nats", loss.first_loss);
     let uniform = (d_vocab as f32).ln();
-    if loss.first_loss.0 > uniform {
+    if loss.first_loss.mean > uniform {
         println!(
             "  above ln(vocabulary) = {uniform:.2}, what equal probabilities would give: random tokens are \
              unlike the text the model expects{}",
@@ -117,9 +117,9 @@ fn show_loss(loss: &RepeatedLoss, d_vocab: usize, shipped: bool) {
             }
         );
     }
-    println!("loss in the second repeat  {} nats", pm(loss.second_loss));
-    println!("accuracy in the second     {}", pm(loss.second_accuracy));
-    println!("gain of the repetition     {} nats\n", pm(loss.gain));
+    println!("loss in the second repeat  {} nats", loss.second_loss);
+    println!("accuracy in the second     {}", loss.second_accuracy);
+    println!("gain of the repetition     {} nats\n", loss.gain);
 }
 
 fn show(found: &InductionCircuit, search: InductionSearch) {

@@ -10,7 +10,7 @@ mod prompts;
 use ndarray::{Array1, Array2, ArrayView2, ArrayView3};
 
 pub use direction::LogitDirection;
-pub use parts::Decomposition;
+pub use parts::{Decomposition, Part};
 pub use prompts::direct_logit_attribution;
 
 use crate::cache::{ActivationCache, Selection};
@@ -19,10 +19,6 @@ use crate::hook::{HookPoint, Site};
 use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
-
-/// The names of the last two rows of every decomposition: what the final LayerNorm's bias and
-/// the unembedding's add whatever the residual is.
-const CONSTANTS: [&str; 2] = ["ln_final.bias", "b_U"];
 
 /// Direct logit attribution of one prompt's run.
 ///
@@ -68,7 +64,7 @@ impl<'m> DirectLogitAttribution<'m> {
     /// Runs a prompt.
     ///
     /// # Errors
-    /// As [`Transformer::run`] and [`DirectLogitAttribution::from_cache`].
+    /// Same as [`Transformer::run`] and [`DirectLogitAttribution::from_cache`].
     pub fn new(model: &'m Transformer, prompt: &Prompt, direction: LogitDirection) -> Result<Self> {
         let (_, cache) = model.run_with_cache(prompt, &Self::selection(model))?;
         let labels = prompt.labels.clone();
@@ -94,7 +90,7 @@ impl<'m> DirectLogitAttribution<'m> {
             return Err(Error::Shape {
                 at: "direct logit attribution: positions kept, labels".to_string(),
                 found: vec![cache.positions().len(), labels.len()],
-                expected: format!("{n} each, one a token"),
+                expected: format!("{n} each, one per token"),
             });
         }
         let parameters = model.parameters();
@@ -133,15 +129,23 @@ impl<'m> DirectLogitAttribution<'m> {
         self.truth.mapv(|v| v as f32)
     }
 
-    /// The contribution of each part at each position, `[component, pos]`: the parts in the order
-    /// of [`Decomposition`], then `ln_final.bias` and `b_U`. Columns sum to the truth.
+    /// The contribution of each part at each position, `[component, pos]`, in the order of
+    /// [`Decomposition::parts`]. Columns sum to the truth.
     ///
     /// # Errors
     /// [`Error::Invalid`] if they do not, as after an intervention on the sum itself (`resid_pre`,
     /// `ln_final.hook_normalized`, per-head results, logits); [`Error::NotCached`].
     pub fn decompose(&self, by: Decomposition) -> Result<Labelled> {
-        let (names, rows) = self.parts(by)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
-        self.checked_sum(&names, rows, by.describe())
+        let parts = by.parts(self.model.config());
+        let rows = self.contributions(&parts)?;
+        for (position, truth) in self.truth.iter().enumerate() {
+            let column = || rows.iter().map(|row| row[position]);
+            let magnitude = column().map(f64::abs).sum();
+            let what = format!("components at position {position}");
+            check_sum(&what, column().sum(), *truth, magnitude)?;
+        }
+        let names: Vec<String> = parts.iter().map(ToString::to_string).collect();
+        self.labelled(&names, rows, by.describe())
     }
 
     /// The contribution of the accumulated residual stream at each point, with the final scale:
@@ -150,13 +154,11 @@ impl<'m> DirectLogitAttribution<'m> {
     /// # Errors
     /// [`Error::NotCached`].
     pub fn accumulated(&self) -> Result<Labelled> {
-        let layers = 0..self.model.config().n_layers;
-        let both = |l: usize| [Site::ResidPre.at(l), Site::ResidMid.at(l)];
-        let last = Site::ResidPost.at(layers.end - 1);
-        let points: Vec<HookPoint> = layers.flat_map(both).chain([last]).collect();
+        let n_layers = self.model.config().n_layers;
+        let points = HookPoint::residual(n_layers);
         let rows = points.iter().map(|point| self.at(*point));
         let rows: Vec<Array1<f64>> = rows.collect::<Result<_>>()?;
-        let names = points.iter().map(|point| residual_name(*point, last));
+        let names = points.iter().map(|point| point.residual_name(n_layers));
         self.labelled(
             &names.collect::<Vec<_>>(),
             rows,
@@ -167,7 +169,7 @@ impl<'m> DirectLogitAttribution<'m> {
     /// The contributions of any residual vectors, `[component, pos]`, without constants.
     ///
     /// # Shapes
-    /// `vectors` `[component, pos, d_model]`, one name a component.
+    /// `vectors` `[component, pos, d_model]`, one name per component.
     ///
     /// # Errors
     /// [`Error::Shape`] for another shape.
@@ -188,26 +190,6 @@ impl<'m> DirectLogitAttribution<'m> {
     /// The contribution of residual vectors `[pos, d_model]`, `[pos]`.
     fn contribution(&self, vectors: ArrayView2<'_, f32>) -> Result<Array1<f64>> {
         Ok(vectors.mapv(f64::from).dot(&self.reader) / &self.scale)
-    }
-
-    /// Adds the constants, checks the sum at every position, and labels.
-    fn checked_sum(
-        &self,
-        names: &[String],
-        mut rows: Vec<Array1<f64>>,
-        what: &str,
-    ) -> Result<Labelled> {
-        let n = self.scale.len();
-        rows.extend(self.constants.map(|c| Array1::from_elem(n, c)));
-        for position in 0..n {
-            let column = || rows.iter().map(|row| row[position]);
-            let magnitude = column().map(f64::abs).sum();
-            let what = format!("components at position {position}");
-            check_sum(&what, column().sum(), self.truth[position], magnitude)?;
-        }
-        let names = names.iter().cloned().chain(CONSTANTS.map(String::from));
-        let names: Vec<String> = names.collect();
-        self.labelled(&names, rows, what)
     }
 
     fn labelled(&self, names: &[String], rows: Vec<Array1<f64>>, what: &str) -> Result<Labelled> {
@@ -249,19 +231,6 @@ impl<'m> DirectLogitAttribution<'m> {
             found: position,
             expected: format!("0..{n}"),
         })
-    }
-}
-
-/// TransformerLens's name of a point of the accumulated residual stream.
-pub(super) fn residual_name(point: HookPoint, last: HookPoint) -> String {
-    match point {
-        _ if point == last => "final_post".to_string(),
-        HookPoint::Block(layer, Site::ResidPre) => format!("{layer}_pre"),
-        HookPoint::Block(layer, Site::ResidMid) => format!("{layer}_mid"),
-        HookPoint::Block(layer, Site::ResidPost) => format!("{layer}_post"),
-        HookPoint::Block(layer, Site::AttnOut) => format!("{layer}_attn_out"),
-        HookPoint::Block(layer, Site::MlpOut) => format!("{layer}_mlp_out"),
-        other => other.to_string(),
     }
 }
 

@@ -157,10 +157,25 @@ impl Config {
             return Err(bad("layer_norm_epsilon", self.layer_norm_eps, expected));
         }
         if self.bytes() > isize::MAX as u128 {
-            let found = format!("{} with a model of {} bytes", self.d_model, self.bytes());
-            return Err(bad("n_embd", found, "a model that fits in memory"));
+            return Err(self.too_large());
         }
         Ok(())
+    }
+
+    /// Checks that the system has the memory for the parameters of this config, which has been
+    /// checked, and for `more` bytes: to allocate more than there is would abort the process.
+    pub(crate) fn check_memory(&self, more: usize) -> Result<()> {
+        let bytes = (self.bytes() as usize).saturating_add(more);
+        let mut probe = Vec::<u8>::new();
+        let reserved = probe.try_reserve_exact(bytes);
+        // Memory that nobody looks at need not be asked for at all.
+        std::hint::black_box(&mut probe);
+        reserved.map_err(|_| self.too_large())
+    }
+
+    fn too_large(&self) -> Error {
+        let found = format!("{} with a model of {} bytes", self.d_model, self.bytes());
+        bad("n_embd", found, "a model that fits in memory")
     }
 
     /// The f32 size of all parameters; cannot overflow once no size exceeds [`MAX_SIZE`].

@@ -12,6 +12,7 @@ use crate::hook::Site;
 use crate::model::lane::Lane;
 use crate::model::pass::Pass;
 use crate::model::{Hooks, KeepLogits, RunShape, Transformer};
+use crate::ops::largest;
 use crate::prompt::Prompt;
 
 /// How the next token is chosen.
@@ -276,7 +277,7 @@ fn ranked(logits: ArrayView1<'_, f32>, k: usize) -> Result<Vec<usize>> {
         let what = format!("logit of token {token} at generation");
         return Err(Error::invalid(what, logits[token], "a finite number or −∞"));
     }
-    let best = top(logits, k);
+    let best = largest(logits.len(), k, |i| f64::from(logits[i]));
     match best.first() {
         Some(&token) if logits[token].is_finite() => Ok(best),
         _ => Err(Error::invalid(
@@ -285,18 +286,6 @@ fn ranked(logits: ArrayView1<'_, f32>, k: usize) -> Result<Vec<usize>> {
             "a finite one",
         )),
     }
-}
-
-/// The indices of the `k` largest values, largest first, equal ones by rising index.
-pub(crate) fn top(values: ArrayView1<'_, f32>, k: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    let falling = |a: &usize, b: &usize| values[*b].total_cmp(&values[*a]).then(a.cmp(b));
-    if k < order.len() && k > 0 {
-        order.select_nth_unstable_by(k - 1, falling);
-    }
-    order.truncate(k);
-    order.sort_unstable_by(falling);
-    order
 }
 
 /// One of the tokens `among`, with probabilities `softmax(logits / temperature)` over them.

@@ -196,6 +196,30 @@ impl HookPoint {
             ])
     }
 
+    /// The residual stream along the model: `resid_pre` and `resid_mid` of every block, then the
+    /// last block's `resid_post` (TransformerLens's `accumulated_resid(incl_mid=True)`).
+    pub(crate) fn residual(n_layers: usize) -> Vec<HookPoint> {
+        let both = |layer| [Site::ResidPre.at(layer), Site::ResidMid.at(layer)];
+        let blocks = (0..n_layers).flat_map(both);
+        blocks.chain([Site::ResidPost.at(n_layers - 1)]).collect()
+    }
+
+    /// TransformerLens's short name of a point of the residual stream, or of what is added to it:
+    /// `0_pre`, `0_mid`, `0_attn_out`, ..., `final_post`.
+    pub(crate) fn residual_name(self, n_layers: usize) -> String {
+        match self {
+            HookPoint::Block(layer, Site::ResidPost) if layer + 1 == n_layers => {
+                "final_post".to_string()
+            }
+            HookPoint::Block(layer, Site::ResidPre) => format!("{layer}_pre"),
+            HookPoint::Block(layer, Site::ResidMid) => format!("{layer}_mid"),
+            HookPoint::Block(layer, Site::ResidPost) => format!("{layer}_post"),
+            HookPoint::Block(layer, Site::AttnOut) => format!("{layer}_attn_out"),
+            HookPoint::Block(layer, Site::MlpOut) => format!("{layer}_mlp_out"),
+            other => other.to_string(),
+        }
+    }
+
     /// The meaning of the activation's dimensions.
     pub fn axes(self) -> Axes {
         match self {
@@ -266,12 +290,15 @@ impl FromStr for HookPoint {
 
 fn parse_block(name: &str) -> Option<HookPoint> {
     let (layer, site) = name.strip_prefix("blocks.")?.split_once('.')?;
-    // `+3` and `03` parse as numbers, but would not print back as they were.
-    let canonical =
-        layer.bytes().all(|b| b.is_ascii_digit()) && (layer == "0" || !layer.starts_with('0'));
-    let layer = layer.parse().ok().filter(|_| canonical)?;
     let site = Site::ALL.iter().find(|s| s.name() == site)?;
-    Some(site.at(layer))
+    Some(site.at(parse_index(layer)?))
+}
+
+/// An index as it prints: `+3` and `03` parse as numbers, but would not print back as they were.
+pub(crate) fn parse_index(text: &str) -> Option<usize> {
+    let canonical =
+        text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    text.parse().ok().filter(|_| canonical)
 }
 
 /// The valid name with the smallest edit distance, in the layer that the text seems to mean.

@@ -15,7 +15,7 @@ use crate::metric::{Metric, log_probability};
 use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::{About, Labelled};
-use crate::statistics::mean_and_error;
+use crate::statistics::Estimate;
 use crate::sweep::{DEFAULT_MEMORY_LIMIT, Sweep};
 
 /// Which tokens' losses are compared, counted from 1: the loss of the `n`-th token is that of its
@@ -68,11 +68,11 @@ impl TokenPair {
 #[derive(Clone, Debug, PartialEq)]
 pub struct InContextScore {
     /// Mean over prompts and its standard error.
-    pub score: (f32, f32),
+    pub score: Estimate,
     /// Mean loss at the late token and its standard error.
-    pub late_loss: (f32, f32),
+    pub late_loss: Estimate,
     /// Mean loss at the early token and its standard error.
-    pub early_loss: (f32, f32),
+    pub early_loss: Estimate,
     /// The score of each prompt.
     pub per_prompt: Array1<f32>,
 }
@@ -85,7 +85,7 @@ pub struct InContextScore {
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = [Prompt::from([1, 2, 3, 4, 5]), Prompt::from([5, 6, 7, 8, 9])];
 /// let found = in_context_score(&model, &prompts, TokenPair { late: 5, early: 2 })?;
-/// assert!((found.late_loss.0 - found.early_loss.0 - found.score.0).abs() < 1e-5);
+/// assert!((found.late_loss.mean - found.early_loss.mean - found.score.mean).abs() < 1e-5);
 /// # Ok::<(), patchlens::Error>(())
 /// ```
 ///
@@ -104,9 +104,9 @@ pub fn in_context_score(
     let [late, early] = [sweep.run(&[], &late)?.base, sweep.run(&[], &early)?.base].map(|p| -p);
     let per_prompt = &late - &early;
     Ok(InContextScore {
-        score: mean_and_error(per_prompt.iter().copied()),
-        late_loss: mean_and_error(late),
-        early_loss: mean_and_error(early),
+        score: Estimate::of(per_prompt.iter().copied()),
+        late_loss: Estimate::of(late),
+        early_loss: Estimate::of(early),
         per_prompt,
     })
 }
@@ -137,7 +137,7 @@ pub fn in_context_score_by_head(
             tokens.late, tokens.early
         ),
         unit: "change of the score (nats)".to_string(),
-        baselines: [("whole".to_string(), mean_and_error(base).0)].into(),
+        baselines: [("whole".to_string(), Estimate::of(base).mean)].into(),
         ..About::default()
     };
     per_head(model, changed, about)

@@ -3,15 +3,13 @@
 
 mod tuned;
 
-use ndarray::{Array2, Array3, ArrayView1, ArrayView2, Axis as Dim};
+use ndarray::{Array2, Array3, ArrayView2, Axis as Dim};
 
 pub use tuned::TunedLens;
 
-use crate::attribution::residual_name;
 use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
-use crate::generate::top;
-use crate::hook::{Axes, HookPoint, Site};
+use crate::hook::{Axes, HookPoint};
 use crate::metric::rank_in;
 use crate::model::Transformer;
 use crate::ops::{self, log_softmax_row};
@@ -128,7 +126,7 @@ impl<'m> LogitLens<'m> {
         LogitLens {
             model,
             tuned: None,
-            points: residual_points(model.config().n_layers),
+            points: HookPoint::residual(model.config().n_layers),
             top_k: 5,
             tokens: Vec::new(),
             token_labels: None,
@@ -217,21 +215,24 @@ impl<'m> LogitLens<'m> {
         }
         let found = log_probabilities(logits);
         for (row, truth) in found.rows().into_iter().zip(truth.rows()) {
-            let best = top(row, self.top_k);
+            let best = ops::largest(row.len(), self.top_k, |i| f64::from(row[i]));
             to.top_probabilities
                 .extend(best.iter().map(|token| row[*token].exp()));
             to.top_tokens.extend(best.iter().map(|token| *token as u32));
             for (token, values) in self.tokens.iter().zip(&mut to.log_probability) {
                 values.push(row[*token as usize]);
             }
-            to.kl.push(kl(truth, row));
+            to.kl.push(ops::kl_row(truth, row));
         }
     }
 
     fn readout(&self, prompt: &Prompt, numbers: Numbers) -> Result<LensReadout> {
         let (points, n) = (self.points.len(), prompt.len());
-        let last = Site::ResidPost.at(self.model.config().n_layers - 1);
-        let names = self.points.iter().map(|point| residual_name(*point, last));
+        let n_layers = self.model.config().n_layers;
+        let names = self
+            .points
+            .iter()
+            .map(|point| point.residual_name(n_layers));
         let axes = vec![
             Axis::new("point", names),
             Axis::tokens("position", &prompt.labels),
@@ -315,14 +316,6 @@ impl<'m> LogitLens<'m> {
     }
 }
 
-/// TransformerLens's `accumulated_resid(incl_mid=True)`: `resid_pre` and `resid_mid` of every
-/// block, then the last block's `resid_post`.
-fn residual_points(n_layers: usize) -> Vec<HookPoint> {
-    let both = |l| [Site::ResidPre.at(l), Site::ResidMid.at(l)];
-    let blocks = (0..n_layers).flat_map(both);
-    blocks.chain([Site::ResidPost.at(n_layers - 1)]).collect()
-}
-
 fn check_axes(point: HookPoint) -> Result<()> {
     if point.axes() == Axes::Model {
         return Ok(());
@@ -338,13 +331,4 @@ fn check_axes(point: HookPoint) -> Result<()> {
 fn log_probabilities(mut logits: Array2<f32>) -> Array2<f32> {
     ops::for_rows(logits.view_mut(), |_, row| log_softmax_row(row));
     logits
-}
-
-/// KL(p ‖ q) of two rows of log-probabilities, in nats.
-fn kl(p: ArrayView1<'_, f32>, q: ArrayView1<'_, f32>) -> f32 {
-    let terms = p.iter().zip(q).filter(|(p, _)| p.is_finite());
-    let sum: f64 = terms
-        .map(|(p, q)| f64::from(*p).exp() * (f64::from(*p) - f64::from(*q)))
-        .sum();
-    sum as f32
 }

@@ -22,6 +22,7 @@ mod ablation;
 mod attribution;
 mod cache;
 mod checkpoint;
+mod component;
 mod config;
 mod error;
 mod files;
@@ -34,6 +35,7 @@ mod intervention;
 mod lens;
 mod metric;
 mod model;
+mod number;
 pub mod ops;
 mod pairs;
 mod parameters;
@@ -55,9 +57,10 @@ pub use ablation::{
     KnockOut, Minimality, NodeMinimality, Replacement, head_ablation, head_direct_effect,
 };
 pub use attribution::{
-    Decomposition, DirectLogitAttribution, LogitDirection, direct_logit_attribution,
+    Decomposition, DirectLogitAttribution, LogitDirection, Part, direct_logit_attribution,
 };
 pub use cache::{ActivationCache, Selection};
+pub use component::{Component, Head, Qkv};
 pub use config::{Activation, Config};
 pub use error::{Error, Result};
 pub use generate::{Generated, Generation, Sampling};
@@ -66,7 +69,8 @@ pub use heads::{
     AttentionPattern, Closeness, Detection, HeadCard, HeadLabel, HeadReport, HeadReporter,
     HeadTask, InductionCircuit, InductionEdge, InductionSearch, Partner, Reading, Role, Score,
     Suggestion, TaskEvidence, Thresholds, attention_by_distance, attention_entropy,
-    attention_to_roles, detect_heads, induction_circuit, pattern_scores,
+    attention_to_roles, copy_scores, copy_scores_of_tokens, detect_heads, induction_circuit,
+    pattern_scores,
 };
 pub use hook::{Axes, HookPoint, Site};
 pub use in_context::{
@@ -91,6 +95,7 @@ pub use paths::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use processing::Processing;
 pub use prompt::{Prompt, Prompts};
 pub use report::Labelled;
+pub use statistics::Estimate;
 pub use steering::Steering;
 pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;
@@ -99,10 +104,7 @@ pub use tracing::{
     Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
     subject_noise_std,
 };
-pub use weights::{
-    Circuits, Composition, Embedding, FactoredMatrix, Head, SingularDirection, Svd, copy_scores,
-    copy_scores_of_tokens, top_entries,
-};
+pub use weights::{Circuits, Embedding, FactoredMatrix, SingularDirection, Svd, top_entries};
 
 /// The README's programs, run as tests.
 #[cfg(all(doctest, feature = "mini", feature = "pictures"))]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ndarray::{ArrayView1, ArrayView2};
 
 use crate::error::{Error, Result};
-use crate::ops::log_softmax_row;
+use crate::ops::{kl_row, log_softmax_row};
 
 /// What a closure metric gets: the prompt's index and its logits `[pos, d_vocab]`.
 pub type MetricFn = Arc<dyn Fn(usize, ArrayView2<'_, f32>) -> f32 + Send + Sync>;
@@ -315,20 +315,10 @@ impl Metric {
             }
             Kind::LogProbability(tokens) => log_probabilities()[*of(tokens, prompt) as usize],
             Kind::Rank(tokens) => rank_in(logits.row(0), *of(tokens, prompt) as usize),
-            Kind::Kl(reference) => {
-                let row = log_probabilities();
-                let kl = |p: &[f32]| {
-                    // Not `is_finite`: NaN has to show.
-                    let terms = p.iter().zip(&row).filter(|(p, _)| **p != f32::NEG_INFINITY);
-                    let sum: f64 = terms
-                        .map(|(p, q)| f64::from(*p).exp() * f64::from(p - q))
-                        .sum();
-                    sum as f32
-                };
-                reference
-                    .as_ref()
-                    .map_or(f32::NAN, |rows| kl(of::<Vec<f32>>(rows, prompt)))
-            }
+            Kind::Kl(reference) => reference.as_ref().map_or(f32::NAN, |rows| {
+                let reference: &Vec<f32> = of(rows, prompt);
+                kl_row(reference.into(), (&log_probabilities()).into())
+            }),
             Kind::Closure(f) => f(prompt, logits),
         }
     }

@@ -2,84 +2,14 @@
 //! gradients and an optimizer's moments.
 
 mod random;
+mod table;
 
-use ndarray::{Array1, Array2, ArrayView2, ArrayViewD, ArrayViewMutD};
+use ndarray::{Array, Array1, Array2, ArrayD, ArrayView2, Dimension};
+
+pub(crate) use table::Tensor;
 
 use crate::config::Config;
-
-/// The one table of tensor names, for shared and for mutable access.
-macro_rules! tensors {
-    ($parameters:expr, $view:ident, $iter:ident) => {{
-        let p = $parameters;
-        let mut list = vec![
-            ("wte.weight".to_string(), p.wte.$view().into_dyn()),
-            ("wpe.weight".to_string(), p.wpe.$view().into_dyn()),
-        ];
-        for (i, block) in p.h.$iter().enumerate() {
-            list.push((
-                format!("h.{i}.ln_1.weight"),
-                block.ln_1.weight.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.ln_1.bias"),
-                block.ln_1.bias.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.attn.c_attn.weight"),
-                block.attn.c_attn.weight.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.attn.c_attn.bias"),
-                block.attn.c_attn.bias.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.attn.c_proj.weight"),
-                block.attn.c_proj.weight.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.attn.c_proj.bias"),
-                block.attn.c_proj.bias.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.ln_2.weight"),
-                block.ln_2.weight.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.ln_2.bias"),
-                block.ln_2.bias.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.mlp.c_fc.weight"),
-                block.mlp.c_fc.weight.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.mlp.c_fc.bias"),
-                block.mlp.c_fc.bias.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.mlp.c_proj.weight"),
-                block.mlp.c_proj.weight.$view().into_dyn(),
-            ));
-            list.push((
-                format!("h.{i}.mlp.c_proj.bias"),
-                block.mlp.c_proj.bias.$view().into_dyn(),
-            ));
-        }
-        list.push(("ln_f.weight".to_string(), p.ln_f.weight.$view().into_dyn()));
-        list.push(("ln_f.bias".to_string(), p.ln_f.bias.$view().into_dyn()));
-        list.extend(
-            p.lm_head
-                .$iter()
-                .map(|t| ("lm_head.weight".to_string(), t.$view().into_dyn())),
-        );
-        list.extend(
-            p.lm_head_bias
-                .$iter()
-                .map(|t| ("lm_head.bias".to_string(), t.$view().into_dyn())),
-        );
-        list
-    }};
-}
+use crate::error::{Error, Result};
 
 /// An affine map `x · weight + bias`.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,36 +80,22 @@ pub struct Parameters {
 
 impl Parameters {
     /// All zeros, in the shapes that the config asks for.
-    pub fn zeros(config: &Config) -> Self {
-        let d = config.d_model;
-        let linear = |rows, columns| Linear {
-            weight: Array2::zeros((rows, columns)),
-            bias: Array1::zeros(columns),
-        };
-        let norm = || LayerNorm {
-            weight: Array1::zeros(d),
-            bias: Array1::zeros(d),
-        };
-        let block = |_| Block {
-            ln_1: norm(),
-            attn: Attention {
-                c_attn: linear(d, 3 * d),
-                c_proj: linear(d, d),
-            },
-            ln_2: norm(),
-            mlp: Mlp {
-                c_fc: linear(d, config.d_mlp),
-                c_proj: linear(config.d_mlp, d),
-            },
-        };
-        Parameters {
-            wte: Array2::zeros((config.d_vocab, d)),
-            wpe: Array2::zeros((config.n_ctx, d)),
-            h: (0..config.n_layers).map(block).collect(),
-            ln_f: norm(),
-            lm_head: (!config.tie_word_embeddings).then(|| Array2::zeros((config.d_vocab, d))),
+    ///
+    /// # Errors
+    /// As [`Config::check`], and where the system has not as much memory.
+    pub fn zeros(config: &Config) -> Result<Self> {
+        config.check()?;
+        config.check_memory(config.n_layers * size_of::<Block>())?;
+        // Struct fields are evaluated in the order in which they are written, the table's.
+        let shapes = &mut Tensor::required(config).map(|tensor| tensor.shape);
+        Ok(Parameters {
+            wte: zeros(shapes),
+            wpe: zeros(shapes),
+            h: (0..config.n_layers).map(|_| Block::zeros(shapes)).collect(),
+            ln_f: LayerNorm::zeros(shapes),
+            lm_head: (!config.tie_word_embeddings).then(|| zeros(shapes)),
             lm_head_bias: None,
-        }
+        })
     }
 
     /// All zeros, in the shapes of `self` (an optional `lm_head_bias` included).
@@ -201,14 +117,82 @@ impl Parameters {
         self.tensors().iter().map(|(_, tensor)| tensor.len()).sum()
     }
 
-    /// Every tensor with its checkpoint name (without the `transformer.` prefix), in order of
-    /// the forward pass.
-    pub fn tensors(&self) -> Vec<(String, ArrayViewD<'_, f32>)> {
-        tensors!(self, view, iter)
+    /// Checks that these are the parameters of such a model, tensor by tensor.
+    ///
+    /// # Errors
+    /// [`Error::Config`] as in [`Config::check`]; [`Error::Shape`] for the first tensor that is
+    /// missing (a shape of `[]`), too many, or of another shape than the config asks for.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        config.check()?;
+        let wrong = |at: &str, found: &[usize], expected: String| Error::Shape {
+            at: format!("parameter `{at}`"),
+            found: found.to_vec(),
+            expected,
+        };
+        let tensors = self.tensors();
+        let mut actual = tensors.iter();
+        for Tensor { name, shape, .. } in Tensor::required(config) {
+            let expected = format!("{shape:?}");
+            match actual.next() {
+                Some((found, tensor)) if *found == name => {
+                    if tensor.shape() != shape {
+                        return Err(wrong(&name, tensor.shape(), expected));
+                    }
+                }
+                _ => return Err(wrong(&name, &[], expected)),
+            }
+        }
+        for (name, tensor) in actual {
+            if name != "lm_head.bias" {
+                let expected = "no such parameter".to_string();
+                return Err(wrong(name, tensor.shape(), expected));
+            }
+            if tensor.shape() != [config.d_vocab] {
+                return Err(wrong(name, tensor.shape(), format!("[{}]", config.d_vocab)));
+            }
+        }
+        Ok(())
     }
+}
 
-    /// As [`Parameters::tensors`], to be written to.
-    pub fn tensors_mut(&mut self) -> Vec<(String, ArrayViewMutD<'_, f32>)> {
-        tensors!(self, view_mut, iter_mut)
+/// Zeros in the next of the shapes.
+fn zeros<D: Dimension>(shapes: &mut impl Iterator<Item = Vec<usize>>) -> Array<f32, D> {
+    let shape = shapes.next().expect("the table has a row for each field");
+    let zeros = ArrayD::zeros(shape).into_dimensionality();
+    zeros.expect("the table gives each field's shape as many axes as the field has")
+}
+
+impl LayerNorm {
+    fn zeros(shapes: &mut impl Iterator<Item = Vec<usize>>) -> Self {
+        LayerNorm {
+            weight: zeros(shapes),
+            bias: zeros(shapes),
+        }
+    }
+}
+
+impl Linear {
+    fn zeros(shapes: &mut impl Iterator<Item = Vec<usize>>) -> Self {
+        Linear {
+            weight: zeros(shapes),
+            bias: zeros(shapes),
+        }
+    }
+}
+
+impl Block {
+    fn zeros(shapes: &mut impl Iterator<Item = Vec<usize>>) -> Self {
+        Block {
+            ln_1: LayerNorm::zeros(shapes),
+            attn: Attention {
+                c_attn: Linear::zeros(shapes),
+                c_proj: Linear::zeros(shapes),
+            },
+            ln_2: LayerNorm::zeros(shapes),
+            mlp: Mlp {
+                c_fc: Linear::zeros(shapes),
+                c_proj: Linear::zeros(shapes),
+            },
+        }
     }
 }

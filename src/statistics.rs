@@ -1,35 +1,87 @@
 //! Means with their standard errors.
 
+use std::fmt;
+
 use ndarray::{ArrayD, ArrayViewD, Axis as Dim, IxDyn, Zip};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::report::{About, Axis, Labelled};
+
+/// A mean with its standard error.
+///
+/// ```
+/// use patchlens::Estimate;
+/// let found = Estimate::of([1.0, 3.0, f32::NAN]);
+/// assert_eq!((found.mean, found.std_error, found.n), (2.0, 1.0, 2));
+/// assert_eq!(found.to_string(), "2.000 ± 1.000");
+/// assert_eq!(format!("{found:+.2}"), "+2.00 ± 1.00");
+/// assert_eq!(Estimate::of([2.0]).to_string(), "2.000"); // one value has no error
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The mean; NaN of no values.
+    #[serde(with = "crate::number::any")]
+    pub mean: f32,
+    /// The standard error of the mean; NaN of fewer than two values.
+    #[serde(with = "crate::number::any")]
+    pub std_error: f32,
+    /// How many values there are.
+    pub n: usize,
+}
+
+impl Estimate {
+    /// Mean and standard error (`sd / √n`, with `n − 1` in the variance), summed in f64. A NaN is
+    /// a value that is missing: it does not count.
+    pub fn of(values: impl IntoIterator<Item = f32>) -> Self {
+        let values = values.into_iter().filter(|v| !v.is_nan()).map(f64::from);
+        let values: Vec<f64> = values.collect();
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        // Of no values, and of one, this is 0 / 0.
+        let std_error = (squares / (n - 1.0) / n).sqrt();
+        Estimate {
+            mean: mean as f32,
+            std_error: std_error as f32,
+            n: values.len(),
+        }
+    }
+}
+
+impl fmt::Display for Estimate {
+    /// As many decimals as asked for, by default three; with a sign where asked for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_with_error(f, self.mean, Some(self.std_error))
+    }
+}
+
+/// Writes `+1.23 ± 0.04`: with a sign and as many decimals as the formatter asks for, by default
+/// three; without an error that is not there or NaN; `n/a` for a value that is NaN.
+pub(crate) fn write_with_error(
+    f: &mut fmt::Formatter<'_>,
+    value: f32,
+    std_error: Option<f32>,
+) -> fmt::Result {
+    let digits = f.precision().unwrap_or(3);
+    if value.is_nan() {
+        return f.write_str("n/a");
+    }
+    if f.sign_plus() {
+        write!(f, "{value:+.digits$}")?;
+    } else {
+        write!(f, "{value:.digits$}")?;
+    }
+    match std_error.filter(|error| !error.is_nan()) {
+        Some(error) => write!(f, " ± {error:.digits$}"),
+        None => Ok(()),
+    }
+}
 
 /// The mean, summed in f64.
 pub(crate) fn mean(values: impl ExactSizeIterator<Item = f32>) -> f32 {
     let n = values.len() as f64;
     (values.map(f64::from).sum::<f64>() / n) as f32
-}
-
-/// Mean and standard error (`sd / √n`, with `n − 1` in the variance) of the values that are
-/// there; NaN where there are too few of them.
-pub(crate) fn mean_and_error(samples: impl IntoIterator<Item = f32>) -> (f32, f32) {
-    let samples: Vec<f64> = samples
-        .into_iter()
-        .filter(|v| !v.is_nan())
-        .map(f64::from)
-        .collect();
-    let n = samples.len() as f64;
-    if samples.is_empty() {
-        return (f32::NAN, f32::NAN);
-    }
-    let mean = samples.iter().sum::<f64>() / n;
-    let squares: f64 = samples.iter().map(|v| (v - mean).powi(2)).sum();
-    let error = match samples.len() {
-        1 => f64::NAN,
-        _ => (squares / (n - 1.0) / n).sqrt(),
-    };
-    (mean as f32, error as f32)
 }
 
 /// Means and standard errors over the first axis.
@@ -39,7 +91,10 @@ pub(crate) fn over_first(samples: ArrayViewD<'_, f32>) -> (ArrayD<f32>, ArrayD<f
     Zip::from(&mut mean)
         .and(&mut error)
         .and(samples.lanes(Dim(0)))
-        .for_each(|mean, error, lane| (*mean, *error) = mean_and_error(lane.iter().copied()));
+        .for_each(|mean, error, lane| {
+            let found = Estimate::of(lane.iter().copied());
+            (*mean, *error) = (found.mean, found.std_error);
+        });
     (mean, error)
 }
 
@@ -78,11 +133,27 @@ mod tests {
 
     #[test]
     fn missing_values_do_not_count() {
-        let (mean, error) = mean_and_error([1.0, f32::NAN, 3.0]);
-        assert_eq!((mean, error), (2.0, 1.0));
-        let (mean, error) = mean_and_error([5.0]);
-        assert!(mean == 5.0 && error.is_nan());
-        assert!(mean_and_error([]).0.is_nan());
+        assert_eq!(
+            Estimate::of([1.0, f32::NAN, 3.0]),
+            Estimate {
+                mean: 2.0,
+                std_error: 1.0,
+                n: 2
+            }
+        );
+        let one = Estimate::of([5.0]);
+        assert!(one.mean == 5.0 && one.std_error.is_nan() && one.n == 1);
+        let none = Estimate::of([]);
+        assert!(none.mean.is_nan() && none.std_error.is_nan() && none.n == 0);
+        assert_eq!(none.to_string(), "n/a");
+    }
+
+    #[test]
+    fn what_is_missing_is_null_in_json() {
+        let json = serde_json::to_string(&Estimate::of([5.0])).unwrap();
+        assert_eq!(json, r#"{"mean":5.0,"std_error":null,"n":1}"#);
+        let back: Estimate = serde_json::from_str(&json).unwrap();
+        assert!(back.mean == 5.0 && back.std_error.is_nan() && back.n == 1);
     }
 
     #[test]

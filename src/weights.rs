@@ -1,11 +1,8 @@
-//! What can be read from weights alone: OV and QK circuits, composition, copying.
+//! What can be read from weights alone: OV and QK circuits, their copying, composition.
 
 pub(crate) mod circuits;
-pub(crate) mod composition;
-pub(crate) mod copy_scores;
+mod composition;
 pub(crate) mod factored;
 
-pub use circuits::{Circuits, Embedding, Head, SingularDirection, top_entries};
-pub use composition::Composition;
-pub use copy_scores::{copy_scores, copy_scores_of_tokens};
+pub use circuits::{Circuits, Embedding, SingularDirection, top_entries};
 pub use factored::{FactoredMatrix, Svd};

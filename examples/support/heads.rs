@@ -128,14 +128,6 @@ impl WordPairs {
     }
 }
 
-/// `0.123 ± 0.004`; one value alone has no error.
-pub fn pm((mean, error): (f32, f32)) -> String {
-    match error.is_nan() {
-        true => format!("{mean:.3}"),
-        false => format!("{mean:.3} ± {error:.3}"),
-    }
-}
-
 /// What IOI's logit difference loses when each head is knocked out at END: replaced by its mean
 /// over prompts of the same template with other names (Wang et al. 2022), `[layer, head]`.
 pub fn cost_at_end(

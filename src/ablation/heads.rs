@@ -3,17 +3,17 @@
 use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
 
 use crate::cache::{ActivationCache, Selection};
+use crate::component::Head;
 use crate::error::Result;
-use crate::heads::scores::Role;
+use crate::heads::Role;
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
 use crate::metric::Metric;
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
-use crate::statistics::{mean_and_error, over_first};
+use crate::statistics::{Estimate, over_first};
 use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
-use crate::weights::circuits::Head;
 
 /// What takes the place of a head's output.
 #[derive(
@@ -139,7 +139,7 @@ impl HeadAblation {
             unit: metric.name().to_string(),
             ..About::default()
         };
-        let (whole, _) = mean_and_error(base.iter().copied());
+        let whole = Estimate::of(base.iter().copied()).mean;
         about.baselines.insert("whole".to_string(), whole);
         Ok(HeadAblation {
             lost: per_head(model, &base - &ablated, about)?,
@@ -149,8 +149,8 @@ impl HeadAblation {
     }
 
     /// Mean and standard error over prompts of the whole model's metric.
-    pub fn base_mean(&self) -> (f32, f32) {
-        mean_and_error(self.base.iter().copied())
+    pub fn base_mean(&self) -> Estimate {
+        Estimate::of(self.base.iter().copied())
     }
 }
 

@@ -1,20 +1,17 @@
 //! Below components: heads by source position, and neurons.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use ndarray::{Array1, Array2};
 
-use super::parts::head_names;
-use super::{CONSTANTS, DirectLogitAttribution, check_sum};
+use super::{DirectLogitAttribution, check_sum};
+use crate::component::{Component, Head};
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
-use crate::ops::part;
+use crate::ops::{largest, part};
 use crate::report::{Axis, Labelled};
 
 impl DirectLogitAttribution<'_> {
     /// Each head's contribution at one position by the source position that it read,
-    /// `[head, src]`, heads `L0H0`, `L0H1`, ... A row sums to the head's contribution.
+    /// `[head, src]`, heads `0.0`, `0.1`, ... A row sums to the head's contribution.
     ///
     /// # Errors
     /// [`OutOfRange`](crate::Error::OutOfRange) for a position that the prompt lacks; [`NotCached`](crate::Error::NotCached);
@@ -24,9 +21,9 @@ impl DirectLogitAttribution<'_> {
         let config = self.model.config();
         let (d_head, n) = (config.d_head(), self.scale.len());
         let mut values = Array2::<f64>::zeros((config.n_layers * config.n_heads, n));
-        for (i, mut row) in values.rows_mut().into_iter().enumerate() {
-            let (layer, head) = (i / config.n_heads, i % config.n_heads);
-            let read = self.read_by(layer, head);
+        for (of, mut row) in Head::all(config).zip(values.rows_mut()) {
+            let Head { layer, head } = of;
+            let read = self.read_by(of);
             let columns = head * d_head..(head + 1) * d_head;
             let v = part(self.cache.flat(Site::V.at(layer))?, 1, columns.clone());
             let pattern = self.cache.flat(Site::Pattern.at(layer))?;
@@ -35,26 +32,20 @@ impl DirectLogitAttribution<'_> {
             let z = part(self.cache.flat(Site::Z.at(layer))?, 1, columns);
             let whole = z.row(position).mapv(f64::from).dot(&read) / self.scale[position];
             let magnitude = row.mapv(f64::abs).sum();
-            check_sum(
-                &format!("sources of L{layer}H{head}"),
-                row.sum(),
-                whole,
-                magnitude,
-            )?;
+            check_sum(&format!("sources of {of}"), row.sum(), whole, magnitude)?;
         }
         let mut about = self.about("Heads by source position");
         about.caption = format!("{} At position {position}.", about.caption);
         let axes = vec![
-            Axis::new("head", head_names(self.model)),
+            Axis::new("head", Head::all(config).map(|head| head.to_string())),
             Axis::tokens("src", &self.labels),
         ];
         Labelled::new(values.mapv(|v| v as f32), axes, about)
     }
 
     /// The `k` neurons with the largest contributions (by magnitude) at one position,
-    /// `[neuron]`, `L0N5` and so on; then `other neurons`, `b_out` (all layers), and
+    /// `[neuron]`, `mlp0.5` and so on; then `other neurons`, `b_out` (all layers), and
     /// `attention and embeddings`, `ln_final.bias`, `b_U`, so that all sum to the truth.
-    /// Needs memory for one layer's neurons and the `k` best.
     ///
     /// # Errors
     /// [`OutOfRange`](crate::Error::OutOfRange) for a position that the prompt lacks; [`NotCached`](crate::Error::NotCached);
@@ -62,41 +53,26 @@ impl DirectLogitAttribution<'_> {
     pub fn neurons(&self, position: usize, k: usize) -> Result<Labelled> {
         self.check_position(position)?;
         let scale = self.scale[position];
-        let mut best = BinaryHeap::new();
-        let (mut all, mut b_out) = (0.0, 0.0);
+        let mut each: Vec<f64> = Vec::new();
+        let mut b_out = 0.0;
         for (layer, block) in self.model.parameters().h.iter().enumerate() {
             let out = &block.mlp.c_proj;
             b_out += out.bias.mapv(f64::from).dot(&self.reader) / scale;
             let post = self.cache.flat(Site::MlpPost.at(layer))?;
             for (neuron, row) in out.weight.rows().into_iter().enumerate() {
-                let read: f64 = row
-                    .iter()
-                    .zip(&self.reader)
-                    .map(|(w, r)| f64::from(*w) * r)
-                    .sum();
-                let value = f64::from(post[[position, neuron]]) * read / scale;
-                all += value;
-                best.push(Reverse(Ranked {
-                    value,
-                    place: (layer, neuron),
-                }));
-                if best.len() > k {
-                    best.pop();
-                }
+                each.push(f64::from(post[[position, neuron]]) * self.neuron_read(row) / scale);
             }
         }
-        let best = best
-            .into_sorted_vec()
-            .into_iter()
-            .map(|Reverse(neuron)| neuron);
-        let best: Vec<Ranked> = best.collect();
-        let names = best.iter().map(|n| format!("L{}N{}", n.place.0, n.place.1));
-        let mut names: Vec<String> = names.collect();
-        let mut values: Vec<f64> = best.iter().map(|n| n.value).collect();
-        let others = all - values.iter().sum::<f64>();
+        let best = largest(each.len(), k, |i| each[i].abs());
+        let d_mlp = self.model.config().d_mlp;
+        let name = |i: &usize| Component::Neuron(i / d_mlp, i % d_mlp).to_string();
+        let mut names: Vec<String> = best.iter().map(name).collect();
+        let mut values: Vec<f64> = best.iter().map(|i| each[*i]).collect();
+        let others = each.iter().sum::<f64>() - values.iter().sum::<f64>();
         let rest = self.without_mlps(position)?;
         names.extend(["other neurons", "b_out", "attention and embeddings"].map(String::from));
-        names.extend(CONSTANTS.map(String::from));
+        let constants = [Component::FinalNormBias, Component::UnembeddingBias];
+        names.extend(constants.map(|bias| bias.to_string()));
         values.extend([others, b_out, rest, self.constants[0], self.constants[1]]);
         let magnitude = values.iter().map(|v| v.abs()).sum();
         check_sum(
@@ -122,30 +98,3 @@ impl DirectLogitAttribution<'_> {
         points.map(one).sum()
     }
 }
-
-/// A neuron in order of magnitude; ties by place.
-struct Ranked {
-    value: f64,
-    place: (usize, usize),
-}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let magnitude = self.value.abs().total_cmp(&other.value.abs());
-        magnitude.then(other.place.cmp(&self.place))
-    }
-}
-
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Ranked {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Ranked {}

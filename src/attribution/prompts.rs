@@ -10,10 +10,10 @@ use crate::report::Labelled;
 use crate::statistics::{labelled_means, shaped};
 
 /// The mean over prompts of a decomposition at each one's last position, `[component]`, with its
-/// standard error; `directions` are one a prompt. Prompts may differ in length.
+/// standard error; `directions` are one per prompt. Prompts may differ in length.
 ///
 /// # Errors
-/// As [`DirectLogitAttribution::new`] and [`DirectLogitAttribution::decompose`];
+/// Same as [`DirectLogitAttribution::new`] and [`DirectLogitAttribution::decompose`];
 /// [`Error::Invalid`] if there are no prompts or another number of directions.
 pub fn direct_logit_attribution(
     model: &Transformer,
@@ -24,7 +24,7 @@ pub fn direct_logit_attribution(
     let prompts = prompts.as_ref();
     model.check_prompts(prompts)?;
     if directions.len() != prompts.len() {
-        let expected = format!("{}, one a prompt", prompts.len());
+        let expected = format!("{}, one per prompt", prompts.len());
         return Err(Error::invalid(
             "logit directions",
             directions.len(),
@@ -42,9 +42,7 @@ pub fn direct_logit_attribution(
         truth += attribution.truth[prompt.len() - 1] / prompts.len() as f64;
         first.get_or_insert(found);
     }
-    let Some(first) = first else {
-        unreachable!("an empty set of prompts was turned down");
-    };
+    let first = first.expect("there is a prompt");
     let mut about = first.about.clone();
     about.caption = format!(
         "{} Mean over {} prompts, last position.",

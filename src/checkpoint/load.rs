@@ -9,12 +9,12 @@ use ndarray::Array1;
 use serde::Deserialize;
 
 use super::decode::Float;
-use super::names::{canonical, expected, is_mask};
+use super::names::{canonical, is_mask};
 use super::source::{Source, tensor_error};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{UniqueKeys, format_error, read_text};
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Tensor};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -110,7 +110,7 @@ impl<'a> Checkpoint<'a> {
 
     fn load(mut self, config: &Config) -> Result<Parameters> {
         self.check(config)?;
-        let mut parameters = Parameters::zeros(config);
+        let mut parameters = Parameters::zeros(config)?;
         if self.places.contains_key("lm_head.bias") {
             parameters.lm_head_bias = Some(Array1::zeros(config.d_vocab));
         }
@@ -125,7 +125,7 @@ impl<'a> Checkpoint<'a> {
     /// bounded by the files' headers, whatever numbers the config has.
     fn check(&self, config: &Config) -> Result<()> {
         let mut known = HashSet::new();
-        for (name, shape) in expected(config) {
+        for Tensor { name, shape, .. } in Tensor::required(config) {
             if !self.places.contains_key(&name) {
                 let shape = format!("a tensor of shape {shape:?} ({})", shape_of_model(config));
                 return Err(tensor_error(
@@ -138,14 +138,13 @@ impl<'a> Checkpoint<'a> {
             self.check_tensor(&name, &shape)?;
             known.insert(name);
         }
-        let head = [config.d_vocab, config.d_model];
-        let optional = [("lm_head.weight", &head[..]), ("lm_head.bias", &head[..1])];
+        let optional: Vec<Tensor> = Tensor::unembedding(config).collect();
         for (name, place) in &self.places {
             if known.contains(name) || is_mask(name, config.n_layers) {
                 continue;
             }
-            match optional.iter().find(|(optional, _)| optional == name) {
-                Some((name, shape)) => self.check_tensor(name, shape)?,
+            match optional.iter().find(|tensor| tensor.name == *name) {
+                Some(tensor) => self.check_tensor(name, &tensor.shape)?,
                 None => return Err(self.unknown(place, config)),
             }
         }

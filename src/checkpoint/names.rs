@@ -1,7 +1,5 @@
 //! The names of a checkpoint's tensors.
 
-use crate::config::Config;
-
 /// What stands before all names but `lm_head`'s in checkpoints of the full language model.
 pub(super) const PREFIX: &str = "transformer.";
 
@@ -37,67 +35,9 @@ pub(super) fn is_mask(canonical: &str, n_layers: usize) -> bool {
     known && matches!(rest, "attn.bias" | "attn.masked_bias")
 }
 
-/// Name and shape of every tensor that a model of this shape must have, in the order of
-/// [`Parameters::tensors`](crate::Parameters::tensors). Lazy, so that an absurd number of layers
-/// costs nothing until they are asked for.
-pub(super) fn expected(config: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
-    let d = config.d_model;
-    let (mlp, ctx, vocab) = (config.d_mlp, config.n_ctx, config.d_vocab);
-    let named = |(name, shape): (&str, Vec<usize>)| (name.to_string(), shape);
-    let first = [("wte.weight", vec![vocab, d]), ("wpe.weight", vec![ctx, d])];
-    let last = [("ln_f.weight", vec![d]), ("ln_f.bias", vec![d])];
-    let own_head = (!config.tie_word_embeddings).then(|| ("lm_head.weight", vec![vocab, d]));
-    let blocks = (0..config.n_layers).flat_map(move |layer| {
-        [
-            ("ln_1.weight", vec![d]),
-            ("ln_1.bias", vec![d]),
-            ("attn.c_attn.weight", vec![d, 3 * d]),
-            ("attn.c_attn.bias", vec![3 * d]),
-            ("attn.c_proj.weight", vec![d, d]),
-            ("attn.c_proj.bias", vec![d]),
-            ("ln_2.weight", vec![d]),
-            ("ln_2.bias", vec![d]),
-            ("mlp.c_fc.weight", vec![d, mlp]),
-            ("mlp.c_fc.bias", vec![mlp]),
-            ("mlp.c_proj.weight", vec![mlp, d]),
-            ("mlp.c_proj.bias", vec![d]),
-        ]
-        .map(|(name, shape)| (format!("h.{layer}.{name}"), shape))
-    });
-    first
-        .into_iter()
-        .map(named)
-        .chain(blocks)
-        .chain(last.into_iter().chain(own_head).map(named))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parameters::Parameters;
-
-    #[test]
-    fn expected_is_the_table_of_parameters() {
-        for tie_word_embeddings in [true, false] {
-            let config = Config {
-                n_layers: 2,
-                n_heads: 2,
-                d_model: 6,
-                d_mlp: 7,
-                n_ctx: 5,
-                d_vocab: 11,
-                tie_word_embeddings,
-                ..Config::gpt2()
-            };
-            let parameters = Parameters::zeros(&config);
-            let table: Vec<_> = parameters
-                .tensors()
-                .into_iter()
-                .map(|(name, tensor)| (name, tensor.shape().to_vec()))
-                .collect();
-            assert_eq!(expected(&config).collect::<Vec<_>>(), table);
-        }
-    }
 
     #[test]
     fn masks_are_told_from_biases() {

@@ -9,7 +9,7 @@ use ndarray::ArrayViewD;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::names::{expected, prefixed};
+use super::names::prefixed;
 use super::source::{tensor_error, unravel};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -17,44 +17,6 @@ use crate::files::{format_error, write_atomically};
 use crate::parameters::Parameters;
 
 impl Parameters {
-    /// Checks that these are the parameters of such a model, tensor by tensor.
-    ///
-    /// # Errors
-    /// [`Error::Config`] as in [`Config::check`]; [`Error::Shape`] for the first tensor that is
-    /// missing (a shape of `[]`), too many, or of another shape than the config asks for.
-    pub fn check(&self, config: &Config) -> Result<()> {
-        config.check()?;
-        let wrong = |at: &str, found: &[usize], expected: String| {
-            let at = format!("parameter `{at}`");
-            let found = found.to_vec();
-            Err(Error::Shape {
-                at,
-                found,
-                expected,
-            })
-        };
-        let tensors = self.tensors();
-        let mut actual = tensors.iter();
-        for (name, shape) in expected(config) {
-            match actual.next() {
-                Some((found, tensor)) if *found == name && tensor.shape() == shape => {}
-                Some((found, tensor)) if *found == name => {
-                    return wrong(&name, tensor.shape(), format!("{shape:?}"));
-                }
-                _ => return wrong(&name, &[], format!("{shape:?}")),
-            }
-        }
-        for (name, tensor) in actual {
-            if name != "lm_head.bias" {
-                return wrong(name, tensor.shape(), "no such parameter".to_string());
-            }
-            if tensor.shape() != [config.d_vocab] {
-                return wrong(name, tensor.shape(), format!("[{}]", config.d_vocab));
-            }
-        }
-        Ok(())
-    }
-
     /// Writes `config.json` and `model.safetensors` into the folder `dir`, which is made if
     /// needed; [`Parameters::load`] reads them back to the bit, and so does Hugging Face's
     /// transformers (which has no place for [`Parameters::lm_head_bias`] and ignores it).

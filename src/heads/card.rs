@@ -4,9 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::component::{Head, Qkv};
+use crate::heads::patterns::AttentionPattern;
 use crate::report::Labelled;
-use crate::weights::circuits::Head;
-use crate::weights::composition::Composition;
+use crate::statistics::write_with_error;
 
 /// The kinds of heads that a report tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,6 +44,18 @@ pub enum HeadLabel {
 }
 
 impl HeadLabel {
+    /// The label of a head that attends to a pattern.
+    fn of_pattern(pattern: AttentionPattern) -> Option<Self> {
+        Some(match pattern {
+            AttentionPattern::PreviousToken => HeadLabel::PreviousToken,
+            AttentionPattern::CurrentToken => HeadLabel::CurrentToken,
+            AttentionPattern::FirstToken => HeadLabel::FirstToken,
+            AttentionPattern::DuplicateToken => HeadLabel::DuplicateToken,
+            AttentionPattern::Induction => HeadLabel::Induction,
+            AttentionPattern::Offset(_) => return None,
+        })
+    }
+
     /// Which labels come first where a head has several. Strengths do not compare between kinds of
     /// evidence: a head that moves names may attend by induction everywhere else (as GPT-2's 9.6
     /// and 9.9), and it is the task that was asked about. Many heads rest on the first token when
@@ -111,19 +124,20 @@ impl Default for Thresholds {
     }
 }
 
-/// A number with its name.
+/// A number with the name of what was measured: a text, or an [`AttentionPattern`]. Prints as
+/// `0.123 ± 0.004`, `n/a` where there was nothing to measure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Score {
+pub struct Score<N = String> {
     /// What was measured.
-    pub name: String,
+    pub name: N,
     /// The mean; `None` where there was nothing to measure.
     pub value: Option<f32>,
     /// Its standard error, where known.
     pub std_error: Option<f32>,
 }
 
-impl Score {
-    pub(crate) fn new(name: impl Into<String>, value: f32, std_error: Option<f32>) -> Self {
+impl<N> Score<N> {
+    pub(crate) fn new(name: impl Into<N>, value: f32, std_error: Option<f32>) -> Self {
         Score {
             name: name.into(),
             value: (!value.is_nan()).then_some(value),
@@ -132,16 +146,20 @@ impl Score {
     }
 
     /// One cell of a result as a score.
-    pub(crate) fn at(of: &Labelled, name: &str, index: &[usize]) -> Self {
+    pub(crate) fn at(of: &Labelled, name: impl Into<N>, index: &[usize]) -> Self {
         let error = of.std_error().map(|errors| errors[index]);
         Score::new(name, of.values()[index], error)
     }
 
-    /// A head's scores in a result `[measure, layer, head]`, by the labels of its first axis.
-    pub(crate) fn by_name(of: &Labelled, head: Head) -> Vec<Self> {
-        let names = of.axes()[0].labels.iter().enumerate();
+    /// A head's scores in a result `[measure, layer, head]`, by the names of the measures.
+    pub(crate) fn of_head<'n, M: Clone + Into<N> + 'n>(
+        of: &Labelled,
+        names: impl IntoIterator<Item = &'n M>,
+        head: Head,
+    ) -> Vec<Self> {
+        let names = names.into_iter().enumerate();
         names
-            .map(|(i, name)| Score::at(of, name, &[i, head.layer, head.head]))
+            .map(|(i, name)| Score::at(of, name.clone(), &[i, head.layer, head.head]))
             .collect()
     }
 
@@ -155,13 +173,26 @@ impl Score {
     }
 }
 
+impl Score {
+    /// A head's scores in a result `[measure, layer, head]`, by the labels of its first axis.
+    pub(crate) fn by_label(of: &Labelled, head: Head) -> Vec<Self> {
+        Score::of_head(of, &of.axes()[0].labels, head)
+    }
+}
+
+impl<N> fmt::Display for Score<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_with_error(f, self.value.unwrap_or(f32::NAN), self.std_error)
+    }
+}
+
 /// Another head with which a head composes strongly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Partner {
     /// The other head.
     pub head: Head,
     /// Through which input the later of the two reads.
-    pub through: Composition,
+    pub through: Qkv,
     /// The composition score.
     pub score: f32,
 }
@@ -235,7 +266,7 @@ pub struct HeadCard {
     /// token last; the strongest first among each.
     pub suggestions: Vec<Suggestion>,
     /// Pattern scores, highest first.
-    pub patterns: Vec<Score>,
+    pub patterns: Vec<Score<AttentionPattern>>,
     /// Entropy of the attention in nats.
     pub entropy: Score,
     /// `Σ Re λ / Σ |λ|` of the full OV circuit; `None` for a circuit that is zero.
@@ -266,19 +297,11 @@ impl HeadCard {
     }
 
     fn pattern_labels(&self, thresholds: &Thresholds) -> Vec<Suggestion> {
-        let label = |score: &Score| match score.name.as_str() {
-            "previous token" => Some(HeadLabel::PreviousToken),
-            "current token" => Some(HeadLabel::CurrentToken),
-            "first token" => Some(HeadLabel::FirstToken),
-            "duplicate token" => Some(HeadLabel::DuplicateToken),
-            "induction" => Some(HeadLabel::Induction),
-            _ => None,
-        };
-        let suggest = |score: &Score| {
+        let suggest = |score: &Score<AttentionPattern>| {
             Some(Suggestion {
-                label: label(score)?,
+                label: HeadLabel::of_pattern(score.name)?,
                 strength: score.or_zero() / thresholds.pattern,
-                evidence: format!("attention to {}: {}", score.name, shown(score)),
+                evidence: format!("attention to {}: {score}", score.name),
             })
         };
         self.patterns.iter().filter_map(suggest).collect()
@@ -296,16 +319,20 @@ impl HeadCard {
         let written = |score: Option<&Score>| score.map_or(0.0, Score::or_zero) / thresholds.copy;
         let answer = [&reads.answer, &reads.answer_negated].map(|s| written(Some(s)));
         let rival = [&reads.rival, &reads.rival_negated].map(|s| written(s.as_ref()));
-        let share = |score: &Score| match score.is_beyond(thresholds.errors) {
-            true => task.share(score).unwrap_or(0.0) / thresholds.effect,
-            false => 0.0,
+        let share = |score: &Score| {
+            if score.is_beyond(thresholds.errors) {
+                task.share(score).unwrap_or(0.0) / thresholds.effect
+            } else {
+                0.0
+            }
         };
         let direct = share(&task.direct);
         let is_answer = task.answer.as_ref() == Some(&reads.role);
         let writes_none = answer.iter().chain(&rival).all(|share| *share < 1.0);
-        let inhibits = match writes_none && !is_answer {
-            true => share(&task.lost_at_end) - direct,
-            false => 0.0,
+        let inhibits = if writes_none && !is_answer {
+            share(&task.lost_at_end) - direct
+        } else {
+            0.0
         };
         let kinds = [
             (HeadLabel::NameMover, answer[0].min(direct)),
@@ -321,20 +348,22 @@ impl HeadCard {
         kinds.map(suggest).into()
     }
 
-    /// The score of a pattern by name, if it was measured.
-    pub fn pattern(&self, name: &str) -> Option<f32> {
-        self.patterns.iter().find(|score| score.name == name)?.value
+    /// The score of a pattern, if it was measured.
+    pub fn pattern(&self, pattern: AttentionPattern) -> Option<f32> {
+        let mut scores = self.patterns.iter();
+        scores.find(|score| score.name == pattern)?.value
     }
 }
 
 impl fmt::Display for TaskEvidence {
     /// The evidence in numbers, on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let role = |name: &str| self.roles.iter().find(|role| role.name == name).map(shown);
         if let Some(reads) = &self.reads {
-            let attention = role(&reads.role).unwrap_or_default();
-            write!(f, "attends most to {} ({attention}), ", reads.role)?;
-            write!(f, "on top of what it writes: ")?;
+            write!(f, "attends most to {}", reads.role)?;
+            if let Some(attention) = self.roles.iter().find(|role| role.name == reads.role) {
+                write!(f, " ({attention})")?;
+            }
+            write!(f, ", on top of what it writes: ")?;
             let on_top = [
                 ("the answer", Some(&reads.answer)),
                 ("negated the answer", Some(&reads.answer_negated)),
@@ -353,18 +382,9 @@ impl fmt::Display for TaskEvidence {
             ("everywhere", &self.lost),
         ];
         let effect = |(name, score): (&str, &Score)| match self.share(score) {
-            Some(share) => format!("{name} {} ({:.1} %)", shown(score), 100.0 * share),
-            None => format!("{name} {}", shown(score)),
+            Some(share) => format!("{name} {score} ({:.1} %)", 100.0 * share),
+            None => format!("{name} {score}"),
         };
         f.write_str(&effects.map(effect).join(", "))
-    }
-}
-
-/// A score as text, with its standard error where known.
-fn shown(score: &Score) -> String {
-    match (score.value, score.std_error) {
-        (None, _) => "n/a".to_string(),
-        (Some(value), None) => format!("{value:.3}"),
-        (Some(value), Some(error)) => format!("{value:.3} ± {error:.3}"),
     }
 }

@@ -9,17 +9,20 @@ use serde::{Deserialize, Serialize};
 use crate::ablation::heads::{
     EVERYWHERE, HeadAblation, Replacement, ablate, ablation_cells, per_head,
 };
+use crate::component::Head;
 use crate::error::{Error, Result};
-use crate::heads::scores::{AttentionPattern, pattern_scores};
+use crate::heads::patterns::AttentionPattern;
+use crate::heads::scores::pattern_scores;
 use crate::hook::Site;
 use crate::in_context::repeated_loss::{check, first_rows, mean};
 use crate::metric::{Metric, next_token_loss};
 use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::{About, Labelled};
+use crate::statistics::Estimate;
 use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
 use crate::tasks::RepeatedPrompt;
-use crate::weights::circuits::{Circuits, Head};
+use crate::weights::Circuits;
 
 /// The metric that the search uses: mean loss of the first repeat minus mean loss where copying
 /// predicts the next token.
@@ -110,7 +113,7 @@ pub struct InductionEdge {
 #[derive(Clone, Debug)]
 pub struct InductionCircuit {
     /// The gain of the whole model in nats, mean and standard error over sequences.
-    pub gain: (f32, f32),
+    pub gain: Estimate,
     /// Pattern scores (previous token, duplicate token, induction), `[pattern, layer, head]`.
     pub patterns: Labelled,
     /// Eigenvalue copying scores, `[layer, head]`.
@@ -186,11 +189,11 @@ pub fn induction_circuit(
         search.memory_limit,
     )?;
     let gain = whole.base_mean();
-    if gain.0 <= 0.0 {
+    if gain.mean <= 0.0 {
         let expected = "a positive one: this model does not use the repetition";
         return Err(Error::invalid(
             "gain of the repetition (nats)",
-            gain.0,
+            gain.mean,
             expected,
         ));
     }
@@ -200,9 +203,9 @@ pub fn induction_circuit(
         AttentionPattern::Induction,
     ];
     let patterns = pattern_scores(model, &prompts, &kinds)?;
-    let removed = study.removed(&whole, gain.0)?;
-    let (induction_heads, kept_alone) = study.induction_heads(&patterns, &removed, gain.0)?;
-    let keys = study.keys(&induction_heads, gain.0, &patterns)?;
+    let removed = study.removed(&whole, gain.mean)?;
+    let (induction_heads, kept_alone) = study.induction_heads(&patterns, &removed, gain.mean)?;
+    let keys = study.keys(&induction_heads, gain.mean, &patterns)?;
     let mut circuit = InductionCircuit {
         gain,
         patterns,
@@ -217,8 +220,8 @@ pub fn induction_circuit(
         induction_heads,
         kept_alone,
     };
-    circuit.senders_removed = study.joint(&circuit.senders(), gain.0)?;
-    circuit.induction_removed = study.joint(&circuit.induction_heads, gain.0)?;
+    circuit.senders_removed = study.joint(&circuit.senders(), gain.mean)?;
+    circuit.induction_removed = study.joint(&circuit.induction_heads, gain.mean)?;
     Ok(circuit)
 }
 

@@ -7,18 +7,17 @@ use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
 use crate::ablation::heads::Replacement;
+use crate::component::{Head, Qkv};
 use crate::error::{Error, Result};
 use crate::heads::card::{HeadCard, HeadLabel, Partner, Score, Thresholds};
-use crate::heads::scores::{
-    AttentionPattern, PATTERNS_ONLY, PatternReader, attention_entropy, pattern_scores,
-};
+use crate::heads::copy_scores::copy_scores_of_tokens;
+use crate::heads::patterns::AttentionPattern;
+use crate::heads::scores::{PATTERNS_ONLY, PatternReader, attention_entropy, pattern_scores};
 use crate::heads::task::{HeadTask, MeasuredTask, TaskSettings};
 use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::{Labelled, legible};
-use crate::weights::circuits::{Circuits, Head};
-use crate::weights::composition::Composition;
-use crate::weights::copy_scores::copy_scores_of_tokens;
+use crate::weights::Circuits;
 
 /// What a head report is made from; [`HeadReporter::run`] makes it.
 #[derive(Clone, Debug)]
@@ -67,7 +66,7 @@ impl HeadReporter {
     /// the answer is none of the roles.
     pub fn run(&self, model: &Transformer) -> Result<HeadReport> {
         let circuits = Circuits::new(model);
-        let composition = Composition::ALL
+        let composition = Qkv::ALL
             .into_iter()
             .map(|kind| Ok((kind, circuits.composition_scores(kind)?)));
         let copies = match self.copy_tokens.is_empty() {
@@ -119,7 +118,7 @@ struct Measured {
     entropy: Labelled,
     eigenvalue_copying: Labelled,
     copies: Option<Labelled>,
-    composition: Vec<(Composition, Labelled)>,
+    composition: Vec<(Qkv, Labelled)>,
     task: Option<MeasuredTask>,
 }
 
@@ -134,12 +133,12 @@ impl Measured {
         others.retain(|partner| !partner.score.is_nan());
         others.sort_by(|a, b| b.score.total_cmp(&a.score));
         others.truncate(partners);
-        let mut patterns = Score::by_name(&self.patterns, head);
+        let mut patterns = Score::of_head(&self.patterns, &AttentionPattern::STANDARD, head);
         patterns.sort_by(|a, b| order(b.value).total_cmp(&order(a.value)));
         let mut copy = self
             .copies
             .iter()
-            .flat_map(|copies| Score::by_name(copies, head));
+            .flat_map(|copies| Score::by_label(copies, head));
         HeadCard {
             head,
             label: HeadLabel::Unlabelled,
@@ -162,12 +161,7 @@ fn order(value: Option<f32>) -> f32 {
 }
 
 /// The heads that compose with a head, earlier and later ones.
-fn partners_of(
-    model: &Transformer,
-    head: Head,
-    kind: Composition,
-    scores: &Labelled,
-) -> Vec<Partner> {
+fn partners_of(model: &Transformer, head: Head, kind: Qkv, scores: &Labelled) -> Vec<Partner> {
     let other = |other: Head| {
         let (from, to) = if other.layer < head.layer {
             (other, head)
@@ -262,18 +256,18 @@ impl HeadReport {
 
 impl fmt::Display for HeadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = AttentionPattern::STANDARD.map(|p| p.to_string());
         write!(f, "{:6}{:20}", "head", "label")?;
-        for name in &names {
-            write!(f, "{:>10}", name.split(' ').next().unwrap_or(name))?;
+        for pattern in AttentionPattern::STANDARD {
+            let name = pattern.to_string();
+            write!(f, "{:>10}", name.trim_end_matches(" token"))?;
         }
         let columns = ["copy", "−copy", "direct*", "at end", "lost"].map(|c| format!("{c:>8}"));
         writeln!(f, "{}  composes with", columns.concat())?;
         let number = |value: Option<f32>| value.map_or("n/a".to_string(), |v| format!("{v:.2}"));
         for card in &self.cards {
-            write!(f, "{:6}{:20}", card.head.to_string(), card.label)?;
-            for name in &names {
-                write!(f, "{:>10}", number(card.pattern(name)))?;
+            write!(f, "{:6}{:20}", card.head, card.label)?;
+            for pattern in AttentionPattern::STANDARD {
+                write!(f, "{:>10}", number(card.pattern(pattern)))?;
             }
             let copies = [&card.copy, &card.negative_copy];
             for score in copies.map(|copy| copy.as_ref().and_then(|c| c.value)) {
@@ -287,7 +281,7 @@ impl fmt::Display for HeadReport {
             ] {
                 write!(f, "{:>8}", number(score))?;
             }
-            let partner = |p: &Partner| format!("{} {:?} {:.2}", p.head, p.through, p.score);
+            let partner = |p: &Partner| format!("{} {} {:.2}", p.head, p.through, p.score);
             let partners: Vec<String> = card.partners.iter().map(partner).collect();
             writeln!(f, "  {}", partners.join(", "))?;
         }

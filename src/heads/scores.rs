@@ -1,15 +1,12 @@
 //! What attention heads look at: scores of patterns, distances, entropy and labelled positions
 //! (Elhage et al. 2021; Olsson et al. 2022; TransformerLens's `head_detector`).
 
-use std::collections::BTreeMap;
-use std::fmt;
+use ndarray::{Array4, ArrayView2, ArrayViewMutD, Axis as Dim};
 
-use ndarray::{Array2, Array4, ArrayView2, ArrayViewMutD, Axis as Dim};
-
-use crate::ablation::heads::Place;
 use crate::error::{Error, Result};
+use crate::heads::patterns::AttentionPattern;
+use crate::heads::role::Role;
 use crate::hook::{HookPoint, Site};
-use crate::intervention::Select;
 use crate::model::{Hooks, KeepLogits, Run, RunShape, Transformer, Visit};
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
@@ -17,103 +14,6 @@ use crate::statistics::over_first;
 
 /// Prompts that run at once: bounds the memory, not the result.
 const BATCH: usize = 8;
-
-/// Where a head of a known kind looks, given the tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum AttentionPattern {
-    /// The token before.
-    PreviousToken,
-    /// The token itself.
-    CurrentToken,
-    /// The first token (BOS, where there is one); the first row, which has no choice, is left out.
-    FirstToken,
-    /// Every earlier occurrence of the same token.
-    DuplicateToken,
-    /// Every token that follows an earlier occurrence of the same token.
-    Induction,
-    /// The token this far back: on a random sequence of `n` tokens given twice, `Offset(n)` is
-    /// the duplicate-token stripe and `Offset(n - 1)` the induction stripe.
-    Offset(usize),
-}
-
-impl fmt::Display for AttentionPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AttentionPattern::PreviousToken => f.write_str("previous token"),
-            AttentionPattern::CurrentToken => f.write_str("current token"),
-            AttentionPattern::FirstToken => f.write_str("first token"),
-            AttentionPattern::DuplicateToken => f.write_str("duplicate token"),
-            AttentionPattern::Induction => f.write_str("induction"),
-            AttentionPattern::Offset(distance) => write!(f, "offset {distance}"),
-        }
-    }
-}
-
-impl AttentionPattern {
-    /// The kinds that need no parameter.
-    pub const STANDARD: [AttentionPattern; 5] = [
-        AttentionPattern::PreviousToken,
-        AttentionPattern::CurrentToken,
-        AttentionPattern::FirstToken,
-        AttentionPattern::DuplicateToken,
-        AttentionPattern::Induction,
-    ];
-
-    /// Whether `src` is where such a head looks from `dest`.
-    fn holds(self, tokens: &[u32], dest: usize, src: usize) -> bool {
-        match self {
-            AttentionPattern::PreviousToken => src + 1 == dest,
-            AttentionPattern::CurrentToken => src == dest,
-            AttentionPattern::FirstToken => src == 0 && dest > 0,
-            AttentionPattern::DuplicateToken => src < dest && tokens[src] == tokens[dest],
-            AttentionPattern::Induction => {
-                0 < src && src <= dest && tokens[src - 1] == tokens[dest]
-            }
-            AttentionPattern::Offset(distance) => src + distance == dest,
-        }
-    }
-
-    /// The pattern as a matrix of zeros and ones `[dest, src]`. For the previous token,
-    /// duplicate tokens and induction these are TransformerLens's detection patterns.
-    pub fn matrix(self, tokens: &[u32]) -> Array2<f32> {
-        let n = tokens.len();
-        Array2::from_shape_fn((n, n), |(dest, src)| {
-            f32::from(u8::from(self.holds(tokens, dest, src)))
-        })
-    }
-
-    /// The attention that a head gives to the pattern: the mean, over the destinations where the
-    /// pattern has a source at all, of the attention to its sources; NaN where there is none.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if `attention` `[dest, src]` has not as many rows and columns as there are
-    /// tokens.
-    pub fn score(self, attention: ArrayView2<'_, f32>, tokens: &[u32]) -> Result<f32> {
-        let n = tokens.len();
-        if attention.dim() == (n, n) {
-            return Ok(self.mean_over(attention, tokens));
-        }
-        Err(Error::Shape {
-            at: "attention".to_string(),
-            found: attention.shape().to_vec(),
-            expected: format!("[{n}, {n}] for {n} tokens"),
-        })
-    }
-
-    /// As [`AttentionPattern::score`], of attention that fits.
-    pub(crate) fn mean_over(self, attention: ArrayView2<'_, f32>, tokens: &[u32]) -> f32 {
-        let mut rows = 0;
-        let mut total = 0.0_f64;
-        for (dest, row) in attention.outer_iter().enumerate() {
-            let mut sources = (0..=dest)
-                .filter(|src| self.holds(tokens, dest, *src))
-                .peekable();
-            rows += usize::from(sources.peek().is_some());
-            total += sources.map(|src| f64::from(row[src])).sum::<f64>();
-        }
-        (total / rows as f64) as f32
-    }
-}
 
 /// Shows every head's attention `[dest, src]` to a closure of layer, head and sequence.
 pub(crate) struct PatternReader<F>(pub F);
@@ -283,54 +183,6 @@ pub fn attention_entropy(
         None,
         about("Attention entropy", caption, "entropy (nats)"),
     )
-}
-
-/// A named position of each prompt, such as the indirect object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Role {
-    /// `IO`, `S1`, `S2`, `subject`, ...
-    pub name: String,
-    /// Its position in each prompt.
-    pub positions: Vec<usize>,
-}
-
-impl Role {
-    /// A name, and one position a prompt.
-    pub fn new(name: impl Into<String>, positions: impl IntoIterator<Item = usize>) -> Self {
-        Role {
-            name: name.into(),
-            positions: positions.into_iter().collect(),
-        }
-    }
-
-    /// The positions that occur, each in the prompts where it does.
-    pub(crate) fn places(&self) -> Vec<Place> {
-        let mut places = BTreeMap::<usize, Vec<usize>>::new();
-        for (prompt, position) in self.positions.iter().enumerate() {
-            places.entry(*position).or_default().push(prompt);
-        }
-        let place = |(position, prompts)| (Select::At(prompts), Select::At(vec![position]));
-        places.into_iter().map(place).collect()
-    }
-
-    pub(crate) fn check(&self, prompts: &[Prompt]) -> Result<()> {
-        if self.positions.len() != prompts.len() {
-            let expected = format!("{}, one a prompt", prompts.len());
-            let what = format!("positions of the role {}", self.name);
-            return Err(Error::invalid(what, self.positions.len(), expected));
-        }
-        for (i, (position, prompt)) in self.positions.iter().zip(prompts).enumerate() {
-            if *position >= prompt.len() {
-                return Err(Error::OutOfRange {
-                    at: format!("role {} of prompt {i}", self.name),
-                    axis: "pos",
-                    found: *position,
-                    expected: format!("0..{}", prompt.len()),
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The attention that every head gives from one labelled position (`END`, say) to others (`IO`,

@@ -5,9 +5,12 @@ use ndarray::{Array1, Array2, Array4, ArrayD, Axis as Dim};
 
 use crate::ablation::heads::{Replacement, ablate_at, caches_at, direct_effect};
 use crate::cache::ActivationCache;
+use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::heads::card::{Reading, Score, TaskEvidence};
-use crate::heads::scores::{Role, attention_to_roles};
+use crate::heads::copy_scores::{Decoder, of_head};
+use crate::heads::role::Role;
+use crate::heads::scores::attention_to_roles;
 use crate::hook::Site;
 use crate::metric::{Metric, logit_diffs};
 use crate::model::Transformer;
@@ -15,8 +18,6 @@ use crate::prompt::Prompt;
 use crate::report::Labelled;
 use crate::statistics::over_first;
 use crate::tasks::IoiPrompt;
-use crate::weights::circuits::Head;
-use crate::weights::copy_scores::{Decoder, of_head};
 
 /// A task whose metric the heads' ablation is measured by.
 #[derive(Clone, Debug)]
@@ -126,7 +127,7 @@ impl MeasuredTask {
             |at: Option<&Role>| ablate_at(model, prompts, metric, ablation, memory_limit, at);
         let everywhere = ablated(None)?;
         Ok(MeasuredTask {
-            base: everywhere.base_mean().0,
+            base: everywhere.base_mean().mean,
             lost: everywhere.lost,
             lost_at_end: ablated(Some(&task.end))?.lost,
             direct: direct_effect(model, prompts, metric, ablation, memory_limit)?.lost,
@@ -145,7 +146,7 @@ impl MeasuredTask {
             lost_at_end: Score::at(&self.lost_at_end, "metric lost at the end", &index),
             direct: Score::at(&self.direct, "direct effect", &index),
             roles: (self.roles.iter())
-                .flat_map(|roles| Score::by_name(roles, head))
+                .flat_map(|roles| Score::by_label(roles, head))
                 .collect(),
             reads: self.reads.as_ref().map(|reads| reads.of(head)),
             answer: self.answer.clone(),

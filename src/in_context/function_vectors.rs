@@ -5,17 +5,17 @@ use ndarray::{Array1, Array2};
 
 use crate::ablation::heads::per_head;
 use crate::cache::Selection;
+use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
 use crate::metric::probability;
 use crate::model::{KeepLogits, Run, Transformer};
+use crate::ops::largest;
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
-use crate::statistics::{mean_and_error, over_first};
+use crate::statistics::{Estimate, over_first};
 use crate::sweep::{Cell, Sweep};
-use crate::weights::circuits::Head;
-use crate::weights::factored::largest;
 
 /// The mean outputs of all heads at the last position of prompts that show a task by examples.
 ///
@@ -99,7 +99,7 @@ impl<'m> FunctionVectors<'m> {
             unit: "change of the answer's probability".to_string(),
             baselines: [(
                 "without".to_string(),
-                mean_and_error(found.base.iter().copied()).0,
+                Estimate::of(found.base.iter().copied()).mean,
             )]
             .into(),
             ..About::default()
@@ -110,10 +110,9 @@ impl<'m> FunctionVectors<'m> {
     /// The heads with the largest effects, strongest first.
     pub fn top_heads(effects: &Labelled, n: usize) -> Vec<Head> {
         let n_heads = effects.values().shape().last().copied().unwrap_or(1);
-        let flat = Array1::from_iter(effects.values().iter().copied());
-        let best = largest(flat.view(), n).into_iter();
-        best.map(|(i, _)| Head::new(i / n_heads, i % n_heads))
-            .collect()
+        let flat: Vec<f64> = effects.values().iter().copied().map(f64::from).collect();
+        let best = largest(flat.len(), n, |i| flat[i]).into_iter();
+        best.map(|i| Head::new(i / n_heads, i % n_heads)).collect()
     }
 
     /// The function vector of some heads, `[d_model]`: the sum of their mean outputs through
@@ -160,7 +159,7 @@ impl<'m> FunctionVectors<'m> {
         let found = Sweep::new(self.model, prompts)?.run(&cells, &probability(answers))?;
         let changes = &found.values - &found.base;
         let (mean, error) = over_first(changes.t().into_dyn());
-        let base = mean_and_error(found.base.iter().copied()).0;
+        let base = Estimate::of(found.base.iter().copied()).mean;
         let about = About {
             title: "Effect of the function vector".to_string(),
             caption: "Added to resid_post at the last position of prompts without examples."

@@ -8,7 +8,7 @@ use crate::model::Transformer;
 use crate::ops::part;
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
-use crate::statistics::{mean_and_error, over_first};
+use crate::statistics::{Estimate, over_first};
 use crate::tasks::RepeatedPrompt;
 
 /// How well a model predicts repeated random sequences.
@@ -19,13 +19,13 @@ pub struct RepeatedLoss {
     /// Share of prompts where the likeliest token is the next one, `[position]`, with its error.
     pub accuracy: Labelled,
     /// Mean loss within the first repeat, with its standard error over prompts.
-    pub first_loss: (f32, f32),
+    pub first_loss: Estimate,
     /// Mean loss where copying predicts the next token, with its standard error.
-    pub second_loss: (f32, f32),
+    pub second_loss: Estimate,
     /// Accuracy where copying predicts the next token, with its standard error.
-    pub second_accuracy: (f32, f32),
+    pub second_accuracy: Estimate,
     /// First minus second loss: what the repetition gains, with its standard error.
-    pub gain: (f32, f32),
+    pub gain: Estimate,
 }
 
 /// The logits' rows within the first repeat, BOS's included.
@@ -49,7 +49,7 @@ pub(crate) fn check(repeated: &[RepeatedPrompt]) -> Result<()> {
 }
 
 pub(crate) fn mean(values: &[f32]) -> f32 {
-    mean_and_error(values.iter().copied()).0
+    Estimate::of(values.iter().copied()).mean
 }
 
 /// Loss and accuracy on repeated random sequences, by position and by half.
@@ -85,10 +85,10 @@ pub fn repeated_loss(model: &Transformer, repeated: &[RepeatedPrompt]) -> Result
     let second = halves(&losses, &RepeatedPrompt::predictable);
     let gain = first.iter().zip(&second).map(|(a, b)| a - b);
     Ok(RepeatedLoss {
-        gain: mean_and_error(gain),
-        first_loss: mean_and_error(first),
-        second_loss: mean_and_error(second),
-        second_accuracy: mean_and_error(halves(&hits, &RepeatedPrompt::predictable)),
+        gain: Estimate::of(gain),
+        first_loss: Estimate::of(first),
+        second_loss: Estimate::of(second),
+        second_accuracy: Estimate::of(halves(&hits, &RepeatedPrompt::predictable)),
         loss: by_position(losses, "Loss on repeated sequences", "loss (nats)")?,
         accuracy: by_position(hits, "Accuracy on repeated sequences", "accuracy")?,
     })

@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod kernel;
+mod largest;
 mod linear;
 mod memory;
 mod norm;
@@ -21,6 +22,7 @@ pub use activation::{activate, activate_backward};
 pub(crate) use attention::{
     AttnScratch, HeadGradients, HeadViews, attend, attend_backward, scores, weighted_values,
 };
+pub(crate) use largest::largest;
 pub(crate) use linear::product_bytes;
 pub use linear::{linear, matmul, matmul_into};
 pub use memory::release_memory;
@@ -32,5 +34,5 @@ pub use norm::{
 pub(crate) use part::{part, part_mut};
 pub use rows::sum_rows;
 pub(crate) use rows::{for_rows, on_pool};
-pub(crate) use softmax::softmax_and_loss;
+pub(crate) use softmax::{kl_row, softmax_and_loss};
 pub use softmax::{log_softmax_row, softmax_backward_row, softmax_row};

@@ -1,5 +1,7 @@
 //! Softmax over a row.
 
+use ndarray::ArrayView1;
+
 use super::simd::{dot, exp, reduce, sum, vectorized};
 
 /// Softmax in place. Entries of −∞ become exactly 0, and trailing ones do not change the bits of
@@ -64,5 +66,36 @@ pub fn log_softmax_row(row: &mut [f32]) {
     let log_total = f64::from(max) + total.ln();
     for v in row.iter_mut() {
         *v = (f64::from(*v) - log_total) as f32;
+    }
+}
+
+/// KL(p ‖ q) of two rows of log-probabilities `[d_vocab]`, in nats, summed in f64. What
+/// `p` excludes (−∞) counts nothing; any other NaN shows.
+pub(crate) fn kl_row(p: ArrayView1<'_, f32>, q: ArrayView1<'_, f32>) -> f32 {
+    // Not `is_finite`, which would leave NaN out.
+    let terms = p.iter().zip(q).filter(|(p, _)| **p != f32::NEG_INFINITY);
+    let sum: f64 = terms
+        .map(|(p, q)| f64::from(*p).exp() * (f64::from(*p) - f64::from(*q)))
+        .sum();
+    sum as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kl_by_hand_and_nan_shows() {
+        let kl = |p: &[f32], q: &[f32]| kl_row(ArrayView1::from(p), ArrayView1::from(q));
+        let [half, third, rest] = [0.5_f32, 1.0 / 3.0, 2.0 / 3.0].map(f32::ln);
+        let expected = 0.5 * 1.5_f32.ln() + 0.5 * 0.75_f32.ln();
+        assert!((kl(&[half, half], &[third, rest]) - expected).abs() < 1e-7);
+        // What is impossible under `p` counts nothing.
+        let none = f32::NEG_INFINITY;
+        assert_eq!(kl(&[none, 0.0], &[half, half]), 2.0_f32.ln());
+        assert_eq!(kl(&[none, 0.0], &[none, 0.0]), 0.0);
+        assert_eq!(kl(&[half, half], &[none, 0.0]), f32::INFINITY);
+        assert!(kl(&[f32::NAN, 0.0], &[half, half]).is_nan());
+        assert!(kl(&[half, half], &[f32::NAN, 0.0]).is_nan());
     }
 }

@@ -6,8 +6,9 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::Parameters;
+use super::table::{Role, Tensor};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// `initializer_range` of Hugging Face's `GPT2Config`.
 const STD: f32 = 0.02;
@@ -23,29 +24,26 @@ impl Parameters {
     /// platform may differ in a last digit.)
     ///
     /// # Errors
-    /// [`Error::Config`] as in [`Config::check`].
+    /// As [`Parameters::zeros`].
     pub fn random(config: &Config, seed: u64) -> Result<Self> {
-        config.check()?;
-        let mut parameters = Self::zeros(config);
+        let mut parameters = Self::zeros(config)?;
         let scale = (2.0 * config.n_layers as f32).sqrt().recip();
-        let tensors = parameters.tensors_mut().into_par_iter().enumerate();
-        tensors.try_for_each(|(stream, (name, mut tensor))| {
-            let std = match name.as_str() {
-                bias if bias.ends_with(".bias") => return Ok(()),
-                norm if norm.contains("ln_") => {
-                    tensor.fill(1.0);
-                    return Ok(());
-                }
-                output if output.ends_with("c_proj.weight") => STD * scale,
-                _ => STD,
+        let tensors: Vec<_> = Tensor::required(config)
+            .zip(parameters.tensors_mut())
+            .collect();
+        let tensors = tensors.into_par_iter().enumerate();
+        tensors.for_each(|(stream, (Tensor { role, .. }, (_, mut values)))| {
+            let std = match role {
+                Role::Bias => return,
+                Role::Scale => return values.fill(1.0),
+                Role::Map => STD,
+                Role::Output => STD * scale,
             };
-            let normal = Normal::new(0.0, std)
-                .map_err(|error| Error::invalid("standard deviation", std, error.to_string()))?;
+            let normal = Normal::new(0.0, std).expect("the deviation is finite");
             let mut generator = ChaCha8Rng::seed_from_u64(seed);
             generator.set_stream(stream as u64);
-            tensor.map_inplace(|value| *value = normal.sample(&mut generator));
-            Ok(())
-        })?;
+            values.map_inplace(|value| *value = normal.sample(&mut generator));
+        });
         Ok(parameters)
     }
 }

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::cell;
 use super::color::Palette;
-use super::number::{count, number};
+use super::digits::{count, number};
 
 /// Which run is patched into which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,7 +57,7 @@ pub struct About {
     /// The colour scale that suits the values.
     pub palette: Palette,
     /// The metric of the unpatched runs; `clean` and `corrupted` for patching.
-    #[serde(with = "cell::named")]
+    #[serde(with = "crate::number::named")]
     pub baselines: BTreeMap<String, f32>,
     /// What was counted: prompts, cells, multiply-adds, ...
     pub counts: BTreeMap<String, u64>,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::absent::Absent;
 use super::labelled::{Labelled, finite_range};
-use super::number::number;
+use super::digits::number;
 
 /// The colour scale of a heat map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::axis::AxisKind;
 use super::label::{legible, width};
 use super::labelled::Labelled;
-use super::number::number;
+use super::digits::number;
 #[cfg(feature = "pictures")]
 use super::save::save_as;
 use crate::error::{Error, Result};

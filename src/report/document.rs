@@ -9,9 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::about::About;
 use super::absent::Absent;
 use super::axis::Axis;
-use super::cell::Cell;
 use super::labelled::Labelled;
 use crate::error::{Error, Result};
+use crate::number::Number;
 
 /// What a `.json` file holds.
 #[derive(Serialize, Deserialize)]
@@ -20,8 +20,8 @@ struct Document {
     about: About,
     axes: Vec<Axis>,
     shape: Vec<usize>,
-    values: Vec<Cell>,
-    std_error: Option<Vec<Cell>>,
+    values: Vec<Number>,
+    std_error: Option<Vec<Number>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     texts: Option<Vec<String>>,
     /// Why values are `null`: flat indices by reason.
@@ -55,7 +55,7 @@ impl<'de> Deserialize<'de> for Labelled {
 }
 
 /// The numbers of an array in row-major order.
-pub(super) fn cells(array: ArrayViewD<'_, f32>) -> Vec<Cell> {
+pub(super) fn cells(array: ArrayViewD<'_, f32>) -> Vec<Number> {
     array.iter().map(|&v| v.into()).collect()
 }
 
@@ -75,7 +75,7 @@ impl Labelled {
 impl Document {
     fn read(self) -> Result<Labelled> {
         let shape = self.shape;
-        let numbers = |name: &str, cells: Vec<Cell>| {
+        let numbers = |name: &str, cells: Vec<Number>| {
             let numbers = cells.into_iter().map(f32::from).collect();
             shaped(name, "numbers", &shape, numbers)
         };

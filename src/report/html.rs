@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use super::absent::Absent;
 use super::axis::{Axis, Part};
-use super::cell::Cell;
 use super::color::{ColorScale, css, ink, missing};
 use super::document::cells;
 use super::label::{legible, sanitized};
 use super::labelled::Labelled;
-use super::number::Decimals;
+use super::digits::Decimals;
 use super::save::{encoder, save_as};
 use crate::error::{Error, Result};
+use crate::number::Number;
 
 #[derive(Template)]
 #[template(path = "heat_map.html")]
@@ -35,8 +35,8 @@ struct MapData {
     title: String,
     axes: Vec<Axis>,
     parts: Vec<Part>,
-    values: Vec<Cell>,
-    std_error: Option<Vec<Cell>>,
+    values: Vec<Number>,
+    std_error: Option<Vec<Number>>,
     texts: Option<Vec<String>>,
     absent: Vec<AbsentData>,
     unit: String,
@@ -162,7 +162,7 @@ struct AttentionData {
 #[derive(Serialize)]
 struct AttentionHead {
     name: String,
-    pattern: Vec<Cell>,
+    pattern: Vec<Number>,
 }
 
 /// A page that shows attention patterns with the text: choose heads, point at a token to see

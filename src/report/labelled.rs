@@ -8,7 +8,7 @@ use super::about::{About, Normalization};
 use super::absent::Absent;
 use super::axis::{Axis, Part};
 use super::label::legible;
-use super::number::estimate;
+use super::digits::estimate;
 use crate::error::{Error, Result};
 
 /// An array with a name and labels for every axis: the result of every method.

@@ -35,14 +35,13 @@
 mod about;
 mod absent;
 mod axis;
-mod cell;
 mod color;
 mod curves;
+mod digits;
 mod document;
 mod html;
 mod label;
 mod labelled;
-mod number;
 #[cfg(feature = "pictures")]
 mod picture;
 mod ranking;

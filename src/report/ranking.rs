@@ -4,11 +4,15 @@ use std::fmt;
 
 use ndarray::Dimension as _;
 
+use super::axis::Part;
+use super::digits::estimate;
 use super::label::{legible, width};
 use super::labelled::Labelled;
-use super::number::estimate;
+use crate::ops::largest;
+use crate::statistics::write_with_error;
 
-/// A cell with its place in the array.
+/// A cell with its place in the array. Prints as its value with the error, where that is known:
+/// `+1.23 ± 0.04` by `{:+.2}`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RankedCell {
     /// One index per axis.
@@ -18,7 +22,7 @@ pub struct RankedCell {
     /// What the cell is called, raw: as the labels, but a layer and what lies in it have one name
     /// (`3.1`), see [`AxisKind::InLayer`](super::AxisKind::InLayer).
     pub names: Vec<String>,
-    /// The value, never NaN.
+    /// The value; those of a ranking are never NaN.
     pub value: f32,
     /// Its standard error, if known.
     pub std_error: Option<f32>,
@@ -42,27 +46,38 @@ pub struct Ranking {
 impl Labelled {
     /// The `n` cells of largest magnitude (all of them, if there are fewer); NaN cells never rank.
     pub fn top(&self, n: usize) -> Ranking {
-        let mut ranked = self.ranked();
+        let ranked = self.ranked();
         let of = ranked.len();
-        // Stable: ties stay in row-major order.
-        ranked.sort_by(|(_, a), (_, b)| b.abs().total_cmp(&a.abs()));
-        let (parts, shape) = (self.parts(), self.values().shape().to_vec());
-        let cell = |(index, value): (Vec<usize>, f32)| {
-            let at = index.as_slice();
-            RankedCell {
-                labels: self.labels_at(at).into_iter().map(String::from).collect(),
-                names: parts.iter().map(|part| part.at(at, &shape).to_string()).collect(),
-                std_error: self.std_error().map(|errors| errors[at]),
-                text: self.texts().map(|texts| texts[at].clone()),
-                index,
-                value,
-            }
-        };
+        let best = largest(of, n, |i| f64::from(ranked[i].1.abs()));
+        let parts = self.parts();
+        let cell = |i: usize| self.cell_of(&parts, &ranked[i].0);
         Ranking {
             unit: self.about.unit_label(),
             names: parts.iter().map(|part| part.name.clone()).collect(),
-            cells: ranked.into_iter().take(n).map(cell).collect(),
+            cells: best.into_iter().map(cell).collect(),
             of,
+        }
+    }
+
+    /// One cell by its indices.
+    ///
+    /// # Panics
+    /// If there is no such cell.
+    pub fn cell(&self, index: &[usize]) -> RankedCell {
+        self.cell_of(&self.parts(), index)
+    }
+
+    fn cell_of(&self, parts: &[Part], index: &[usize]) -> RankedCell {
+        let values = self.values();
+        let name = |part: &Part| part.at(index, values.shape()).to_string();
+        let labels = self.labels_at(index).into_iter();
+        RankedCell {
+            index: index.to_vec(),
+            labels: labels.map(String::from).collect(),
+            names: parts.iter().map(name).collect(),
+            value: values[index],
+            std_error: self.std_error().map(|errors| errors[index]),
+            text: self.texts().map(|texts| texts[index].clone()),
         }
     }
 
@@ -79,6 +94,12 @@ impl Labelled {
     pub(super) fn labels_at(&self, index: &[usize]) -> Vec<&str> {
         let pairs = self.axes().iter().zip(index);
         pairs.map(|(axis, &i)| axis.labels[i].as_str()).collect()
+    }
+}
+
+impl fmt::Display for RankedCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_with_error(f, self.value, self.std_error)
     }
 }
 

@@ -12,7 +12,7 @@ use anstyle::{RgbColor, Style};
 use super::color::{ColorScale, Rgb, ink};
 use super::label::{legible, wrap};
 use super::labelled::Labelled;
-use super::number::{estimate, number};
+use super::digits::{estimate, number};
 
 /// Which colours a terminal gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -6,58 +6,12 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
-use crate::config::Config;
+use crate::component::{Head, Qkv};
 use crate::error::{Error, Result};
 use crate::model::Transformer;
-use crate::ops::{matmul, part};
+use crate::ops::{largest, matmul, part};
 use crate::report::{About, Axis, Labelled};
-use crate::weights::factored::{FactoredMatrix, copying_score, eigenvalues, largest};
-
-/// One attention head, printed `9.6` for head 6 of layer 9.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-pub struct Head {
-    /// The layer.
-    pub layer: usize,
-    /// The head within the layer.
-    pub head: usize,
-}
-
-impl Head {
-    /// Head `head` of layer `layer`.
-    pub fn new(layer: usize, head: usize) -> Self {
-        Head { layer, head }
-    }
-
-    /// All heads of a model, layer by layer.
-    pub fn all(config: &Config) -> impl Iterator<Item = Head> {
-        let (layers, heads) = (config.n_layers, config.n_heads);
-        (0..layers).flat_map(move |layer| (0..heads).map(move |head| Head::new(layer, head)))
-    }
-
-    pub(crate) fn check(self, config: &Config) -> Result<()> {
-        let axes = [
-            ("layer", self.layer, config.n_layers),
-            ("head", self.head, config.n_heads),
-        ];
-        match axes.into_iter().find(|(_, found, end)| found >= end) {
-            Some((axis, found, end)) => Err(Error::OutOfRange {
-                at: format!("head {self}"),
-                axis,
-                found,
-                expected: format!("0..{end}"),
-            }),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::fmt::Display for Head {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.layer, self.head)
-    }
-}
+use crate::weights::factored::{FactoredMatrix, copying_score, eigenvalues};
 
 /// What a full QK circuit compares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -69,15 +23,7 @@ pub enum Embedding {
     Positions,
 }
 
-/// A head's three input maps.
-#[derive(Clone, Copy)]
-pub(crate) enum Input {
-    Q,
-    K,
-    V,
-}
-
-pub(crate) fn weight(model: &Transformer, head: Head, input: Input) -> ArrayView2<'_, f32> {
+pub(crate) fn weight(model: &Transformer, head: Head, input: Qkv) -> ArrayView2<'_, f32> {
     let (d_head, d_model) = (model.config().d_head(), model.config().d_model);
     let start = input as usize * d_model + head.head * d_head;
     let all = model.parameters().h[head.layer].attn.c_attn.weight.view();
@@ -109,7 +55,7 @@ impl<'m> Circuits<'m> {
         Circuits { model }
     }
 
-    fn w(&self, head: Head, input: Input) -> Result<ArrayView2<'m, f32>> {
+    fn w(&self, head: Head, input: Qkv) -> Result<ArrayView2<'m, f32>> {
         head.check(self.model.config())?;
         Ok(weight(self.model, head, input))
     }
@@ -126,7 +72,7 @@ impl<'m> Circuits<'m> {
     /// # Errors
     /// [`Error::OutOfRange`] for a head that the model lacks.
     pub fn ov(&self, head: Head) -> Result<FactoredMatrix> {
-        let w_v = self.w(head, Input::V)?;
+        let w_v = self.w(head, Qkv::V)?;
         let w_o = self.model.w_o(head.layer, head.head);
         Ok(FactoredMatrix::of(w_v.to_owned(), w_o.to_owned()))
     }
@@ -137,7 +83,7 @@ impl<'m> Circuits<'m> {
     /// # Errors
     /// [`Error::OutOfRange`] for a head that the model lacks.
     pub fn qk(&self, head: Head) -> Result<FactoredMatrix> {
-        let (w_q, w_k) = (self.w(head, Input::Q)?, self.w(head, Input::K)?);
+        let (w_q, w_k) = (self.w(head, Qkv::Q)?, self.w(head, Qkv::K)?);
         Ok(FactoredMatrix::of(w_q.to_owned(), w_k.t().to_owned()))
     }
 
@@ -146,7 +92,7 @@ impl<'m> Circuits<'m> {
     /// # Errors
     /// [`Error::OutOfRange`] for a head that the model lacks.
     pub fn full_ov(&self, head: Head) -> Result<FactoredMatrix> {
-        let w_v = self.w(head, Input::V)?;
+        let w_v = self.w(head, Qkv::V)?;
         let w_o = self.model.w_o(head.layer, head.head);
         let a = matmul(self.embedding(Embedding::Tokens), w_v);
         Ok(FactoredMatrix::of(
@@ -161,7 +107,7 @@ impl<'m> Circuits<'m> {
     /// # Errors
     /// [`Error::OutOfRange`] for a head that the model lacks.
     pub fn full_qk(&self, head: Head, dest: Embedding, src: Embedding) -> Result<FactoredMatrix> {
-        let (w_q, w_k) = (self.w(head, Input::Q)?, self.w(head, Input::K)?);
+        let (w_q, w_k) = (self.w(head, Qkv::Q)?, self.w(head, Qkv::K)?);
         let a = matmul(self.embedding(dest), w_q);
         let b = matmul(w_k.t(), self.embedding(src).t());
         Ok(FactoredMatrix::of(a, b))
@@ -179,7 +125,7 @@ impl<'m> Circuits<'m> {
             self.embedding(Embedding::Tokens),
         );
         let score = |head: Head| {
-            let w_v = weight(self.model, head, Input::V);
+            let w_v = weight(self.model, head, Qkv::V);
             let [wide, w_v] = [
                 matmul(self.model.w_o(head.layer, head.head), through.view()),
                 w_v.to_owned(),
@@ -226,12 +172,11 @@ impl<'m> Circuits<'m> {
 }
 
 /// The largest entries of a vector over the vocabulary (a row of a full circuit, or one of its
-/// singular vectors), falling: tokens with their values.
+/// singular vectors), falling, equal ones by token: tokens with their values. NaN counts as
+/// larger than every number.
 pub fn top_entries(values: ArrayView1<'_, f32>, n: usize) -> Vec<(u32, f32)> {
-    let entries = largest(values, n).into_iter();
-    entries
-        .map(|(token, value)| (token as u32, value))
-        .collect()
+    let best = largest(values.len(), n, |i| f64::from(values[i])).into_iter();
+    best.map(|i| (i as u32, values[i])).collect()
 }
 
 /// A singular direction by its tokens: those that it reads and those that it writes.

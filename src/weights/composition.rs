@@ -3,21 +3,23 @@
 
 use ndarray::{Array2, Array3, Array4, ArrayView2};
 
+use crate::component::{Head, Qkv};
 use crate::error::Result;
 use crate::ops::matmul;
 use crate::report::{About, Axis, Labelled, Palette};
-use crate::weights::circuits::{Circuits, Head, Input, weight};
+use crate::weights::circuits::{Circuits, weight};
 use crate::weights::factored::gram;
 
 impl<'m> Circuits<'m> {
     /// Composition scores `‖L · R‖ / (‖L‖ ‖R‖)` (Frobenius norms) of all pairs of heads,
     /// `[layer, head, later layer, later head]`: L is the OV circuit of the first head, R what
-    /// the later one reads with. 0 where the second layer does not come after the first, NaN
+    /// the later one reads with, by the input through which it does: its QK circuit for queries,
+    /// that transposed for keys, its OV circuit for values. 0 where the second layer does not come after the first, NaN
     /// for a circuit that is zero.
     ///
     /// # Errors
-    /// As [`Labelled::new`].
-    pub fn composition_scores(&self, kind: Composition) -> Result<Labelled> {
+    /// Same as [`Labelled::new`].
+    pub fn composition_scores(&self, kind: Qkv) -> Result<Labelled> {
         let config = self.model.config();
         let (layers, heads) = (config.n_layers, config.n_heads);
         let writers: Vec<Reduced> = Head::all(config).map(|h| self.reduced(h, None)).collect();
@@ -43,10 +45,14 @@ impl<'m> Circuits<'m> {
             Axis::new("later head", (0..heads).map(|i| format!("H{i}"))),
         ];
         let about = About {
-            title: format!("{kind:?}-composition"),
+            title: format!("Composition through {}", kind.describe()),
             caption: format!(
                 "‖OV · {}‖ / (‖OV‖ · ‖{0}‖) for every pair of heads; 0 where the second is not in a later layer.",
-                kind.reader()
+                match kind {
+                    Qkv::Q => "QK",
+                    Qkv::K => "QK^T",
+                    Qkv::V => "OV",
+                }
             ),
             unit: "composition score".to_string(),
             palette: Palette::Sequential,
@@ -58,23 +64,20 @@ impl<'m> Circuits<'m> {
     /// The scores of all three kinds in one table, `[composition, from, to]`, heads `0.0`, `0.1`, ...
     ///
     /// # Errors
-    /// As [`Circuits::composition_scores`].
+    /// Same as [`Circuits::composition_scores`].
     pub fn composition_table(&self) -> Result<Labelled> {
         let heads: Vec<String> = Head::all(self.model.config())
             .map(|h| h.to_string())
             .collect();
         let n = heads.len();
         let mut values = Vec::with_capacity(3 * n * n);
-        for kind in Composition::ALL {
+        for kind in Qkv::ALL {
             values.extend(self.composition_scores(kind)?.values().iter().copied());
         }
-        let values = Array3::from_shape_vec((3, n, n), values)
-            .unwrap_or_else(|_| unreachable!("one score a kind and pair"));
+        let values =
+            Array3::from_shape_vec((3, n, n), values).expect("one score per kind and pair");
         let axes = vec![
-            Axis::new(
-                "composition",
-                Composition::ALL.map(|kind| format!("{kind:?}")),
-            ),
+            Axis::new("composition", Qkv::ALL.map(|kind| kind.to_string())),
             Axis::new("from", heads.iter().cloned()),
             Axis::new("to", heads.iter().cloned()),
         ];
@@ -92,18 +95,18 @@ impl<'m> Circuits<'m> {
     }
 
     /// The factors of the matrix with which a head reads what another one wrote.
-    fn reader(&self, head: Head, kind: Composition) -> (ArrayView2<'m, f32>, ArrayView2<'m, f32>) {
+    fn reader(&self, head: Head, kind: Qkv) -> (ArrayView2<'m, f32>, ArrayView2<'m, f32>) {
         let w = |input| weight(self.model, head, input);
         match kind {
-            Composition::Q => (w(Input::Q), w(Input::K).reversed_axes()),
-            Composition::K => (w(Input::K), w(Input::Q).reversed_axes()),
-            Composition::V => (w(Input::V), self.model.w_o(head.layer, head.head)),
+            Qkv::Q => (w(Qkv::Q), w(Qkv::K).reversed_axes()),
+            Qkv::K => (w(Qkv::K), w(Qkv::Q).reversed_axes()),
+            Qkv::V => (w(Qkv::V), self.model.w_o(head.layer, head.head)),
         }
     }
 
     /// What composition needs of a head's OV circuit, or of the circuit that it reads with.
-    fn reduced(&self, head: Head, kind: Option<Composition>) -> Reduced {
-        let (a, b) = self.reader(head, kind.unwrap_or(Composition::V));
+    fn reduced(&self, head: Head, kind: Option<Qkv>) -> Reduced {
+        let (a, b) = self.reader(head, kind.unwrap_or(Qkv::V));
         let (rows, columns) = (gram(a.t()), gram(b));
         let norm = (&rows * &columns).sum().sqrt();
         Reduced {
@@ -124,28 +127,4 @@ fn composition(writer: &Reduced, middle: Array2<f32>, reader: &Reduced) -> f32 {
     let middle = middle.mapv(f64::from);
     let squared = (writer.gram.dot(&middle) * middle.dot(&reader.gram)).sum();
     (squared.max(0.0).sqrt() / (writer.norm * reader.norm)) as f32
-}
-
-/// Through which input a head reads what an earlier head wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Composition {
-    /// Its queries: R is its QK circuit.
-    Q,
-    /// Its keys: R is its transposed QK circuit.
-    K,
-    /// Its values: R is its OV circuit.
-    V,
-}
-
-impl Composition {
-    /// All three.
-    pub const ALL: [Composition; 3] = [Composition::Q, Composition::K, Composition::V];
-
-    fn reader(self) -> &'static str {
-        match self {
-            Composition::Q => "QK",
-            Composition::K => "QK^T",
-            Composition::V => "OV",
-        }
-    }
 }

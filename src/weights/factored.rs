@@ -1,7 +1,7 @@
 //! Matrices of low rank, kept as the product of two thin ones.
 
 use nalgebra::{Complex, DMatrix, Schur};
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView2};
 
 use crate::error::{Error, Result};
 use crate::ops::matmul;
@@ -239,18 +239,6 @@ pub(crate) fn eigenvalues(matrix: ArrayView2<'_, f64>) -> Result<Vec<Complex<f64
 pub(crate) fn gram(m: ArrayView2<'_, f32>) -> Array2<f64> {
     let m = m.mapv(f64::from);
     m.dot(&m.t())
-}
-
-/// The indices of the largest values, falling; ties in order of their index.
-pub(crate) fn largest(values: ArrayView1<'_, f32>, n: usize) -> Vec<(usize, f32)> {
-    let mut order: Vec<(usize, f32)> = values.iter().copied().enumerate().collect();
-    let by = |x: &(usize, f32), y: &(usize, f32)| y.1.total_cmp(&x.1).then(x.0.cmp(&y.0));
-    if 0 < n && n < order.len() {
-        order.select_nth_unstable_by(n - 1, by);
-    }
-    order.truncate(n);
-    order.sort_by(by);
-    order
 }
 
 fn to_nalgebra(m: ArrayView2<'_, f32>) -> DMatrix<f64> {

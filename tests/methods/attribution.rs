@@ -3,9 +3,9 @@
 use crate::common::Comparison;
 use ndarray::{Array2, Array3, Axis};
 use patchlens::{
-    Decomposition, DirectLogitAttribution, Edit, HookPoint, Intervention, Interventions, Labelled,
-    LogitDirection, Prompt, Run, Selection, Site, Target, Transformer, Values,
-    direct_logit_attribution,
+    Component, Decomposition, DirectLogitAttribution, Edit, Head, HookPoint, Intervention,
+    Interventions, Labelled, LogitDirection, Part, Prompt, Run, Selection, Site, Target,
+    Transformer, Values, direct_logit_attribution,
 };
 
 const BOUND: f32 = 1e-5;
@@ -20,6 +20,20 @@ fn open(name: &str) -> (Transformer, Prompt, LogitDirection) {
         prompt,
         LogitDirection::difference(tokens[0], tokens[1]),
     )
+}
+
+/// TransformerLens's label of a row.
+fn peer_label(part: Part) -> String {
+    match part {
+        Part::One(Component::Head(Head { layer, head })) => format!("L{layer}H{head}"),
+        Part::One(Component::Attention(layer)) => format!("{layer}_attn_out"),
+        Part::One(Component::AttentionBias(layer)) => format!("{layer}_b_O"),
+        Part::One(Component::Mlp(layer)) => format!("{layer}_mlp_out"),
+        Part::One(Component::Neurons(layer)) => format!("{layer}_neurons"),
+        Part::One(Component::MlpBias(layer)) => format!("{layer}_b_out"),
+        Part::AttentionBiases => "bias".to_string(),
+        same => same.to_string(),
+    }
 }
 
 fn row_sums(of: &Labelled) -> Vec<f32> {
@@ -56,7 +70,11 @@ fn decompositions_equal_transformer_lens() {
                 let found = attribution.decompose(by).unwrap();
                 let names = labels[label].as_array().unwrap();
                 let parts = names.len();
-                assert_eq!(&found.axes()[0].labels[..parts], names);
+                let rows = by.parts(model.config());
+                let peer: Vec<String> = rows[..parts].iter().map(|p| peer_label(*p)).collect();
+                assert_eq!(&peer, names);
+                let own: Vec<String> = rows.iter().map(ToString::to_string).collect();
+                assert_eq!(found.axes()[0].labels, own);
                 assert_eq!(found.axes()[0].labels[parts..], ["ln_final.bias", "b_U"]);
                 let key = format!("p{i}/dla/{key}");
                 let rows: Vec<usize> = (0..parts).collect();
@@ -180,7 +198,9 @@ fn the_best_neurons_are_those_of_the_full_list() {
                 .row_mut(position)
                 .assign(&(&out.row(neuron) * post[[position, neuron]]));
         }
-        let names: Vec<String> = (0..out.nrows()).map(|n| format!("L{layer}N{n}")).collect();
+        let names: Vec<String> = (0..out.nrows())
+            .map(|n| format!("mlp{layer}.{n}"))
+            .collect();
         let found = attribution.attribute(&names, vectors.view()).unwrap();
         all.extend(
             names
@@ -235,11 +255,9 @@ fn interventions_on_parts_keep_the_sum_and_those_on_the_sum_are_told() {
     let zero_head = Target::new(Site::Z.at(1)).at_heads(2);
     let ablated = attribute(Intervention::new(zero_head, Edit::Zero));
     let full = ablated.decompose(Decomposition::Full).unwrap();
-    let row = full.axes()[0]
-        .labels
-        .iter()
-        .position(|l| l == "L1H2")
-        .unwrap();
+    let rows = Decomposition::Full.parts(model.config());
+    let cut = |part: &Part| part.head() == Some(Head::new(1, 2));
+    let row = rows.iter().position(cut).unwrap();
     assert!(
         full.values()
             .index_axis(Axis(0), row)
@@ -270,7 +288,7 @@ fn interventions_on_parts_keep_the_sum_and_those_on_the_sum_are_told() {
     let patched = attribute(Intervention::new(Site::Z.at(0), Edit::Scale(3.0)));
     assert!(patched.decompose(Decomposition::Heads).is_ok());
     let message = patched.head_sources(2).unwrap_err().to_string();
-    assert!(message.contains("sources of L0H0"), "{message}");
+    assert!(message.contains("sources of 0.0"), "{message}");
 }
 
 #[test]
@@ -362,6 +380,6 @@ fn bad_input_is_an_error() {
     assert!(message.to_string().contains("prompts: none"), "{message}");
     let two = [direction.clone(), direction];
     let message = direct_logit_attribution(&model, &prompt, &two, by).unwrap_err();
-    let expected = "logit directions: found 2; expected 1, one a prompt";
+    let expected = "logit directions: found 2; expected 1, one per prompt";
     assert!(message.to_string().contains(expected), "{message}");
 }

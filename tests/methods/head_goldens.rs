@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use crate::common::Comparison;
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use patchlens::{
-    AttentionPattern, Circuits, Closeness, Composition, Detection, Embedding, FactoredMatrix, Head,
-    Prompt, Transformer, copy_scores, detect_heads, pattern_scores,
+    AttentionPattern, Circuits, Closeness, Detection, Embedding, FactoredMatrix, Head, Prompt, Qkv,
+    Transformer, copy_scores, detect_heads, pattern_scores,
 };
 
 const BOUND: f32 = 1e-5;
@@ -120,7 +120,7 @@ fn composition_of_all_pairs() {
     for golden in goldens() {
         let (name, reference) = (golden.name, &golden.tensors);
         let mut comparison = Comparison::new(BOUND);
-        for kind in Composition::ALL {
+        for kind in Qkv::ALL {
             let found = Circuits::new(&golden.model)
                 .composition_scores(kind)
                 .unwrap();
@@ -128,7 +128,7 @@ fn composition_of_all_pairs() {
             comparison.add(&key, found.values(), reference[&key].view());
         }
         let table = Circuits::new(&golden.model).composition_table().unwrap();
-        for (i, kind) in Composition::ALL.into_iter().enumerate() {
+        for (i, kind) in Qkv::ALL.into_iter().enumerate() {
             let expected = &reference[&format!("composition/{kind:?}")];
             let found = table.values().index_axis_move(Axis(0), i);
             let expected = expected.to_shape(found.shape()).unwrap();

@@ -4,10 +4,10 @@ use ndarray::{Array2, Array3};
 
 use super::paths::KeyPaths;
 use super::{InductionEdge, Study};
+use crate::component::{Head, Qkv};
 use crate::error::Result;
 use crate::report::{About, Axis, Labelled};
-use crate::weights::circuits::{Circuits, Head};
-use crate::weights::composition::Composition;
+use crate::weights::Circuits;
 
 /// What the search found about the keys; the fields are those of
 /// [`InductionCircuit`](super::InductionCircuit).
@@ -137,7 +137,7 @@ impl Study<'_> {
             receivers,
             previous: &previous,
             patterns,
-            composition: Circuits::new(self.model).composition_scores(Composition::K)?,
+            composition: Circuits::new(self.model).composition_scores(Qkv::K)?,
             least: self.search.min_share,
         };
         let mut edges = Vec::new();

@@ -6,15 +6,16 @@ use ndarray::{Array2, ArrayView2, Axis as Dim};
 use super::Study;
 use crate::ablation::heads::{EVERYWHERE, ablation_cells};
 use crate::cache::{ActivationCache, Selection};
+use crate::component::Head;
 use crate::error::Result;
-use crate::heads::scores::{AttentionPattern, PatternReader};
+use crate::heads::patterns::AttentionPattern;
+use crate::heads::scores::PatternReader;
 use crate::hook::Site;
 use crate::in_context::repeated_loss::mean;
 use crate::intervention::{Edit, Intervention, Interventions, Target, Values};
 use crate::model::lane::Held;
 use crate::model::{KeepLogits, Run};
 use crate::sweep::{Cell, HELD_READS, Recording, points_read};
-use crate::weights::circuits::Head;
 
 /// The base run of a study, and its receivers.
 pub(crate) struct KeyPaths<'s, 'm> {

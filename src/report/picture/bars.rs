@@ -7,7 +7,7 @@ use super::{line_height, text_px, widest_px};
 use crate::report::color::ColorScale;
 use crate::report::label::{legible, shorten, shorten_apart};
 use crate::report::labelled::Labelled;
-use crate::report::number::Decimals;
+use crate::report::digits::Decimals;
 use crate::report::row::{Row, rows, span};
 
 /// The width of the longest bar with its room.

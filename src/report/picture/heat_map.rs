@@ -8,7 +8,7 @@ use crate::report::absent::Absent;
 use crate::report::color::{ColorScale, ink, missing};
 use crate::report::label::{legible, shorten};
 use crate::report::labelled::Labelled;
-use crate::report::number::number;
+use crate::report::digits::number;
 use crate::report::view::{Slice, View};
 
 /// Most rows or columns of a picture.

@@ -6,7 +6,7 @@ use crate::report::axis::Part;
 use crate::report::color::{ColorScale, ink};
 use crate::report::label::{legible, shorten, shorten_apart};
 use crate::report::labelled::Labelled;
-use crate::report::number::Decimals;
+use crate::report::digits::Decimals;
 use crate::report::view::{Slice, View};
 
 /// Columns that a label may take before its middle is cut.

@@ -6,7 +6,7 @@ use super::PrintStyle;
 use crate::report::color::ColorScale;
 use crate::report::label::{legible, shorten, shorten_apart, width};
 use crate::report::labelled::Labelled;
-use crate::report::number::Decimals;
+use crate::report::digits::Decimals;
 use crate::report::row::{Row, rows, span};
 
 /// Widest label, and widest text of a cell, in columns of the terminal.

@@ -8,7 +8,7 @@ use super::PrintStyle;
 use crate::report::color::{ColorScale, Rgb};
 use crate::report::label::{legible, shorten, shorten_apart, width};
 use crate::report::labelled::Labelled;
-use crate::report::number::{Decimals, number};
+use crate::report::digits::{Decimals, number};
 use crate::report::view::{Slice, View};
 
 /// Widest row and column labels and texts of cells, in columns of the terminal.

@@ -2,11 +2,11 @@
 
 use ndarray::{Array2, array};
 use patchlens::{
-    AttentionPattern, Circuits, Composition, Embedding, FactoredMatrix, FunctionVectors, Head,
-    HeadReporter, InductionSearch, Prompt, Replacement, Result, Role, TokenPair,
-    attention_by_distance, attention_entropy, attention_to_roles, copy_scores_of_tokens,
-    head_ablation, head_direct_effect, in_context_score, in_context_score_by_head,
-    induction_circuit, logit_diff, pattern_scores, repeated_loss,
+    AttentionPattern, Circuits, Embedding, FactoredMatrix, FunctionVectors, Head, HeadReporter,
+    InductionSearch, Prompt, Qkv, Replacement, Result, Role, TokenPair, attention_by_distance,
+    attention_entropy, attention_to_roles, copy_scores_of_tokens, head_ablation,
+    head_direct_effect, in_context_score, in_context_score_by_head, induction_circuit, logit_diff,
+    pattern_scores, repeated_loss,
 };
 
 use super::builder::{Builder, VOCAB, repeated};
@@ -65,7 +65,7 @@ fn heads_and_shapes() {
     let square = Array2::zeros((2, 2));
     let score = AttentionPattern::Induction.score(square.view(), &[1, 2, 3]);
     turned_down("attention", score, &["[2, 2]", "[3, 3] for 3 tokens"]);
-    assert!(circuits.composition_scores(Composition::K).is_ok());
+    assert!(circuits.composition_scores(Qkv::K).is_ok());
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl Builder {
             tie_word_embeddings: false,
             ..Config::gpt2()
         };
-        let mut p = Parameters::zeros(&config);
+        let mut p = Parameters::zeros(&config).unwrap();
         let mut unembed = Array2::zeros((VOCAB, D_MODEL));
         for token in 0..VOCAB {
             p.wte[[token, TOKEN + token]] = 1.0;

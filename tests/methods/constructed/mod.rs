@@ -115,18 +115,21 @@ fn labels_are_those_built_in() {
 #[test]
 fn the_repetition_is_predicted_by_copying() {
     let found = repeated_loss(&induction_model(), &repeated(6, 12)).unwrap();
-    assert!(found.second_loss.0 < 0.1, "{found:?}");
+    assert!(found.second_loss.mean < 0.1, "{found:?}");
     // Position 0 can only attend to itself, so that its token seems to follow itself: where it
     // comes again, at 12, two continuations tie, and a tie is not a hit.
     let accuracy = found.accuracy.values();
     assert!(accuracy.iter().take(11).all(|v| *v == 0.0), "{accuracy}");
     assert!(accuracy.iter().skip(13).all(|v| *v == 1.0), "{accuracy}");
-    assert!(found.second_accuracy.0 > 0.9, "{found:?}");
-    assert!(found.first_loss.0 > (VOCAB as f32).ln() - 0.1, "{found:?}");
+    assert!(found.second_accuracy.mean > 0.9, "{found:?}");
+    assert!(
+        found.first_loss.mean > (VOCAB as f32).ln() - 0.1,
+        "{found:?}"
+    );
     let loss = found.loss.values();
     assert!(loss.iter().take(11).all(|v| *v > 1.0) && loss.iter().skip(13).all(|v| *v < 0.1));
-    let gain = found.first_loss.0 - found.second_loss.0;
-    assert!((found.gain.0 - gain).abs() < 1e-5);
+    let gain = found.first_loss.mean - found.second_loss.mean;
+    assert!((found.gain.mean - gain).abs() < 1e-5);
 }
 
 #[test]
@@ -229,7 +232,7 @@ fn in_context_score_is_negative_and_lost_with_the_circuit() {
     let model = induction_model();
     let (prompts, tokens) = (prompts(6, 12), TokenPair { late: 20, early: 6 });
     let whole = in_context_score(&model, &prompts, tokens).unwrap();
-    assert!(whole.score.0 < -2.0, "{whole:?}");
+    assert!(whole.score.mean < -2.0, "{whole:?}");
     // By hand: the loss of the 20th token is read at position 18.
     let logits = model.forward(&prompts[0]).unwrap();
     let (_, losses) = patchlens::next_token_loss(logits.view(), &prompts[0].tokens).unwrap();

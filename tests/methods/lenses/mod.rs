@@ -123,6 +123,27 @@ fn readout_agrees_with_the_metrics() {
     assert!(found.kl_to_final.values()[[0, 3]] > 1e-3);
 }
 
+/// Both once left out what was not finite, and then found two distributions equal.
+#[test]
+fn nan_shows_in_the_kl_of_a_lens_and_of_a_metric() {
+    let (config, mut parameters) = small(3).into_parts();
+    // Their sum overflows, so that the model's own answer is NaN.
+    parameters.h[0].mlp.c_proj.bias[0] = 3e38;
+    parameters.h[1].mlp.c_proj.bias[0] = 3e38;
+    let model = Transformer::new(config, parameters).unwrap();
+    let prompt = &prompts(1)[0];
+    let logits = model.forward(prompt).unwrap();
+    assert!(logits.iter().all(|v| v.is_nan()));
+    let kl = LogitLens::new(&model).run(prompt).unwrap().kl_to_final;
+    assert!(kl.values().iter().all(|v| v.is_nan()), "{}", kl.values());
+
+    let sound = small(3).forward(prompt).unwrap();
+    for [reference, run] in [[&logits, &sound], [&sound, &logits]] {
+        let metric = kl_divergence().with_reference(&[reference.view()]);
+        assert!(metric.evaluate(0, run.view()).unwrap().is_nan());
+    }
+}
+
 #[test]
 fn identity_translators_are_the_logit_lens_to_the_bit() {
     let model = crate::common::open("tiny-gelu-new");
