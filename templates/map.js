@@ -137,28 +137,33 @@ function grid(root, map, index, readout) {
   return () => fit(root, table, cells, (r, c) => linesAt(map, reasons, offset(r, c)), map, (r, c) => reasons.get(offset(r, c)));
 }
 
-const CHAR = 7.4, LINE = 16;
-// Makes cells as large as the window allows, and writes into them what then has room.
+// No spread into `Math.max`: a call takes only so many arguments.
+const widest = texts => texts.reduce((most, text) => Math.max(most, text.length), 0);
+// Makes cells as large as the window allows, and writes into them what then has room: the largest
+// font that holds all lines, or else fewer lines, or none.
 function fit(root, table, cells, linesOf, map, reasonOf) {
   const lines = cells.map((row, r) => row.map((_, c) => linesOf(r, c)));
-  const rows = cells.length, cols = cells[0].length;
-  const widest = n => Math.max(...lines.map(row => Math.max(...row.map(cell => Math.max(...cell.slice(0, n).map(line => line.length))))));
-  const most = Math.max(...lines.map(row => Math.max(...row.map(cell => cell.length))));
-  const labels = Math.max(...map.axes.slice(-2).map((axis, i) => i ? 0 : Math.max(...axis.labels.map(l => l.length))), table.querySelector(".corner").textContent.length);
-  const roomX = (root.clientWidth - labels * CHAR - 24) / cols;
-  const roomY = (window.innerHeight - 250) / rows;
-  const least = map.texts ? Math.min(10, widest(1)) * CHAR + 6 : 18;
-  const w = Math.max(least, Math.min(150, Math.floor(roomX)));
-  let n = most;
-  const wide = Math.max(w, Math.min(widest(n) * CHAR + 6, roomX));
-  while (n > 0 && widest(n) * CHAR + 4 > wide && !(map.texts && n === 1)) n--;
-  const h = Math.max(n * LINE + 4, 18, Math.min(80, Math.floor(roomY)));
-  table.style.setProperty("--w", w + "px");
-  table.style.setProperty("--h", h + "px");
+  const all = lines.flat(), cols = cells[0].length;
+  const [rowLabels, colLabels] = map.axes.slice(-2).map(axis => axis.labels);
+  const corner = table.querySelector(".corner").textContent;
+  const roomX = (root.clientWidth - widest([...rowLabels, corner]) * 7.4 - 24) / cols;
+  const roomY = (window.innerHeight - 250) / cells.length;
+  // A text may be cut; a number may not.
+  const texts = map.texts ? Math.min(8, widest(all.map(cell => cell[0]))) : 0;
+  const size = { w: Math.min(260, Math.max(18, texts * 6.8 + 6, Math.floor(roomX))), h: Math.min(130, Math.max(18, Math.floor(roomY))) };
+  const chars = n => Math.max(texts, widest(all.flatMap(cell => cell.slice(map.texts && cell.length > 1 ? 1 : 0, n))));
+  let n = widest(all), font = 17;
+  const fits = () => chars(n) * font * 0.61 + 4 <= size.w && n * font * 1.3 + 4 <= Math.max(size.h, roomY < 18 ? 0 : 20);
+  while (n > 0 && !fits()) {
+    font -= 1;
+    if (font < 11) { n -= 1; font = 17; }
+  }
+  table.style.setProperty("--w", size.w + "px");
+  table.style.setProperty("--h", size.h + "px");
+  table.style.setProperty("--font", font + "px");
   table.classList.toggle("small", n === 0);
-  table.classList.toggle("tiny", w < 14);
-  const head = map.axes[map.axes.length - 1].labels;
-  table.classList.toggle("upright", Math.max(...head.map(l => l.length)) * CHAR > w);
+  table.classList.toggle("tiny", size.w < 14);
+  table.classList.toggle("upright", widest(colLabels) * 7.4 > size.w);
   cells.forEach((row, r) => row.forEach((cell, c) => {
     cell.textContent = lines[r][c].slice(0, n || undefined).join("\n");
     const reason = reasonOf(r, c);
@@ -172,7 +177,8 @@ function bars(root, map, readout) {
     const value = toNumber(map.values[i]), error = errorAt(map, i) || 0;
     return [value - error, value + error];
   }).filter(Number.isFinite);
-  const low = Math.min(0, ...ends), high = Math.max(0, ...ends) || (low < 0 ? 0 : 1);
+  const low = ends.reduce((a, b) => Math.min(a, b), 0);
+  const high = ends.reduce((a, b) => Math.max(a, b), 0) || (low < 0 ? 0 : 1);
   const percent = value => 100 * (Math.min(high, Math.max(low, value)) - low) / (high - low);
   root.replaceChildren();
   const table = add(root, "table", undefined, "bars");

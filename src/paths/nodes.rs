@@ -5,7 +5,7 @@ use std::fmt;
 use crate::config::Config;
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Select, Target};
-use crate::report::Axis;
+use crate::report::{Axis, AxisKind};
 
 /// What is sent along the paths: one node's output, taken from the run on the new prompt.
 ///
@@ -227,8 +227,11 @@ impl Senders {
         let layers = Axis::layers(config.n_layers);
         let positions = Axis::tokens("position", tokens);
         let heads = Axis::heads(config.n_heads);
-        let mut components = Axis::new("component", heads.labels.clone());
+        let mut components = heads.clone().named("component");
         components.labels.push("MLP".to_string());
+        if let AxisKind::InLayer(names) = &mut components.kind {
+            names.push("mlp{}".to_string());
+        }
         match self {
             Senders::Heads => vec![layers, heads],
             Senders::HeadPositions => vec![layers, positions, heads],

@@ -124,9 +124,8 @@ impl About {
         if self.normalization == Normalization::Normalized {
             facts.push("normalized: 0 is the corrupted run, 1 the clean run".to_string());
         }
-        let list = |pairs: Vec<String>, between: &str| {
-            (!pairs.is_empty()).then(|| pairs.join(between))
-        };
+        let list =
+            |pairs: Vec<String>, between: &str| (!pairs.is_empty()).then(|| pairs.join(between));
         let baselines = self.baselines.iter();
         let baselines = baselines.map(|(k, v)| format!("{k} {}", number(*v)));
         let baselines = list(baselines.collect(), ", ");
@@ -171,7 +170,10 @@ fn saving(own: u64, full: u64) -> String {
     if own == 0 {
         "no multiply-adds".to_string()
     } else if times >= 9.95 {
-        format!("{} × fewer multiply-adds than full passes", count(times.round() as u64))
+        format!(
+            "{} × fewer multiply-adds than full passes",
+            count(times.round() as u64)
+        )
     } else if times >= 1.05 {
         format!("{times:.1} × fewer multiply-adds than full passes")
     } else if times > 0.95 {

@@ -137,7 +137,8 @@ impl Part {
     pub(super) fn all(axes: &[Axis]) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
         for (i, axis) in axes.iter().enumerate() {
-            let is_layers = |p: &Part| p.axes.len() == 1 && axes[p.axes[0]].kind == AxisKind::Layers;
+            let is_layers =
+                |p: &Part| p.axes.len() == 1 && axes[p.axes[0]].kind == AxisKind::Layers;
             let layers = parts.iter().rposition(is_layers);
             let (AxisKind::InLayer(names), Some(layers)) = (&axis.kind, layers) else {
                 parts.push(Part {

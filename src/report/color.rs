@@ -4,8 +4,8 @@ use colorgrad::Gradient;
 use serde::{Deserialize, Serialize};
 
 use super::absent::Absent;
-use super::labelled::{Labelled, finite_range};
 use super::digits::number;
+use super::labelled::{Labelled, finite_range};
 
 /// The colour scale of a heat map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

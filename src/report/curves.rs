@@ -6,9 +6,9 @@ use std::fmt;
 use std::path::Path;
 
 use super::axis::AxisKind;
+use super::digits::number;
 use super::label::{legible, width};
 use super::labelled::Labelled;
-use super::digits::number;
 #[cfg(feature = "pictures")]
 use super::save::save_as;
 use crate::error::{Error, Result};
@@ -55,7 +55,11 @@ impl Labelled {
         };
         let what = format!("labels of axis `{}`", last.name);
         if last.kind != AxisKind::Numbers {
-            return Err(Error::invalid(what, "names", "numbers, see `Axis::numbers`"));
+            return Err(Error::invalid(
+                what,
+                "names",
+                "numbers, see `Axis::numbers`",
+            ));
         }
         let parse = |label: &String| {
             let number = label.parse::<f64>().ok().filter(|x| x.is_finite());

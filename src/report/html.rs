@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::absent::Absent;
 use super::axis::{Axis, Part};
 use super::color::{ColorScale, css, ink, missing};
+use super::digits::Decimals;
 use super::document::cells;
 use super::label::{legible, sanitized};
 use super::labelled::Labelled;
-use super::digits::Decimals;
 use super::save::{encoder, save_as};
 use crate::error::{Error, Result};
 use crate::number::Number;
@@ -136,7 +136,12 @@ pub fn results_page(title: &str, results: &[&Labelled]) -> Result<String> {
     let section = |of: &&Labelled| Section {
         title: sanitized(&of.about.title),
         caption: sanitized(&of.about.caption),
-        facts: of.about.facts().iter().map(|fact| sanitized(fact)).collect(),
+        facts: of
+            .about
+            .facts()
+            .iter()
+            .map(|fact| sanitized(fact))
+            .collect(),
     };
     let page = ResultsPage {
         title: sanitized(title),

@@ -7,8 +7,8 @@ use ndarray::{Array, ArrayD, ArrayView, ArrayViewD, Axis as Dim, Dimension, IxDy
 use super::about::{About, Normalization};
 use super::absent::Absent;
 use super::axis::{Axis, Part};
-use super::label::legible;
 use super::digits::estimate;
+use super::label::legible;
 use crate::error::{Error, Result};
 
 /// An array with a name and labels for every axis: the result of every method.
@@ -127,7 +127,9 @@ impl Labelled {
         }
         let given = reasons.into_iter();
         let absent = self.absent.iter_mut();
-        absent.zip(given).for_each(|(own, given)| *own = given.or(*own));
+        absent
+            .zip(given)
+            .for_each(|(own, given)| *own = given.or(*own));
         Ok(self)
     }
 
@@ -196,9 +198,14 @@ impl Labelled {
 
     /// A cell's name and value: `3.1: 0.154 ± 0.011 logit difference`.
     pub(super) fn describe(&self, parts: &[Part], index: &[usize]) -> String {
-        let names = parts.iter().map(|part| legible(part.at(index, self.values.shape())));
+        let names = parts
+            .iter()
+            .map(|part| legible(part.at(index, self.values.shape())));
         let names = names.collect::<Vec<_>>().join(", ");
-        let text = self.texts.as_ref().map(|texts| format!("`{}` ", legible(&texts[index])));
+        let text = self
+            .texts
+            .as_ref()
+            .map(|texts| format!("`{}` ", legible(&texts[index])));
         let value = match self.absent[index] {
             Some(reason) => format!("{reason} ({})", reason.describe()),
             None => {

@@ -113,7 +113,12 @@ impl fmt::Display for Ranking {
         let mut rows = vec![header];
         for (rank, cell) in self.cells.iter().enumerate() {
             let mut row = vec![(rank + 1).to_string()];
-            row.extend(cell.names.iter().chain(&cell.text).map(|name| legible(name)));
+            row.extend(
+                cell.names
+                    .iter()
+                    .chain(&cell.text)
+                    .map(|name| legible(name)),
+            );
             row.push(estimate(cell.value, cell.std_error));
             rows.push(row);
         }

@@ -10,9 +10,9 @@ use std::io::IsTerminal as _;
 use anstyle::{RgbColor, Style};
 
 use super::color::{ColorScale, Rgb, ink};
+use super::digits::{estimate, number};
 use super::label::{legible, wrap};
 use super::labelled::Labelled;
-use super::digits::{estimate, number};
 
 /// Which colours a terminal gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -5,9 +5,9 @@ use super::ticks::ticks;
 use super::{Anchor, BLACK, GREY, GRID, PAD, Scene, Spelling, TEXT, WHITE};
 use super::{line_height, text_px, widest_px};
 use crate::report::color::ColorScale;
+use crate::report::digits::Decimals;
 use crate::report::label::{legible, shorten, shorten_apart};
 use crate::report::labelled::Labelled;
-use crate::report::digits::Decimals;
 use crate::report::row::{Row, rows, span};
 
 /// The width of the longest bar with its room.
@@ -72,7 +72,11 @@ fn value_text(row: &Row, decimals: Decimals, spell: Spelling) -> String {
     let mut text = match (row.absent, row.std_error) {
         (Some(reason), _) => reason.to_string(),
         (None, Some(error)) => {
-            format!("{} ± {}", decimals.format(row.value), decimals.format(error))
+            format!(
+                "{} ± {}",
+                decimals.format(row.value),
+                decimals.format(error)
+            )
         }
         (None, None) => decimals.format(row.value),
     };
@@ -129,7 +133,10 @@ impl Layout {
         let top = self.corner.1 + i * self.pitch;
         let (zero, end) = (self.x_px(0.0), self.x_px(row.clamped(self.span)));
         // At least a line, so that a small value differs from none.
-        let size = ((end - zero).abs().max(1), (self.pitch - 2 * self.gap()).max(1));
+        let size = (
+            (end - zero).abs().max(1),
+            (self.pitch - 2 * self.gap()).max(1),
+        );
         let from = (zero.min(end), top + self.gap());
         scene.rect(from, size, scale.of_sign(row.value));
         let Some(error) = row.std_error.map(f64::from).filter(|e| e.is_finite()) else {

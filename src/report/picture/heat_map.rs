@@ -6,9 +6,9 @@ use super::{Anchor, PAD, SMALL, Scene, Spelling, TEXT, bars, line_height, text_p
 use crate::error::{Error, Result};
 use crate::report::absent::Absent;
 use crate::report::color::{ColorScale, ink, missing};
+use crate::report::digits::number;
 use crate::report::label::{legible, shorten};
 use crate::report::labelled::Labelled;
-use crate::report::digits::number;
 use crate::report::view::{Slice, View};
 
 /// Most rows or columns of a picture.
@@ -126,7 +126,10 @@ impl Bar {
         let reasons = of.absent_by_reason().into_keys();
         let key = |reason: Absent| (reason, spell(reason.mark()), spell(&reason.to_string()));
         let missing: Vec<_> = reasons.map(key).collect();
-        let words = missing.iter().map(|(_, _, words)| text_px(words, TEXT) + 6).max();
+        let words = missing
+            .iter()
+            .map(|(_, _, words)| text_px(words, TEXT) + 6)
+            .max();
         let width = BAR.0 + 8 + widest_px(&ticks) + 6 + line_height(TEXT);
         let height = BAR.1 * scale.bar().len() as i32 / scale.colors().len() as i32;
         let room = (height + TEXT).max(text_px(&unit, TEXT));

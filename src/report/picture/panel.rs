@@ -4,9 +4,9 @@ use super::{Anchor, GREY, SMALL, Scene, Spelling, TEXT, line_height, text_px, wi
 use crate::report::Axis;
 use crate::report::axis::Part;
 use crate::report::color::{ColorScale, ink};
+use crate::report::digits::Decimals;
 use crate::report::label::{legible, shorten, shorten_apart};
 use crate::report::labelled::Labelled;
-use crate::report::digits::Decimals;
 use crate::report::view::{Slice, View};
 
 /// Columns that a label may take before its middle is cut.
@@ -159,7 +159,8 @@ impl<'a> Panel<'a> {
             let color = scale.color(value, slice.absent[(r, c)]);
             let title = self.titled.then(|| {
                 let index = [&slice.indices[..], &[r, c]].concat();
-                self.of.describe(&self.parts, &index[..self.of.axes().len()])
+                self.of
+                    .describe(&self.parts, &index[..self.of.axes().len()])
             });
             scene.titled_rect(from, self.cell, color, title);
             let lines = self.content.lines(slice, (r, c), self.cell, self.spell);
@@ -215,7 +216,9 @@ impl Content {
         let texts = of.texts().is_some();
         let widest = if texts { WIDEST_TEXTS } else { WIDEST_NUMBERS };
         let contents = [numbers, None].map(|numbers| Content { texts, numbers });
-        let sized = contents.into_iter().filter(|c| c.texts || c.numbers.is_some());
+        let sized = contents
+            .into_iter()
+            .filter(|c| c.texts || c.numbers.is_some());
         let mut sized = sized.map(|content| (content, content.size(view, cell, spell)));
         let fits = |(_, size): &(Content, (i32, i32))| size.0 * cols as i32 <= widest;
         let none = Content {
@@ -262,12 +265,18 @@ impl Content {
         if value.is_infinite() {
             let mark = if value > 0.0 { "∞" } else { "-∞" };
             let shown = cell.0.min(cell.1) >= PITCH;
-            return shown.then(|| (mark.to_string(), TEXT)).into_iter().collect();
+            return shown
+                .then(|| (mark.to_string(), TEXT))
+                .into_iter()
+                .collect();
         }
         let text = slice.texts.filter(|_| self.texts);
         let text = text.map(|texts| shorten(&spell(&legible(&texts[at])), CELL_TEXT));
         let number = self.numbers.map(|decimals| decimals.format(value));
-        let error = slice.std_error.map(|errors| errors[at]).filter(|e| !e.is_nan());
+        let error = slice
+            .std_error
+            .map(|errors| errors[at])
+            .filter(|e| !e.is_nan());
         let error = self.numbers.zip(error);
         let error = error.map(|(decimals, error)| format!("±{}", decimals.format(error)));
         let lines = [text, number, error].into_iter().flatten();

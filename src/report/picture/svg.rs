@@ -22,6 +22,8 @@ impl Picture<'_> {
 
 impl Scene {
     pub(super) fn to_svg(&self) -> Result<String> {
-        Picture { scene: self }.render().map_err(|e| encoder("svg", e))
+        Picture { scene: self }
+            .render()
+            .map_err(|e| encoder("svg", e))
     }
 }

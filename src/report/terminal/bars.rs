@@ -4,9 +4,9 @@ use std::fmt::{self, Write as _};
 
 use super::PrintStyle;
 use crate::report::color::ColorScale;
+use crate::report::digits::Decimals;
 use crate::report::label::{legible, shorten, shorten_apart, width};
 use crate::report::labelled::Labelled;
-use crate::report::digits::Decimals;
 use crate::report::row::{Row, rows, span};
 
 /// Widest label, and widest text of a cell, in columns of the terminal.
@@ -41,9 +41,7 @@ impl<'a> Bars<'a> {
                 (None, Some(error), Some(widest)) => {
                     format!("{} ± {error:>widest$}", decimals.format(row.value))
                 }
-                (None, None, Some(widest)) => {
-                    decimals.format(row.value) + &" ".repeat(widest + 3)
-                }
+                (None, None, Some(widest)) => decimals.format(row.value) + &" ".repeat(widest + 3),
                 (None, _, None) => decimals.format(row.value),
             };
             (label, row, value)

@@ -6,9 +6,9 @@ use ndarray::Array2;
 
 use super::PrintStyle;
 use crate::report::color::{ColorScale, Rgb};
+use crate::report::digits::{Decimals, number};
 use crate::report::label::{legible, shorten, shorten_apart, width};
 use crate::report::labelled::Labelled;
-use crate::report::digits::{Decimals, number};
 use crate::report::view::{Slice, View};
 
 /// Widest row and column labels and texts of cells, in columns of the terminal.
@@ -19,17 +19,15 @@ const CELL_TEXT: usize = 10;
 const FEW: usize = 400;
 
 /// Writes all slices, with their standard errors.
-pub(super) fn write(
-    f: &mut fmt::Formatter<'_>,
-    of: &Labelled,
-    style: PrintStyle,
-) -> fmt::Result {
+pub(super) fn write(f: &mut fmt::Formatter<'_>, of: &Labelled, style: PrintStyle) -> fmt::Result {
     let view = View::new(of);
     let table = Table::new(of, &view, style);
     let shown = view.slices().take(style.max_slices);
     let shown: Vec<Slice<'_>> = shown.collect();
     let beside: Vec<Block<'_>> = shown.iter().map(|slice| table.block(slice, true)).collect();
-    let beside = beside.iter().all(|block| block.end(0) == table.col_labels.len());
+    let beside = beside
+        .iter()
+        .all(|block| block.end(0) == table.col_labels.len());
     let errors = of.std_error().filter(|_| !beside);
     for slice in &shown {
         if !slice.heading.is_empty() {
@@ -108,7 +106,9 @@ impl Table {
             let error = slice.std_error.filter(|_| errors).map(|e| e[at]);
             let error = error.filter(|e| !e.is_nan());
             let error = error.map(|e| format!("±{}", self.decimals.format(e)));
-            let text = slice.texts.map(|t| shorten(&legible(&t[at]), CELL_TEXT) + " ");
+            let text = slice
+                .texts
+                .map(|t| shorten(&legible(&t[at]), CELL_TEXT) + " ");
             let text = text.unwrap_or_default() + &value + &error.unwrap_or_default();
             let color = self.scale.color(slice.values[at], slice.absent[at]);
             (text, Some(color))
@@ -120,7 +120,10 @@ impl Table {
     fn errors(&self, slice: &Slice<'_>) -> Block<'_> {
         let cells = Array2::from_shape_fn(self.shown(), |at| {
             let error = slice.std_error.map(|e| e[at]).filter(|e| !e.is_nan());
-            (error.map_or_else(String::new, |e| self.decimals.format(e)), None)
+            (
+                error.map_or_else(String::new, |e| self.decimals.format(e)),
+                None,
+            )
         });
         Block::new(self, cells)
     }
