@@ -1,0 +1,200 @@
+//! Gradients of any scalar of the logits: at every hook point, and of all parameters.
+//!
+//! The forward is [`Transformer::run`], asked to keep what the way back reads; there is no second
+//! copy of it. Each op's backward stands beside its forward in [`ops`](crate::ops).
+
+mod attention;
+mod objective;
+mod reverse;
+mod tape;
+
+use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use rayon::prelude::*;
+
+pub use objective::cross_entropy;
+
+use crate::cache::{ActivationCache, Selection};
+use crate::error::{Error, Result};
+use crate::hook::{HookPoint, Site};
+use crate::model::lane::Lane;
+use crate::model::{Hooks, KeepLogits, Logits, Run, RunShape, Transformer, check_selection};
+use crate::parameters::Parameters;
+use crate::prompt::Prompt;
+use reverse::Reverse;
+
+/// What a backward pass is to give.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Backward<'s> {
+    /// Points whose gradients are wanted. Those upstream of the first one cost nothing.
+    pub gradients: Option<&'s Selection>,
+    /// Activations of the same run to keep.
+    pub activations: Option<&'s Selection>,
+    /// Whether the gradient of the parameters is wanted.
+    pub parameters: bool,
+}
+
+/// What a backward pass gave.
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    /// The objective, one value a prompt.
+    pub values: Vec<f64>,
+    /// One cache a prompt: the gradient of *its* value at the points asked for, in the shapes of
+    /// the activations. Empty unless [`Backward::gradients`] asked for it.
+    pub gradients: Vec<ActivationCache>,
+    /// One cache a prompt; empty unless [`Backward::activations`] asked for it.
+    pub activations: Vec<ActivationCache>,
+    /// The gradient of the *sum* of all values, if [`Backward::parameters`] asked for it. Where
+    /// embedding and unembedding are tied, `wte` has the sum of both uses.
+    pub parameters: Option<Parameters>,
+}
+
+impl Transformer {
+    /// Runs prompts forward under hooks, asks `objective` for a scalar of each one's logits, and
+    /// goes back.
+    ///
+    /// The objective gets the prompt's index and its logits `[pos, d_vocab]`, and returns its
+    /// value and the value's gradient at the logits, in their shape; [`cross_entropy`] makes one.
+    /// It may be called on several threads at once.
+    ///
+    /// Conventions: a gradient is that of what downstream computation read at the point, so what
+    /// a hook changed counts as an added constant. LayerNorm is computed once for queries, keys
+    /// and values, hence the gradient at its points is the sum over the three. At `hook_q_input`
+    /// and the like stands the gradient through that reader and head alone, at `hook_attn_in` the
+    /// sum over the three readers. At masked scores the gradient is 0; where a hook has set such a
+    /// score to a number, gradients at that row's query and the later key take that number for
+    /// `q·k`, and are not to be relied on.
+    ///
+    /// A prompt's gradients have the bits that they would have alone, whatever the number of
+    /// threads; those of the parameters depend on the batch and its order, not on the threads.
+    ///
+    /// ```
+    /// use ndarray::Array2;
+    /// use patchlens::{Backward, Config, Prompt, Selection, Site, Transformer};
+    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+    /// let model = Transformer::random(config, 0)?;
+    /// // The logit of token 3 at the last position, minus that of token 5.
+    /// let difference = |_prompt: usize, logits: ndarray::ArrayView2<'_, f32>| {
+    ///     let last = logits.nrows() - 1;
+    ///     let mut gradient = Array2::zeros(logits.dim());
+    ///     gradient[[last, 3]] = 1.0;
+    ///     gradient[[last, 5]] = -1.0;
+    ///     (f64::from(logits[[last, 3]] - logits[[last, 5]]), gradient)
+    /// };
+    /// let points = Selection::points([Site::Z.at(0), Site::ResidPost.at(1)]);
+    /// let want = Backward { gradients: Some(&points), ..Backward::default() };
+    /// let result = model.gradients(&Prompt::from([1, 2, 3]), (), difference, &want)?;
+    /// assert_eq!(result.gradients[0].get(Site::Z.at(0))?.shape(), [3, 2, 4]); // [pos, head, d_head]
+    /// # Ok::<(), patchlens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Transformer::run`], before anything is computed; also for points and positions whose
+    /// gradient is asked for. [`Error::Invalid`] for hooks at the split inputs (`hook_attn_in`,
+    /// `hook_q_input`, `hook_k_input`, `hook_v_input`), through which no gradient can be taken
+    /// yet, and for an objective that is not finite; [`Error::Shape`] for a gradient of another
+    /// shape than the logits'.
+    pub fn gradients<H: Hooks>(
+        &self,
+        prompts: &(impl AsRef<[Prompt]> + ?Sized),
+        mut hooks: H,
+        objective: impl Fn(usize, ArrayView2<'_, f32>) -> (f64, Array2<f32>) + Sync,
+        want: &Backward<'_>,
+    ) -> Result<Gradients> {
+        let prompts = prompts.as_ref();
+        self.check_prompts(prompts)?;
+        let shape = RunShape {
+            config: self.config(),
+            lengths: prompts.iter().map(Prompt::len).collect(),
+            stop_at_layer: None,
+            logits: KeepLogits::All,
+        };
+        for selection in [want.gradients, want.activations].into_iter().flatten() {
+            check_selection(&shape, selection)?;
+        }
+        // First: a hook may know its places only then.
+        hooks.begin(&shape)?;
+        self.check_split_inputs(prompts.len(), &hooks)?;
+        let pattern_edited =
+            |layer| (0..prompts.len()).any(|i| hooks.wants(Site::Pattern.at(layer), i));
+        let mut tape = tape::points(self.config(), want, pattern_edited);
+        tape.extend(want.activations.into_iter().flat_map(Selection::iter));
+        let run = Run {
+            cache: Some(&tape),
+            ..Run::default()
+        };
+        let output = self.run(prompts, hooks, &run)?;
+        let (values, logits) = evaluate(&output.logits, objective)?;
+
+        let lanes: Vec<Lane<'_>> = prompts
+            .iter()
+            .map(|prompt| Lane::full(&prompt.tokens, Vec::new()))
+            .collect();
+        let (gradients, parameters) = Reverse::new(self, &lanes, &output.caches, want).run(logits);
+        let activations = want.activations.map_or_else(Vec::new, |selection| {
+            let caches = output.caches.iter();
+            caches.map(|cache| cache.narrowed(selection)).collect()
+        });
+        Ok(Gradients {
+            values,
+            gradients,
+            activations,
+            parameters,
+        })
+    }
+
+    fn check_split_inputs(&self, prompts: usize, hooks: &impl Hooks) -> Result<()> {
+        let sites = [Site::AttnIn, Site::QInput, Site::KInput, Site::VInput];
+        let points = (0..self.config().n_layers).flat_map(|layer| sites.map(|site| site.at(layer)));
+        let hooked = |point: &HookPoint| (0..prompts).any(|i| hooks.wants(*point, i));
+        match points.into_iter().find(hooked) {
+            None => Ok(()),
+            Some(point) => Err(Error::invalid(
+                "hooks of a run with gradients",
+                format!("a hook at `{point}`"),
+                "hooks at other points than the inputs split by head",
+            )),
+        }
+    }
+}
+
+/// The objective of each prompt, and its gradient at the logits of all, one above another.
+fn evaluate(
+    logits: &Logits,
+    objective: impl Fn(usize, ArrayView2<'_, f32>) -> (f64, Array2<f32>) + Sync,
+) -> Result<(Vec<f64>, Array2<f32>)> {
+    let each: Vec<(f64, Array2<f32>)> = (0..logits.len())
+        .into_par_iter()
+        .map(|i| objective(i, logits.get(i)))
+        .collect();
+    for (i, (value, gradient)) in each.iter().enumerate() {
+        check_objective(i, *value, gradient, logits.get(i).dim())?;
+    }
+    let gradients: Vec<_> = each.iter().map(|(_, gradient)| gradient.view()).collect();
+    let stacked = concatenate(Axis(0), &gradients)
+        .unwrap_or_else(|_| unreachable!("there are prompts, and widths were compared"));
+    Ok((each.iter().map(|(value, _)| *value).collect(), stacked))
+}
+
+fn check_objective(
+    prompt: usize,
+    value: f64,
+    gradient: &Array2<f32>,
+    (rows, width): (usize, usize),
+) -> Result<()> {
+    if !value.is_finite() {
+        let what = format!("objective of prompt {prompt}");
+        return Err(Error::invalid(what, value, "a finite number"));
+    }
+    let at = format!("gradient at the logits of prompt {prompt}");
+    if gradient.dim() != (rows, width) {
+        return Err(Error::Shape {
+            at,
+            found: gradient.shape().to_vec(),
+            expected: format!("[{rows}, {width}], the logits' shape"),
+        });
+    }
+    match gradient.iter().find(|g| !g.is_finite()) {
+        Some(found) => Err(Error::invalid(at, found, "finite numbers")),
+        None => Ok(()),
+    }
+}

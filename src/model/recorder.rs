@@ -1,0 +1,166 @@
+//! Keeping activations during a pass.
+
+use ndarray::{Array2, Array3, ArrayD, ArrayView2, Axis};
+use std::sync::Arc;
+
+use super::lane::Lane;
+use super::rows::Rows;
+use crate::cache::{ActivationCache, Entry, Selection};
+use crate::config::Config;
+use crate::hook::HookPoint;
+use crate::ops::{part, part_mut};
+
+/// Keeps activations of a pass, one cache a lane.
+pub(crate) struct Recorder {
+    selection: Selection,
+    caches: Vec<ActivationCache>,
+}
+
+impl Recorder {
+    pub fn new(selection: &Selection, lanes: &[Lane<'_>]) -> Self {
+        let caches = lanes
+            .iter()
+            .map(|lane| ActivationCache::new(lane.tokens, selection.positions()))
+            .collect();
+        Recorder {
+            selection: selection.clone(),
+            caches,
+        }
+    }
+
+    pub fn wants(&self, at: HookPoint) -> bool {
+        self.selection.points.contains(&at)
+    }
+
+    /// Keeps the rows of all lanes at a point with a leading position axis; shares the memory
+    /// where it can.
+    pub fn record(&mut self, at: HookPoint, stack: &Rows, lanes: &[Lane<'_>], config: &Config) {
+        for (i, lane) in lanes.iter().enumerate() {
+            let n = lane.tokens.len();
+            let entry = match (lane.base, self.selection.positions()) {
+                (None, None) => Entry {
+                    data: Arc::clone(&stack.data),
+                    rows: stack.layout.range(i),
+                    shape: at.axes().shape(config, n),
+                },
+                (base, positions) => {
+                    let whole = complete(base.map(|b| b.planned(at)), stack, i, n);
+                    let kept = match positions {
+                        Some(positions) => whole.select(Axis(0), positions),
+                        None => whole,
+                    };
+                    let shape = at.axes().shape(config, kept.nrows());
+                    Entry::owned(kept, shape)
+                }
+            };
+            self.caches[i].entries.insert(at, entry);
+        }
+    }
+
+    /// Keeps an activation of one lane, `[pos, head, d_model]`: all heads, and the positions
+    /// given; the rest is the base's.
+    pub fn record_rows(
+        &mut self,
+        at: HookPoint,
+        index: usize,
+        lane: &Lane<'_>,
+        positions: &[usize],
+        values: &Array3<f32>,
+    ) {
+        let whole = match lane.base {
+            None => values.clone(),
+            Some(base) => {
+                let (_, heads, width) = values.dim();
+                let shape = (lane.tokens.len(), heads, width);
+                let mut whole = reshaped(base.planned(at), shape);
+                for (position, row) in positions.iter().zip(values.outer_iter()) {
+                    whole.index_axis_mut(Axis(0), *position).assign(&row);
+                }
+                whole
+            }
+        };
+        let kept = match self.selection.positions() {
+            Some(positions) => whole.select(Axis(0), positions),
+            None => whole,
+        };
+        self.insert(at, index, kept.into_dyn());
+    }
+
+    /// The caches; what a lane did not compute at all is its base's.
+    pub fn finish(mut self, lanes: &[Lane<'_>]) -> Vec<ActivationCache> {
+        for (cache, lane) in self.caches.iter_mut().zip(lanes) {
+            for (point, entry) in lane.base.iter().flat_map(|base| &base.entries) {
+                if self.selection.points.contains(point) {
+                    cache.entries.entry(*point).or_insert_with(|| entry.clone());
+                }
+            }
+        }
+        self.caches
+    }
+
+    /// Keeps attention of one lane, `[head, dest, src]`, for the heads and destinations given;
+    /// the rest is the base's.
+    pub fn record_attention(
+        &mut self,
+        at: HookPoint,
+        index: usize,
+        lane: &Lane<'_>,
+        (heads, dest): (&[usize], &[usize]),
+        values: &Array3<f32>,
+    ) {
+        let whole = match lane.base {
+            None => values.clone(),
+            Some(base) => {
+                let n = lane.tokens.len();
+                let flat = base.planned(at);
+                let shape = (flat.nrows() / n, n, n);
+                let mut whole = reshaped(flat, shape);
+                for (i, h) in heads.iter().enumerate() {
+                    for (j, d) in dest.iter().enumerate() {
+                        let row = values.index_axis(Axis(0), i).index_axis_move(Axis(0), j);
+                        whole
+                            .index_axis_mut(Axis(0), *h)
+                            .index_axis_move(Axis(0), *d)
+                            .assign(&row);
+                    }
+                }
+                whole
+            }
+        };
+        let kept = match self.selection.positions() {
+            Some(positions) => whole.select(Axis(1), positions),
+            None => whole,
+        };
+        self.insert(at, index, kept.into_dyn());
+    }
+
+    fn insert(&mut self, at: HookPoint, lane: usize, values: ArrayD<f32>) {
+        let entry = Entry::from_array(at.axes(), values);
+        self.caches[lane].entries.insert(at, entry);
+    }
+}
+
+/// A base's activation in three dimensions.
+fn reshaped(flat: ArrayView2<'_, f32>, shape: (usize, usize, usize)) -> Array3<f32> {
+    flat.to_owned()
+        .into_shape_with_order(shape)
+        .unwrap_or_else(|_| unreachable!("a base's activation is whole"))
+}
+
+/// The rows of a whole sequence: the lane's where it has them, the base's elsewhere.
+fn complete(base: Option<ArrayView2<'_, f32>>, stack: &Rows, lane: usize, n: usize) -> Array2<f32> {
+    let mut whole = Array2::zeros((n, stack.data.ncols()));
+    if let Some(base) = base {
+        let known = base.nrows().min(n);
+        part_mut(whole.view_mut(), 0, 0..known).assign(&part(base.view(), 0, 0..known));
+    }
+    for (position, row) in stack
+        .layout
+        .positions(lane)
+        .iter()
+        .zip(stack.lane(lane).rows())
+    {
+        whole.row_mut(*position).assign(&row);
+    }
+    whole
+}

@@ -1,0 +1,38 @@
+//! Free functions on arrays: each op of the forward pass, with its backward beside it.
+//!
+//! Every function gives a row of its output the same bits whatever other rows are computed with
+//! it, in whatever number, by whatever number of threads: sums run in an order which depends on
+//! the row alone.
+
+mod activation;
+mod attention;
+mod kernel;
+mod largest;
+mod linear;
+mod memory;
+mod norm;
+mod part;
+mod rows;
+mod simd;
+mod softmax;
+mod stream;
+
+pub(crate) use activation::activate_row;
+pub use activation::{activate, activate_backward};
+pub(crate) use attention::{
+    AttnScratch, HeadGradients, HeadViews, attend, attend_backward, scores, weighted_values,
+};
+pub(crate) use largest::largest;
+pub(crate) use linear::product_bytes;
+pub use linear::{linear, matmul, matmul_into};
+pub use memory::release_memory;
+pub(crate) use memory::{Matrix, Thrift, map_rows, matrix};
+pub use norm::{
+    Normalized, affine, affine_backward, layer_norm, layer_norm_affine, layer_norm_backward,
+    layer_norm_scale_backward,
+};
+pub(crate) use part::{part, part_mut};
+pub use rows::sum_rows;
+pub(crate) use rows::{for_rows, on_pool, sorted};
+pub(crate) use softmax::{kl_row, softmax_and_loss};
+pub use softmax::{log_softmax_row, softmax_backward_row, softmax_row};
