@@ -244,6 +244,12 @@ impl ActivationCache {
         }
     }
 
+    /// Takes over what another cache of the same run holds.
+    pub(crate) fn absorb(&mut self, other: &ActivationCache) {
+        let more = other.entries.iter().map(|(p, e)| (*p, e.clone()));
+        self.entries.extend(more);
+    }
+
     /// For the engine, which has planned that the base holds what it reads.
     pub(crate) fn planned(&self, point: HookPoint) -> ArrayView2<'_, f32> {
         self.flat(point)

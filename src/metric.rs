@@ -138,18 +138,23 @@ impl Metric {
 
     /// Gives a KL divergence the logits `[pos, d_vocab]` of the runs that it is measured to.
     /// Other metrics stay as they are.
-    pub fn with_reference(mut self, logits: &[ArrayView2<'_, f32>]) -> Self {
+    pub fn with_reference(self, logits: &[ArrayView2<'_, f32>]) -> Self {
+        let row = |logits: &ArrayView2<'_, f32>| {
+            let position = self.position.unwrap_or(logits.nrows().saturating_sub(1));
+            if position >= logits.nrows() {
+                return Vec::new();
+            }
+            logits.row(position).to_vec()
+        };
+        let rows = logits.iter().map(row).collect();
+        self.with_reference_rows(rows)
+    }
+
+    /// The same with the logits `[d_vocab]` at the position that it reads, by prompt.
+    pub(crate) fn with_reference_rows(mut self, mut rows: Vec<Vec<f32>>) -> Self {
         if let Kind::Kl(reference) = &mut self.kind {
-            let rows = logits.iter().map(|logits| {
-                let position = self.position.unwrap_or(logits.nrows().saturating_sub(1));
-                if position >= logits.nrows() {
-                    return Vec::new();
-                }
-                let mut row = logits.row(position).to_vec();
-                log_softmax_row(&mut row);
-                row
-            });
-            *reference = Some(rows.collect());
+            rows.iter_mut().for_each(|row| log_softmax_row(row));
+            *reference = Some(rows.into());
         }
         self
     }
@@ -267,9 +272,7 @@ impl Metric {
                 None => Ok(()),
             };
         }
-        if let Some(found) = Some(self.position.unwrap_or(0)).filter(|p| *p >= n) {
-            return Err(self.out_of_range(prompt, "pos", found, n));
-        }
+        self.check_position(prompt, n)?;
         if let Kind::Kl(Some(rows)) = &self.kind
             && of(rows, prompt).len() != d_vocab
         {
@@ -286,6 +289,14 @@ impl Metric {
         {
             Some(token) => Err(self.out_of_range(prompt, "token", token as usize, d_vocab)),
             None => Ok(()),
+        }
+    }
+
+    /// Checks that a prompt of `n` tokens has the position that it reads.
+    pub(crate) fn check_position(&self, prompt: usize, n: usize) -> Result<()> {
+        match self.position.unwrap_or(0) {
+            found if found >= n => Err(self.out_of_range(prompt, "pos", found, n)),
+            _ => Ok(()),
         }
     }
 
