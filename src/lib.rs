@@ -29,6 +29,7 @@ mod error;
 mod files;
 mod generate;
 mod gradient;
+mod head_results;
 mod heads;
 mod hook;
 mod in_context;
@@ -56,8 +57,8 @@ mod tracing;
 mod weights;
 
 pub use ablation::{
-    Ablation, AblationNode, Circuit, CircuitNode, Completeness, Faithfulness, HeadAblation,
-    KnockOut, Minimality, NodeMinimality, Replacement, head_ablation, head_direct_effect,
+    Ablation, Circuit, CircuitNode, Completeness, Faithfulness, KnockOut, Minimality,
+    NodeMinimality, Replacement,
 };
 pub use attribution::{
     Decomposition, DirectLogitAttribution, LogitDirection, Part, direct_logit_attribution,
@@ -73,8 +74,7 @@ pub use heads::{
     AttentionPattern, Closeness, Detection, HeadCard, HeadLabel, HeadReport, HeadReporter,
     HeadTask, InductionCircuit, InductionEdge, InductionSearch, Partner, Reading, Role, Score,
     Suggestion, TaskEvidence, Thresholds, attention_by_distance, attention_entropy,
-    attention_to_roles, copy_scores, copy_scores_of_tokens, detect_heads, induction_circuit,
-    pattern_scores,
+    attention_to_roles, copy_scores, copy_scores_of_tokens, detect_heads, pattern_scores,
 };
 pub use hook::{Axes, HookPoint, Site};
 pub use in_context::{
