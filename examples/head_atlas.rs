@@ -54,15 +54,15 @@ fn main() -> Result<()> {
     let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     let task = HeadTask::ioi(&clean);
     let shown = task.prompts[0].clone();
-    let mut reporter = HeadReporter::new(&prompts);
+    let mut reporter = HeadReporter::new(&model, &prompts)?;
     reporter.copy_tokens = names(&clean);
     reporter.bos = Some(tokenizer.bos()?);
     reporter.task = Some(task);
     if args.zero {
-        reporter.ablation = Replacement::Zero;
+        reporter.replacement = Replacement::Zero;
     }
     let working = stage("patterns, copying, composition and ablation of all heads");
-    let report = reporter.run(&model)?;
+    let report = reporter.run()?;
     drop(working);
     let (metric, base) = (report.metric.as_deref().unwrap_or("metric"), report.base);
     println!(
@@ -78,7 +78,7 @@ fn main() -> Result<()> {
     let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
     let cost = cost_at_end(&model, &clean, &others.collect::<Vec<_>>())?;
     drop(working);
-    check_labels(&report, reporter.ablation, &cost);
+    check_labels(&report, &reporter.replacement, &cost);
     args.common.save_json(
         &json!({ "report": report, "knocked_out_at_end": cost, "composition": table }),
     )?;
@@ -124,7 +124,7 @@ fn names(prompts: &[IoiPrompt]) -> Vec<u32> {
 
 /// The labels against experiments that they were not made from: which heads cost most when ablated
 /// at END, and which of them are said to write for IO or against S.
-fn check_labels(report: &HeadReport, ablation: Replacement, knocked_out: &Labelled) {
+fn check_labels(report: &HeadReport, replacement: &Replacement, knocked_out: &Labelled) {
     let mut writers = Vec::new();
     for label in [HeadLabel::NameMover, HeadLabel::Suppression] {
         let found = report.with_label(label);
@@ -135,16 +135,12 @@ fn check_labels(report: &HeadReport, ablation: Replacement, knocked_out: &Labell
         "(suppression: the head writes against the wrong name S, which raises IO − S; a negative name \
          mover writes against IO, which lowers it)"
     );
-    let instead = match ablation {
-        Replacement::Zero => "zeros",
-        Replacement::Mean => "its mean over all positions of all prompts",
-    };
     let at_end = |head: &Head| {
         let task = report.card(*head).and_then(|card| card.task.as_ref());
         task.and_then(|task| task.lost_at_end.value)
             .unwrap_or(f32::NAN)
     };
-    show_costs(report, &writers, instead, at_end);
+    show_costs(report, &writers, &replacement.to_string(), at_end);
     let instead = "its mean at END over prompts of the same template with other names";
     let at_end = |head: &Head| knocked_out.values()[[head.layer, head.head]];
     show_costs(report, &writers, instead, at_end);
@@ -152,10 +148,10 @@ fn check_labels(report: &HeadReport, ablation: Replacement, knocked_out: &Labell
 
 fn names_of(heads: &[Head]) -> String {
     let names: Vec<String> = heads.iter().map(ToString::to_string).collect();
-    match names.is_empty() {
-        true => "none".to_string(),
-        false => names.join(", "),
+    if names.is_empty() {
+        return "none".to_string();
     }
+    names.join(", ")
 }
 
 /// What each head costs at END, the costliest first, and how well that fits the labels.

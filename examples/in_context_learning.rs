@@ -1,4 +1,4 @@
-//! Learning from the context: the in-context-learning score and the heads that it hangs on, an
+//! Learning from the context: the in-context-learning score and the heads that it depends on, an
 //! in-context mapping patched between prompts, and function vectors.
 //!
 //!     cargo run --release --example in_context_learning
@@ -14,8 +14,9 @@ use ndarray::{Array2, Axis as Dim};
 use patchlens::report::{Axis, Labelled};
 use patchlens::tasks::{FactPrompt, Facts, KeyValue, KeyValuePair, Repeated};
 use patchlens::{
-    FunctionVectors, Grid, Patching, Prompt, Replacement, Site, TokenPair, Tokenizer, Transformer,
-    activation_patching, in_context_score, in_context_score_by_head, logit_diffs,
+    Ablation, FunctionVectors, Grid, Head, Patching, Prompt, Replacement, Site, TokenPair,
+    Tokenizer, Transformer, activation_patching, in_context_score, in_context_score_by_head,
+    logit_diffs,
 };
 use serde_json::{Value, json};
 use support::heads::{Sequences, WordPairs, stage};
@@ -137,7 +138,8 @@ fn score(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Foun
     let (tokens, prompts) = texts(args, model, tokenizer)?;
     let working = stage("in-context-learning score, whole and by head");
     let whole = in_context_score(model, &prompts, tokens)?;
-    let change = in_context_score_by_head(model, &prompts, tokens, Replacement::Mean)?;
+    let ablation = Ablation::new(model, &prompts, Replacement::Mean)?;
+    let change = in_context_score_by_head(&ablation, tokens)?;
     drop(working);
     println!("loss at token {:4}: {}", tokens.late, whole.late_loss);
     println!("loss at token {:4}: {}", tokens.early, whole.early_loss);
@@ -173,8 +175,8 @@ fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Fo
     let answers: Vec<(u32, u32)> = pairs.iter().map(|p| (p.answer, p.other)).collect();
     let metric = logit_diffs(&answers);
     let working = stage("patching the mapping");
-    let found = activation_patching(model, &clean, &corrupted, Grid::heads(Site::Z), &metric)?;
-    let grid = Grid::positions(Site::ResidPre);
+    let found = activation_patching(model, &clean, &corrupted, Grid::Heads(Site::Z), &metric)?;
+    let grid = Grid::Positions(Site::ResidPre);
     let stream = activation_patching(model, &clean, &corrupted, grid, &metric)?;
     let stream = by_role(&stream, &pairs)?.normalized()?;
     drop(working);
@@ -190,10 +192,9 @@ fn mapping(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Fo
     let strongest = |of: &Labelled| of.top(1).cells.into_iter().next();
     if let (Some(head), Some(place)) = (strongest(&effect), strongest(&stream)) {
         println!(
-            "of the logit difference between the mappings, one head's patch restores most at {}.{} \
+            "of the logit difference between the mappings, one head's patch restores most at {} \
              ({:+.2}), one of the residual stream before layer {} at the {} ({:+.2})",
-            head.index[0],
-            head.index[1],
+            Head::new(head.index[0], head.index[1]),
             head.value,
             place.index[0],
             stream.axes()[1].labels[place.index[1]],
@@ -327,7 +328,7 @@ fn function_vectors(
 
 /// Function vectors where no examples can be given: a relation's function is what heads write at
 /// the end of statements of that relation (`Ada Brown plays the sport of`), and the prompts that
-/// lack it have the subject alone (`Ada Brown is`). The figures hang on that ending: of six tried
+/// lack it have the subject alone (`Ada Brown is`). The figures depend on that ending: of six tried
 /// on the shipped model (`of`, `the`, `is`, `always`, `had a lot of`, `and went to the`), ` is` is
 /// best for sport, but city has more after `had a lot of`, and instrument after `the`.
 fn relation_vectors(args: &Args, model: &Transformer, tokenizer: &Tokenizer) -> Result<Found> {

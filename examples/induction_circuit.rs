@@ -8,8 +8,7 @@ mod support;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use patchlens::{
-    Head, InductionCircuit, InductionSearch, RepeatedLoss, Replacement, induction_circuit,
-    repeated_loss,
+    Head, InductionCircuit, InductionSearch, RepeatedLoss, Replacement, repeated_loss,
 };
 use serde_json::json;
 use support::heads::{Sequences, stage};
@@ -55,22 +54,18 @@ fn main() -> Result<()> {
         .repeated(&model, &tokenizer, args.common.seed)?;
     let working = stage("loss, ablation of heads, paths into keys");
     let loss = repeated_loss(&model, &repeated)?;
-    let search = InductionSearch {
-        ablation: if args.zero {
-            Replacement::Zero
-        } else {
-            Replacement::Mean
-        },
-        min_attention: args.min_attention,
-        min_previous_token: args.min_previous_token,
-        min_share: args.min_share,
-        ..InductionSearch::default()
-    };
-    let found = induction_circuit(&model, &repeated, search)?;
+    let mut search = InductionSearch::new(&model, &repeated)?;
+    if args.zero {
+        search.replacement = Replacement::Zero;
+    }
+    search.min_attention = args.min_attention;
+    search.min_previous_token = args.min_previous_token;
+    search.min_share = args.min_share;
+    let found = search.run()?;
     drop(working);
     show_loss(&loss, model.config().d_vocab, args.common.model.is_none());
     println!("{}", found.removed);
-    show(&found, search);
+    show(&found, &search);
     args.common.save_json(&json!({
         "first_loss": loss.first_loss,
         "second_loss": loss.second_loss,
@@ -122,7 +117,7 @@ fn show_loss(loss: &RepeatedLoss, d_vocab: usize, shipped: bool) {
     println!("gain of the repetition     {} nats\n", loss.gain);
 }
 
-fn show(found: &InductionCircuit, search: InductionSearch) {
+fn show(found: &InductionCircuit, search: &InductionSearch<'_>) {
     let (attention, least) = (search.min_attention, 100.0 * search.min_share);
     if found.induction_heads.is_empty() {
         println!(
@@ -176,12 +171,11 @@ fn show_sender(found: &InductionCircuit, from: Head) {
          {:.1} % of the gain{}",
         edges[0].previous_token,
         100.0 * edges[0].share_removed_from_all,
-        match kept.is_nan() {
-            true => String::new(),
-            false => format!(
-                "; the others of its kind cut, it alone keeps {:.1} %",
-                100.0 * kept
-            ),
+        if kept.is_nan() {
+            String::new()
+        } else {
+            let share = 100.0 * kept;
+            format!("; the others of its kind cut, it alone keeps {share:.1} %")
         }
     );
     for edge in edges {

@@ -122,7 +122,8 @@ impl<'m> Base<'m> {
                 "plain ones",
             ));
         }
-        let late = |i: &&Intervention| i.target.point > HookPoint::Block(usize::MAX, Site::ResidPost);
+        let late =
+            |i: &&Intervention| i.target.point > HookPoint::Block(usize::MAX, Site::ResidPost);
         if let Some(intervention) = interventions.iter().find(late) {
             return Err(Error::invalid(
                 "intervention of a base",
@@ -255,7 +256,10 @@ impl<'m> Base<'m> {
     /// # Errors
     /// [`Error::OutOfRange`] for a point that the model lacks, [`Error::NotCached`] if given
     /// caches lack one.
-    pub fn caches(&self, points: impl IntoIterator<Item = HookPoint>) -> Result<Arc<[ActivationCache]>> {
+    pub fn caches(
+        &self,
+        points: impl IntoIterator<Item = HookPoint>,
+    ) -> Result<Arc<[ActivationCache]>> {
         let points = Selection::points(points);
         let config = self.model().config();
         points.iter().try_for_each(|point| point.check(config))?;
@@ -443,7 +447,9 @@ impl<'m> Base<'m> {
             Origin::Given => {
                 let caches = Arc::clone(&self.kept().caches);
                 let mut caches = caches.iter();
-                return caches.try_for_each(|c| c.get(missing).map(|_| ())).map(|()| 0);
+                return caches
+                    .try_for_each(|c| c.get(missing).map(|_| ()))
+                    .map(|()| 0);
             }
             Origin::Full => {
                 let job = Job::full(self.model(), self.prompts(), wanted.clone());

@@ -106,8 +106,7 @@ pub use sweep::{Cell, Plan, Prepared, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;
 pub use tracing::{
     CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
-    Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
-    subject_noise_std,
+    Severed, SubjectCorruption, TracedFact, mean_subject_embedding, subject_noise_std,
 };
 pub use weights::{Circuits, Embedding, FactoredMatrix, SingularDirection, Svd, top_entries};
 

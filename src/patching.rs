@@ -13,10 +13,10 @@ use grid::targets;
 
 use crate::base::Base;
 use crate::cache::ActivationCache;
-use crate::limits::{Limits, limits_methods};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target};
+use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::model::lane::Held;
@@ -82,7 +82,7 @@ impl Patching {
 /// let model = Transformer::random(config, 0)?;
 /// let (clean, corrupted) = (Prompt::from([1, 2, 3]), Prompt::from([1, 4, 3]));
 /// let metric = logit_diff(2, 4);
-/// let found = activation_patching(&model, &clean, &corrupted, Grid::heads(Site::Z), &metric)?;
+/// let found = activation_patching(&model, &clean, &corrupted, Grid::Heads(Site::Z), &metric)?;
 /// assert_eq!(found.effect.values().shape(), [2, 2]); // [layer, head]
 /// println!("{}", found.normalized()?);
 /// # Ok::<(), patchlens::Error>(())
@@ -165,7 +165,9 @@ impl<'m> ActivationPatching<'m> {
             Direction::Denoising => (&self.clean, &self.corrupted),
             Direction::Noising => (&self.corrupted, &self.clean),
         };
-        [donor, base].map(|runs| runs.expect(points.iter().copied(), Held::default()));
+        for runs in [donor, base] {
+            runs.expect(points.iter().copied(), Held::default());
+        }
         let metric = self.clean.refer(metric)?;
         let donors = donor.caches(points)?;
         let cells = cells(targets(grid, &shape), &donors)?;

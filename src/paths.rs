@@ -13,10 +13,10 @@ use ndarray::{Array1, Array2, ArrayD, Axis as Dim, Dimension, IxDyn};
 pub use nodes::{PathReceiver, PathSender, Senders};
 
 use crate::base::Base;
-use crate::limits::{Limits, limits_methods};
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
 use crate::intervention::Edit;
+use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::pairs::{check_pairs, count_pairs, pairs, position_labels};
@@ -37,7 +37,8 @@ use engine::{Ends, Raw, Runs};
 /// the graph has none, the effect is NaN, which is not a path of zero effect.
 ///
 /// ```
-/// use patchlens::{Config, PathPatching, PathReceiver, Prompt, Senders, Transformer, logit_diff};
+/// use patchlens::{Config, Head, PathPatching, PathReceiver, Prompt, Qkv, Senders, Transformer};
+/// use patchlens::logit_diff;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let (original, new) = (Prompt::from([1, 2, 3]), Prompt::from([1, 4, 3]));
@@ -45,7 +46,8 @@ use engine::{Ends, Raw, Runs};
 /// let metric = logit_diff(2, 4);
 /// let to_logits = study.run(Senders::Heads, &[PathReceiver::final_residual()], &metric)?;
 /// assert_eq!(to_logits.effect.values().shape(), [2, 2]); // [layer, head]
-/// let to_queries = study.run(Senders::Heads, &[PathReceiver::query(1, 0)], &metric)?;
+/// let query = PathReceiver::head(Head::new(1, 0), Qkv::Q);
+/// let to_queries = study.run(Senders::Heads, &[query], &metric)?;
 /// assert!(to_queries.effect.values()[[1, 0]].is_nan()); // no path: layer 1 does not read itself
 /// # Ok::<(), patchlens::Error>(())
 /// ```
@@ -53,11 +55,8 @@ use engine::{Ends, Raw, Runs};
 pub struct PathPatching<'m> {
     original: Base<'m>,
     sent: Sent<'m>,
-    /// Whether run C freezes MLPs to run B too: then only the direct path through the residual
-    /// stream is left. By default, they are recomputed.
-    pub freeze_mlps: bool,
-    /// Whether the linearised effect is computed too; needs a metric with a gradient.
-    pub linearised: bool,
+    freeze_mlps: bool,
+    linearised: bool,
     limits: Limits<'m>,
 }
 
@@ -177,6 +176,21 @@ impl<'m> PathPatching<'m> {
         }
     }
 
+    /// Whether run C freezes MLPs to run B too: then only the direct path through the residual
+    /// stream is left. By default, they are recomputed.
+    #[must_use]
+    pub fn freeze_mlps(mut self, freeze: bool) -> Self {
+        self.freeze_mlps = freeze;
+        self
+    }
+
+    /// Whether the linearised effect is computed too; needs a metric with a gradient.
+    #[must_use]
+    pub fn linearised(mut self, linearised: bool) -> Self {
+        self.linearised = linearised;
+        self
+    }
+
     limits_methods!('m);
 
     /// The model.
@@ -245,11 +259,7 @@ impl<'m> PathPatching<'m> {
     /// # Errors
     /// [`Error::OutOfRange`] for a layer, head or position that is not there, [`Error::Invalid`]
     /// for a sender without an edit.
-    pub fn received(
-        &self,
-        senders: &[PathSender],
-        receivers: &[PathReceiver],
-    ) -> Result<Cell> {
+    pub fn received(&self, senders: &[PathSender], receivers: &[PathReceiver]) -> Result<Cell> {
         check::places(self, senders, receivers)?;
         self.receive(senders, &Ends::new(receivers, self.model().config()))
     }
@@ -272,7 +282,11 @@ impl<'m> PathPatching<'m> {
     fn about(&self, sent: &str, receivers: &[PathReceiver], metric: &Metric) -> About {
         let pairs = self.original.prompts().len();
         let to = names(receivers);
-        let mlps = if self.freeze_mlps { "frozen" } else { "recomputed" };
+        let mlps = if self.freeze_mlps {
+            "frozen"
+        } else {
+            "recomputed"
+        };
         let (how, what) = match &self.sent {
             Sent::Run(_) => ("in the new run", count_pairs(pairs)),
             Sent::Edits(_) => ("ablated", format!("{pairs} prompts")),

@@ -19,7 +19,7 @@ pub(crate) use run::Chunk;
 use crate::cache::{ActivationCache, Selection};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::hook::{Axes, HookPoint, Site};
+use crate::hook::{Axes, HookPoint};
 use crate::intervention::Intervention;
 use crate::metric::Needs;
 use crate::model::cost::Cost;
@@ -263,11 +263,7 @@ impl<'j> Schedule<'j> {
 }
 
 /// Where the interventions of a lane change bits of its base's activations.
-fn changes(
-    config: &Config,
-    base: &ActivationCache,
-    hooks: &LaneHooks<'_>,
-) -> Result<Vec<Change>> {
+fn changes(config: &Config, base: &ActivationCache, hooks: &LaneHooks<'_>) -> Result<Vec<Change>> {
     let mut points: Vec<HookPoint> = hooks.cell.iter().map(|i| i.target.point).collect();
     points.sort_unstable();
     points.dedup();

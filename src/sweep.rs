@@ -17,9 +17,9 @@ pub use crate::limits::DEFAULT_MEMORY_LIMIT;
 pub use crate::schedule::Cell;
 
 use crate::base::Base;
-use crate::limits::{Limits, limits_methods};
 use crate::error::Result;
 use crate::intervention::Interventions;
+use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::{Run, Transformer};
 use crate::prompt::{IntoPrompts, Prompts};
@@ -191,7 +191,10 @@ impl<'m> Sweep<'m> {
         for (cell, mut row) in cells.iter().zip(values.rows_mut()) {
             let all = [self.base.interventions(), cell].concat();
             let hooks = Interventions::new(all);
-            let output = self.base.model().run(self.prompts(), hooks, &Run::default())?;
+            let output = self
+                .base
+                .model()
+                .run(self.prompts(), hooks, &Run::default())?;
             for (prompt, (value, logits)) in row.iter_mut().zip(output.logits.iter()).enumerate() {
                 *value = metric.evaluate(prompt, logits)?;
             }

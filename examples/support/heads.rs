@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use ndarray::Array2;
-use patchlens::report::{About, Axis, Labelled};
+use patchlens::report::Labelled;
 use patchlens::tasks::{IoiPrompt, Repeated, RepeatedPrompt};
-use patchlens::{Ablation, CircuitNode, Head, HeadTask, Prompt, Tokenizer, Transformer};
+use patchlens::{Ablation, HeadTask, Prompts, Replacement, Tokenizer, Transformer};
 
 /// Options for repeated random sequences.
 #[derive(clap::Args, Debug)]
@@ -101,10 +100,10 @@ impl WordPairs {
         let token = |word: &str, taken: &[u32]| {
             let token = tokenizer.token(&format!(" {word}"));
             let token = token.map_err(|_| format!("{word:?} is not one token"))?;
-            match taken.contains(&token) {
-                true => Err(format!("{word:?} was there before")),
-                false => Ok(token),
+            if taken.contains(&token) {
+                return Err(format!("{word:?} was there before"));
             }
+            Ok(token)
         };
         Ok((token(key, &self.keys)?, token(value, &self.values)?))
     }
@@ -135,37 +134,14 @@ pub fn cost_at_end(
     clean: &[IoiPrompt],
     others: &[IoiPrompt],
 ) -> Result<Labelled> {
-    let prompts = |of: &[IoiPrompt]| -> (Vec<Prompt>, Vec<usize>) {
-        of.iter().map(|p| (Prompt::from(p), p.template)).unzip()
+    let templates = |of: &[IoiPrompt]| of.iter().map(|p| p.template).collect();
+    let replacement = Replacement::TemplateMean {
+        templates: templates(clean),
+        counterfactual: Prompts::new(others)?,
+        counterfactual_templates: templates(others),
     };
     let task = HeadTask::ioi(clean);
     let ends = clean.iter().map(|p| vec![p.positions.end]).collect();
-    let (originals, others) = (prompts(clean), prompts(others));
-    let ablation =
-        Ablation::mean_by_template(model, (&originals.0, &originals.1), (&others.0, &others.1))?
-            .with_class("END", ends)?;
-    let node = |head: Head| vec![CircuitNode::head(head.layer, head.head).at("END")];
-    let sets: Vec<_> = Head::all(model.config()).map(node).collect();
-    let found = ablation.knock_out(&sets, &task.metric)?;
-    let whole = found.clean.mean().unwrap_or(f32::NAN);
-    let shape = (model.config().n_layers, model.config().n_heads);
-    let lost = found.effect.values().mapv(|v| whole - v);
-    let lost = Array2::from_shape_vec(shape, lost.into_iter().collect())?;
-    let about = About {
-        title: "Heads knocked out at END".to_string(),
-        caption:
-            "What is lost when a head at END is replaced by its mean over prompts of the same \
-                  template with other names."
-                .to_string(),
-        unit: task.metric.name().to_string(),
-        baselines: [("whole".to_string(), whole)].into(),
-        counts: [
-            ("prompts".to_string(), clean.len() as u64),
-            ("prompts of the means".to_string(), others.0.len() as u64),
-        ]
-        .into(),
-        ..About::default()
-    };
-    let axes = vec![Axis::layers(shape.0), Axis::heads(shape.1)];
-    Ok(Labelled::new(lost, axes, about)?)
+    let ablation = Ablation::new(model, clean, replacement)?.with_class("END", ends)?;
+    Ok(ablation.heads_at("END", &task.metric)?.lost()?)
 }

@@ -1,6 +1,6 @@
 //! What is checked before anything runs.
 
-use super::nodes::{PathReceiver, PathSender};
+use super::nodes::{PathReceiver, PathSender, leads};
 use super::{PathPatching, Sent, names};
 use crate::error::{Error, Result};
 use crate::intervention::{Edit, Intervention, Target};
@@ -27,12 +27,16 @@ pub(super) fn check(
     places(study, senders.iter().flatten(), receivers)?;
     check_distinct(receivers, &lengths)?;
 
-    let leads = |set: &[PathSender], receiver: &PathReceiver| {
-        set.iter()
-            .any(|sender| sender.leads_to(receiver, config, &lengths))
-    };
-    let unreached = |receiver: &&PathReceiver| !senders.iter().any(|set| leads(set, receiver));
-    if let Some(receiver) = receivers.iter().find(unreached) {
+    let sent = senders
+        .iter()
+        .map(|set| set.iter().map(PathSender::target).collect());
+    let sent: Vec<Vec<Target>> = sent.collect::<Result<_>>()?;
+    let received = receivers.iter().map(|r| r.target(config));
+    let received: Vec<Target> = received.collect();
+    let reaches = |set: &[Target], to: &Target| set.iter().any(|from| leads(from, to, &lengths));
+    let unreached = |to: &Target| !sent.iter().any(|set| reaches(set, to));
+    if let Some(i) = received.iter().position(unreached) {
+        let receiver = &receivers[i];
         let all: Vec<&PathSender> = senders.iter().flatten().collect();
         let from = match all.len() {
             ..=4 => names(&all),
@@ -44,8 +48,8 @@ pub(super) fn check(
             "receivers after a sender in the graph, at a position that is sent",
         ));
     }
-    let any = |set: &Vec<PathSender>| receivers.iter().any(|receiver| leads(set, receiver));
-    Ok(senders.iter().map(any).collect())
+    let any = |set: &Vec<Target>| received.iter().any(|to| reaches(set, to));
+    Ok(sent.iter().map(any).collect())
 }
 
 /// Checks that the model has all nodes, at the positions given, and that the senders have edits.
@@ -58,11 +62,13 @@ pub(super) fn places<'s>(
     let at = |target: Target| Intervention::new(target, Edit::Zero);
     let config = study.model().config();
     for sender in senders {
-        study.original.check_all(&[at(sender.target())])?;
+        let target = sender.target()?;
+        let point = target.point;
+        study.original.check_all(&[at(target)])?;
         if let Sent::Edits(edits) = &study.sent
-            && !edits.contains_key(&sender.target().point)
+            && !edits.contains_key(&point)
         {
-            let expected = format!("one at `{}`", sender.target().point);
+            let expected = format!("one at `{point}`");
             let what = format!("edit for the sender `{sender}`");
             return Err(Error::invalid(what, "none", expected));
         }

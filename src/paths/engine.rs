@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
 
 use super::nodes::{PathReceiver, PathSender};
-use super::{PathPatching, Sent, check, linear};
+use super::{PathPatching, Sent, linear};
 use crate::base::Departure;
 use crate::cache::{ActivationCache, Selection};
 use crate::config::Config;
@@ -72,8 +72,9 @@ impl PathPatching<'_> {
     }
 
     /// Announces the runs to the bases.
-    pub(super) fn expect<'s>(&self, senders: impl Iterator<Item = &'s PathSender>, ends: &Ends) {
-        let sent: Vec<HookPoint> = senders.map(|s| s.target().point).collect();
+    fn expect<'s>(&self, senders: impl Iterator<Item = &'s PathSender>, ends: &Ends) -> Result<()> {
+        let sent = senders.map(|sender| Ok(sender.target()?.point));
+        let sent: Vec<HookPoint> = sent.collect::<Result<_>>()?;
         if let Sent::Run(new) = &self.sent {
             new.expect(sent.iter().copied(), Held::default());
         }
@@ -81,16 +82,14 @@ impl PathPatching<'_> {
         self.original.expect(received, Held::default());
         let between = sent.into_iter().chain(ends.reads.iter().copied());
         self.original.expect(between, self.held());
+        Ok(())
     }
 
     /// The cells of the runs C, one per set of senders.
-    pub(super) fn send<'s>(
-        &self,
-        sets: impl IntoIterator<Item = &'s [PathSender]>,
-    ) -> Result<Vec<Cell>> {
+    fn send<'s>(&self, sets: impl IntoIterator<Item = &'s [PathSender]>) -> Result<Vec<Cell>> {
         let mut edits = BTreeMap::new();
         let mut intervention = |sender: &PathSender| {
-            let target = sender.target();
+            let target = sender.target()?;
             let edit = match edits.get(&target.point) {
                 Some(edit) => Edit::clone(edit),
                 None => self.edit(target.point)?,
@@ -130,7 +129,7 @@ impl PathPatching<'_> {
 
     /// The cell of run D for one set of senders.
     pub(super) fn receive(&self, senders: &[PathSender], ends: &Ends) -> Result<Cell> {
-        self.expect(senders.iter(), ends);
+        self.expect(senders.iter(), ends)?;
         let cells = self.send([senders])?;
         let (saved, _) = self.save(&cells, ends, self.limits.memory)?;
         ends.receive(&saved[0])
@@ -168,7 +167,7 @@ impl<'p, 'm> Runs<'p, 'm> {
         metric: &'p Metric,
     ) -> Result<Self> {
         let ends = Ends::new(receivers, study.model().config());
-        study.expect(senders.iter().flatten(), &ends);
+        study.expect(senders.iter().flatten(), &ends)?;
         let slopes = if study.linearised {
             Some(linear::Slopes::new(study, &ends, metric)?)
         } else {

@@ -28,8 +28,6 @@ pub(crate) struct Chunk<'c> {
     pub planned: &'c [Planned],
     /// What was kept of each lane's run, if the job ends in that.
     pub caches: Vec<ActivationCache>,
-    /// All that was computed so far, this chunk included.
-    pub so_far: Counted,
     lanes: Vec<Lane<'c>>,
     logits: LaneLogits,
 }
@@ -81,21 +79,14 @@ impl Schedule<'_> {
         counted
     }
 
-    fn run_chunk(
-        &self,
-        range: Range<usize>,
-        cells: &[Cell],
-        counted: &mut Counted,
-    ) -> Chunk<'_> {
+    fn run_chunk(&self, range: Range<usize>, cells: &[Cell], counted: &mut Counted) -> Chunk<'_> {
         let job = &self.job;
         let planned = &self.lanes[range];
         let lanes: Vec<Lane<'_>> = planned
             .iter()
             .map(|p| job.lane(p.cell, p.prompt, p.changes.clone()))
             .collect();
-        let hooks = planned
-            .iter()
-            .map(|p| job.hooks(&cells[p.cell], p.prompt));
+        let hooks = planned.iter().map(|p| job.hooks(&cells[p.cell], p.prompt));
         let mut hooks = ChunkHooks {
             lanes: hooks.collect(),
         };
@@ -111,7 +102,6 @@ impl Schedule<'_> {
         Chunk {
             planned,
             caches: recorder.map_or_else(Vec::new, |r| r.finish(&lanes)),
-            so_far: *counted,
             lanes,
             logits: output.logits,
         }

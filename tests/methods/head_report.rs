@@ -7,10 +7,10 @@ mod heads;
 use ndarray::{ArrayD, Axis, Slice};
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Repeated, RepeatedPrompt, Split};
 use patchlens::{
-    Config, Decomposition, Edit, FunctionVectors, Head, HeadLabel, HeadReport, HeadReporter,
-    HeadTask, InductionSearch, Intervention, LogitDirection, Prompt, Replacement, Run, Selection,
-    Site, Sweep, Target, TokenPair, Tokenizer, Transformer, direct_logit_attribution,
-    head_direct_effect, in_context_score_by_head, induction_circuit, repeated_loss,
+    Ablation, Config, Decomposition, Edit, FunctionVectors, Head, HeadLabel, HeadReport,
+    HeadReporter, HeadTask, InductionSearch, Intervention, LogitDirection, Prompt, Replacement,
+    Run, Selection, Site, Sweep, Target, TokenPair, Tokenizer, Transformer,
+    direct_logit_attribution, in_context_score_by_head, repeated_loss,
 };
 
 fn pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
@@ -34,12 +34,12 @@ fn report(model: &Transformer, tokenizer: &Tokenizer, ablation: Replacement) -> 
     let repeated = Repeated::new(tokenizer).unwrap().with_bos().unwrap();
     let prompts = repeated.prompts(8, 20, 2, 0).unwrap();
     let prompts: Vec<Prompt> = prompts.iter().map(Prompt::from).collect();
-    let mut reporter = HeadReporter::new(&prompts);
+    let mut reporter = HeadReporter::new(model, &prompts).unwrap();
     reporter.copy_tokens = pairs.iter().map(|pair| pair.clean.io).collect();
     reporter.bos = Some(tokenizer.bos().unwrap());
-    reporter.ablation = ablation;
+    reporter.replacement = ablation;
     reporter.task = Some(task(&pairs));
-    reporter.run(model).unwrap()
+    reporter.run().unwrap()
 }
 
 #[test]
@@ -73,8 +73,8 @@ fn what_a_card_says_a_head_costs_is_what_full_runs_cost() {
 fn heads_labelled_as_name_movers_are_those_whose_ablation_costs_most() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     for replacement in [Replacement::Mean, Replacement::Zero] {
-        let report = report(&model, &tokenizer, replacement);
-        println!("{replacement:?}: base {:?}\n{report}", report.base);
+        let report = report(&model, &tokenizer, replacement.clone());
+        println!("{replacement}: base {:?}\n{report}", report.base);
         let movers = report.with_label(HeadLabel::NameMover);
         assert!(!movers.is_empty(), "no head is said to move names");
         let evidence = |head: &Head| report.card(*head).unwrap().task.as_ref().unwrap();
@@ -120,8 +120,12 @@ fn most_name_movers_also_cost_most_when_their_template_is_known() {
 fn direct_effects_are_those_of_the_final_stream_without_the_head() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     let (pairs, task) = (pairs(&tokenizer), task(&pairs(&tokenizer)));
-    let direct =
-        head_direct_effect(&model, &task.prompts, &task.metric, Replacement::Zero).unwrap();
+    let ablation = Ablation::new(&model, &task.prompts, Replacement::Zero).unwrap();
+    let direct = ablation
+        .direct_effects(&task.metric)
+        .unwrap()
+        .lost()
+        .unwrap();
     let directions: Vec<_> = pairs
         .iter()
         .map(|pair| LogitDirection::difference(pair.clean.io, pair.clean.s))
@@ -153,7 +157,7 @@ fn direct_effects_are_those_of_the_final_stream_without_the_head() {
             held += base - read_out(&model, without, Some(scale), &pair.clean).0;
         }
         let [reacts, held] = [reacts, held].map(|sum| (sum / pairs.len() as f64) as f32);
-        let found = direct.lost.values()[[head.layer, head.head]];
+        let found = direct.values()[[head.layer, head.head]];
         assert!((found - reacts).abs() < 1e-3, "{head}: {found} {reacts}");
         let found = attributed.values()[[i]];
         assert!((found - held).abs() < 1e-3, "{head}: {found} {held}");
@@ -185,8 +189,8 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
     let repeated = Repeated::new(&tokenizer).unwrap().with_bos().unwrap();
     let sequences = repeated.prompts(8, 20, 2, 3).unwrap();
     let loss = repeated_loss(&model, &sequences).unwrap();
-    let search = InductionSearch::default();
-    let found = induction_circuit(&model, &sequences, search).unwrap();
+    let search = InductionSearch::new(&model, &sequences).unwrap();
+    let found = search.run().unwrap();
     println!(
         "{:?} {:?} {:?}",
         loss.first_loss, loss.second_loss, loss.second_accuracy
@@ -254,7 +258,8 @@ fn results_tell_how_many_prompts_they_are_means_of() {
     assert_eq!(loss.loss.about.counts["sequences"], 3);
     assert_eq!(loss.accuracy.about.counts["sequences"], 3);
     let tokens = TokenPair { late: 6, early: 3 };
-    let change = in_context_score_by_head(&model, &prompts, tokens, Replacement::Mean).unwrap();
+    let ablation = Ablation::new(&model, &prompts, Replacement::Mean).unwrap();
+    let change = in_context_score_by_head(&ablation, tokens).unwrap();
     assert_eq!(change.about.counts["prompts"], 3);
     let vectors = FunctionVectors::new(&model, &prompts).unwrap();
     let effects = vectors.indirect_effects(&prompts, &[1, 4, 7]).unwrap();
@@ -270,12 +275,9 @@ fn results_tell_how_many_prompts_they_are_means_of() {
         ("min_share", 0.3, -0.1),
         ("min_share", 0.3, f32::INFINITY),
     ] {
-        let search = InductionSearch {
-            min_attention: attention,
-            min_share: share,
-            ..InductionSearch::default()
-        };
-        let error = induction_circuit(&model, &repeated, search).unwrap_err();
+        let mut search = InductionSearch::new(&model, &repeated).unwrap();
+        (search.min_attention, search.min_share) = (attention, share);
+        let error = search.run().unwrap_err();
         let error = error.to_string();
         assert!(error.contains(what) && error.contains("0 to 1"), "{error}");
     }

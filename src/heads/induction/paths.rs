@@ -7,7 +7,7 @@ use ndarray::{Array2, Axis as Dim, Ix2};
 
 use super::Study;
 use crate::base::Base;
-use crate::component::Head;
+use crate::component::{Head, Qkv};
 use crate::error::Result;
 use crate::heads::patterns::AttentionPattern;
 use crate::hook::Site;
@@ -102,12 +102,9 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
     /// What the keys of some heads read when the senders are ablated and every other head is as it
     /// was, one intervention per head.
     fn received(&self, from: &[Head], to: impl Iterator<Item = Head>) -> Result<Cell> {
-        let senders = from
-            .iter()
-            .map(|from| PathSender::head(from.layer, from.head));
-        let receivers = to.map(|to| PathReceiver::key(to.layer, to.head));
-        let receivers: Vec<PathReceiver> = receivers.collect();
+        let senders: Vec<PathSender> = from.iter().map(|head| (*head).into()).collect();
+        let receivers = to.map(|to| PathReceiver::head(to, Qkv::K));
         self.paths
-            .received(&senders.collect::<Vec<_>>(), &receivers)
+            .received(&senders, &receivers.collect::<Vec<_>>())
     }
 }

@@ -2,8 +2,8 @@
 
 use ndarray::ArrayView2;
 use patchlens::{
-    ActivationPatching, Cell, Edit, Error, Grid, Intervention, Metric, Prompts, Selection, Site,
-    Sweep, activation_patching, kl_divergence, logit_diff, logit_diffs, rank,
+    ActivationPatching, Base, Cell, Edit, Error, Grid, Intervention, Metric, Prompts, Selection,
+    Site, Sweep, activation_patching, kl_divergence, logit_diff, logit_diffs, rank,
 };
 
 use super::{Case, model, prompt};
@@ -13,7 +13,7 @@ fn patch(clean: &[u32], corrupted: &[u32], grid: Grid, metric: &Metric) -> Resul
 }
 
 pub fn cases() -> Vec<Case> {
-    let z = Grid::heads(Site::Z);
+    let z = Grid::Heads(Site::Z);
     let diff = logit_diff(1, 2);
     let two = Prompts::new([[1, 2], [3, 4]]).unwrap();
     let zero: Vec<Cell> = vec![vec![Intervention::new(Site::ResidPre.at(0), Edit::Zero)]];
@@ -37,7 +37,7 @@ pub fn cases() -> Vec<Case> {
             &model(),
             &ragged,
             &ragged,
-            Grid::positions(Site::MlpOut),
+            Grid::Positions(Site::MlpOut),
             &diff,
         )
         .map(|_| ())
@@ -65,12 +65,12 @@ pub fn cases() -> Vec<Case> {
         ),
         (
             "heads of the MLP",
-            patch(&[1], &[2], Grid::heads(Site::MlpOut), &diff),
+            patch(&[1], &[2], Grid::Heads(Site::MlpOut), &diff),
             &["hook_mlp_out", "[pos, d_model]", "a site with a head axis"],
         ),
         (
             "positions of heads",
-            patch(&[1], &[2], Grid::positions(Site::Q), &diff),
+            patch(&[1], &[2], Grid::Positions(Site::Q), &diff),
             &["attn.hook_q", "without a head axis"],
         ),
         (
@@ -144,7 +144,5 @@ fn other_base() -> Result<(), Error> {
     let model = model();
     let everything = Selection::everything(model.config());
     let (_, cache) = model.run_with_cache([5, 6], &everything)?;
-    Sweep::new(&model, &prompt(&[1, 2]))?
-        .with_base(&[cache])
-        .map(|_| ())
+    Base::given(&model, &prompt(&[1, 2]), &[cache]).map(|_| ())
 }

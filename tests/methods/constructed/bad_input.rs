@@ -2,11 +2,10 @@
 
 use ndarray::{Array2, array};
 use patchlens::{
-    AttentionPattern, Circuits, Embedding, FactoredMatrix, FunctionVectors, Head, HeadReporter,
-    InductionSearch, Prompt, Qkv, Replacement, Result, Role, TokenPair, attention_by_distance,
-    attention_entropy, attention_to_roles, copy_scores_of_tokens, head_ablation,
-    head_direct_effect, in_context_score, in_context_score_by_head, induction_circuit, logit_diff,
-    pattern_scores, repeated_loss,
+    Ablation, AttentionPattern, Circuits, Embedding, FactoredMatrix, FunctionVectors, Head,
+    HeadReporter, InductionSearch, Prompt, Qkv, Replacement, Result, Role, TokenPair,
+    attention_by_distance, attention_entropy, attention_to_roles, copy_scores_of_tokens,
+    in_context_score, in_context_score_by_head, logit_diff, pattern_scores, repeated_loss,
 };
 
 use super::builder::{Builder, VOCAB, repeated};
@@ -96,15 +95,11 @@ fn prompts_and_positions() {
         attention_by_distance(&model, &prompt, usize::MAX),
         &["distance", "n_positions"],
     );
-    turned_down(
-        "report",
-        HeadReporter::new(&nothing).run(&model),
-        &["prompt"],
-    );
+    turned_down("report", HeadReporter::new(&model, &nothing), &["prompt"]);
     let two = Role::new("IO", [1, 1]);
     let one = Role::new("END", [2]);
     let roles = attention_to_roles(&model, &prompt, &one, &[two]);
-    turned_down("roles", roles, &["IO", "found 2", "1, one a prompt"]);
+    turned_down("roles", roles, &["IO", "found 2", "1, one per prompt"]);
     turned_down(
         "copies",
         copy_scores_of_tokens(&model, &[], None, 5),
@@ -124,7 +119,8 @@ fn prompts_and_positions() {
         let pair = TokenPair { late, early };
         let parts = [&*format!("early {early}, late {late}"), "2 ≤ early < late"];
         turned_down("pair", in_context_score(&model, &prompt, pair), &parts);
-        let by_head = in_context_score_by_head(&model, &prompt, pair, Replacement::Zero);
+        let ablation = Ablation::new(&model, &prompt, Replacement::Zero).unwrap();
+        let by_head = in_context_score_by_head(&ablation, pair);
         turned_down("pair by head", by_head, &parts);
     }
 }
@@ -133,16 +129,9 @@ fn prompts_and_positions() {
 fn metrics_and_sequences() {
     let model = Builder::new(2).model();
     let (prompt, metric) = (Prompt::from([1, 2, 3]), logit_diff(1, VOCAB as u32));
-    turned_down(
-        "ablation",
-        head_ablation(&model, &prompt, &metric, Replacement::Mean),
-        &["12"],
-    );
-    turned_down(
-        "direct effect",
-        head_direct_effect(&model, &prompt, &metric, Replacement::Mean),
-        &["12"],
-    );
+    let ablation = Ablation::new(&model, &prompt, Replacement::Mean).unwrap();
+    turned_down("ablation", ablation.heads(&metric), &["12"]);
+    turned_down("direct effect", ablation.direct_effects(&metric), &["12"]);
     let vectors = FunctionVectors::new(&model, &prompt).unwrap();
     let answers = vectors.indirect_effects(&prompt, &[1, 2]);
     turned_down("answers", answers, &["2", "1"]);
@@ -153,7 +142,7 @@ fn metrics_and_sequences() {
         repeated_loss(&model, &once),
         &["8 tokens", "two repeats"],
     );
-    let search = induction_circuit(&model, &once, InductionSearch::default());
+    let search = InductionSearch::new(&model, &once);
     turned_down("search", search, &["two repeats"]);
     turned_down("no sequences", repeated_loss(&model, &[]), &["prompt"]);
 }
