@@ -425,15 +425,18 @@ impl<'m> Base<'m> {
 
     /// The caches, with these points at least.
     fn hold(&self, points: &Selection) -> Result<Made<Arc<[ActivationCache]>>> {
-        let kept = self.kept();
-        let mut multiply_adds = 0;
-        if let Some(missing) = points.iter().find(|point| kept.lacks(*point)) {
+        let (missing, wanted) = {
+            let kept = self.kept();
+            let missing = points.iter().find(|point| kept.lacks(*point));
             let wanted = points.iter().chain(kept.expected.iter());
             let wanted = Selection::points(wanted.filter(|point| kept.lacks(*point)));
-            // Not under the lock: a pass may take up other work, which may ask for the same base.
-            drop(kept);
-            multiply_adds = self.keep(missing, &wanted)?;
-        }
+            (missing, wanted)
+        };
+        // Not under the lock: a pass may take up other work, which may ask for the same base.
+        let multiply_adds = match missing {
+            Some(missing) => self.keep(missing, &wanted)?,
+            None => 0,
+        };
         Ok(Made {
             value: Arc::clone(&self.kept().caches),
             multiply_adds,

@@ -53,6 +53,16 @@ impl Axes {
         }
     }
 
+    /// Checks that the axes of what is called `name` are those expected of a `what`.
+    pub(crate) fn expect(self, expected: Axes, what: &str, name: &dyn fmt::Display) -> Result<()> {
+        let list = |axes: Axes| format!("axes [{}]", axes.names().join(", "));
+        if self == expected {
+            return Ok(());
+        }
+        let found = format!("{name} with {}", list(self));
+        Err(Error::invalid(what, found, list(expected)))
+    }
+
     /// Whether there is a head axis.
     pub fn has_heads(self) -> bool {
         matches!(self, Axes::Head | Axes::HeadModel | Axes::Attention)

@@ -17,7 +17,7 @@ pub use fact::TracedFact;
 
 use crate::base::Base;
 use crate::error::{Error, Result};
-use crate::hook::{HookPoint, Site};
+use crate::hook::{Axes, HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::{Metric, Needs, probability};
@@ -88,15 +88,8 @@ impl Restore {
     }
 
     fn check(&self, n_layers: usize) -> Result<()> {
-        if self.site.axes() != crate::hook::Axes::Model {
-            let axes = self.site.axes().names().join(", ");
-            let found = format!("{} with axes [{axes}]", self.site.name());
-            return Err(Error::invalid(
-                "restored site",
-                found,
-                "axes [pos, d_model]",
-            ));
-        }
+        let axes = self.site.axes();
+        axes.expect(Axes::Model, "restored site", &self.site.name())?;
         if !(1..=n_layers).contains(&self.window) {
             let expected = format!("1 to {n_layers}, the model's layers");
             return Err(Error::invalid("restored window", self.window, expected));
