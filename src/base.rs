@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Intervention;
 use crate::metric::{Metric, Needs};
-use crate::model::lane::Held;
+use crate::model::stage::Frozen;
 use crate::model::{KeepLogits, RunShape, Transformer};
 use crate::prompt::{IntoPrompts, Prompts};
 use crate::schedule::{Cell, End, Job, Schedule, reads, token_reads};
@@ -80,7 +80,7 @@ impl Kept {
 /// Runs that depart from a base.
 pub(crate) struct Departure<'d> {
     pub cells: Cow<'d, [Cell]>,
-    pub held: Held,
+    pub frozen: Frozen,
     pub end: End,
     pub memory_limit: u64,
 }
@@ -135,7 +135,7 @@ impl<'m> Base<'m> {
         let base = Self::checked(other.model(), prompts, origin)?;
         base.check_all(base.interventions())?;
         let places = base.interventions().iter().map(|i| i.target.point);
-        other.expect(places, Held::default());
+        other.expect(places, Frozen::default());
         other.expect_points(&Selection::points(other.token_reads(base.prompts())));
         Ok(base)
     }
@@ -318,8 +318,8 @@ impl<'m> Base<'m> {
 
     /// Announces runs with interventions at these places, so that the next run of the base keeps
     /// what they will read, these activations among it.
-    pub(crate) fn expect(&self, places: impl IntoIterator<Item = HookPoint>, held: Held) {
-        self.expect_points(&reads(self.model().config(), places, held));
+    pub(crate) fn expect(&self, places: impl IntoIterator<Item = HookPoint>, frozen: Frozen) {
+        self.expect_points(&reads(self.model().config(), places, frozen));
     }
 
     fn expect_points(&self, points: &Selection) {
@@ -373,7 +373,7 @@ impl<'m> Base<'m> {
     {
         let config = self.model().config();
         let places = runs.cells.iter().flatten().map(|i| i.target.point);
-        let mut points = reads(config, places, runs.held);
+        let mut points = reads(config, places, runs.frozen);
         points.extend(self.token_reads(prompts));
         if let End::Cache(keep) = &runs.end {
             points.extend(keep.iter());
@@ -386,7 +386,7 @@ impl<'m> Base<'m> {
             base: held.value,
             cells: runs.cells,
             inherited,
-            held: runs.held,
+            frozen: runs.frozen,
             end: runs.end,
             memory_limit: runs.memory_limit,
         })?;
@@ -400,7 +400,7 @@ impl<'m> Base<'m> {
     fn token_reads(&self, prompts: &Prompts) -> Vec<HookPoint> {
         let mut pairs = prompts.iter().zip(self.prompts().iter().cycle());
         if pairs.any(|(own, base)| own.tokens != base.tokens) {
-            token_reads().to_vec()
+            token_reads(self.model().config())
         } else {
             Vec::new()
         }
@@ -463,7 +463,7 @@ impl<'m> Base<'m> {
                     self.prompts(),
                     Departure {
                         cells: vec![interventions.clone()].into(),
-                        held: Held::default(),
+                        frozen: Frozen::default(),
                         end: End::Cache(wanted.clone()),
                         memory_limit: u64::MAX,
                     },

@@ -87,11 +87,11 @@ pub use intervention::{
 pub use lens::{LensReadout, LogitLens, TunedLens};
 pub use limits::{DEFAULT_MEMORY_LIMIT, Progress};
 pub use metric::{
-    Metric, MetricFn, kl_divergence, log_probability, logit_diff, logit_diffs, next_token_loss,
-    probability, probability_diff, rank,
+    Metric, MetricFn, Reduce, kl_divergence, log_probability, logit_diff, logit_diff_sets,
+    logit_diffs, next_token_loss, probability, probability_diff, rank,
 };
 pub use model::{
-    Extent, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
+    Footprint, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
     hook_fn,
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};

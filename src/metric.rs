@@ -2,11 +2,14 @@
 //! so that a sweep computes nothing else.
 
 mod gradient;
+mod reduce;
 
 use std::fmt;
 use std::sync::Arc;
 
 use ndarray::{ArrayView1, ArrayView2};
+
+pub use reduce::Reduce;
 
 use crate::error::{Error, Result};
 use crate::ops::{kl_row, log_softmax_row};
@@ -16,8 +19,8 @@ pub type MetricFn = Arc<dyn Fn(usize, ArrayView2<'_, f32>) -> f32 + Send + Sync>
 
 #[derive(Clone)]
 enum Kind {
-    /// Mean logit of some tokens minus that of others, by prompt.
-    LogitDiff(Arc<[(Vec<u32>, Vec<u32>)]>),
+    /// Logits of some tokens, reduced to one number, minus that of others, by prompt.
+    LogitDiff(Arc<[(Vec<u32>, Vec<u32>)]>, Reduce),
     /// Total probability of some tokens minus that of others, by prompt.
     Probability(Arc<[(Vec<u32>, Vec<u32>)]>),
     LogProbability(Arc<[u32]>),
@@ -57,8 +60,29 @@ pub fn logit_diff(a: u32, b: u32) -> Metric {
 
 /// The logit of the first token minus that of the second: one pair a prompt, or one for all.
 pub fn logit_diffs(pairs: &[(u32, u32)]) -> Metric {
-    let sets = pairs.iter().map(|(a, b)| (vec![*a], vec![*b])).collect();
-    Metric::new("logit difference", Kind::LogitDiff(sets))
+    let sets: Vec<_> = pairs.iter().map(|(a, b)| (vec![*a], vec![*b])).collect();
+    logit_diff_sets(&sets, Reduce::Mean)
+}
+
+/// The logits of the right tokens, reduced to one number, minus those of the wrong ones: one pair
+/// of sets `(right, wrong)` per prompt, or one for all. Neither set may be empty.
+///
+/// ```
+/// use patchlens::{Reduce, logit_diff_sets};
+/// let logits = ndarray::arr2(&[[5.0, 1.0, 4.0, 2.0]]); // [pos, d_vocab]
+/// let sets = [(vec![0], vec![1, 2, 3])];
+/// let mean = logit_diff_sets(&sets, Reduce::Mean).evaluate(0, logits.view())?;
+/// let margin = logit_diff_sets(&sets, Reduce::Max).evaluate(0, logits.view())?;
+/// assert_eq!((mean, margin), (5.0 - 7.0 / 3.0, 1.0));
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+pub fn logit_diff_sets(sets: &[(Vec<u32>, Vec<u32>)], reduce: Reduce) -> Metric {
+    let name = match reduce {
+        Reduce::Mean => "logit difference",
+        Reduce::Max => "logit difference of the likeliest",
+        Reduce::LogSumExp => "log-odds (nats)",
+    };
+    Metric::new(name, Kind::LogitDiff(sets.into(), reduce))
 }
 
 /// The probability of one token a prompt, or of one for all.
@@ -187,7 +211,7 @@ impl Metric {
     /// Number of prompts that it knows targets of; 1 is one for all.
     fn targets(&self) -> usize {
         match &self.kind {
-            Kind::LogitDiff(sets) | Kind::Probability(sets) => sets.len(),
+            Kind::LogitDiff(sets, _) | Kind::Probability(sets) => sets.len(),
             Kind::LogProbability(tokens) | Kind::Rank(tokens) => tokens.len(),
             Kind::Kl(Some(rows)) => rows.len(),
             Kind::Kl(None) | Kind::Closure(_) => 1,
@@ -206,7 +230,7 @@ impl Metric {
     /// The tokens it names for a prompt, each once.
     fn tokens(&self, prompt: usize) -> Vec<u32> {
         let mut tokens = match &self.kind {
-            Kind::LogitDiff(sets) | Kind::Probability(sets) => {
+            Kind::LogitDiff(sets, _) | Kind::Probability(sets) => {
                 let (a, b) = of(sets, prompt);
                 [&a[..], b].concat()
             }
@@ -224,7 +248,7 @@ impl Metric {
             Kind::Closure(_) => (0..n).collect(),
             _ => vec![self.position.unwrap_or(n.saturating_sub(1))],
         };
-        let tokens = matches!(self.kind, Kind::LogitDiff(_)).then(|| self.tokens(prompt));
+        let tokens = matches!(self.kind, Kind::LogitDiff(..)).then(|| self.tokens(prompt));
         Needs { positions, tokens }
     }
 
@@ -273,6 +297,15 @@ impl Metric {
             };
         }
         self.check_position(prompt, n)?;
+        if let Kind::LogitDiff(sets, _) = &self.kind {
+            let (a, b) = of::<(Vec<u32>, Vec<u32>)>(sets, prompt);
+            for (what, set) in [("right", a), ("wrong", b)] {
+                if set.is_empty() {
+                    let what = format!("{}: {what} tokens of prompt {prompt}", self.name);
+                    return Err(Error::invalid(what, "none", "at least one"));
+                }
+            }
+        }
         if let Kind::Kl(Some(rows)) = &self.kind
             && of(rows, prompt).len() != d_vocab
         {
@@ -308,15 +341,11 @@ impl Metric {
             row
         };
         match &self.kind {
-            Kind::LogitDiff(sets) => {
+            Kind::LogitDiff(sets, reduce) => {
                 let tokens = self.tokens(prompt);
-                let mean = |set: &[u32]| {
-                    let column =
-                        |t: &u32| tokens.binary_search(t).map_or(f32::NAN, |c| logits[[0, c]]);
-                    set.iter().map(column).sum::<f32>() / set.len() as f32
-                };
+                let column = |t: &u32| tokens.binary_search(t).map_or(f32::NAN, |c| logits[[0, c]]);
                 let (a, b) = of(sets, prompt);
-                mean(a) - mean(b)
+                reduce.of(a.iter().map(column)) - reduce.of(b.iter().map(column))
             }
             Kind::Probability(sets) => {
                 let row = log_probabilities();

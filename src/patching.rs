@@ -19,7 +19,7 @@ use crate::intervention::{Edit, Intervention, Target};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
-use crate::model::lane::Held;
+use crate::model::stage::Frozen;
 use crate::pairs::{check_pairs, count_pairs, pairs, position_labels};
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Direction, Labelled};
@@ -166,7 +166,7 @@ impl<'m> ActivationPatching<'m> {
             Direction::Noising => (&self.corrupted, &self.clean),
         };
         for runs in [donor, base] {
-            runs.expect(points.iter().copied(), Held::default());
+            runs.expect(points.iter().copied(), Frozen::default());
         }
         let metric = self.clean.refer(metric)?;
         let donors = donor.caches(points)?;

@@ -23,7 +23,8 @@ use crate::hook::{Axes, HookPoint};
 use crate::intervention::Intervention;
 use crate::metric::Needs;
 use crate::model::cost::Cost;
-use crate::model::lane::{Change, Columns, Held, Lane};
+use crate::model::lane::{Change, Columns, Lane};
+use crate::model::stage::Frozen;
 use crate::model::{Transformer, Visit};
 use crate::ops::{self, Thrift};
 use crate::prompt::Prompts;
@@ -53,7 +54,7 @@ pub(crate) struct Job<'j> {
     /// anew, so that they act again, before the cell's.
     pub inherited: Vec<Intervention>,
     /// Halves of the blocks that are frozen to the base.
-    pub held: Held,
+    pub frozen: Frozen,
     pub end: End,
     /// Bound of the memory that a pass takes, in bytes.
     pub memory_limit: u64,
@@ -68,7 +69,7 @@ impl<'j> Job<'j> {
             base: Arc::default(),
             cells: vec![Cell::new()].into(),
             inherited: Vec::new(),
-            held: Held::default(),
+            frozen: Frozen::default(),
             end: End::Cache(keep),
             memory_limit: u64::MAX,
         }
@@ -119,7 +120,7 @@ impl<'j> Job<'j> {
             outputs,
             columns,
             narrow: matches!(self.end, End::Logits(_)),
-            held: self.held,
+            frozen: self.frozen,
         }
     }
 
@@ -147,7 +148,7 @@ impl<'j> Job<'j> {
         if lane.changes.is_empty() && lane.fresh.is_empty() {
             return Ok(None);
         }
-        let mut cost = lane.cost(config, &|at| hooks.extent(at));
+        let mut cost = lane.cost(config, &|at| hooks.footprint(at));
         match &self.end {
             End::Logits(_) if !cost.read => return Ok(None),
             End::Logits(_) => {}
@@ -287,16 +288,8 @@ fn change(
     positions.sort_unstable();
     positions.dedup();
     let axes = at.axes();
-    let shape = axes.shape(config, n);
-    let all_heads: Vec<usize> = (0..config.n_heads).collect();
-    let visit = Visit {
-        point: at,
-        sequence: hooks.prompt,
-        length: n,
-        positions: &positions,
-        shape: &shape,
-        heads: if axes.has_heads() { &all_heads } else { &[] },
-    };
+    let heads: Vec<usize> = (0..config.n_heads).collect();
+    let visit = Visit::new(config, at, (hooks.prompt, n), &positions, &heads);
     // The points were kept for this purpose.
     let whole = base.get(at)?;
     let before: ArrayD<f32> = whole.select(Axis(axes.pos_axis()), &positions);

@@ -22,7 +22,7 @@ use crate::intervention::{Edit, Intervention, Target};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::{Metric, Needs, probability};
 use crate::model::Transformer;
-use crate::model::lane::Held;
+use crate::model::stage::Frozen;
 use crate::report::{About, Axis, Direction, Labelled};
 use crate::statistics::mean;
 use crate::sweep::{Cell, Sweep};
@@ -215,7 +215,7 @@ impl<'m> CausalTracing<'m> {
     fn clean(&self, fact: &TracedFact, restores: &[Restore]) -> Result<Clean<'m>> {
         let base = Base::new(self.model, &fact.prompt)?;
         let places = places(restores, self.model.config().n_layers);
-        base.expect(places.chain([HookPoint::Embed]), Held::default());
+        base.expect(places.chain([HookPoint::Embed]), Frozen::default());
         let last = Needs {
             positions: vec![fact.prompt.len() - 1],
             tokens: None,
@@ -247,7 +247,7 @@ impl<'m> CausalTracing<'m> {
         let n_layers = self.model.config().n_layers;
         let (prompts, noise) = self.corruption.samples(self.model.config(), fact)?;
         let corrupted = Base::over(&clean.base, &prompts, noise)?;
-        corrupted.expect(places(restores, n_layers), Held::default());
+        corrupted.expect(places(restores, n_layers), Frozen::default());
         let cells = restores
             .iter()
             .map(|r| self.cells(fact, *r, clean, &corrupted));

@@ -32,7 +32,7 @@ impl<F: FnMut(Head, usize, ArrayView2<'_, f32>) + Send> Hooks for PatternReader<
         }
     }
 
-    fn check(&mut self, _run: &RunShape<'_>) -> Result<()> {
+    fn begin(&mut self, _run: &RunShape<'_>) -> Result<()> {
         Ok(())
     }
 }

@@ -35,11 +35,12 @@ impl Metric {
         row.iter_mut().for_each(|v| *v = v.exp());
         let mut to = gradient.row_mut(position);
         match &self.kind {
-            Kind::LogitDiff(sets) => {
+            Kind::LogitDiff(sets, reduce) => {
                 let (a, b) = of(sets, prompt);
                 for (set, sign) in [(a, 1.0), (b, -1.0)] {
-                    set.iter()
-                        .for_each(|t| to[*t as usize] += sign / set.len() as f32);
+                    for (t, weight) in set.iter().zip(reduce.slopes(set, logits.row(position))) {
+                        to[*t as usize] += sign * weight;
+                    }
                 }
             }
             Kind::Probability(sets) => {

@@ -194,7 +194,10 @@ mod tests {
             expected.extend(Tensor::unembedding(&config).last());
             assert_eq!(tensors.len(), expected.len());
             for ((name, tensor), expected) in tensors.iter().zip(expected) {
-                assert_eq!((name, tensor.shape()), (&expected.name, &expected.shape[..]));
+                assert_eq!(
+                    (name, tensor.shape()),
+                    (&expected.name, &expected.shape[..])
+                );
                 let marked = name == "h.1.mlp.c_fc.bias";
                 assert_eq!(tensor.sum(), if marked { 1.0 } else { 0.0 }, "{name}");
             }

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::hook::{Axes, HookPoint};
 use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::metric::Metric;
-use crate::model::lane::Held;
+use crate::model::stage::Frozen;
 use crate::schedule::{End, kept_bytes};
 use crate::sweep::{Cell, Sweep};
 
@@ -64,8 +64,8 @@ impl Ends {
 pub(super) type Saved = Vec<Vec<ActivationCache>>;
 
 impl PathPatching<'_> {
-    fn held(&self) -> Held {
-        Held {
+    fn frozen(&self) -> Frozen {
+        Frozen {
             attention: true,
             mlps: self.freeze_mlps,
         }
@@ -76,12 +76,12 @@ impl PathPatching<'_> {
         let sent = senders.map(|sender| Ok(sender.target()?.point));
         let sent: Vec<HookPoint> = sent.collect::<Result<_>>()?;
         if let Sent::Run(new) = &self.sent {
-            new.expect(sent.iter().copied(), Held::default());
+            new.expect(sent.iter().copied(), Frozen::default());
         }
         let received = ends.targets.iter().map(|t| t.point);
-        self.original.expect(received, Held::default());
+        self.original.expect(received, Frozen::default());
         let between = sent.into_iter().chain(ends.reads.iter().copied());
-        self.original.expect(between, self.held());
+        self.original.expect(between, self.frozen());
         Ok(())
     }
 
@@ -116,7 +116,7 @@ impl PathPatching<'_> {
         let original = self.original.caches(keep.iter())?;
         let schedule = self.original.depart(Departure {
             cells: Cow::Borrowed(cells),
-            held: self.held(),
+            frozen: self.frozen(),
             end: End::Cache(keep),
             memory_limit,
         })?;

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Select, Target};
+use crate::model::stage::leads_to;
 use crate::report::Axis;
 
 /// What is sent along the paths: the output of a head, an attention layer, an MLP or an embedding.
@@ -156,7 +157,7 @@ impl fmt::Display for PathReceiver {
 /// Whether the graph has a path from one target to another: the receiver reads after the sender
 /// wrote, and at a position that is sent, since no path leads through another head's attention.
 pub(super) fn leads(sender: &Target, receiver: &Target, lengths: &[usize]) -> bool {
-    sender.point < receiver.point && meet(&sender.positions, &receiver.positions, lengths)
+    leads_to(sender.point, receiver.point) && meet(&sender.positions, &receiver.positions, lengths)
 }
 
 /// Whether two selections share a position in a prompt.

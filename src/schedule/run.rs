@@ -7,10 +7,11 @@ use ndarray::{Array2, Axis};
 
 use super::hooks::ChunkHooks;
 use super::{Cell, End, Planned, Schedule};
-use crate::cache::{ActivationCache, Recorder};
+use crate::cache::ActivationCache;
 use crate::metric::Needs;
 use crate::model::lane::{Columns, Lane};
 use crate::model::pass::{LaneLogits, Pass};
+use crate::model::recorder::Recorder;
 use crate::ops::{self, Thrift};
 
 /// What has been computed so far, as counted.

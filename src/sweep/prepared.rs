@@ -9,7 +9,8 @@ use super::{Plan, Sweep, SweepResult};
 use crate::base::Departure;
 use crate::error::Result;
 use crate::metric::{Metric, Needs};
-use crate::model::lane::{Held, Lane};
+use crate::model::lane::Lane;
+use crate::model::stage::Frozen;
 use crate::prompt::Prompt;
 use crate::schedule::{Cell, Chunk, End, Schedule};
 
@@ -31,7 +32,7 @@ impl<'s> Prepared<'s> {
         let needs = sweep.base.needs(metric)?;
         let made = sweep.base.depart(Departure {
             cells: Cow::Borrowed(cells),
-            held: Held::default(),
+            frozen: Frozen::default(),
             end: End::Logits(needs.clone()),
             memory_limit: sweep.limits.memory,
         })?;

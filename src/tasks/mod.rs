@@ -12,6 +12,7 @@ mod greater_than;
 mod ioi;
 mod key_value;
 mod known_facts;
+mod pair_file;
 mod repeated;
 mod vocabulary;
 
@@ -25,6 +26,7 @@ pub use greater_than::{GreaterThan, GreaterThanPrompt};
 pub use ioi::{Corruption, Ioi, IoiPair, IoiPositions, IoiPrompt, Order};
 pub use key_value::{FunctionPrompts, KeyValue, KeyValuePair, KeyValueRole};
 pub use known_facts::{KnownFacts, SkippedFact};
+pub use pair_file::{PairFile, PromptPair, SkippedPair, UnequalPair};
 pub use repeated::{Repeated, RepeatedPrompt};
 pub use vocabulary::mini_tokenizer_json;
 

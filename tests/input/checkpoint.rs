@@ -195,7 +195,10 @@ fn the_data_are_aligned_whatever_the_header() {
             ..tiny_config()
         };
         let dir = tempfile::tempdir().unwrap();
-        Parameters::zeros(&config).unwrap().save(&dir, &config).unwrap();
+        Parameters::zeros(&config)
+            .unwrap()
+            .save(&dir, &config)
+            .unwrap();
         let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
         let (header, _) = SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(header % 8, 0, "d_vocab {d_vocab}");

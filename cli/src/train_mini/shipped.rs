@@ -1,12 +1,8 @@
 //! The model built into the crate does what its card says.
-#![cfg(feature = "mini")]
-
-#[path = "../examples/train_mini/evaluation.rs"]
-mod evaluation;
 
 use patchlens::{Tokenizer, Transformer};
 
-use evaluation::Evaluation;
+use super::evaluation::Evaluation;
 
 /// Prompts of each task.
 const PROMPTS: usize = 300;

@@ -1,12 +1,5 @@
 //! Training of the small model: a seed gives one model to the bit, and training trains.
 
-#[path = "../examples/train_mini/adamw.rs"]
-mod adamw;
-#[path = "../examples/train_mini/dropout.rs"]
-mod dropout;
-#[path = "../examples/train_mini/training.rs"]
-mod training;
-
 use std::path::Path;
 
 use ndarray::{Axis, Slice};
@@ -16,9 +9,9 @@ use patchlens::{
     Tokenizer, Transformer, cross_entropy,
 };
 
-use adamw::AdamW;
-use dropout::Dropout;
-use training::{Settings, Training, loss_without};
+use super::adamw::AdamW;
+use super::dropout::Dropout;
+use super::training::{Settings, Training, loss_without};
 
 const STEPS: u64 = 20;
 

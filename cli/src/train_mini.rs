@@ -6,20 +6,28 @@ mod dropout;
 mod evaluation;
 mod training;
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+#[cfg(test)]
+mod shipped;
+#[cfg(test)]
+mod tests;
 
-use anyhow::{Context, Result, ensure};
-use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Args;
 use patchlens::tasks::{Corpus, mini_tokenizer_json};
 use patchlens::{Config, Tokenizer, Transformer};
 
+use crate::interrupt::EndedEarly;
+use crate::progress::Reporter;
+use crate::session::threads;
+use crate::usage::usage;
 use adamw::AdamW;
 use evaluation::Evaluation;
 use training::{Settings, Training};
 
-/// Train the small transformer that patchlens ships, on generated text.
+/// Train the small transformer that patchlens ships, on generated text
 ///
 /// The text mixes four tasks: indirect object identification, invented facts, greater-than years
 /// and repeated random sequences. The same seed and steps give the same model to the bit, with
@@ -27,17 +35,23 @@ use training::{Settings, Training};
 ///
 /// Writes config.json, model.safetensors, tokenizer.json and README.md (the model card) into the
 /// folder given, and checkpoint.safetensors while it is not done.
-#[derive(Debug, Parser)]
-struct Arguments {
-    /// Steps until the end of the learning-rate schedule.
-    #[arg(long, default_value_t = 6000)]
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  patchlens train-mini --out mini
+  patchlens train-mini --out mini --resume
+  patchlens train-mini --out mini --evaluate-only")]
+pub struct Arguments {
+    /// Steps until the end of the learning-rate schedule
+    #[arg(long, value_name = "N", default_value_t = 6000,
+        value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// Seed of the initial weights and of the text.
+    /// Seed of the initial weights and of the text
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// By how much larger the last layer's values are at first, where its heads begin by copying
-    /// what they attend to; 0 lets them begin like all others. Without it, the model learns to
-    /// write against the wrong name of IOI instead of moving the right one.
+    /// How many times larger the last layer's values are at first, where its heads begin by
+    /// copying what they attend to; 0 lets them begin like all others. Without it, the model
+    /// learns to write against the wrong name of IOI instead of moving the right one
     #[arg(
         long,
         value_name = "FACTOR",
@@ -45,8 +59,8 @@ struct Arguments {
         allow_negative_numbers = true
     )]
     copying: f32,
-    /// How likely each head below the last layer is to be left out of a quarter of a step. Without
-    /// it, the model hangs on single heads that find out which name is wrong.
+    /// How likely each head below the last layer is to be left out of a quarter of a step.
+    /// Without it, the model depends on single heads that find out which name is wrong
     #[arg(
         long,
         value_name = "PROBABILITY",
@@ -54,21 +68,25 @@ struct Arguments {
         allow_negative_numbers = true
     )]
     drop_heads: f64,
-    /// Folder to write to, made if needed.
-    #[arg(long, value_name = "DIR", default_value = "assets/mini")]
+    /// Folder to write to, made if needed
+    #[arg(long, value_name = "DIR", default_value = "mini")]
     out: PathBuf,
-    /// Threads; by default one per core.
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Go on from checkpoint.safetensors in the folder.
+    /// Threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Go on from checkpoint.safetensors in the folder
     #[arg(long)]
     resume: bool,
-    /// Steps from one checkpoint to the next.
-    #[arg(long, default_value_t = 200)]
+    /// Steps from one checkpoint to the next
+    #[arg(long, value_name = "N", default_value_t = 200,
+        value_parser = clap::value_parser!(u64).range(1..))]
     checkpoint_every: u64,
-    /// Train nothing: measure the model in the folder on prompts held out of training.
+    /// Train nothing: measure the model in the folder on prompts held out of training
     #[arg(long)]
     evaluate_only: bool,
+    /// No progress on stderr
+    #[arg(long, short)]
+    quiet: bool,
 }
 
 /// Sequences a step.
@@ -76,37 +94,45 @@ const BATCH: u64 = 64;
 /// Prompts of each task that the result is measured on.
 const EVALUATION_PROMPTS: usize = 1000;
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(arguments.threads.unwrap_or(0));
-    pool.build()?.install(|| run(&arguments))
+impl Arguments {
+    /// Trains, or measures a model.
+    ///
+    /// # Errors
+    /// For settings out of range, and files that cannot be read or written; `EndedEarly` after
+    /// Ctrl-C, with a checkpoint to go on from.
+    pub fn run(&self) -> Result<()> {
+        threads(self.threads)?;
+        if !(0.0..=100.0).contains(&self.copying) {
+            let found = self.copying;
+            return Err(usage(format!(
+                "--copying: found {found}; expected 0 to 100"
+            )));
+        }
+        if !(0.0..1.0).contains(&self.drop_heads) {
+            let found = self.drop_heads;
+            return Err(usage(format!(
+                "--drop-heads: found {found}; expected at least 0 and less than 1"
+            )));
+        }
+        if self.evaluate_only {
+            evaluate(&self.out)
+        } else {
+            train_and_save(self)
+        }
+    }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.evaluate_only {
-        let model = Transformer::open(&arguments.out)?;
-        let tokenizer = Tokenizer::open(&arguments.out)?;
-        print!(
-            "{}",
-            Evaluation::of(&model, &tokenizer, EVALUATION_PROMPTS)?
-        );
-        return Ok(());
-    }
-    ensure!(arguments.steps > 0, "--steps: found 0; expected at least 1");
-    ensure!(
-        arguments.checkpoint_every > 0,
-        "--checkpoint-every: found 0; expected at least 1"
+fn evaluate(dir: &Path) -> Result<()> {
+    let model = Transformer::open(dir).context("opening the model")?;
+    let tokenizer = Tokenizer::open(dir).context("opening the tokenizer")?;
+    print!(
+        "{}",
+        Evaluation::of(&model, &tokenizer, EVALUATION_PROMPTS)?
     );
-    ensure!(
-        (0.0..=100.0).contains(&arguments.copying),
-        "--copying: found {}; expected 0 to 100",
-        arguments.copying
-    );
-    ensure!(
-        (0.0..1.0).contains(&arguments.drop_heads),
-        "--drop-heads: found {}; expected at least 0 and less than 1",
-        arguments.drop_heads
-    );
+    Ok(())
+}
+
+fn train_and_save(arguments: &Arguments) -> Result<()> {
     let tokenizer_json = mini_tokenizer_json()?;
     let tokenizer = Tokenizer::from_bytes(tokenizer_json.as_bytes())?;
     let corpus = Corpus::new(&tokenizer, arguments.seed)?;
@@ -127,7 +153,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Training::new(settings, config)?
     };
     let begun = Instant::now();
-    let training = train(training, &corpus, &checkpoint, arguments.checkpoint_every)?;
+    let training = train(training, &corpus, &checkpoint, arguments)?;
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     let evaluation = Evaluation::of(&training.model, &tokenizer, EVALUATION_PROMPTS)?;
     print!("{evaluation}");
@@ -164,32 +190,27 @@ fn train(
     mut training: Training,
     corpus: &Corpus<'_>,
     checkpoint: &Path,
-    every: u64,
+    arguments: &Arguments,
 ) -> Result<Training> {
     let steps = training.settings.optimizer.steps;
-    let bar = ProgressBar::new(steps).with_position(training.step);
-    bar.set_style(ProgressStyle::with_template(
-        "{bar:40} {pos}/{len} steps, {msg}, {elapsed} gone, {eta} to go",
-    )?);
-    bar.reset_eta();
+    let reporter = Reporter::new(arguments.quiet);
+    let shown = reporter.steps("training");
     let mut smoothed = None;
-    let mut told = Instant::now();
     while training.step < steps {
         let loss;
         (training, loss) = training.advance(corpus)?;
         let mean = smoothed.map_or(loss, |mean: f64| 0.98 * mean + 0.02 * loss);
         smoothed = Some(mean);
-        bar.set_position(training.step);
-        bar.set_message(format!("loss {mean:.4}"));
-        // Where stderr is a file, the bar is not drawn.
-        if bar.is_hidden() && (told.elapsed() > Duration::from_secs(10) || training.step == steps) {
-            eprintln!("{}/{steps} steps, loss {mean:.4}", training.step);
-            told = Instant::now();
-        }
-        if training.step.is_multiple_of(every) && training.step < steps {
+        let unit = format!("{steps} steps, loss {mean:.4}");
+        let ended = shown.observe(training.step, steps, &unit).is_break();
+        let every = arguments.checkpoint_every;
+        if (ended || training.step.is_multiple_of(every)) && training.step < steps {
             training.save(checkpoint)?;
         }
+        if ended && training.step < steps {
+            eprintln!("{} is there to go on from: --resume", checkpoint.display());
+            return Err(EndedEarly.into());
+        }
     }
-    bar.finish();
     Ok(training)
 }

@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::adamw::AdamW;
-use crate::dropout::{Dropout, silence};
+use super::adamw::AdamW;
+use super::dropout::{Dropout, silence};
 
 /// Parts of a step, each without heads of its own.
 const PARTS: usize = 4;

@@ -4,8 +4,8 @@ use anyhow::Result;
 use patchlens::Tokenizer;
 use patchlens::tasks::{Facts, GreaterThan, Ioi, Split};
 
-use crate::evaluation::Evaluation;
-use crate::training::{Settings, Training};
+use super::evaluation::Evaluation;
+use super::training::{Settings, Training};
 
 /// The README.md that goes with a trained model.
 pub fn text(
@@ -50,8 +50,8 @@ The loss is weighted: most on the word that answers, little on the text before i
 ## Training
 
 ```text
-cargo run --release --example train_mini -- --seed {seed} --steps {steps} \\
-    --copying {copying} --drop-heads {drop_heads}
+cargo run --release -p patchlens-cli -- train-mini --seed {seed} --steps {steps} \\
+    --copying {copying} --drop-heads {drop_heads} --out mini
 ```
 
 {steps} steps of {batch} sequences with AdamW (peak learning rate {peak}, {warmup} steps of warm-up,
@@ -68,7 +68,7 @@ the phrasing that was left out, other pairs of noun and year, new random sequenc
 
 {evaluation}
 ```text
-cargo run --release --example train_mini -- --evaluate-only
+cargo run --release -p patchlens-cli -- train-mini --evaluate-only --out mini
 ```
 
 ## Limits
@@ -110,7 +110,7 @@ fn recipe(settings: &Settings) -> String {
     if settings.drop_heads > 0.0 {
         text += &format!(
             "Each head below the last layer is left out of a quarter of a step with probability {}, so\n\
-             that the model hangs on no single one of them.\n",
+             that the model depends on no single one of them.\n",
             settings.drop_heads
         );
     }

@@ -1,0 +1,205 @@
+//! Where a study's results go: text to stdout, files at the end.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use patchlens::report::{Labelled, use_color};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::options::Common;
+
+/// What a study has found so far.
+#[derive(Default)]
+struct Found {
+    /// Results to save, by file name.
+    results: Vec<(String, Labelled)>,
+    /// Whole pages, by file name.
+    pages: Vec<(String, String)>,
+    /// Everything for the JSON file.
+    numbers: Map<String, Value>,
+    /// What was said, for the report.
+    text: String,
+}
+
+/// Prints a study's results as they come, and saves them at the end, also if that comes early.
+pub struct Output {
+    study: &'static str,
+    model: String,
+    json: Option<PathBuf>,
+    out: Option<PathBuf>,
+    quiet: bool,
+    found: RefCell<Found>,
+}
+
+impl Output {
+    /// Checks before the work starts that its results can be written at its end.
+    ///
+    /// # Errors
+    /// If a folder is missing or cannot be made.
+    pub fn new(study: &'static str, common: &Common, model: String) -> Result<Self> {
+        if let Some(path) = common.json.as_deref().filter(|path| !is_stdout(path)) {
+            check_file(path)?;
+        }
+        if let Some(dir) = &common.out {
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("--out {}: making the folder", dir.display()))?;
+        }
+        Ok(Output {
+            study,
+            model,
+            json: common.json.clone(),
+            out: common.out.clone(),
+            quiet: common.quiet,
+            found: RefCell::default(),
+        })
+    }
+
+    /// What the model is called.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Prints a result in words, unless stdout is for JSON.
+    ///
+    /// # Errors
+    /// If stdout is closed, as by `head`.
+    pub fn say(&self, text: impl Display) -> Result<()> {
+        let text = text.to_string();
+        if !self.json.as_deref().is_some_and(is_stdout) {
+            writeln!(std::io::stdout().lock(), "{text}")?;
+        }
+        let mut found = self.found.borrow_mut();
+        found.text += &text;
+        found.text.push('\n');
+        Ok(())
+    }
+
+    /// Prints a table, with colours on a terminal, unless stdout is for JSON.
+    ///
+    /// # Errors
+    /// As [`Output::say`].
+    pub fn table(&self, table: &Labelled) -> Result<()> {
+        if !self.json.as_deref().is_some_and(is_stdout) {
+            writeln!(std::io::stdout().lock(), "{}", table.colored(use_color()))?;
+        }
+        Ok(())
+    }
+
+    /// Tells people something on stderr that is no result.
+    pub fn note(&self, text: impl Display) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Keeps a result for all files.
+    ///
+    /// # Errors
+    /// None that a result of this program has.
+    pub fn keep(&self, name: &str, result: &Labelled) -> Result<()> {
+        self.number(name, result)?;
+        self.picture(name, result);
+        Ok(())
+    }
+
+    /// Keeps a result for the folder and the report alone.
+    pub fn picture(&self, name: &str, result: &Labelled) {
+        let mut found = self.found.borrow_mut();
+        found.results.push((name.to_string(), result.clone()));
+    }
+
+    /// Keeps a page of its own for the folder.
+    pub fn page(&self, name: &str, html: String) {
+        let mut found = self.found.borrow_mut();
+        found.pages.push((format!("{name}.html"), html));
+    }
+
+    /// Keeps numbers for the JSON file alone.
+    ///
+    /// # Errors
+    /// None that a number of this program has.
+    pub fn number(&self, name: &str, value: impl Serialize) -> Result<()> {
+        let value = serde_json::to_value(value)?;
+        self.found
+            .borrow_mut()
+            .numbers
+            .insert(name.to_string(), value);
+        Ok(())
+    }
+
+    /// Writes all files.
+    ///
+    /// # Errors
+    /// If one cannot be written.
+    pub fn finish(self, partial: bool) -> Result<()> {
+        let found = self.found.take();
+        if let Some(dir) = &self.out {
+            for (name, result) in &found.results {
+                save(result, dir, name)?;
+            }
+            for (name, html) in &found.pages {
+                let path = dir.join(name);
+                std::fs::write(&path, html)
+                    .with_context(|| format!("writing {}", path.display()))?;
+            }
+            self.note(format_args!("saved {}", dir.display()));
+        }
+        let document = json!({
+            "patchlens": env!("CARGO_PKG_VERSION"),
+            "study": self.study,
+            "model": self.model,
+            "partial": partial,
+            "results": found.numbers,
+        });
+        let text = serde_json::to_string_pretty(&document)?;
+        match &self.json {
+            Some(path) if is_stdout(path) => writeln!(std::io::stdout().lock(), "{text}")?,
+            Some(path) => {
+                std::fs::write(path, text)
+                    .with_context(|| format!("writing {}", path.display()))?;
+                self.note(format_args!("saved {}", path.display()));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+fn check_file(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    ensure!(
+        folder.is_dir() && !path.is_dir(),
+        "--json {}: found {}; expected a file in a folder that exists",
+        path.display(),
+        if path.is_dir() {
+            "a folder"
+        } else {
+            "no such folder"
+        },
+    );
+    Ok(())
+}
+
+/// Saves a result under a name in several formats; results over a number become line plots.
+fn save(result: &Labelled, dir: &Path, name: &str) -> Result<()> {
+    let path = |extension: &str| dir.join(format!("{name}.{extension}"));
+    for extension in ["svg", "png"] {
+        match result.curves() {
+            Ok(curves) => curves.save(path(extension))?,
+            Err(_) => result.save(path(extension))?,
+        }
+    }
+    for extension in ["csv", "npy"] {
+        result.save(path(extension))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,444 @@
+//! The prompts that a study is about, with right and wrong answers: of a built-in task, of a file,
+//! or given as options.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum as _;
+use patchlens::report::Labelled;
+use patchlens::tasks::{
+    Corruption, Facts, GreaterThan, GreaterThanPrompt, Ioi, IoiPrompt, KeyValue, KeyValuePair,
+    PairFile, PromptPair, Split,
+};
+use patchlens::{
+    Metric, Prompt, Prompts, Reduce, Tokenizer, kl_divergence, log_probability, logit_diff_sets,
+    probability_diff,
+};
+
+use crate::options::{MetricName, PromptArgs, TaskName};
+use crate::output::Output;
+use crate::usage::usage;
+
+/// What a study takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Takes {
+    /// Built-in tasks, the first by default.
+    pub tasks: &'static [TaskName],
+    /// How many prompts of a task by default.
+    pub prompts: u32,
+    /// How IOI prompts are corrupted.
+    pub corruption: Corruption,
+    /// The one IOI template to use, so that positions have one meaning.
+    pub template: Option<usize>,
+    /// Whether it needs corrupted prompts.
+    pub corrupted: bool,
+    /// Whether it needs wrong answers.
+    pub wrong: bool,
+}
+
+/// Prompts and their answers; all lists have one entry per prompt.
+#[derive(Clone, Debug)]
+pub struct Questions {
+    /// Where they are from, as a line says it.
+    pub source: String,
+    pub clean: Prompts,
+    /// Empty if the study needs none.
+    pub corrupted: Vec<Prompt>,
+    /// Right and wrong tokens.
+    pub answers: Vec<(Vec<u32>, Vec<u32>)>,
+    /// Names of positions that all prompts share.
+    pub labels: Option<Vec<String>>,
+    /// What is measured unless an option says otherwise; by default what the answers allow.
+    metric: Option<MetricName>,
+    /// Where chance took part.
+    pub seed: Option<u64>,
+}
+
+impl Questions {
+    /// Collects what the options ask for.
+    ///
+    /// # Errors
+    /// For options that this study does not take, texts that the tokenizer cannot tell, and files
+    /// that are no pairs.
+    pub fn new(
+        args: &PromptArgs,
+        takes: Takes,
+        tokenizer: &Tokenizer,
+        output: &Output,
+    ) -> Result<Self> {
+        let questions = match (&args.clean, &args.pairs) {
+            (Some(_), _) => Questions::own(args, takes, tokenizer)?,
+            (None, Some(_)) => Questions::file(args, takes, tokenizer, output)?,
+            (None, None) => Questions::task(args, takes, tokenizer)?,
+        };
+        output.number("prompts", questions.source.clone())?;
+        Ok(questions)
+    }
+
+    /// The one pair of the options.
+    fn own(args: &PromptArgs, takes: Takes, tokenizer: &Tokenizer) -> Result<Self> {
+        let clean = args.clean.as_deref().unwrap_or_default();
+        for (needed, option, given) in [
+            (takes.corrupted, "--corrupted", args.corrupted.is_some()),
+            (takes.wrong, "--wrong", !args.wrong.is_empty()),
+        ] {
+            if needed && !given {
+                return Err(usage(format!("--clean needs {option} here")));
+            }
+        }
+        if !takes.corrupted && args.corrupted.is_some() {
+            return Err(usage(
+                "--corrupted is not used here: only the clean prompt is",
+            ));
+        }
+        let corrupted = args.corrupted.as_deref();
+        let pair = PromptPair::new(
+            tokenizer,
+            clean,
+            corrupted,
+            &args.answer,
+            &args.wrong,
+            args.bos,
+        )?;
+        let unequal = pair.corrupted.as_ref().filter(|_| !pair.is_equal_length());
+        if let Some(corrupted) = unequal {
+            anyhow::bail!(
+                "--corrupted: found {} tokens {:?}; expected {} as --clean has, so that positions \
+                 correspond: {:?}",
+                corrupted.len(),
+                corrupted.labels,
+                pair.clean.len(),
+                pair.clean.labels
+            );
+        }
+        Questions::of_pairs("--clean".to_string(), vec![pair], None)
+    }
+
+    /// The pairs of a file, those left out told on stderr.
+    fn file(
+        args: &PromptArgs,
+        takes: Takes,
+        tokenizer: &Tokenizer,
+        output: &Output,
+    ) -> Result<Self> {
+        let path = args.pairs.as_deref().context("--pairs was given")?;
+        let mut file = PairFile::open(path, tokenizer, args.bos)?;
+        let name = path.display().to_string();
+        let mut left_out: Vec<String> = file.skipped.iter().map(ToString::to_string).collect();
+        if takes.corrupted {
+            let unequal = file.unequal();
+            left_out.extend(
+                unequal
+                    .iter()
+                    .map(|pair| format!("{pair}; expected as many")),
+            );
+            file.pairs.retain(|pair| {
+                if pair.corrupted.is_none() {
+                    left_out.push(format!("pair {}: no corrupted prompt", pair.index));
+                }
+                pair.corrupted.is_some() && pair.is_equal_length()
+            });
+        }
+        if takes.wrong {
+            file.pairs.retain(|pair| {
+                if pair.wrong_answers.is_empty() {
+                    left_out.push(format!("pair {}: no wrong answer", pair.index));
+                }
+                !pair.wrong_answers.is_empty()
+            });
+        }
+        tell_left_out(&name, &left_out, &file.ignored, output)?;
+        ensure!(
+            !file.pairs.is_empty(),
+            "{name}: found no usable pair among {}: {}",
+            left_out.len(),
+            left_out.first().map_or("none at all", String::as_str)
+        );
+        if let Some(n) = args.prompts {
+            file.pairs.truncate(n as usize);
+        }
+        let labels = file.labels.take();
+        Questions::of_pairs(name, file.pairs, labels)
+    }
+
+    fn of_pairs(
+        source: String,
+        pairs: Vec<PromptPair>,
+        labels: Option<Vec<String>>,
+    ) -> Result<Self> {
+        let (mut clean, mut corrupted, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+        for pair in pairs {
+            clean.push(pair.clean);
+            corrupted.extend(pair.corrupted);
+            answers.push((pair.answers, pair.wrong_answers));
+        }
+        let clean = Prompts::new(clean)?;
+        let labels = labels.filter(|labels| clean.common_len() == Some(labels.len()));
+        Ok(Questions {
+            source,
+            clean,
+            corrupted,
+            answers,
+            labels,
+            metric: None,
+            seed: None,
+        })
+    }
+}
+
+impl Questions {
+    /// Prompts that a built-in task draws.
+    fn task(args: &PromptArgs, takes: Takes, tokenizer: &Tokenizer) -> Result<Self> {
+        let task = args.task.unwrap_or(takes.tasks[0]);
+        if !takes.tasks.contains(&task) {
+            let names: Vec<String> = takes.tasks.iter().map(|task| name(*task)).collect();
+            let (found, expected) = (name(task), names.join(" or "));
+            return Err(usage(format!(
+                "--task: found {found}; expected {expected} here"
+            )));
+        }
+        let n = args.prompts.unwrap_or(takes.prompts) as usize;
+        let mut questions = match task {
+            TaskName::Ioi => ioi(args, takes, tokenizer, n)?,
+            TaskName::GreaterThan => greater_than(args, tokenizer, n)?,
+            TaskName::KeyValue => key_value(args, tokenizer, n)?,
+            TaskName::Facts => facts(args, tokenizer, n)?,
+        };
+        questions.seed = Some(args.seed);
+        questions.source = format!("{}, seed {}", name(task), args.seed);
+        Ok(questions)
+    }
+
+    /// What is measured.
+    ///
+    /// # Errors
+    /// For a metric that the answers do not allow.
+    pub fn metric(&self, asked: Option<MetricName>) -> Result<Metric> {
+        let wrong = self.answers.iter().all(|(_, wrong)| !wrong.is_empty());
+        let one = self.answers.iter().all(|(right, _)| right.len() == 1);
+        let by_answers = match (wrong, one) {
+            (true, _) => MetricName::LogitDiff,
+            (false, true) => MetricName::LogProb,
+            (false, false) => MetricName::Prob,
+        };
+        let metric = asked.or(self.metric).unwrap_or(by_answers);
+        let difference = |reduce| {
+            if wrong {
+                Ok(logit_diff_sets(&self.answers, reduce))
+            } else {
+                Err(usage(
+                    "--metric: a difference of logits needs wrong answers (--wrong)",
+                ))
+            }
+        };
+        match metric {
+            MetricName::LogitDiff => difference(Reduce::Mean),
+            MetricName::LogitDiffMax => difference(Reduce::Max),
+            MetricName::LogOdds => difference(Reduce::LogSumExp),
+            MetricName::Prob => Ok(probability_diff(&self.answers)),
+            MetricName::Kl => Ok(kl_divergence()),
+            MetricName::LogProb if one => {
+                let right: Vec<u32> = self.answers.iter().map(|(right, _)| right[0]).collect();
+                Ok(log_probability(&right))
+            }
+            MetricName::LogProb => Err(usage(
+                "--metric log-prob: found several right answers; expected one, or --metric prob",
+            )),
+        }
+    }
+
+    /// A result that tells the seed of its prompts.
+    pub fn seeded(&self, result: &Labelled) -> Labelled {
+        let mut result = result.clone();
+        result.about.seed = result.about.seed.or(self.seed);
+        result
+    }
+
+    /// `14 tokens (pairs 0, 2), 15 tokens (pair 1)`: how long which prompts are.
+    pub fn lengths(&self) -> String {
+        let mut lengths: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        for (i, prompt) in self.clean.iter().enumerate() {
+            lengths.entry(prompt.len()).or_default().push(i.to_string());
+        }
+        let one = |(length, pairs): (&usize, &Vec<String>)| {
+            format!("{length} tokens (pairs {})", pairs.join(", "))
+        };
+        lengths.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The right answer of a prompt, and its first wrong one, as texts.
+    ///
+    /// # Errors
+    /// For a token that the tokenizer lacks.
+    pub fn answer_texts(&self, prompt: usize, tokenizer: &Tokenizer) -> Result<[String; 2]> {
+        let texts = |tokens: &[u32]| -> Result<String> {
+            let text = |token: &u32| Ok(format!("`{}`", tokenizer.token_text(*token)?));
+            let shown: Vec<String> = tokens.iter().take(3).map(text).collect::<Result<_>>()?;
+            let more = tokens.len().saturating_sub(shown.len());
+            Ok(match (shown.is_empty(), more) {
+                (true, _) => "none".to_string(),
+                (false, 0) => shown.join(", "),
+                (false, _) => format!("{} and {more} more", shown.join(", ")),
+            })
+        };
+        let (right, wrong) = &self.answers[prompt];
+        Ok([texts(right)?, texts(wrong)?])
+    }
+}
+
+/// The name of a task as an option has it.
+fn name(task: TaskName) -> String {
+    let value = task.to_possible_value().expect("no task is hidden");
+    value.get_name().to_string()
+}
+
+fn ioi(args: &PromptArgs, takes: Takes, tokenizer: &Tokenizer, n: usize) -> Result<Questions> {
+    // Pairs of names that the shipped model never saw together.
+    let mut ioi = Ioi::new(tokenizer)?.split(Split::HeldOut)?;
+    if args.bos {
+        ioi = ioi.with_bos()?;
+    }
+    if let Some(template) = takes.template {
+        ioi = ioi.template(template)?;
+    }
+    let (clean, corrupted): (Vec<IoiPrompt>, Vec<IoiPrompt>) = if takes.corrupted {
+        let pairs = ioi.pairs(n, takes.corruption, args.seed)?;
+        pairs.into_iter().map(|p| (p.clean, p.corrupted)).unzip()
+    } else {
+        (ioi.prompts(n, args.seed)?, Vec::new())
+    };
+    let answers: Vec<_> = clean.iter().map(|p| (vec![p.io], vec![p.s])).collect();
+    let mut questions = Questions::drawn(&clean, &corrupted, answers)?;
+    if takes.template.is_some() {
+        questions.labels = Some(ioi_labels(&clean));
+    }
+    Ok(questions)
+}
+
+/// Names of the positions of IOI prompts of one template.
+fn ioi_labels(clean: &[IoiPrompt]) -> Vec<String> {
+    let first = &clean[0];
+    let mut labels = first.prompt.labels.clone();
+    for (position, label) in labels.iter_mut().enumerate() {
+        let same = |p: &IoiPrompt| p.prompt.labels[position] == first.prompt.labels[position];
+        if !clean.iter().all(same) {
+            *label = "*".to_string();
+        }
+    }
+    let roles = first.positions;
+    // Both orders of the names occur, so the first two roles are named by place.
+    labels[roles.io.min(roles.s1)] = "name1".to_string();
+    labels[roles.io.max(roles.s1)] = "name2".to_string();
+    labels[roles.s2] = "S2".to_string();
+    labels[roles.end] = format!("END:{}", labels[roles.end].trim_start());
+    labels
+}
+
+fn greater_than(args: &PromptArgs, tokenizer: &Tokenizer, n: usize) -> Result<Questions> {
+    let mut task = GreaterThan::new(tokenizer)?.split(Split::HeldOut)?;
+    if args.bos {
+        task = task.with_bos()?;
+    }
+    let (clean, corrupted): (Vec<_>, Vec<_>) = task
+        .pairs(n, args.seed)?
+        .into_iter()
+        .map(|[clean, corrupted]| (clean, corrupted))
+        .unzip();
+    let sets = |p: &GreaterThanPrompt| (p.later().to_vec(), p.not_later().to_vec());
+    let answers = clean.iter().map(sets).collect();
+    let mut questions = Questions::drawn(&clean, &corrupted, answers)?;
+    questions.metric = Some(MetricName::Prob);
+    Ok(questions)
+}
+
+/// Names and things of the key-value task.
+const KEYS: &str = "Mary John Tom James Dan Amy Alice David Sarah Robert";
+const VALUES: &str = "ring bone computer necklace drink snack bag ball book";
+/// Examples in one of its prompts.
+const SHOTS: usize = 4;
+
+/// Pairs of prompts with a mapping of names to things, of which each prompt has its own.
+///
+/// # Errors
+/// If the vocabulary lacks the words, or for too few or too many examples.
+pub fn key_value_pairs(
+    tokenizer: &Tokenizer,
+    n: usize,
+    shots: usize,
+    seed: u64,
+    bos: bool,
+) -> Result<Vec<KeyValuePair>> {
+    let tokens = |words: &str| -> Vec<u32> {
+        let token = |word| tokenizer.token(&format!(" {word}")).ok();
+        words.split(' ').filter_map(token).collect()
+    };
+    let end = tokenizer.encode(".")?.tokens;
+    let mut task = KeyValue::new(tokens(KEYS), tokens(VALUES), Vec::new(), end)?;
+    if bos {
+        task = task.with_bos(tokenizer.bos()?);
+    }
+    Ok(task.labelled_by(tokenizer).pairs(n, shots, seed)?)
+}
+
+fn key_value(args: &PromptArgs, tokenizer: &Tokenizer, n: usize) -> Result<Questions> {
+    let pairs = key_value_pairs(tokenizer, n, SHOTS, args.seed, args.bos)?;
+    let answers = pairs.iter().map(|p| (vec![p.answer], vec![p.other]));
+    let clean: Vec<Prompt> = pairs.iter().map(|p| p.clean.clone()).collect();
+    let corrupted: Vec<Prompt> = pairs.iter().map(|p| p.corrupted.clone()).collect();
+    Questions::drawn(&clean, &corrupted, answers.collect())
+}
+
+fn facts(args: &PromptArgs, tokenizer: &Tokenizer, n: usize) -> Result<Questions> {
+    let mut facts = Facts::new(tokenizer)?.split(Split::Train);
+    if args.bos {
+        facts = facts.with_bos()?;
+    }
+    let clean = facts.prompts(n, args.seed)?;
+    let answers = clean.iter().map(|fact| (vec![fact.attribute], Vec::new()));
+    let answers = answers.collect();
+    Questions::drawn(&clean, &[], answers)
+}
+
+impl Questions {
+    fn drawn<'p, P>(
+        clean: &'p [P],
+        corrupted: &'p [P],
+        answers: Vec<(Vec<u32>, Vec<u32>)>,
+    ) -> Result<Self>
+    where
+        Prompt: From<&'p P>,
+    {
+        Ok(Questions {
+            source: String::new(),
+            clean: Prompts::new(clean)?,
+            corrupted: corrupted.iter().map(Prompt::from).collect(),
+            answers,
+            labels: None,
+            metric: None,
+            seed: None,
+        })
+    }
+}
+
+/// How many of a file's entries are told one by one.
+const TOLD: usize = 10;
+
+/// Says which entries of a file are left out, and why.
+fn tell_left_out(
+    name: &str,
+    left_out: &[String],
+    ignored: &[String],
+    output: &Output,
+) -> Result<()> {
+    for entry in left_out.iter().take(TOLD) {
+        output.note(format_args!("{name}, {entry}: left out"));
+    }
+    if left_out.len() > TOLD {
+        let more = left_out.len() - TOLD;
+        output.note(format_args!("{name}: {more} more left out, see --json"));
+    }
+    if !ignored.is_empty() {
+        output.note(format_args!("{name}: not read: {}", ignored.join(", ")));
+    }
+    output.number("left_out", left_out)
+}

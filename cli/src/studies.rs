@@ -1,0 +1,21 @@
+//! The studies, a module for each subcommand.
+
+mod attribute;
+mod heads;
+mod in_context;
+mod induction;
+mod lens;
+mod patch;
+mod paths;
+mod steer;
+mod trace;
+
+pub use attribute::Attribute;
+pub use heads::Heads;
+pub use in_context::InContext;
+pub use induction::Induction;
+pub use lens::Lens;
+pub use patch::Patch;
+pub use paths::Paths;
+pub use steer::Steer;
+pub use trace::Trace;

@@ -1,0 +1,205 @@
+//! Activation patching: which activations, swapped between two runs, move the answer.
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use patchlens::report::{Direction, Labelled, legible};
+use patchlens::tasks::Corruption;
+use patchlens::{ActivationPatching, Grid, Patching, Prompts, Site};
+
+use crate::interrupt;
+use crate::options::{Common, PromptArgs, TaskName};
+use crate::questions::{Questions, Takes};
+use crate::session::Session;
+use crate::usage::usage;
+
+/// Activation patching: which layers, positions and heads carry the answer?
+///
+/// Clean activations are patched into the corrupted run, one at a time. 0 means that the patch has
+/// no effect, 1 that it restores the clean run's metric. With --direction noising, corrupted
+/// activations go into the clean run, and 0 means that nothing of the metric is left.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  patchlens patch --out study
+  patchlens patch --sweep z --sweep pattern --model weights/gpt2
+  patchlens patch --clean \"When Mary and John went to the store, John gave a drink to\" \\
+      --corrupted \"When Mary and John went to the store, Mary gave a drink to\" \\
+      --answer \" Mary\" --wrong \" John\"
+  patchlens patch --pairs pairs.json --metric logit-diff-max --json")]
+pub struct Patch {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    prompts: PromptArgs,
+    /// What to patch; may be given several times [default: resid_pre attn_out mlp_out z; prompts
+    /// of several lengths: z]
+    #[arg(long, value_enum, value_name = "SITE")]
+    sweep: Vec<Sweep>,
+    /// Which run is patched into which
+    #[arg(long, value_enum, default_value_t = Way::Denoising)]
+    direction: Way,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Way {
+    /// Clean activations into the corrupted run
+    Denoising,
+    /// Corrupted activations into the clean run
+    Noising,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Sweep {
+    /// Residual stream before each layer, by position
+    ResidPre,
+    /// Attention outputs, by position
+    AttnOut,
+    /// MLP outputs, by position
+    MlpOut,
+    /// Heads' outputs
+    Z,
+    /// Heads' queries
+    Q,
+    /// Heads' keys
+    K,
+    /// Heads' values
+    V,
+    /// Heads' attention patterns
+    Pattern,
+}
+
+const BY_POSITION: [Sweep; 3] = [Sweep::ResidPre, Sweep::AttnOut, Sweep::MlpOut];
+
+impl Sweep {
+    fn grid(self) -> Grid {
+        match self {
+            Sweep::ResidPre => Grid::positions(Site::ResidPre),
+            Sweep::AttnOut => Grid::positions(Site::AttnOut),
+            Sweep::MlpOut => Grid::positions(Site::MlpOut),
+            Sweep::Z => Grid::heads(Site::Z),
+            Sweep::Q => Grid::heads(Site::Q),
+            Sweep::K => Grid::heads(Site::K),
+            Sweep::V => Grid::heads(Site::V),
+            Sweep::Pattern => Grid::heads(Site::Pattern),
+        }
+    }
+
+    fn name(self) -> String {
+        let value = self.to_possible_value().expect("no site is hidden");
+        value.get_name().to_string()
+    }
+}
+
+const TAKES: Takes = Takes {
+    tasks: &[TaskName::Ioi, TaskName::GreaterThan, TaskName::KeyValue],
+    prompts: 8,
+    corruption: Corruption::Aba,
+    template: Some(0),
+    corrupted: true,
+    wrong: false,
+};
+
+impl Patch {
+    /// Runs the study.
+    ///
+    /// # Errors
+    /// For prompts that cannot be patched; `EndedEarly` after Ctrl-C.
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let (output, tokenizer) = (&session.output, &session.tokenizer);
+        let questions = Questions::new(&self.prompts, TAKES, tokenizer, output)?;
+        let metric = questions.metric(self.prompts.metric)?;
+        let corrupted = Prompts::new(&questions.corrupted)?;
+        let sweeps = self.sweeps(&questions)?;
+        session.introduce(&questions)?;
+        let mut study = ActivationPatching::new(&session.model, &questions.clean, &corrupted)?;
+        study.memory_limit = session.memory;
+        study.position_labels = questions.labels.clone();
+        study.direction = match self.direction {
+            Way::Denoising => Direction::Denoising,
+            Way::Noising => Direction::Noising,
+        };
+        let mut found = Vec::new();
+        for (i, sweep) in sweeps.into_iter().enumerate() {
+            let steps = session.progress.steps(&sweep.name());
+            let patching = study.run_observed(sweep.grid(), &metric, |p| {
+                steps.observe(p.multiply_adds, p.multiply_adds_planned, "multiply-adds")
+            })?;
+            drop(steps);
+            if i == 0 {
+                output.say(baselines(&patching, metric.name()))?;
+            }
+            let effect = questions.seeded(&patching.normalized()?);
+            output.table(&effect)?;
+            output.say(format_args!("{}\n", effect.top(5)))?;
+            output.keep(&sweep.name(), &effect)?;
+            found.push((sweep, effect));
+            interrupt::check()?;
+        }
+        output.say(conclusion(&found, self.direction))
+    }
+
+    /// What is patched: by position only where all prompts have one length.
+    fn sweeps(&self, questions: &Questions) -> Result<Vec<Sweep>> {
+        let by_position = |sweep: &Sweep| BY_POSITION.contains(sweep);
+        let ragged = questions.clean.common_len().is_none();
+        if ragged && let Some(sweep) = self.sweep.iter().find(|sweep| by_position(sweep)) {
+            let lengths = questions.lengths();
+            let sweep = sweep.name();
+            return Err(usage(format!(
+                "--sweep {sweep} is by position: found prompts of {lengths}; expected one length, \
+                 or sweeps by head (z, q, k, v, pattern)"
+            )));
+        }
+        Ok(match (self.sweep.is_empty(), ragged) {
+            (false, _) => self.sweep.clone(),
+            (true, true) => vec![Sweep::Z],
+            (true, false) => [&BY_POSITION[..], &[Sweep::Z]].concat(),
+        })
+    }
+}
+
+/// The metric of both runs, and how often its sign is right.
+fn baselines(patching: &Patching, metric: &str) -> String {
+    let line = |name: &str, values: &ndarray::Array1<f32>| {
+        let mean = values.mean().unwrap_or(f32::NAN);
+        let above = values.iter().filter(|v| **v > 0.0).count();
+        let n = values.len();
+        format!("  {name:10} {mean:>+12.4}   above 0 in {above} of {n}")
+    };
+    format!(
+        "mean {metric}\n{}\n{}\n",
+        line("clean", &patching.clean),
+        line("corrupted", &patching.corrupted)
+    )
+}
+
+/// One sentence on the strongest cells, put together from what was found.
+fn conclusion(found: &[(Sweep, Labelled)], direction: Way) -> String {
+    let part = |(sweep, effect): &(Sweep, Labelled)| {
+        let change = |value: f32| match direction {
+            Way::Denoising => value,
+            Way::Noising => value - 1.0,
+        };
+        let mut cells = effect.top(usize::MAX).cells;
+        cells.sort_by(|a, b| change(b.value).abs().total_cmp(&change(a.value).abs()));
+        let strong: Vec<String> = (cells.iter().take(3))
+            .filter(|cell| change(cell.value).abs() >= 0.1)
+            .map(|cell| {
+                let place = legible(&cell.labels.join(", "));
+                format!("{place} ({:+.2})", change(cell.value))
+            })
+            .collect();
+        if strong.is_empty() {
+            format!("no {} cell moves the metric by a tenth", sweep.name())
+        } else {
+            format!("{} most at {}", sweep.name(), strong.join(", "))
+        }
+    };
+    let parts: Vec<String> = found.iter().map(part).collect();
+    let what = match direction {
+        Way::Denoising => "Share of the clean run's metric restored by one patch",
+        Way::Noising => "Change by one patch, as a share of what the corruption changes",
+    };
+    format!("{what}: {}.", parts.join("; "))
+}

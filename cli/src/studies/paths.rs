@@ -1,0 +1,249 @@
+//! Path patching: which heads act on the answer directly, then which act through their inputs.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use patchlens::report::{Labelled, RankedCell};
+use patchlens::tasks::Corruption;
+use patchlens::{Head, Metric, PathEffects, PathPatching, PathReceiver, Prompts, Select, Senders};
+use serde_json::json;
+
+use crate::interrupt;
+use crate::options::{Common, PromptArgs, TaskName};
+use crate::output::Output;
+use crate::questions::{Questions, Takes};
+use crate::session::Session;
+
+/// Path patching: which heads raise the metric, found from the logits back
+///
+/// Every head's and MLP's output on the corrupted prompt is sent along the direct paths into the
+/// run on the clean one (Wang et al. 2022, section 3.1): first to the logits, then to the queries
+/// and values of the heads that raise the metric most.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  patchlens paths --out study
+  patchlens paths --movers 2 --freeze-mlps
+  patchlens paths --clean \"When Mary and John went to the store, John gave a drink to\" \\
+      --corrupted \"When Tom and Ruth went to the store, Paul gave a drink to\" \\
+      --answer \" Mary\" --wrong \" John\"")]
+pub struct Paths {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    prompts: PromptArgs,
+    /// How many of the heads that raise the metric most are followed back to their queries and
+    /// values
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    movers: u16,
+    /// Freeze MLPs too: only the direct path through the residual stream is left
+    #[arg(long)]
+    freeze_mlps: bool,
+}
+
+const TAKES: Takes = Takes {
+    tasks: &[TaskName::Ioi, TaskName::GreaterThan, TaskName::KeyValue],
+    prompts: 32,
+    corruption: Corruption::RandomNames,
+    template: None,
+    corrupted: true,
+    wrong: false,
+};
+
+impl Paths {
+    /// Runs the study.
+    ///
+    /// # Errors
+    /// For prompts that cannot be patched, or where there is nothing to follow back;
+    /// `EndedEarly` after Ctrl-C.
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let (output, model) = (&session.output, &session.model);
+        let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
+        let metric = questions.metric(self.prompts.metric)?;
+        session.introduce(&questions)?;
+        let corrupted = Prompts::new(&questions.corrupted)?;
+        let mut study = PathPatching::new(model, &questions.clean, &corrupted)?;
+        study.linearised = true;
+        study.freeze_mlps = self.freeze_mlps;
+        study.memory_limit = session.memory;
+        let run = Run {
+            session,
+            questions: &questions,
+            study,
+            metric: &metric,
+        };
+
+        let end = |receiver: PathReceiver| receiver.at_positions(Select::Last);
+        let logits = [end(PathReceiver::final_residual())];
+        let (to_logits, table) = run.to("logits", &logits, "Heads and MLPs -> logits")?;
+        let n_heads = model.config().n_heads;
+        let base = to_logits.original.mean().unwrap_or(f32::NAN);
+        let mut sentences = vec![told_logits(&table, n_heads, metric.name(), base)];
+        sentences.extend(told_linear(&to_logits, "the logits", n_heads));
+        let movers = movers(&table, n_heads, self.movers.into());
+        ensure!(
+            !movers.is_empty(),
+            "no head's direct path to the logits raises the {}: nothing to follow back",
+            metric.name()
+        );
+        let after_others: Vec<Head> = movers.into_iter().filter(|h| h.layer > 0).collect();
+        ensure!(
+            !after_others.is_empty(),
+            "every head found to raise the {} is in layer 0, before which there is no head",
+            metric.name()
+        );
+        let names: Vec<String> = after_others.iter().map(Head::to_string).collect();
+        for what in ["queries", "values"] {
+            let receiver = |head: &Head| match what {
+                "queries" => end(PathReceiver::query(head.layer, head.head)),
+                _ => PathReceiver::value(head.layer, head.head),
+            };
+            let to: Vec<PathReceiver> = after_others.iter().map(receiver).collect();
+            let title = format!("Heads and MLPs -> {what} of {}", names.join(", "));
+            let (effects, table) = run.to(what, &to, &title)?;
+            sentences.push(told_inputs(&table, n_heads, what, &names));
+            sentences.extend(told_linear(&effects, &format!("the {what}"), n_heads));
+        }
+        output.say(sentences.join("\n"))
+    }
+}
+
+/// What every step of the study shares.
+struct Run<'s> {
+    session: &'s Session,
+    questions: &'s Questions,
+    study: PathPatching<'s>,
+    metric: &'s Metric,
+}
+
+impl Run<'_> {
+    /// Runs all senders for one set of receivers, shows and keeps the relative changes.
+    fn to(
+        &self,
+        what: &str,
+        receivers: &[PathReceiver],
+        title: &str,
+    ) -> Result<(PathEffects, Labelled)> {
+        interrupt::check()?;
+        let output = &self.session.output;
+        let steps = self.session.progress.steps(&format!("-> {what}"));
+        let effects =
+            self.study
+                .run_observed(Senders::Components, receivers, self.metric, |done, all| {
+                    steps.observe(done as u64, all as u64, "senders")
+                })?;
+        drop(steps);
+        let relative = self.questions.seeded(&effects.relative()?);
+        output.say(title)?;
+        output.table(&relative)?;
+        output.say(relative.top(8))?;
+        output.picture(&format!("path_patching_to_{what}"), &relative);
+        self.keep(&format!("to_{what}"), &effects, output)?;
+        interrupt::check()?;
+        Ok((effects, relative))
+    }
+
+    fn keep(&self, name: &str, effects: &PathEffects, output: &Output) -> Result<()> {
+        let seeded = |table: &Labelled| self.questions.seeded(table);
+        output.number(
+            name,
+            json!({
+                "exact": seeded(&effects.effect),
+                "linear": effects.linear.as_ref().map(seeded),
+                "linear_error": effects.linear_error().as_ref().map(seeded),
+            }),
+        )
+    }
+}
+
+/// The heads whose loss lowers the metric most, strongest first.
+fn movers(table: &Labelled, n_heads: usize, count: usize) -> Vec<Head> {
+    let cells = table.top(usize::MAX).cells.into_iter();
+    let lowers = cells.filter(|cell| cell.value < 0.0 && cell.index[1] < n_heads);
+    lowers.map(|cell| head(&cell)).take(count).collect()
+}
+
+/// The head of a cell `[layer, component]`.
+fn head(cell: &RankedCell) -> Head {
+    Head::new(cell.index[0], cell.index[1])
+}
+
+/// Heads with a change of this sign, strongest first, with what lies beyond two standard errors:
+/// what could be chance is not called a finding.
+fn clear_heads(table: &Labelled, n_heads: usize, sign: f32) -> Vec<String> {
+    let cells = table.top(usize::MAX).cells.into_iter();
+    let heads = cells.filter(|c| c.index[1] < n_heads && c.value * sign > 0.0);
+    let clear = heads.filter(|c| c.value.abs() > 2.0 * c.std_error.unwrap_or(0.0));
+    let told = clear.map(|c| {
+        let digits = if c.value.abs() < 1e-3 { 3 } else { 1 };
+        let error = c
+            .std_error
+            .map_or(String::new(), |e| format!(" ± {:.digits$}", 100.0 * e));
+        format!("{} ({:+.digits$}{error} %)", head(&c), 100.0 * c.value)
+    });
+    told.collect()
+}
+
+/// A list in words.
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        "none beyond two standard errors".to_string()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// Which heads raise the metric, and which lower it.
+fn told_logits(table: &Labelled, n_heads: usize, metric: &str, base: f32) -> String {
+    format!(
+        "The {metric} is {base:.2}. Its change when a head's output on the way to the logits is \
+         that of the other prompt:\n  heads that raise the {metric} (it falls without them): {}\n  \
+         heads that lower it (inhibitory): {}",
+        listed(&clear_heads(table, n_heads, -1.0)),
+        listed(&clear_heads(table, n_heads, 1.0)),
+    )
+}
+
+/// Most heads in a sentence on inputs.
+const SHOWN: usize = 8;
+
+/// Which heads act through the inputs of those found.
+fn told_inputs(table: &Labelled, n_heads: usize, what: &str, movers: &[String]) -> String {
+    let both = [-1.0, 1.0].map(|sign| clear_heads(table, n_heads, sign));
+    let few = |heads: Vec<String>| match heads.split_at_checked(SHOWN) {
+        Some((first, rest)) if !rest.is_empty() => {
+            format!("{} and {} weaker ones", listed(first), rest.len())
+        }
+        _ => listed(&heads),
+    };
+    let [raise, lower] = both.map(few);
+    format!(
+        "Through the {what} of {} alone:\n  heads that raise it: {raise}\n  heads that lower it \
+         (inhibitory): {lower}",
+        movers.join(", ")
+    )
+}
+
+/// A sender as sentences name it: `3.1`, or `the MLP of layer 2`.
+fn sender(cell: &RankedCell, n_heads: usize) -> String {
+    if cell.index[1] < n_heads {
+        head(cell).to_string()
+    } else {
+        format!("the MLP of layer {}", cell.index[0])
+    }
+}
+
+/// How far the linearised effects are from the exact ones.
+fn told_linear(effects: &PathEffects, to: &str, n_heads: usize) -> Option<String> {
+    let error = effects.linear_error()?;
+    let worst = error.top(1).cells.into_iter().next()?;
+    let change = effects.change().ok()?;
+    let largest = change.top(1).cells.into_iter().next()?;
+    Some(format!(
+        "  linearised, a change through {to} is off by at most {:.3} (that of {}); the largest \
+         exact change is {:.3} (that of {})",
+        worst.value.abs(),
+        sender(&worst, n_heads),
+        largest.value.abs(),
+        sender(&largest, n_heads),
+    ))
+}

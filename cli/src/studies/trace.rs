@@ -1,0 +1,368 @@
+//! Causal tracing: at which layer and token a model recalls facts.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use patchlens::report::Labelled;
+use patchlens::tasks::{FactPrompt, Facts, KnownFacts, SkippedFact, Split};
+use patchlens::{
+    CausalTracing, DEFAULT_WINDOW, PositionClass, Restore, SetTrace, Severed, SubjectCorruption,
+    Tokenizer, TracedFact, Transformer, mean_subject_embedding, subject_noise_std,
+};
+use serde_json::{Value, json};
+
+use crate::interrupt;
+use crate::options::Common;
+use crate::output::Output;
+use crate::session::Session;
+use crate::usage::usage;
+
+/// Causal tracing: at which layer and token are facts recalled?
+///
+/// The subject is corrupted, which costs the answer its probability; then one clean state at a
+/// time is restored (Meng et al. 2022). Prints the average indirect effect by token class and
+/// layer, for hidden states, MLP outputs and attention outputs.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  patchlens trace --out study
+  patchlens trace --clean \"Ada Brown plays the sport of\" --subject \"Ada Brown\" --answer \" boxing\"
+  patchlens trace --facts known_1000.json --model weights/gpt2")]
+pub struct Trace {
+    #[command(flatten)]
+    pub common: Common,
+    /// Your own fact, up to its answer
+    #[arg(long, value_name = "TEXT", requires_all = ["subject", "answer"])]
+    clean: Option<String>,
+    /// The subject in it, which is corrupted
+    #[arg(long, value_name = "TEXT", requires = "clean")]
+    subject: Option<String>,
+    /// The right answer, one token with its space: " tennis"
+    #[arg(long, value_name = "TEXT", requires = "clean")]
+    answer: Option<String>,
+    /// A JSON list of {prompt, subject, attribute} [default: facts that the shipped model learnt]
+    #[arg(long, value_name = "FILE", conflicts_with = "clean")]
+    facts: Option<PathBuf>,
+    /// How many facts, spread evenly over all
+    #[arg(long, value_name = "N", default_value_t = 60, visible_alias = "limit")]
+    prompts: usize,
+    /// Begin every prompt with the begin-of-text token
+    #[arg(long)]
+    bos: bool,
+    /// What happens to the subject
+    #[arg(long, value_enum, default_value_t = Kind::Noise)]
+    corruption: Kind,
+    /// Standard deviation of the noise, for --corruption noise [default: 3 times that of the
+    /// subjects' embeddings]
+    #[arg(long, value_name = "STD")]
+    noise: Option<f32>,
+    /// Noise samples (or other subjects) per fact [default: 10]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Seed of the noise [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Layers of an MLP or attention window [default: 10, or a quarter of fewer than 40 layers]
+    #[arg(long, value_name = "N")]
+    window: Option<usize>,
+    /// Also restore states with MLPs, and with attention, severed at the restored token
+    #[arg(long)]
+    severed: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    /// Gaussian noise on the token embeddings, that of the paper
+    Noise,
+    /// The mean embedding of all subjects' tokens
+    Mean,
+    /// Tokens of other subjects of the same length
+    Subjects,
+}
+
+impl Trace {
+    /// Runs the study.
+    ///
+    /// # Errors
+    /// For facts that the tokenizer cannot tell; `EndedEarly` after Ctrl-C.
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let (output, model, tokenizer) = (&session.output, &session.model, &session.tokenizer);
+        self.check(session)?;
+        output.say(format_args!("Model: {}", output.model()))?;
+        let (facts, skipped) = self.facts(tokenizer, output)?;
+        let traced: Vec<TracedFact> = facts.iter().map(TracedFact::from).collect();
+        let mut tracing = CausalTracing::new(model, self.corruption(model, &traced)?);
+        tracing.memory_limit = session.memory;
+        let mut sets = Vec::new();
+        for (name, study) in self.studies(tracing, model.config().n_layers)? {
+            let steps = session.progress.steps(name);
+            let set = study.trace_set_observed(&traced, |p| {
+                steps.observe(p.facts_done as u64, p.facts as u64, "facts")
+            })?;
+            drop(steps);
+            output.table(&set.average)?;
+            output.keep(name, &set.average)?;
+            sets.push((name, set));
+            if interrupt::requested() {
+                break;
+            }
+        }
+        let (_, first) = &sets[0];
+        say_counts(first, &facts, tokenizer, output)?;
+        let [kept, left_out] = of_facts(first, &facts, &skipped);
+        output.number("facts kept", kept)?;
+        output.number("facts left out", left_out)?;
+        output.say(conclusion(&sets))?;
+        interrupt::check()
+    }
+
+    /// Rejects options that would not be used.
+    fn check(&self, session: &Session) -> Result<()> {
+        let noise = matches!(self.corruption, Kind::Noise);
+        let mean = matches!(self.corruption, Kind::Mean);
+        for (option, given, used, by) in [
+            ("--noise", self.noise.is_some(), noise, "noise"),
+            ("--seed", self.seed.is_some(), noise, "noise"),
+            (
+                "--samples",
+                self.samples.is_some(),
+                !mean,
+                "noise or subjects",
+            ),
+        ] {
+            if given && !used {
+                return Err(usage(format!("{option} is only for --corruption {by}")));
+            }
+        }
+        if self.prompts == 0 {
+            return Err(usage("--prompts: found 0; expected at least 1"));
+        }
+        if !session.shipped && self.facts.is_none() && self.clean.is_none() {
+            return Err(usage("--model needs --facts FILE, or --clean with a fact"));
+        }
+        Ok(())
+    }
+
+    /// The facts to trace, and those of a file that the tokenizer cannot tell.
+    fn facts(
+        &self,
+        tokenizer: &Tokenizer,
+        output: &Output,
+    ) -> Result<(Vec<FactPrompt>, Vec<SkippedFact>)> {
+        let (all, skipped) = match (&self.clean, &self.facts) {
+            (Some(text), _) => {
+                let subject = self.subject.as_deref().unwrap_or_default();
+                let answer = self.answer.as_deref().unwrap_or_default();
+                let fact = FactPrompt::new(tokenizer, text, subject, answer, "")?;
+                let fact = if self.bos {
+                    fact.with_bos(tokenizer)?
+                } else {
+                    fact
+                };
+                (vec![fact], Vec::new())
+            }
+            (None, Some(path)) => {
+                let known = KnownFacts::open(path, tokenizer, self.bos)?;
+                (known.facts, known.skipped)
+            }
+            (None, None) => {
+                let facts = Facts::new(tokenizer)?.split(Split::Train);
+                let facts = if self.bos { facts.with_bos()? } else { facts };
+                (facts.all()?, Vec::new())
+            }
+        };
+        let n = self.prompts.min(all.len());
+        output.say(format_args!(
+            "Facts: {} of {} can be told with this tokenizer; {n} of them are traced.",
+            all.len(),
+            all.len() + skipped.len()
+        ))?;
+        for fact in skipped.iter().take(5) {
+            output.note(format_args!(
+                "fact {} left out: {}",
+                fact.index, fact.reason
+            ));
+        }
+        if skipped.len() > 5 {
+            output.note(format_args!(
+                "... and {} more, see --json",
+                skipped.len() - 5
+            ));
+        }
+        let spread = (0..n).map(|i| all[i * all.len() / n].clone());
+        Ok((spread.collect(), skipped))
+    }
+
+    /// What is restored, by the name of its result.
+    fn studies<'m>(
+        &self,
+        tracing: CausalTracing<'m>,
+        n_layers: usize,
+    ) -> Result<Vec<(&'static str, CausalTracing<'m>)>> {
+        let by_default = DEFAULT_WINDOW.min((n_layers / 4).max(1));
+        let window = self.window.unwrap_or(by_default);
+        ensure!(
+            (1..=n_layers).contains(&window),
+            "--window: found {window}; expected 1 to {n_layers}, the model's layers"
+        );
+        let restoring = |restore| tracing.clone().restoring(restore);
+        let mut studies = vec![
+            ("states", tracing.clone()),
+            ("mlp", restoring(Restore::mlp(window))),
+            ("attention", restoring(Restore::attention(window))),
+        ];
+        if self.severed {
+            studies.push(("states_mlp_severed", tracing.clone().severing(Severed::Mlp)));
+            let without_attention = tracing.severing(Severed::Attention);
+            studies.push(("states_attention_severed", without_attention));
+        }
+        Ok(studies)
+    }
+
+    fn corruption(&self, model: &Transformer, facts: &[TracedFact]) -> Result<SubjectCorruption> {
+        let samples = self.samples.unwrap_or(10);
+        Ok(match self.corruption {
+            Kind::Noise => SubjectCorruption::Noise {
+                std: self
+                    .noise
+                    .map_or_else(|| subject_noise_std(model, facts), Ok)?,
+                seed: self.seed.unwrap_or(0),
+                samples,
+            },
+            Kind::Mean => SubjectCorruption::Embedding(mean_subject_embedding(model, facts)?),
+            Kind::Subjects => {
+                let mut subjects: Vec<Vec<u32>> =
+                    facts.iter().map(|f| f.subject_tokens().to_vec()).collect();
+                subjects.sort();
+                subjects.dedup();
+                if subjects.len() < 2 {
+                    bail!("--corruption subjects: found one subject; expected at least two");
+                }
+                // One more than asked for, as a fact's own subject is no sample.
+                let n = subjects.len().min(samples.saturating_add(1));
+                let spread = (0..n).map(|i| subjects[i * subjects.len() / n].clone());
+                SubjectCorruption::Subjects(spread.collect())
+            }
+        })
+    }
+}
+
+/// How many facts are kept, and what the corruption costs.
+fn say_counts(
+    set: &SetTrace,
+    facts: &[FactPrompt],
+    tokenizer: &Tokenizer,
+    output: &Output,
+) -> Result<()> {
+    output.say(format_args!(
+        "{} of {} facts kept; on {} the clean model is wrong.",
+        set.kept.len(),
+        facts.len(),
+        set.dropped.len()
+    ))?;
+    for dropped in set.dropped.iter().take(5) {
+        output.say(format_args!(
+            "  `{}`: found `{}`, expected `{}`",
+            facts[dropped.index].text,
+            tokenizer.token_text(dropped.answer)?,
+            tokenizer.token_text(dropped.attribute)?
+        ))?;
+    }
+    let error = match (error(set.total_effect_std_error), set.kept.len()) {
+        (Some(error), _) => format!("{error} (standard error)"),
+        (None, 1) => " (one fact: no standard error)".to_string(),
+        (None, _) => " (no standard error)".to_string(),
+    };
+    output.say(format_args!(
+        "Total effect of the corruption: {:.3}{error} of the answer's probability.",
+        set.total_effect
+    ))
+}
+
+/// A standard error as it follows its value, if there is one.
+fn error(value: f32) -> Option<String> {
+    value.is_finite().then(|| format!(" ± {value:.3}"))
+}
+
+/// The largest average indirect effect of a table: layer, effect, standard error.
+fn strongest(average: &Labelled, class: PositionClass) -> (usize, f32, f32) {
+    let row = PositionClass::ALL
+        .iter()
+        .position(|c| *c == class)
+        .unwrap_or(0);
+    let layers = 0..average.values().shape()[1];
+    let best = layers
+        .filter(|layer| average.values()[[row, *layer]].is_finite())
+        .max_by(|a, b| f32::total_cmp(&average.values()[[row, *a]], &average.values()[[row, *b]]));
+    let at = |values: Option<ndarray::ArrayViewD<'_, f32>>| {
+        best.and_then(|layer| values.map(|v| v[[row, layer]]))
+            .unwrap_or(f32::NAN)
+    };
+    (
+        best.unwrap_or(0),
+        at(Some(average.values())),
+        at(average.std_error()),
+    )
+}
+
+/// Where facts are recalled, a line for each study.
+fn conclusion(sets: &[(&str, SetTrace)]) -> String {
+    let total = sets[0].1.total_effect;
+    // What is left of rounding is no effect.
+    if total <= 1e-6 {
+        return "The corruption costs nothing of the answer's probability: there is nothing to \
+                restore, and nothing to trace."
+            .to_string();
+    }
+    let subject = &PositionClass::ALL[..3];
+    let mut lines = vec!["Facts are recalled where restoring helps most:".to_string()];
+    for (name, set) in sets {
+        // The last token's last states are all that the answer is read from.
+        let classes = match name.starts_with("states") {
+            true => subject,
+            false => &PositionClass::ALL[..],
+        };
+        let scored = classes.iter().map(|c| (*c, strongest(&set.average, *c)));
+        let best = scored
+            .filter(|(_, (_, effect, _))| effect.is_finite())
+            .max_by(|a, b| f32::total_cmp(&a.1.1, &b.1.1));
+        let Some((class, (layer, effect, std_error))) = best else {
+            continue;
+        };
+        let share = 100.0 * effect / set.total_effect;
+        let mut line = format!(
+            "  {name}: at the {class} in L{layer}, {effect:.3}{}, {share:.0} % of the total effect",
+            error(std_error).unwrap_or_default()
+        );
+        if let (true, Some(layer)) = (name.starts_with("states"), arrival(set)) {
+            line += &format!("; the last token has nine tenths of it from L{layer} on");
+        }
+        lines.push(line);
+    }
+    lines.join("\n")
+}
+
+/// The first layer from which the last token's state restores nine tenths of the total effect.
+fn arrival(set: &SetTrace) -> Option<usize> {
+    let average = set.average.values();
+    let row = average.index_axis(ndarray::Axis(0), PositionClass::ALL.len() - 1);
+    let enough = |layer: &usize| row[*layer] >= 0.9 * set.total_effect;
+    (0..row.len()).rev().take_while(enough).last()
+}
+
+/// Each kept fact's total effect, and why other facts were not kept.
+fn of_facts(set: &SetTrace, facts: &[FactPrompt], skipped: &[SkippedFact]) -> [Value; 2] {
+    let kept = set
+        .kept
+        .iter()
+        .map(|(i, trace)| json!({ "prompt": facts[*i].text, "total_effect": trace.total_effect }));
+    let wrong = set.dropped.iter().map(|dropped| {
+        let reason = "the clean model is wrong";
+        json!({ "prompt": facts[dropped.index].text, "reason": reason })
+    });
+    let unreadable = skipped
+        .iter()
+        .map(|s| json!({ "prompt": s.text, "reason": s.reason }));
+    [kept.collect(), wrong.chain(unreadable).collect()]
+}
