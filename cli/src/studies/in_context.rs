@@ -13,6 +13,7 @@ use ndarray::{Array2, Axis as Dim};
 use patchlens::report::{Axis, Labelled};
 use patchlens::tasks::{KeyValuePair, Repeated, RepeatedPrompt};
 use patchlens::{
+    Ablation,
     Grid, Patching, Prompt, Replacement, Site, TokenPair, activation_patching, in_context_score,
     in_context_score_by_head, logit_diffs,
 };
@@ -130,7 +131,8 @@ impl InContext {
             .progress
             .step("in-context-learning score, whole and by head");
         let whole = in_context_score(model, &prompts, tokens)?;
-        let change = in_context_score_by_head(model, &prompts, tokens, Replacement::Mean)?;
+        let ablation = Ablation::new(model, &prompts, Replacement::Mean)?.memory_limit(session.memory);
+        let change = in_context_score_by_head(&ablation, tokens)?;
         drop(step);
         output.say(format_args!("model    {}\n", output.model()))?;
         output.say(format_args!(
