@@ -22,7 +22,18 @@ pub(crate) fn format_error(
         path: path.to_path_buf(),
         found: found.into(),
         expected: expected.into(),
+        source: None,
     }
+}
+
+/// An [`Error::Format`] at `path`, found by a parser.
+pub(crate) fn parse_error(
+    path: &Path,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    expected: impl Into<String>,
+) -> Error {
+    let error = error.into();
+    format_error(path, error.to_string(), expected).caused_by(error)
 }
 
 /// Opens a regular file (a pipe could block for ever) and tells its size.

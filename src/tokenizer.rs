@@ -8,6 +8,7 @@ use tokenizers::{DecoderWrapper, ModelWrapper, OffsetReferential, OffsetType};
 use tokenizers::{PreTokenizedString, PreTokenizer as _};
 
 use crate::error::{Error, Result};
+use crate::files::parse_error;
 use crate::prompt::Prompt;
 
 /// GPT-2's begin-of-text token, taken where no `tokenizer_config.json` names another.
@@ -74,11 +75,8 @@ impl Tokenizer {
 
     fn read(bytes: &[u8], path: &Path) -> Result<Self> {
         let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|source| Error::Format {
-                path: path.to_path_buf(),
-                found: source.to_string(),
-                expected: "a Hugging Face tokenizer".to_string(),
-            })?;
+            tokenizers::Tokenizer::from_bytes(bytes)
+                .map_err(|error| parse_error(path, error, "a Hugging Face tokenizer"))?;
         // A tokenizer.json may ask for both, and would then cut or lengthen texts unasked.
         inner.with_padding(None);
         inner
@@ -100,7 +98,7 @@ impl Tokenizer {
     /// know (it is never replaced by `[UNK]`).
     pub fn encode(&self, text: &str) -> Result<Prompt> {
         if text.is_empty() {
-            return Err(bad("an empty text", "at least one token"));
+            return Err(Error::tokenizer("an empty text", "at least one token"));
         }
         self.prompt(self.ids(text)?)
     }
@@ -126,7 +124,7 @@ impl Tokenizer {
         }
         self.inner
             .decode(tokens, false)
-            .map_err(|e| bad(e.to_string(), "tokens that decode to a text"))
+            .map_err(|e| Error::tokenizer(e.to_string(), "tokens that decode to a text"))
     }
 
     /// The text of one token, made to be read: spaces are spaces (` Mary`, not `ĠMary`), control
@@ -176,7 +174,7 @@ impl Tokenizer {
         let shown = |id: &u32| Ok(format!("`{}` ({id})", self.token_text(*id)?));
         let list: Vec<String> = prompt.tokens.iter().map(shown).collect::<Result<_>>()?;
         let found = format!("`{text}` is {} tokens: {}", list.len(), list.join(", "));
-        Err(bad(found, "exactly one token"))
+        Err(Error::tokenizer(found, "exactly one token"))
     }
 
     /// Number of tokens, special ones included.
@@ -194,7 +192,7 @@ impl Tokenizer {
         let id = self.inner.token_to_id(name);
         id.ok_or_else(|| {
             let found = format!("no begin-of-text token `{name}`");
-            bad(found, "a vocabulary that has it, or a prompt without BOS")
+            Error::tokenizer(found, "a vocabulary that has it, or a prompt without BOS")
         })
     }
 
@@ -221,7 +219,7 @@ impl Tokenizer {
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
         let unknown = |word: &str| {
             let found = format!("unknown word `{word}` in `{text}`");
-            bad(
+            Error::tokenizer(
                 found,
                 format!("words among the vocabulary's {}", self.vocab_size()),
             )
@@ -229,7 +227,7 @@ impl Tokenizer {
         // The model's own message ("Missing [UNK] token") does not say which word it misses.
         let encoding = self.inner.encode(text, false).map_err(|source| {
             self.first_unknown(text).map_or_else(
-                || bad(source.to_string(), "a text of known words"),
+                || Error::tokenizer(source.to_string(), "a text of known words"),
                 |w| unknown(&w),
             )
         })?;
@@ -290,11 +288,7 @@ fn configured_bos(dir: &Path) -> Result<Option<String>> {
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let config: serde_json::Value =
-        serde_json::from_str(&text).map_err(|source| Error::Format {
-            path,
-            found: source.to_string(),
-            expected: "a JSON object".to_string(),
-        })?;
+        serde_json::from_str(&text).map_err(|error| parse_error(&path, error, "a JSON object"))?;
     let bos = &config["bos_token"];
     Ok(bos.as_str().or(bos["content"].as_str()).map(str::to_string))
 }
@@ -324,11 +318,4 @@ fn escaped(bytes: &[u8]) -> String {
         text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
     }
     text
-}
-
-fn bad(found: impl Into<String>, expected: impl Into<String>) -> Error {
-    Error::Tokenizer {
-        found: found.into(),
-        expected: expected.into(),
-    }
 }

@@ -13,7 +13,7 @@ use super::names::{canonical, is_mask};
 use super::source::{Source, tensor_error};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::{UniqueKeys, format_error, read_text};
+use crate::files::{UniqueKeys, parse_error, read_text};
 use crate::parameters::{Parameters, Tensor};
 
 const SINGLE: &str = "model.safetensors";
@@ -245,7 +245,7 @@ fn open_shards(dir: &Path, path: &Path) -> Result<Vec<Source<'static>>> {
     let text = read_text(path, MAX_INDEX)?;
     let index: Index = serde_json::from_str(&text).map_err(|error| {
         let expected = "a JSON object with `weight_map`, from tensors to files";
-        format_error(path, error.to_string(), expected)
+        parse_error(path, error, expected)
     })?;
     let map = index.weight_map.0;
     let mut shards: BTreeMap<&str, Source<'static>> = BTreeMap::new();

@@ -13,7 +13,7 @@ use super::names::prefixed;
 use super::source::{tensor_error, unravel};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::{format_error, write_atomically};
+use crate::files::{parse_error, write_atomically};
 use crate::parameters::Parameters;
 
 impl Parameters {
@@ -76,10 +76,11 @@ fn header(path: &Path, tensors: &[(String, ArrayViewD<'_, f32>)]) -> Result<Vec<
     });
     // Without the format, transformers refuses to read the file.
     let format = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let wrong = |error: String| format_error(path, error, "tensors that safetensors can hold");
-    let metadata =
-        Metadata::new(Some(format), infos.collect()).map_err(|error| wrong(error.to_string()))?;
-    let mut json = serde_json::to_vec(&metadata).map_err(|error| wrong(error.to_string()))?;
+    let expected = "tensors that safetensors can hold";
+    let metadata = Metadata::new(Some(format), infos.collect())
+        .map_err(|error| parse_error(path, error, expected))?;
+    let mut json =
+        serde_json::to_vec(&metadata).map_err(|error| parse_error(path, error, expected))?;
     json.resize(json.len().next_multiple_of(8), b' ');
     Ok(json)
 }

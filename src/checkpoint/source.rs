@@ -45,7 +45,7 @@ impl<'a> Source<'a> {
         let tensors: UniqueKeys<TensorInfo> = serde_json::from_slice(&header).map_err(|error| {
             let found = format!("header with {error}");
             let expected = "a JSON object of tensors with dtype, shape and data_offsets";
-            format_error(path, found, expected)
+            format_error(path, found, expected).caused_by(error)
         })?;
         check_layout(path, &tensors.0, size - 8 - length)?;
         Ok(Source {

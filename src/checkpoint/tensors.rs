@@ -9,7 +9,7 @@ use safetensors::tensor::{TensorView, serialize};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
-use crate::files::{format_error, open, write_atomically};
+use crate::files::{open, parse_error, write_atomically};
 
 /// Named arrays of a safetensors file.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ pub(crate) fn write_arrays(
         (name.to_string(), Dtype::I64, vec![values.len()], bytes)
     });
     let data: Vec<_> = floats.chain(integers).collect();
-    let wrong = |e: safetensors::SafeTensorError| format_error(path, e.to_string(), "tensors");
+    let wrong = |e: safetensors::SafeTensorError| parse_error(path, e, "tensors");
     let views = data.iter().map(|(name, dtype, shape, bytes)| {
         let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?;
         Ok((name.as_str(), view))
@@ -55,7 +55,7 @@ pub(crate) fn read_arrays(path: &Path) -> Result<NamedArrays> {
     open(path)?;
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let file = SafeTensors::deserialize(&bytes)
-        .map_err(|e| format_error(path, e.to_string(), "a safetensors file"))?;
+        .map_err(|error| parse_error(path, error, "a safetensors file"))?;
     let mut arrays = NamedArrays::default();
     for (name, view) in file.tensors() {
         let wrong = |found: String| Error::Tensor {

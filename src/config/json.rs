@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Activation, Config};
 use crate::error::{Error, Result};
-use crate::files::{UniqueKeys, format_error, read_text};
+use crate::files::{UniqueKeys, parse_error, read_text};
 
 /// Real ones have about 1 kB.
 const MAX_BYTES: u64 = 16 << 20;
@@ -65,7 +65,7 @@ impl Config {
     ///   it might change what the model computes.
     pub fn from_json(text: &str, path: &Path) -> Result<Self> {
         let parsed: UniqueKeys<Value> = serde_json::from_str(text)
-            .map_err(|error| format_error(path, error.to_string(), "a JSON object of fields"))?;
+            .map_err(|error| parse_error(path, error, "a JSON object of fields"))?;
         read(Fields(parsed.0)).map_err(|error| match error {
             Error::Config {
                 field,

@@ -284,8 +284,8 @@ pub(super) fn chunks(
 ) -> Result<(Vec<Range<usize>>, u64)> {
     let largest = lanes.iter().map(|lane| lane.cost.bytes).max().unwrap_or(0);
     if fixed + largest > limit {
-        let expected = format!("at least {}", fixed + largest);
-        return Err(Error::invalid("memory limit in bytes", limit, expected));
+        let least = fixed + largest;
+        return Err(Error::MemoryLimit { limit, least });
     }
     let most = limit.min(fixed.saturating_add(CHUNK_BYTES));
     let mut chunks = Vec::new();

@@ -194,10 +194,10 @@ impl Text {
             Text::Words(text) => tokenizer.token(text).map_err(|error| {
                 let spaced = format!(" {}", text.trim_start());
                 match tokenizer.token(&spaced) {
-                    Ok(_) if spaced != *text => Error::Tokenizer {
-                        found: format!("{what} `{text}` is not one token"),
-                        expected: format!("exactly one token, as `{spaced}` is"),
-                    },
+                    Ok(_) if spaced != *text => Error::tokenizer(
+                        format!("{what} `{text}` is not one token"),
+                        format!("exactly one token, as `{spaced}` is"),
+                    ),
                     _ => at(what, error),
                 }
             }),
@@ -215,9 +215,14 @@ impl Text {
 /// An error with what it is about before what was found.
 fn at(what: &str, error: Error) -> Error {
     match error {
-        Error::Tokenizer { found, expected } => Error::Tokenizer {
+        Error::Tokenizer {
+            found,
+            expected,
+            source,
+        } => Error::Tokenizer {
             found: format!("{what}: {found}"),
             expected,
+            source,
         },
         Error::OutOfRange {
             axis,

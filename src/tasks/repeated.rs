@@ -88,10 +88,8 @@ impl<'t> Repeated<'t> {
         pool.sort_unstable();
         pool.dedup();
         if pool.len() < 2 {
-            return Err(Error::Tokenizer {
-                found: format!("{} tokens for random sequences", pool.len()),
-                expected: "at least 2 different ones".to_string(),
-            });
+            let found = format!("{} tokens for random sequences", pool.len());
+            return Err(Error::tokenizer(found, "at least 2 different ones"));
         }
         Ok(Repeated {
             tokenizer,
