@@ -9,8 +9,8 @@ use anyhow::Result;
 use ndarray::Array1;
 use patchlens::report::{About, Axis, Labelled};
 use patchlens::{
-    ActivationCache, Cell, Config, Edit, Intervention, Prompt, Run, Selection, Site, Sweep, Target,
-    Transformer, logit_diff,
+    ActivationCache, Base, Cell, Config, Edit, Intervention, Prompt, Run, Selection, Site, Sweep,
+    Target, Transformer, logit_diff,
 };
 
 const ROUNDS: usize = 3;
@@ -166,8 +166,9 @@ impl<'m> Study<'m> {
             Ok(vec![Intervention::new(target, edit)])
         };
         let cells = (0..n_cells).map(cell).collect::<Result<Vec<Cell>>>()?;
-        let sweep = Sweep::new(self.model, &self.corrupted.0[..pairs])?
-            .with_base(&self.corrupted.1[..pairs])?;
+        let (prompts, caches) = &self.corrupted;
+        let base = Base::given(self.model, &prompts[..pairs], &caches[..pairs])?;
+        let sweep = Sweep::over(&base);
         seconds(|| {
             sweep
                 .run(&cells, &logit_diff(5, 6))

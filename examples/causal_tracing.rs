@@ -10,12 +10,10 @@
 
 mod support;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 use patchlens::report::use_color;
 use patchlens::tasks::{FactPrompt, Facts, KnownFacts, SkippedFact, Split};
 use patchlens::{
@@ -96,25 +94,24 @@ fn main() -> Result<()> {
         "--window: found {window}; expected 1 to {n_layers}, the model's layers"
     );
     let mut studies = vec![
-        ("states", tracing.clone()),
-        ("mlp", tracing.clone().restoring(Restore::mlp(window))),
-        (
-            "attention",
-            tracing.clone().restoring(Restore::attention(window)),
-        ),
+        ("states", Restore::states()),
+        ("mlp", Restore::mlp(window)),
+        ("attention", Restore::attention(window)),
     ];
     if arguments.severed {
-        studies.push(("states_mlp_severed", tracing.clone().severing(Severed::Mlp)));
-        studies.push((
-            "states_attention_severed",
-            tracing.severing(Severed::Attention),
-        ));
+        let severed = |what| Restore::states().severing(what);
+        studies.push(("states_mlp_severed", severed(Severed::Mlp)));
+        studies.push(("states_attention_severed", severed(Severed::Attention)));
     }
-    let mut sets = Vec::with_capacity(studies.len());
-    for (name, study) in studies {
-        let set = run(&study, &traced, name)?;
+    let (names, restores): (Vec<&str>, Vec<Restore>) = studies.into_iter().unzip();
+    let bar = support::Bar::new("facts");
+    let tracing = tracing.observe(|progress| bar.observe(progress));
+    let sets = tracing.trace_set(&traced, &restores)?;
+    drop(tracing);
+    drop(bar);
+    let sets: Vec<(&str, SetTrace)> = names.into_iter().zip(sets).collect();
+    for (_, set) in &sets {
         println!("{}", set.average.colored(use_color()));
-        sets.push((name, set));
     }
     tell_counts(&sets[0].1, &facts, &tokenizer)?;
     println!("{}", conclusion(&sets));
@@ -208,21 +205,6 @@ fn corruption(
     })
 }
 
-/// Traces a set with a progress bar (on a terminal only).
-fn run(study: &CausalTracing<'_>, facts: &[TracedFact], name: &str) -> Result<SetTrace> {
-    let bar = ProgressBar::new(facts.len() as u64);
-    bar.set_style(ProgressStyle::with_template(
-        "{msg} {bar:40} {pos}/{len} facts, {eta}",
-    )?);
-    bar.set_message(name.to_string());
-    let set = study.trace_set_observed(facts, |progress| {
-        bar.set_position(progress.facts_done as u64);
-        ControlFlow::Continue(())
-    })?;
-    bar.finish_and_clear();
-    Ok(set)
-}
-
 fn tell_counts(set: &SetTrace, facts: &[FactPrompt], tokenizer: &Tokenizer) -> Result<()> {
     println!(
         "{} of {} facts kept; on {} the clean model is wrong.",
@@ -238,14 +220,14 @@ fn tell_counts(set: &SetTrace, facts: &[FactPrompt], tokenizer: &Tokenizer) -> R
             tokenizer.token_text(dropped.attribute)?
         );
     }
-    let error = match (error(set.total_effect_std_error), set.kept.len()) {
+    let error = match (error(set.total_effect.std_error), set.kept.len()) {
         (Some(error), _) => format!("{error} (standard error)"),
         (None, 1) => " (one fact: no standard error)".to_string(),
         (None, _) => " (no standard error)".to_string(),
     };
     println!(
         "Total effect of the corruption: {:.3}{error} of the answer's probability.",
-        set.total_effect
+        set.total_effect.mean
     );
     Ok(())
 }
@@ -278,7 +260,7 @@ fn strongest(average: &Labelled, class: PositionClass) -> (usize, f32, f32) {
 
 /// Where facts are recalled, a line for each study.
 fn conclusion(sets: &[(&str, SetTrace)]) -> String {
-    let total = sets[0].1.total_effect;
+    let total = sets[0].1.total_effect.mean;
     // What is left of rounding is no effect.
     if total <= 1e-6 {
         return "The corruption costs nothing of the answer's probability: there is nothing to \
@@ -300,7 +282,7 @@ fn conclusion(sets: &[(&str, SetTrace)]) -> String {
         let Some((class, (layer, effect, std_error))) = best else {
             continue;
         };
-        let share = 100.0 * effect / set.total_effect;
+        let share = 100.0 * effect / set.total_effect.mean;
         let mut line = format!(
             "  {name}: at the {class} in L{layer}, {effect:.3}{}, {share:.0} % of the total effect",
             error(std_error).unwrap_or_default()
@@ -317,7 +299,7 @@ fn conclusion(sets: &[(&str, SetTrace)]) -> String {
 fn arrival(set: &SetTrace) -> Option<usize> {
     let average = set.average.values();
     let row = average.index_axis(ndarray::Axis(0), PositionClass::ALL.len() - 1);
-    let enough = |layer: &usize| row[*layer] >= 0.9 * set.total_effect;
+    let enough = |layer: &usize| row[*layer] >= 0.9 * set.total_effect.mean;
     (0..row.len()).rev().take_while(enough).last()
 }
 

@@ -63,14 +63,14 @@ const DEFAULT: [Sweep; 4] = [Sweep::ResidPre, Sweep::AttnOut, Sweep::MlpOut, Swe
 impl Sweep {
     fn grid(self) -> Grid {
         match self {
-            Sweep::ResidPre => Grid::positions(Site::ResidPre),
-            Sweep::AttnOut => Grid::positions(Site::AttnOut),
-            Sweep::MlpOut => Grid::positions(Site::MlpOut),
-            Sweep::Z => Grid::heads(Site::Z),
-            Sweep::Q => Grid::heads(Site::Q),
-            Sweep::K => Grid::heads(Site::K),
-            Sweep::V => Grid::heads(Site::V),
-            Sweep::Pattern => Grid::heads(Site::Pattern),
+            Sweep::ResidPre => Grid::Positions(Site::ResidPre),
+            Sweep::AttnOut => Grid::Positions(Site::AttnOut),
+            Sweep::MlpOut => Grid::Positions(Site::MlpOut),
+            Sweep::Z => Grid::Heads(Site::Z),
+            Sweep::Q => Grid::Heads(Site::Q),
+            Sweep::K => Grid::Heads(Site::K),
+            Sweep::V => Grid::Heads(Site::V),
+            Sweep::Pattern => Grid::Heads(Site::Pattern),
         }
     }
 
@@ -120,7 +120,9 @@ fn main() -> Result<()> {
     let mut found: Vec<(Sweep, Labelled)> = Vec::new();
     for sweep in sweeps {
         let bar = support::Bar::new(sweep.name());
-        let patching = study.run_observed(sweep.grid(), &metric, |p| bar.observe(p))?;
+        let observed = study.clone().observe(|p| bar.observe(p));
+        let patching = observed.run(sweep.grid(), &metric)?;
+        drop(observed);
         drop(bar);
         if found.is_empty() {
             print_task(&patching);
@@ -145,7 +147,7 @@ fn main() -> Result<()> {
 fn study<'m>(model: &'m Transformer, pairs: &[IoiPair]) -> Result<ActivationPatching<'m>> {
     let clean = Prompts::new(pairs.iter().map(|p| &p.clean))?;
     let corrupted = Prompts::new(pairs.iter().map(|p| &p.corrupted))?;
-    let mut study = ActivationPatching::new(model, &clean, &corrupted)?;
+    let study = ActivationPatching::new(model, &clean, &corrupted)?;
     let mut labels = clean[0].labels.clone();
     for (position, label) in labels.iter_mut().enumerate() {
         if clean
@@ -162,8 +164,7 @@ fn study<'m>(model: &'m Transformer, pairs: &[IoiPair]) -> Result<ActivationPatc
     labels[roles.io.max(roles.s1)] = "name2".to_string();
     labels[roles.s2] = "S2".to_string();
     labels[roles.end] = format!("END:{}", labels[roles.end].trim_start());
-    study.position_labels = Some(labels);
-    Ok(study)
+    Ok(study.position_labels(labels))
 }
 
 fn print_task(patching: &Patching) {

@@ -7,17 +7,15 @@
 
 mod support;
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use patchlens::report::{Labelled, RankedCell, use_color};
 use patchlens::tasks::{Corruption, Ioi, Split};
 use patchlens::{
-    Metric, PathEffects, PathPatching, PathReceiver, Prompts, Select, Senders, Tokenizer,
-    Transformer, logit_diffs,
+    Head, Metric, PathEffects, PathPatching, PathReceiver, Prompts, Qkv, Select, Senders,
+    Tokenizer, Transformer, logit_diffs,
 };
 
 /// Path patching on indirect object identification: heads -> logits, then heads -> the queries
@@ -49,7 +47,6 @@ struct Args {
 }
 
 /// A head by its indices.
-type Head = (usize, usize);
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -68,7 +65,7 @@ fn main() -> Result<()> {
         "no head's direct path to the logits raises the {}: nothing to follow back",
         metric.name()
     );
-    let after_others = movers.iter().filter(|(_, (layer, _))| *layer > 0);
+    let after_others = movers.iter().filter(|(_, head)| head.layer > 0);
     let after_others: Vec<Head> = after_others.map(|(_, head)| *head).collect();
     ensure!(
         !after_others.is_empty(),
@@ -80,15 +77,15 @@ fn main() -> Result<()> {
     sentences.extend(told_linear(&to_logits, "the logits"));
     let mut results = vec![("to_logits", to_logits)];
     for (what, key) in [("queries", "to_queries"), ("values", "to_values")] {
-        let receiver = |(layer, head): &Head| match what {
-            "queries" => end(PathReceiver::query(*layer, *head)),
-            _ => PathReceiver::value(*layer, *head),
+        let receiver = |head: &Head| match what {
+            "queries" => end(PathReceiver::head(*head, Qkv::Q)),
+            _ => PathReceiver::head(*head, Qkv::V),
         };
         let to: Vec<PathReceiver> = after_others.iter().map(receiver).collect();
         let effects = observed(&study, &to, &metric, what)?;
         let title = format!(
             "Heads and MLPs -> {what} of {}",
-            listed(&after_others.iter().map(|h| name(*h)).collect::<Vec<_>>())
+            listed(&after_others.iter().map(Head::to_string).collect::<Vec<_>>())
         );
         let table = show(&effects, &title)?;
         sentences.push(told_inputs(&table, n_heads, what, &after_others));
@@ -122,9 +119,8 @@ fn study<'m>(
     println!("original  {}", pairs[0].clean.text);
     println!("new       {}", pairs[0].corrupted.text);
     println!("... and {} more pairs\n", pairs.len() - 1);
-    let mut study = PathPatching::new(model, &original, &new)?;
-    study.linearised = true;
-    study.freeze_mlps = args.freeze_mlps;
+    let study = PathPatching::new(model, &original, &new)?;
+    let study = study.linearised(true).freeze_mlps(args.freeze_mlps);
     Ok((study, logit_diffs(&answers)))
 }
 
@@ -135,16 +131,9 @@ fn observed(
     metric: &Metric,
     what: &str,
 ) -> Result<PathEffects> {
-    let style = ProgressStyle::with_template("{msg:10} {bar:40} {pos}/{len} senders, {eta} left")?;
-    let bar = ProgressBar::new(0).with_style(style);
-    bar.set_message(format!("-> {what}"));
-    let effects = study.run_observed(Senders::Components, receivers, metric, |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-        ControlFlow::Continue(())
-    })?;
-    bar.finish_and_clear();
-    Ok(effects)
+    let bar = support::Bar::new(&format!("-> {what}"));
+    let study = study.clone().observe(|p| bar.observe(p));
+    Ok(study.run(Senders::Components, receivers, metric)?)
 }
 
 /// Prints the relative changes as heat map and list; gives them.
@@ -158,17 +147,14 @@ fn show(effects: &PathEffects, title: &str) -> Result<Labelled> {
 /// The heads whose loss lowers the metric most, strongest first, with their relative change.
 fn movers(table: &Labelled, n_heads: usize, count: usize) -> Vec<(f32, Head)> {
     let cells = table.top(usize::MAX).cells.into_iter();
-    let head =
-        |cell: &RankedCell| (cell.index[1] < n_heads).then(|| (cell.index[0], cell.index[1]));
+    let head = |cell: &RankedCell| {
+        (cell.index[1] < n_heads).then(|| Head::new(cell.index[0], cell.index[1]))
+    };
     let lowers = cells.filter(|cell| cell.value < 0.0);
     lowers
         .filter_map(|cell| Some((cell.value, head(&cell)?)))
         .take(count)
         .collect()
-}
-
-fn name((layer, head): Head) -> String {
-    format!("{layer}.{head}")
 }
 
 /// Heads with a change of this sign, strongest first, with what lies beyond two standard errors:
@@ -178,7 +164,7 @@ fn clear_heads(table: &Labelled, n_heads: usize, sign: f32) -> Vec<String> {
     let heads = cells.filter(|c| c.index[1] < n_heads && c.value * sign > 0.0);
     let clear = heads.filter(|c| c.value.abs() > 2.0 * c.std_error.unwrap_or(0.0));
     let told = clear.map(|c| {
-        let head = name((c.index[0], c.index[1]));
+        let head = Head::new(c.index[0], c.index[1]);
         let digits = if c.value.abs() < 1e-3 { 3 } else { 1 };
         let error = c
             .std_error
@@ -213,7 +199,7 @@ const SHOWN: usize = 8;
 
 /// Which heads act through the inputs of those found.
 fn told_inputs(table: &Labelled, n_heads: usize, what: &str, movers: &[Head]) -> String {
-    let movers: Vec<String> = movers.iter().map(|head| name(*head)).collect();
+    let movers: Vec<String> = movers.iter().map(Head::to_string).collect();
     let both = [-1.0, 1.0].map(|sign| clear_heads(table, n_heads, sign));
     let few = |heads: Vec<String>| match heads.split_at_checked(SHOWN) {
         Some((first, rest)) if !rest.is_empty() => {

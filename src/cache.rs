@@ -1,9 +1,6 @@
 //! Activations kept from a run: owned values, borrowed views.
 
 mod file;
-mod recorder;
-
-pub(crate) use recorder::Recorder;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -19,7 +16,7 @@ use crate::ops::{Matrix, part};
 /// Which activations a run keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    points: BTreeSet<HookPoint>,
+    pub(crate) points: BTreeSet<HookPoint>,
     positions: Option<Vec<usize>>,
 }
 
@@ -50,7 +47,7 @@ impl Selection {
 
     /// Keeps only these positions (for attention: destinations), in ascending order.
     pub fn at_positions(mut self, positions: impl IntoIterator<Item = usize>) -> Self {
-        self.positions = Some(crate::model::lane::sorted(positions));
+        self.positions = Some(crate::ops::sorted(positions));
         self
     }
 
@@ -80,14 +77,14 @@ fn is_on_demand(point: HookPoint) -> bool {
 
 /// One activation: rows of an array that it may share with the other sequences of its batch.
 #[derive(Clone, Debug)]
-struct Entry {
-    data: Arc<Matrix>,
-    rows: Range<usize>,
-    shape: Vec<usize>,
+pub(crate) struct Entry {
+    pub data: Arc<Matrix>,
+    pub rows: Range<usize>,
+    pub shape: Vec<usize>,
 }
 
 impl Entry {
-    fn owned(data: Array2<f32>, shape: Vec<usize>) -> Self {
+    pub fn owned(data: Array2<f32>, shape: Vec<usize>) -> Self {
         Entry {
             rows: 0..data.nrows(),
             data: Arc::new(data.into()),
@@ -96,7 +93,7 @@ impl Entry {
     }
 
     /// One row a position; for attention, one a head and destination.
-    fn from_array(axes: Axes, values: ArrayD<f32>) -> Self {
+    pub fn from_array(axes: Axes, values: ArrayD<f32>) -> Self {
         let shape = values.shape().to_vec();
         let rows = match axes {
             Axes::Attention => shape[0] * shape[1],
@@ -142,11 +139,11 @@ impl Entry {
 pub struct ActivationCache {
     tokens: Vec<u32>,
     positions: Vec<usize>,
-    entries: BTreeMap<HookPoint, Entry>,
+    pub(crate) entries: BTreeMap<HookPoint, Entry>,
 }
 
 impl ActivationCache {
-    fn new(tokens: &[u32], positions: Option<&[usize]>) -> Self {
+    pub(crate) fn new(tokens: &[u32], positions: Option<&[usize]>) -> Self {
         ActivationCache {
             tokens: tokens.to_vec(),
             positions: positions.map_or_else(|| (0..tokens.len()).collect(), <[usize]>::to_vec),
@@ -242,6 +239,12 @@ impl ActivationCache {
             entries: entries.map(|(p, e)| (*p, kept(*p, e))).collect(),
             ..ActivationCache::new(&self.tokens, selection.positions())
         }
+    }
+
+    /// Takes over what another cache of the same run holds.
+    pub(crate) fn absorb(&mut self, other: &ActivationCache) {
+        let more = other.entries.iter().map(|(p, e)| (*p, e.clone()));
+        self.entries.extend(more);
     }
 
     /// For the engine, which has planned that the base holds what it reads.

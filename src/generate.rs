@@ -6,11 +6,12 @@ use ndarray::{Array2, ArrayView1};
 use ndarray_rand::rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::cache::{ActivationCache, Recorder, Selection};
+use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::model::lane::Lane;
 use crate::model::pass::Pass;
+use crate::model::recorder::Recorder;
 use crate::model::{Hooks, KeepLogits, RunShape, Transformer};
 use crate::ops::largest;
 use crate::prompt::Prompt;
@@ -173,7 +174,7 @@ impl Transformer {
         }
         // Values with a row a position fit one length only: they pass at most one of the two.
         for more in [1, 0] {
-            hooks.check(&RunShape {
+            hooks.begin(&RunShape {
                 config: self.config(),
                 lengths: prompts.iter().map(|prompt| run(prompt) + more).collect(),
                 stop_at_layer: None,

@@ -317,15 +317,7 @@ impl<'m> LogitLens<'m> {
 }
 
 fn check_axes(point: HookPoint) -> Result<()> {
-    if point.axes() == Axes::Model {
-        return Ok(());
-    }
-    let found = format!("{point} with axes [{}]", point.axes().names().join(", "));
-    Err(Error::invalid(
-        "point of a lens",
-        found,
-        "axes [pos, d_model]",
-    ))
+    point.axes().expect(Axes::Model, "point of a lens", &point)
 }
 
 fn log_probabilities(mut logits: Array2<f32>) -> Array2<f32> {

@@ -20,6 +20,7 @@
 
 mod ablation;
 mod attribution;
+mod base;
 mod cache;
 mod checkpoint;
 mod component;
@@ -33,6 +34,7 @@ mod hook;
 mod in_context;
 mod intervention;
 mod lens;
+mod limits;
 mod metric;
 mod model;
 mod number;
@@ -44,6 +46,7 @@ mod paths;
 mod processing;
 mod prompt;
 pub mod report;
+mod schedule;
 mod statistics;
 mod steering;
 mod sweep;
@@ -59,6 +62,7 @@ pub use ablation::{
 pub use attribution::{
     Decomposition, DirectLogitAttribution, LogitDirection, Part, direct_logit_attribution,
 };
+pub use base::Base;
 pub use cache::{ActivationCache, Selection};
 pub use component::{Component, Head, Qkv};
 pub use config::{Activation, Config};
@@ -81,28 +85,28 @@ pub use intervention::{
     Edit, Fired, Intervention, Interventions, MapFn, Receipt, Row, Select, Target, Values,
 };
 pub use lens::{LensReadout, LogitLens, TunedLens};
+pub use limits::{DEFAULT_MEMORY_LIMIT, Progress};
 pub use metric::{
     Metric, MetricFn, Reduce, kl_divergence, log_probability, logit_diff, logit_diff_sets,
     logit_diffs, next_token_loss, probability, probability_diff, rank,
 };
 pub use model::{
-    Extent, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
+    Footprint, HookFn, Hooks, KeepLogits, Logits, Run, RunOutput, RunShape, Transformer, Visit,
     hook_fn,
 };
 pub use parameters::{Attention, Block, LayerNorm, Linear, Mlp, Parameters};
 pub use patching::{ActivationPatching, Grid, Patching, activation_patching};
 pub use paths::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 pub use processing::Processing;
-pub use prompt::{Prompt, Prompts};
+pub use prompt::{IntoPrompts, Prompt, Prompts};
 pub use report::Labelled;
 pub use statistics::Estimate;
 pub use steering::Steering;
-pub use sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Prepared, Progress, Sweep, SweepResult};
+pub use sweep::{Cell, Plan, Prepared, Sweep, SweepResult};
 pub use tokenizer::Tokenizer;
 pub use tracing::{
     CausalTracing, DEFAULT_WINDOW, DroppedFact, FactTrace, PositionClass, Restore, SetTrace,
-    Severed, SubjectCorruption, TracedFact, TracingProgress, mean_subject_embedding,
-    subject_noise_std,
+    Severed, SubjectCorruption, TracedFact, mean_subject_embedding, subject_noise_std,
 };
 pub use weights::{Circuits, Embedding, FactoredMatrix, SingularDirection, Svd, top_entries};
 

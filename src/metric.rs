@@ -160,21 +160,35 @@ impl Metric {
         self
     }
 
-    /// Gives a KL divergence the logits `[pos, d_vocab]` of the runs that it is measured to.
-    /// Other metrics stay as they are.
-    pub fn with_reference(mut self, logits: &[ArrayView2<'_, f32>]) -> Self {
-        if let Kind::Kl(reference) = &mut self.kind {
-            let rows = logits.iter().map(|logits| {
-                let position = self.position.unwrap_or(logits.nrows().saturating_sub(1));
-                if position >= logits.nrows() {
-                    return Vec::new();
-                }
-                let mut row = logits.row(position).to_vec();
-                log_softmax_row(&mut row);
-                row
-            });
-            *reference = Some(rows.collect());
+    /// A KL divergence to these runs, given by their logits `[pos, d_vocab]`: one per prompt, or
+    /// one for all.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for any other metric, which has no reference; [`Error::OutOfRange`] for
+    /// logits without the position that it reads.
+    pub fn with_reference(self, logits: &[ArrayView2<'_, f32>]) -> Result<Self> {
+        if !matches!(self.kind, Kind::Kl(_)) {
+            let expected = "a KL divergence, the only metric that is measured to other runs";
+            return Err(Error::invalid(
+                "metric with a reference",
+                self.name,
+                expected,
+            ));
         }
+        let row = |(prompt, logits): (usize, &ArrayView2<'_, f32>)| {
+            self.check_position(prompt, logits.nrows())?;
+            let position = self.position.unwrap_or(logits.nrows() - 1);
+            Ok(logits.row(position).to_vec())
+        };
+        let rows = logits.iter().enumerate().map(row).collect::<Result<_>>()?;
+        Ok(self.with_reference_rows(rows))
+    }
+
+    /// A KL divergence to runs given by their logits `[d_vocab]` at the position that it reads.
+    pub(crate) fn with_reference_rows(mut self, mut rows: Vec<Vec<f32>>) -> Self {
+        debug_assert!(matches!(self.kind, Kind::Kl(_)), "{} has none", self.name);
+        rows.iter_mut().for_each(|row| log_softmax_row(row));
+        self.kind = Kind::Kl(Some(rows.into()));
         self
     }
 
@@ -291,9 +305,7 @@ impl Metric {
                 None => Ok(()),
             };
         }
-        if let Some(found) = Some(self.position.unwrap_or(0)).filter(|p| *p >= n) {
-            return Err(self.out_of_range(prompt, "pos", found, n));
-        }
+        self.check_position(prompt, n)?;
         if let Kind::LogitDiff(sets, _) = &self.kind {
             let (a, b) = of::<(Vec<u32>, Vec<u32>)>(sets, prompt);
             for (what, set) in [("right", a), ("wrong", b)] {
@@ -319,6 +331,14 @@ impl Metric {
         {
             Some(token) => Err(self.out_of_range(prompt, "token", token as usize, d_vocab)),
             None => Ok(()),
+        }
+    }
+
+    /// Checks that a prompt of `n` tokens has the position that it reads.
+    pub(crate) fn check_position(&self, prompt: usize, n: usize) -> Result<()> {
+        match self.position.unwrap_or(0) {
+            found if found >= n => Err(self.out_of_range(prompt, "pos", found, n)),
+            _ => Ok(()),
         }
     }
 

@@ -1,37 +1,42 @@
-//! What methods over pairs of prompts share: checks, labels of positions, references of metrics.
+//! What methods over pairs of prompts share: checks, captions, labels of positions.
 
+use crate::base::Base;
 use crate::error::{Error, Result};
-use crate::metric::Metric;
-use crate::model::{Run, Transformer};
-use crate::prompt::Prompt;
+use crate::model::Transformer;
+use crate::prompt::{IntoPrompts, Prompt, Prompts};
 
-/// The prompts of pairs, checked: all can run, and those of a pair have the same length. `names`
-/// say what the two of a pair are called.
+/// The base runs of pairs of prompts, the second ones as lanes over the first. `names` say what
+/// the two of a pair are called.
 ///
 /// # Errors
-/// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that cannot run, [`Error::Invalid`]
-/// for another number of second prompts, [`Error::Prompt`] for a pair of different lengths.
-pub(crate) fn checked_pairs(
-    model: &Transformer,
+/// Same as [`Base::new`] and [`check_pairs`].
+pub(crate) fn pairs<'m>(
+    model: &'m Transformer,
     names: [&str; 2],
-    first: &(impl AsRef<[Prompt]> + ?Sized),
-    second: &(impl AsRef<[Prompt]> + ?Sized),
-) -> Result<(Vec<Prompt>, Vec<Prompt>)> {
-    let (first, second) = (first.as_ref(), second.as_ref());
-    model.check_prompts(first)?;
-    model.check_prompts(second)?;
+    first: impl IntoPrompts,
+    second: impl IntoPrompts,
+) -> Result<[Base<'m>; 2]> {
+    let (first, second) = (Base::new(model, first)?, second.into_prompts()?);
+    check_pairs(names, first.prompts(), &second)?;
+    let second = Base::over(&first, second, Vec::new())?;
+    Ok([first, second])
+}
+
+/// Checks that there are as many prompts of both kinds, and those of each pair have one length.
+///
+/// # Errors
+/// [`Error::Invalid`] for another number of second prompts, [`Error::Prompt`] for a pair of
+/// different lengths.
+pub(crate) fn check_pairs(names: [&str; 2], first: &Prompts, second: &Prompts) -> Result<()> {
     let [a, b] = names;
     if first.len() != second.len() {
-        let expected = format!("{}, one a {a} prompt", first.len());
-        return Err(Error::invalid(
-            format!("{b} prompts"),
-            second.len(),
-            expected,
-        ));
+        let expected = format!("{}, one per {a} prompt", first.len());
+        let what = format!("{b} prompts");
+        return Err(Error::invalid(what, second.len(), expected));
     }
     let mut lengths = first.iter().map(Prompt::len).zip(second).enumerate();
     match lengths.find(|(_, (n, prompt))| prompt.len() != *n) {
-        None => Ok((first.to_vec(), second.to_vec())),
+        None => Ok(()),
         Some((i, (n, prompt))) => Err(Error::Prompt {
             at: format!("{b} prompt {i}"),
             found: format!("{} tokens", prompt.len()),
@@ -46,14 +51,14 @@ pub(crate) fn count_pairs(pairs: usize) -> String {
 }
 
 /// Labels of the positions of pairs of one length: a token where all prompts agree, both where
-/// the two of a single pair differ.
+/// the two of a single pair differ. `name` is what the first prompts are called.
 ///
 /// # Errors
 /// [`Error::Prompt`] if lengths differ.
 pub(crate) fn position_labels(
     name: &str,
-    first: &[Prompt],
-    second: &[Prompt],
+    first: &Prompts,
+    second: &Prompts,
 ) -> Result<Vec<String>> {
     let n = first[0].len();
     if let Some(i) = first.iter().position(|p| p.len() != n) {
@@ -66,28 +71,13 @@ pub(crate) fn position_labels(
     let all = || first.iter().chain(second);
     let label = |p: usize| {
         let (a, b) = (&first[0].labels[p], &second[0].labels[p]);
-        match all().all(|prompt| prompt.labels[p] == *a) {
-            true => a.clone(),
-            false if first.len() == 1 => format!("{a}/{}", b.trim_start()),
-            false => "*".to_string(),
+        if all().all(|prompt| prompt.labels[p] == *a) {
+            a.clone()
+        } else if first.len() == 1 {
+            format!("{a}/{}", b.trim_start())
+        } else {
+            "*".to_string()
         }
     };
     Ok((0..n).map(label).collect())
-}
-
-/// The metric, with these prompts' runs as what a KL divergence is measured to.
-///
-/// # Errors
-/// As [`Transformer::run`].
-pub(crate) fn with_reference(
-    model: &Transformer,
-    prompts: &[Prompt],
-    metric: &Metric,
-) -> Result<Metric> {
-    if !metric.lacks_reference() {
-        return Ok(metric.clone());
-    }
-    let logits = model.run(prompts, (), &Run::default())?.logits;
-    let views: Vec<_> = logits.iter().collect();
-    Ok(metric.clone().with_reference(&views))
 }

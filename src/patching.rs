@@ -5,43 +5,44 @@ mod grid;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::ops::ControlFlow;
 
 use ndarray::{Array1, ArrayD, Axis as Dim};
 
 pub use grid::Grid;
 use grid::targets;
 
+use crate::base::Base;
 use crate::cache::ActivationCache;
 use crate::error::{Error, Result};
-use crate::hook::HookPoint;
+use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target};
+use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
-use crate::model::{Run, Transformer};
-use crate::pairs::{checked_pairs, count_pairs, position_labels, with_reference};
-use crate::prompt::Prompt;
+use crate::model::Transformer;
+use crate::model::stage::Frozen;
+use crate::pairs::{check_pairs, count_pairs, pairs, position_labels};
+use crate::prompt::IntoPrompts;
 use crate::report::{About, Direction, Labelled};
-use crate::statistics::shaped;
-use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Plan, Progress, Sweep, points_read};
+use crate::statistics::{shaped, with_errors};
+use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 
 /// A patching study: pairs of prompts, and which run is patched into which.
+///
+/// The runs are made once, whatever the number of grids.
 #[derive(Clone, Debug)]
 pub struct ActivationPatching<'m> {
-    model: &'m Transformer,
-    clean: Vec<Prompt>,
-    corrupted: Vec<Prompt>,
-    /// Whether clean is patched into corrupted (the default) or the other way round.
-    pub direction: Direction,
-    /// Bound of the sweep's working memory, in bytes.
-    pub memory_limit: u64,
-    /// Labels of the positions; by default the tokens, where all prompts agree.
-    pub position_labels: Option<Vec<String>>,
+    clean: Base<'m>,
+    corrupted: Base<'m>,
+    direction: Direction,
+    position_labels: Option<Vec<String>>,
+    limits: Limits<'m>,
 }
 
-/// What a patching study gave.
+/// What a patching study found.
 #[derive(Clone, Debug)]
 pub struct Patching {
-    /// The raw metric, mean over the prompt pairs, with labelled axes and both baselines.
+    /// The raw metric, mean over the prompt pairs, with labelled axes and both baselines; with
+    /// standard errors where there are several pairs.
     pub effect: Labelled,
     /// The raw metric of each pair; the last axis is the pair.
     pub per_prompt: ArrayD<f32>,
@@ -55,10 +56,10 @@ pub struct Patching {
 
 impl Patching {
     /// The effect as `(m − corrupted) / (clean − corrupted)` of the means: 0 is the corrupted
-    /// run, 1 the clean one.
+    /// run, 1 the clean one. Standard errors are scaled alike: the baselines' own are left out.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if both baselines are equal.
+    /// [`Error::Invalid`] if both baselines are equal or not finite.
     pub fn normalized(&self) -> Result<Labelled> {
         self.effect.normalized()
     }
@@ -66,7 +67,7 @@ impl Patching {
     /// Saves the raw effect, see [`Labelled::save`].
     ///
     /// # Errors
-    /// As [`Labelled::save`].
+    /// Same as [`Labelled::save`].
     pub fn save(&self, path: impl AsRef<std::path::Path>) -> Result<()> {
         self.effect.save(path)
     }
@@ -81,18 +82,18 @@ impl Patching {
 /// let model = Transformer::random(config, 0)?;
 /// let (clean, corrupted) = (Prompt::from([1, 2, 3]), Prompt::from([1, 4, 3]));
 /// let metric = logit_diff(2, 4);
-/// let found = activation_patching(&model, &clean, &corrupted, Grid::heads(Site::Z), &metric)?;
+/// let found = activation_patching(&model, &clean, &corrupted, Grid::Heads(Site::Z), &metric)?;
 /// assert_eq!(found.effect.values().shape(), [2, 2]); // [layer, head]
 /// println!("{}", found.normalized()?);
 /// # Ok::<(), patchlens::Error>(())
 /// ```
 ///
 /// # Errors
-/// As [`ActivationPatching::new`] and [`ActivationPatching::run`].
+/// Same as [`ActivationPatching::new`] and [`ActivationPatching::run`].
 pub fn activation_patching(
     model: &Transformer,
-    clean: &(impl AsRef<[Prompt]> + ?Sized),
-    corrupted: &(impl AsRef<[Prompt]> + ?Sized),
+    clean: impl IntoPrompts,
+    corrupted: impl IntoPrompts,
     grid: Grid,
     metric: &Metric,
 ) -> Result<Patching> {
@@ -103,115 +104,105 @@ impl<'m> ActivationPatching<'m> {
     /// A study of prompt pairs.
     ///
     /// # Errors
-    /// [`Error::Prompt`] if a prompt cannot run, or the two of a pair differ in length.
+    /// [`Error::Prompt`] or [`Error::OutOfRange`] if a prompt cannot run, [`Error::Invalid`] for
+    /// another number of corrupted prompts, [`Error::Prompt`] if the two of a pair differ in
+    /// length.
     pub fn new(
         model: &'m Transformer,
-        clean: &(impl AsRef<[Prompt]> + ?Sized),
-        corrupted: &(impl AsRef<[Prompt]> + ?Sized),
+        clean: impl IntoPrompts,
+        corrupted: impl IntoPrompts,
     ) -> Result<Self> {
-        let names = ["clean", "corrupted"];
-        let (clean, corrupted) = checked_pairs(model, names, clean, corrupted)?;
+        let [clean, corrupted] = pairs(model, NAMES, clean, corrupted)?;
+        Self::over(&clean, &corrupted)
+    }
+
+    /// A study of base runs, which other studies may share.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another number of corrupted prompts, [`Error::Prompt`] if the two
+    /// of a pair differ in length.
+    pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
+        check_pairs(NAMES, clean.prompts(), corrupted.prompts())?;
         Ok(ActivationPatching {
-            model,
-            clean,
-            corrupted,
+            clean: clean.clone(),
+            corrupted: corrupted.clone(),
             direction: Direction::Denoising,
-            memory_limit: DEFAULT_MEMORY_LIMIT,
             position_labels: None,
+            limits: Limits::default(),
         })
     }
+
+    /// Whether clean is patched into corrupted (the default) or the other way round.
+    #[must_use]
+    pub fn direction(mut self, direction: Direction) -> Self {
+        self.direction = direction;
+        self
+    }
+
+    /// Labels of the positions; by default the tokens, where all prompts agree.
+    #[must_use]
+    pub fn position_labels(mut self, labels: Vec<String>) -> Self {
+        self.position_labels = Some(labels);
+        self
+    }
+
+    limits_methods!('m);
 
     /// Runs the study.
     ///
     /// # Errors
     /// [`Error::Prompt`] if the grid has positions and the pairs differ in length;
-    /// [`Error::Invalid`] for a site that does not fit the grid; else as [`Sweep::prepare`].
+    /// [`Error::Invalid`] for a site that does not fit the grid; else same as
+    /// [`Sweep::prepare`].
     pub fn run(&self, grid: Grid, metric: &Metric) -> Result<Patching> {
-        self.run_observed(grid, metric, |_| ControlFlow::Continue(()))
-    }
-
-    /// As [`ActivationPatching::run`], telling an observer how far the sweep has come.
-    ///
-    /// # Errors
-    /// As [`ActivationPatching::run`].
-    pub fn run_observed(
-        &self,
-        grid: Grid,
-        metric: &Metric,
-        observer: impl FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<Patching> {
         grid.check()?;
-        let config = self.model.config();
+        let config = self.clean.model().config();
         let axes = grid.axes(config.n_layers, config.n_heads, &self.labels(grid)?);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        let metric = with_reference(self.model, &self.clean, metric)?;
-        let points: Vec<HookPoint> = grid
-            .sites()
-            .into_iter()
-            .flat_map(|site| (0..config.n_layers).map(move |layer| site.at(layer)))
-            .collect();
+        let layers = |site: Site| (0..config.n_layers).map(move |layer| site.at(layer));
+        let points: Vec<HookPoint> = grid.sites().into_iter().flat_map(layers).collect();
         let (donor, base) = match self.direction {
             Direction::Denoising => (&self.clean, &self.corrupted),
             Direction::Noising => (&self.corrupted, &self.clean),
         };
-        let donors = self.donor_caches(donor, &points)?;
-        let donor_metric = Sweep::new(self.model, donor)?
-            .with_base(&donors)?
-            .run(&[], &metric)?
-            .base;
+        for runs in [donor, base] {
+            runs.expect(points.iter().copied(), Frozen::default());
+        }
+        let metric = self.clean.refer(metric)?;
+        let donors = donor.caches(points)?;
         let cells = cells(targets(grid, &shape), &donors)?;
-        let sweep = Sweep::new(self.model, base)?
-            .with_base_over(&donors)?
-            .memory_limit(self.memory_limit);
-        let result = sweep.prepare(&cells, &metric)?.run_observed(observer)?;
-        let (clean, corrupted) = match self.direction {
-            Direction::Denoising => (donor_metric, result.base),
-            Direction::Noising => (result.base, donor_metric),
-        };
+        let sweep = Sweep::limited(base, self.limits.clone());
+        let result = sweep.run(&cells, &metric)?;
+        let mut runs = [donor.metric(&metric)?, result.base.clone()];
+        if self.direction == Direction::Noising {
+            runs.reverse();
+        }
+        let [clean, corrupted] = runs;
+        let about = self.about(grid, &metric, [&clean, &corrupted], &result);
+        let with_prompts = [&shape[..], &[clean.len()]].concat();
         let mean = result.values.mean_axis(Dim(1)).unwrap_or_default();
-        let mut about = self.about(grid, &metric, &clean, &corrupted);
-        about.partial = result.partial;
-        about
-            .counts
-            .insert("multiply-adds".to_string(), result.multiply_adds);
-        about.counts.insert(
-            "multiply-adds, naive".to_string(),
-            result.plan.naive_multiply_adds,
-        );
-        let with_prompts = [&shape[..], &[self.clean.len()]].concat();
+        let per_prompt = shaped(&with_prompts, result.values);
+        let effect = Labelled::new(shaped(&shape, mean), axes, about)?;
         Ok(Patching {
-            effect: Labelled::new(shaped(&shape, mean), axes, about)?,
-            per_prompt: shaped(&with_prompts, result.values),
+            effect: with_errors(effect, per_prompt.view())?,
+            per_prompt,
             clean,
             corrupted,
             plan: result.plan,
         })
     }
 
-    fn donor_caches(
-        &self,
-        prompts: &[Prompt],
-        points: &[HookPoint],
-    ) -> Result<Vec<ActivationCache>> {
-        let selection = points_read(self.model.config(), points.iter().copied());
-        let run = Run {
-            cache: Some(&selection),
-            logits: crate::model::KeepLogits::None,
-            ..Run::default()
-        };
-        Ok(self.model.run(prompts, (), &run)?.caches)
-    }
-
     fn labels(&self, grid: Grid) -> Result<Vec<String>> {
         if !grid.by_position() {
             return Ok(Vec::new());
         }
-        let labels = position_labels("clean", &self.clean, &self.corrupted)?;
+        let [clean, corrupted] = [&self.clean, &self.corrupted].map(Base::prompts);
+        let labels = position_labels("clean", clean, corrupted)?;
         match &self.position_labels {
             Some(own) if own.len() != labels.len() => Err(Error::invalid(
                 "position labels",
                 own.len(),
-                format!("{}, one a token", labels.len()),
+                format!("{}, one per token", labels.len()),
             )),
             own => Ok(own.clone().unwrap_or(labels)),
         }
@@ -221,39 +212,41 @@ impl<'m> ActivationPatching<'m> {
         &self,
         grid: Grid,
         metric: &Metric,
-        clean: &Array1<f32>,
-        corrupted: &Array1<f32>,
+        [clean, corrupted]: [&Array1<f32>; 2],
+        result: &SweepResult,
     ) -> About {
         let sites: Vec<&str> = grid.sites().iter().map(|s| s.name()).collect();
         let (from, into) = match self.direction {
             Direction::Denoising => ("clean", "corrupted"),
             Direction::Noising => ("corrupted", "clean"),
         };
-        let pairs = self.clean.len();
         let mean = |values: &Array1<f32>| values.mean().unwrap_or(f32::NAN);
         let baselines = [("clean", mean(clean)), ("corrupted", mean(corrupted))];
-        let mut about = About {
+        let counts = [
+            ("prompt pairs", clean.len() as u64),
+            ("multiply-adds", result.multiply_adds),
+            ("multiply-adds, naive", result.plan.naive_multiply_adds),
+        ];
+        About {
             title: format!("Activation patching: {}", sites.join(", ")),
             caption: format!(
                 "One activation of the {from} run patched into the {into} run; mean {} over {}.",
                 metric.name(),
-                count_pairs(pairs),
+                count_pairs(clean.len()),
             ),
             unit: metric.name().to_string(),
             direction: Some(self.direction),
+            partial: result.partial,
+            baselines: baselines.map(|(name, v)| (name.to_string(), v)).into(),
+            counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
             ..About::default()
-        };
-        about
-            .baselines
-            .extend(baselines.map(|(name, value)| (name.to_string(), value)));
-        about
-            .counts
-            .insert("prompt pairs".to_string(), pairs as u64);
-        about
+        }
     }
 }
 
-/// One cell a target of the grid. All cells of a point share its values.
+const NAMES: [&str; 2] = ["clean", "corrupted"];
+
+/// One cell per target of the grid. All cells of a point share its values.
 fn cells(targets: Vec<Target>, donors: &[ActivationCache]) -> Result<Vec<Cell>> {
     let mut edits: BTreeMap<HookPoint, Edit> = BTreeMap::new();
     let mut cells = Vec::with_capacity(targets.len());

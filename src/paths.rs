@@ -6,21 +6,25 @@ mod engine;
 mod linear;
 mod nodes;
 
-use std::ops::ControlFlow;
+use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, ArrayD, Axis as Dim, Dimension, IxDyn};
 
 pub use nodes::{PathReceiver, PathSender, Senders};
 
+use crate::base::Base;
 use crate::error::{Error, Result};
+use crate::hook::HookPoint;
+use crate::intervention::Edit;
+use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
-use crate::pairs::{checked_pairs, count_pairs, position_labels, with_reference};
-use crate::prompt::Prompt;
+use crate::pairs::{check_pairs, count_pairs, pairs, position_labels};
+use crate::prompt::IntoPrompts;
 use crate::report::{About, Axis, Labelled};
-use crate::statistics::{labelled_means, shaped};
-use crate::sweep::DEFAULT_MEMORY_LIMIT;
-use engine::{Raw, Runs};
+use crate::statistics::{labelled_means, shaped, with_errors};
+use crate::sweep::Cell;
+use engine::{Ends, Raw, Runs};
 
 /// A study of paths from senders to receivers, by four runs:
 ///
@@ -33,7 +37,8 @@ use engine::{Raw, Runs};
 /// the graph has none, the effect is NaN, which is not a path of zero effect.
 ///
 /// ```
-/// use patchlens::{Config, PathPatching, PathReceiver, Prompt, Senders, Transformer, logit_diff};
+/// use patchlens::{Config, Head, PathPatching, PathReceiver, Prompt, Qkv, Senders, Transformer};
+/// use patchlens::logit_diff;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let (original, new) = (Prompt::from([1, 2, 3]), Prompt::from([1, 4, 3]));
@@ -41,28 +46,34 @@ use engine::{Raw, Runs};
 /// let metric = logit_diff(2, 4);
 /// let to_logits = study.run(Senders::Heads, &[PathReceiver::final_residual()], &metric)?;
 /// assert_eq!(to_logits.effect.values().shape(), [2, 2]); // [layer, head]
-/// let to_queries = study.run(Senders::Heads, &[PathReceiver::query(1, 0)], &metric)?;
+/// let query = PathReceiver::head(Head::new(1, 0), Qkv::Q);
+/// let to_queries = study.run(Senders::Heads, &[query], &metric)?;
 /// assert!(to_queries.effect.values()[[1, 0]].is_nan()); // no path: layer 1 does not read itself
 /// # Ok::<(), patchlens::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct PathPatching<'m> {
-    model: &'m Transformer,
-    original: Vec<Prompt>,
-    new: Vec<Prompt>,
-    /// Whether run C freezes MLPs to run B too: then only the direct path through the residual
-    /// stream is left. By default, they are recomputed.
-    pub freeze_mlps: bool,
-    /// Whether the linearised effect is computed too; needs a metric with a gradient.
-    pub linearised: bool,
-    /// Bound of the working memory, in bytes.
-    pub memory_limit: u64,
+    original: Base<'m>,
+    sent: Sent<'m>,
+    freeze_mlps: bool,
+    linearised: bool,
+    limits: Limits<'m>,
 }
 
-/// What a study of paths gave.
+/// What becomes of a sender's output in run C.
+#[derive(Clone, Debug)]
+enum Sent<'m> {
+    /// What it is in other runs, the runs A.
+    Run(Base<'m>),
+    /// What edits make of it, by hook point.
+    Edits(BTreeMap<HookPoint, Edit>),
+}
+
+/// What a study of paths found.
 #[derive(Clone, Debug)]
 pub struct PathEffects {
-    /// The metric of the runs D, mean over the prompt pairs; NaN: no path.
+    /// The metric of the runs D, mean over the prompt pairs, with standard errors where there are
+    /// several; NaN: no path.
     pub effect: Labelled,
     /// The same to first order, if asked for: the metric of run B plus its gradient at the
     /// receivers' inputs there, times their change from B to C.
@@ -71,8 +82,8 @@ pub struct PathEffects {
     pub per_prompt: ArrayD<f32>,
     /// The metric of each original run B, `[pair]`.
     pub original: Array1<f32>,
-    /// The metric of each new run A, `[pair]`.
-    pub new: Array1<f32>,
+    /// The metric of each new run A, `[pair]`; none where senders are ablated.
+    pub new: Option<Array1<f32>>,
 }
 
 impl PathEffects {
@@ -124,62 +135,96 @@ impl<'m> PathPatching<'m> {
     /// A study of pairs of an original and a new prompt.
     ///
     /// # Errors
-    /// [`Error::Prompt`] if a prompt cannot run, or the two of a pair differ in length.
+    /// [`Error::Prompt`] or [`Error::OutOfRange`] if a prompt cannot run, [`Error::Invalid`] for
+    /// another number of new prompts, [`Error::Prompt`] if the two of a pair differ in length.
     pub fn new(
         model: &'m Transformer,
-        original: &(impl AsRef<[Prompt]> + ?Sized),
-        new: &(impl AsRef<[Prompt]> + ?Sized),
+        original: impl IntoPrompts,
+        new: impl IntoPrompts,
     ) -> Result<Self> {
-        let (original, new) = checked_pairs(model, ["original", "new"], original, new)?;
-        Ok(PathPatching {
-            model,
-            original,
-            new,
+        let [original, new] = pairs(model, NAMES, original, new)?;
+        Self::over(&original, &new)
+    }
+
+    /// A study of base runs, which other studies may share.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another number of new prompts, [`Error::Prompt`] if the two of a
+    /// pair differ in length.
+    pub fn over(original: &Base<'m>, new: &Base<'m>) -> Result<Self> {
+        check_pairs(NAMES, original.prompts(), new.prompts())?;
+        Ok(Self::with(original, Sent::Run(new.clone())))
+    }
+
+    /// A study without new runs: in run C, an edit at the sender's output takes their place. The
+    /// edits are by the senders' hook points: `attn.hook_z` of its layer for a head,
+    /// `hook_mlp_out` for an MLP, `hook_embed` for the embedding.
+    pub fn ablating(
+        original: &Base<'m>,
+        edits: impl IntoIterator<Item = (HookPoint, Edit)>,
+    ) -> Self {
+        Self::with(original, Sent::Edits(edits.into_iter().collect()))
+    }
+
+    fn with(original: &Base<'m>, sent: Sent<'m>) -> Self {
+        PathPatching {
+            original: original.clone(),
+            sent,
             freeze_mlps: false,
             linearised: false,
-            memory_limit: DEFAULT_MEMORY_LIMIT,
-        })
+            limits: Limits::default(),
+        }
     }
+
+    /// Whether run C freezes MLPs to run B too: then only the direct path through the residual
+    /// stream is left. By default, they are recomputed.
+    #[must_use]
+    pub fn freeze_mlps(mut self, freeze: bool) -> Self {
+        self.freeze_mlps = freeze;
+        self
+    }
+
+    /// Whether the linearised effect is computed too; needs a metric with a gradient.
+    #[must_use]
+    pub fn linearised(mut self, linearised: bool) -> Self {
+        self.linearised = linearised;
+        self
+    }
+
+    limits_methods!('m);
 
     /// The model.
     pub fn model(&self) -> &'m Transformer {
-        self.model
+        self.original.model()
     }
 
-    /// Sends one node's output at a time to the receivers.
+    /// Sends one node's output at a time to the receivers. An observer is told how many senders
+    /// are done; cells that were not reached after its break are NaN, and the result says it is
+    /// partial.
     ///
     /// # Errors
     /// Before anything is computed: [`Error::OutOfRange`] for a layer, head or position that is
     /// not there; [`Error::Invalid`] for no receivers, an input received twice, a receiver to
-    /// which no path leads from any sender, a metric without gradient if the linearised effect
-    /// is asked for; [`Error::Prompt`] if the senders have a position axis and the pairs differ
-    /// in length.
+    /// which no path leads from any sender, a sender without an edit, a metric without gradient
+    /// if the linearised effect is asked for; [`Error::Prompt`] if the senders have a position
+    /// axis and the prompts differ in length.
     pub fn run(
         &self,
         senders: Senders,
         receivers: &[PathReceiver],
         metric: &Metric,
     ) -> Result<PathEffects> {
-        self.run_observed(senders, receivers, metric, |_, _| ControlFlow::Continue(()))
-    }
-
-    /// As [`PathPatching::run`], telling an observer how many of all cells are done. A break ends
-    /// the study there: cells that were not reached are NaN, and the result says it is partial.
-    ///
-    /// # Errors
-    /// As [`PathPatching::run`].
-    pub fn run_observed(
-        &self,
-        senders: Senders,
-        receivers: &[PathReceiver],
-        metric: &Metric,
-        observer: impl FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<PathEffects> {
-        let labels = match senders.by_position() {
-            true => position_labels("original", &self.original, &self.new)?,
-            false => Vec::new(),
+        let labels = if senders.by_position() {
+            let original = self.original.prompts();
+            let new = match &self.sent {
+                Sent::Run(new) => new.prompts(),
+                Sent::Edits(_) => original,
+            };
+            position_labels("original", original, new)?
+        } else {
+            Vec::new()
         };
-        let config = self.model.config();
+        let config = self.model().config();
         let axes = senders.axes(config, &labels);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
         let sets: Vec<Vec<PathSender>> = ArrayD::from_elem(IxDyn(&shape), ())
@@ -188,51 +233,70 @@ impl<'m> PathPatching<'m> {
                 vec![senders.at(index.as_array_view().as_slice().unwrap_or(&[]), config)]
             })
             .collect();
-        let metric = with_reference(self.model, &self.original, metric)?;
-        let raw = Runs::new(self, &sets, receivers)?.run(&sets, &metric, observer)?;
-        self.label(
-            raw,
-            axes,
-            self.about(senders.describe(), receivers, &metric),
-        )
+        self.run_cells(&sets, axes, senders.describe(), receivers, metric)
     }
 
-    /// Sends the outputs of several nodes at once, one set a cell; the result's axis `set` has
+    /// Sends the outputs of several nodes at once, one set per cell; the result's axis `set` has
     /// the senders' names.
     ///
     /// # Errors
-    /// As [`PathPatching::run`]; also [`Error::Invalid`] for a set without senders.
+    /// Same as [`PathPatching::run`]; also [`Error::Invalid`] for a set without senders.
     pub fn run_sets(
         &self,
         sets: &[Vec<PathSender>],
         receivers: &[PathReceiver],
         metric: &Metric,
     ) -> Result<PathEffects> {
-        let metric = with_reference(self.model, &self.original, metric)?;
-        let runs = Runs::new(self, sets, receivers)?;
-        let raw = runs.run(sets, &metric, |_, _| ControlFlow::Continue(()))?;
-        let axis = Axis::new("set", sets.iter().map(|set| names(set)));
-        self.label(
-            raw,
-            vec![axis],
-            self.about("The outputs of a set of nodes", receivers, &metric),
-        )
+        let axes = vec![Axis::new("set", sets.iter().map(|set| names(set)))];
+        let sent = "The outputs of a set of nodes";
+        self.run_cells(sets, axes, sent, receivers, metric)
+    }
+
+    /// The interventions of run D, to run anything else with them: what each receiver reads, in
+    /// order, set to what it is when all of the senders are sent. Where no path leads, and without
+    /// senders, it stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a layer, head or position that is not there, [`Error::Invalid`]
+    /// for a sender without an edit.
+    pub fn received(&self, senders: &[PathSender], receivers: &[PathReceiver]) -> Result<Cell> {
+        check::places(self, senders, receivers)?;
+        self.receive(senders, &Ends::new(receivers, self.model().config()))
+    }
+
+    fn run_cells(
+        &self,
+        sets: &[Vec<PathSender>],
+        axes: Vec<Axis>,
+        sent: &str,
+        receivers: &[PathReceiver],
+        metric: &Metric,
+    ) -> Result<PathEffects> {
+        let connected = check::check(self, sets, receivers)?;
+        let metric = self.original.refer(metric)?;
+        let runs = Runs::new(self, sets, receivers, &metric)?;
+        let raw = runs.run(&connected)?;
+        self.label(raw, axes, self.about(sent, receivers, &metric))
     }
 
     fn about(&self, sent: &str, receivers: &[PathReceiver], metric: &Metric) -> About {
-        let pairs = self.original.len();
+        let pairs = self.original.prompts().len();
         let to = names(receivers);
-        let mlps = match self.freeze_mlps {
-            true => "frozen",
-            false => "recomputed",
+        let mlps = if self.freeze_mlps {
+            "frozen"
+        } else {
+            "recomputed"
+        };
+        let (how, what) = match &self.sent {
+            Sent::Run(_) => ("in the new run", count_pairs(pairs)),
+            Sent::Edits(_) => ("ablated", format!("{pairs} prompts")),
         };
         let mut about = About {
             title: format!("Path patching to {to}"),
             caption: format!(
-                "{sent} in the new run, sent to {to} of the original run, other heads frozen and \
-                 MLPs {mlps}; mean {} over {}. No value: no path.",
+                "{sent} {how}, sent to {to} of the original run, other heads frozen and MLPs \
+                 {mlps}; mean {} over {what}. No value: no path.",
                 metric.name(),
-                count_pairs(pairs),
             ),
             unit: metric.name().to_string(),
             ..About::default()
@@ -244,35 +308,41 @@ impl<'m> PathPatching<'m> {
     }
 
     fn label(&self, raw: Raw, axes: Vec<Axis>, mut about: About) -> Result<PathEffects> {
-        for (name, values) in [("original", &raw.original), ("new", &raw.new)] {
-            let mean = values.mean().unwrap_or(f32::NAN);
-            about.baselines.insert(name.to_string(), mean);
+        let baselines = [("original", Some(&raw.original)), ("new", raw.new.as_ref())];
+        for (name, values) in baselines {
+            if let Some(values) = values {
+                let mean = values.mean().unwrap_or(f32::NAN);
+                about.baselines.insert(name.to_string(), mean);
+            }
         }
         about.partial = raw.partial;
         about
             .counts
             .insert("multiply-adds".to_string(), raw.multiply_adds);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        let mean =
-            |values: &Array2<f32>| shaped(&shape, values.mean_axis(Dim(1)).unwrap_or_default());
-        let linear = match &raw.linear {
-            None => None,
-            Some(values) => {
-                let mut about = about.clone();
-                about.title = format!("{}, linearised", about.title);
-                Some(Labelled::new(mean(values), axes.clone(), about)?)
-            }
+        let with_prompts = [&shape[..], &[raw.original.len()]].concat();
+        let means = |values: &Array2<f32>, about: About| {
+            let mean = shaped(&shape, values.mean_axis(Dim(1)).unwrap_or_default());
+            let means = Labelled::new(mean, axes.clone(), about)?;
+            let samples = shaped(&with_prompts, values.iter().copied());
+            with_errors(means, samples.view())
         };
-        let with_prompts = [&shape[..], &[self.original.len()]].concat();
+        let linear = raw.linear.as_ref().map(|values| {
+            let mut about = about.clone();
+            about.title = format!("{}, linearised", about.title);
+            means(values, about)
+        });
         Ok(PathEffects {
-            effect: Labelled::new(mean(&raw.values), axes, about)?,
-            linear,
+            linear: linear.transpose()?,
+            effect: means(&raw.values, about)?,
             per_prompt: shaped(&with_prompts, raw.values),
             original: raw.original,
             new: raw.new,
         })
     }
 }
+
+const NAMES: [&str; 2] = ["original", "new"];
 
 /// Some nodes, as titles name them: the first few.
 fn names<T: ToString>(nodes: &[T]) -> String {

@@ -1,7 +1,8 @@
 //! What the model reads: a [`Prompt`] of tokens with their texts, and non-empty sets of them,
 //! [`Prompts`].
 
-use std::ops::Deref;
+use std::ops::Index;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
@@ -74,7 +75,8 @@ impl AsRef<[u32]> for Prompt {
     }
 }
 
-/// One prompt or more. Lengths may differ: batches are ragged, nothing is padded.
+/// One prompt or more, each with as many labels as tokens. Lengths may differ: batches are ragged,
+/// nothing is padded. Clones share their memory.
 ///
 /// ```
 /// use patchlens::Prompts;
@@ -85,7 +87,7 @@ impl AsRef<[u32]> for Prompt {
 /// # Ok::<(), patchlens::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Prompts(Vec<Prompt>);
+pub struct Prompts(Arc<[Prompt]>);
 
 impl Prompts {
     /// Collects prompts, token lists, or what a task generates.
@@ -94,7 +96,7 @@ impl Prompts {
     /// [`Error::Prompt`] when there is none, when one has no tokens, or when its labels are not
     /// as many as its tokens.
     pub fn new<P: Into<Prompt>>(prompts: impl IntoIterator<Item = P>) -> Result<Self> {
-        let prompts: Vec<Prompt> = prompts.into_iter().map(Into::into).collect();
+        let prompts: Arc<[Prompt]> = prompts.into_iter().map(Into::into).collect();
         if prompts.is_empty() {
             return Err(bad("prompts", "an empty set", "at least one prompt"));
         }
@@ -112,63 +114,49 @@ impl Prompts {
         Ok(Prompts(prompts))
     }
 
+    /// Number of prompts.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none: never.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The prompts in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Prompt> {
+        self.0.iter()
+    }
+
+    /// The prompts as a slice.
+    pub fn as_slice(&self) -> &[Prompt] {
+        &self.0
+    }
+
+    /// The number of tokens of each prompt.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.iter().map(Prompt::len).collect()
+    }
+
     /// The length that all prompts share, where they do: then a result can have a position axis.
     pub fn common_len(&self) -> Option<usize> {
         let len = self[0].len();
         self.iter().all(|prompt| prompt.len() == len).then_some(len)
     }
-
-    /// Takes the prompts out.
-    pub fn into_vec(self) -> Vec<Prompt> {
-        self.0
-    }
 }
 
-impl Deref for Prompts {
-    type Target = [Prompt];
+impl Index<usize> for Prompts {
+    type Output = Prompt;
 
-    fn deref(&self) -> &[Prompt] {
-        &self.0
+    fn index(&self, prompt: usize) -> &Prompt {
+        &self.0[prompt]
     }
 }
 
 impl AsRef<[Prompt]> for Prompts {
     fn as_ref(&self) -> &[Prompt] {
-        self
-    }
-}
-
-impl From<Prompt> for Prompts {
-    fn from(prompt: Prompt) -> Self {
-        Prompts(vec![prompt])
-    }
-}
-
-impl From<&Prompt> for Prompts {
-    fn from(prompt: &Prompt) -> Self {
-        prompt.clone().into()
-    }
-}
-
-impl From<&Prompts> for Prompts {
-    fn from(prompts: &Prompts) -> Self {
-        prompts.clone()
-    }
-}
-
-impl TryFrom<Vec<Prompt>> for Prompts {
-    type Error = Error;
-
-    fn try_from(prompts: Vec<Prompt>) -> Result<Self> {
-        Prompts::new(prompts)
-    }
-}
-
-impl TryFrom<&[Prompt]> for Prompts {
-    type Error = Error;
-
-    fn try_from(prompts: &[Prompt]) -> Result<Self> {
-        Prompts::new(prompts)
+        &self.0
     }
 }
 
@@ -178,6 +166,61 @@ impl<'a> IntoIterator for &'a Prompts {
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
+    }
+}
+
+/// What a study takes as its prompts: [`Prompts`], which are shared and not checked again; a
+/// [`Prompt`]; or a list of prompts, or of what a task generates.
+pub trait IntoPrompts {
+    /// The prompts.
+    ///
+    /// # Errors
+    /// Same as [`Prompts::new`].
+    fn into_prompts(self) -> Result<Prompts>;
+}
+
+impl IntoPrompts for Prompts {
+    fn into_prompts(self) -> Result<Prompts> {
+        Ok(self)
+    }
+}
+
+impl IntoPrompts for &Prompts {
+    fn into_prompts(self) -> Result<Prompts> {
+        Ok(self.clone())
+    }
+}
+
+impl IntoPrompts for &Prompt {
+    fn into_prompts(self) -> Result<Prompts> {
+        Prompts::new([self])
+    }
+}
+
+impl<'p, P> IntoPrompts for &'p [P]
+where
+    Prompt: From<&'p P>,
+{
+    fn into_prompts(self) -> Result<Prompts> {
+        Prompts::new(self)
+    }
+}
+
+impl<'p, P> IntoPrompts for &'p Vec<P>
+where
+    Prompt: From<&'p P>,
+{
+    fn into_prompts(self) -> Result<Prompts> {
+        Prompts::new(self)
+    }
+}
+
+impl<'p, P, const N: usize> IntoPrompts for &'p [P; N]
+where
+    Prompt: From<&'p P>,
+{
+    fn into_prompts(self) -> Result<Prompts> {
+        Prompts::new(self)
     }
 }
 
@@ -195,7 +238,7 @@ mod tests {
 
     #[test]
     fn sets_are_never_empty_nor_lopsided() {
-        let message = |prompts: Vec<Prompt>| Prompts::try_from(prompts).unwrap_err().to_string();
+        let message = |prompts: Vec<Prompt>| (&prompts).into_prompts().unwrap_err().to_string();
         assert_eq!(
             message(vec![]),
             "prompts: an empty set; expected at least one prompt"
@@ -221,10 +264,7 @@ mod tests {
         let ragged = Prompts::new([vec![1, 2], vec![3]]).unwrap();
         assert_eq!(ragged.common_len(), None);
         let one = Prompt::from([7, 8]);
-        assert_eq!(
-            AsRef::<[Prompt]>::as_ref(&one),
-            Prompts::from(&one).as_ref()
-        );
-        assert_eq!(ragged.iter().map(Prompt::len).sum::<usize>(), 3);
+        assert_eq!((&one).into_prompts().unwrap().as_slice(), [one]);
+        assert_eq!(ragged.lengths(), [2, 1]);
     }
 }

@@ -111,20 +111,44 @@ pub(crate) fn labelled_means(
     axes: Vec<Axis>,
     about: About,
 ) -> Result<Labelled> {
+    let (mean, error) = over_last(samples.view());
+    let labelled = Labelled::new(mean, axes, about)?;
+    with_some(labelled, error, samples)
+}
+
+/// Means that are known, with standard errors over the last axis of what they are means of, where
+/// that has several entries. A mean that is NaN has none.
+pub(crate) fn with_errors(means: Labelled, samples: ArrayViewD<'_, f32>) -> Result<Labelled> {
+    let (_, mut error) = over_last(samples.view());
+    error.zip_mut_with(&means.values(), |error, mean| {
+        if mean.is_nan() {
+            *error = f32::NAN;
+        }
+    });
+    with_some(means, error, samples)
+}
+
+fn with_some(
+    means: Labelled,
+    error: ArrayD<f32>,
+    samples: ArrayViewD<'_, f32>,
+) -> Result<Labelled> {
     let last = samples.ndim() - 1;
-    let several = samples.len_of(Dim(last)) > 1;
-    let mut first = samples;
-    // `over_first` wants the prompts in front, all else in its order.
+    if samples.len_of(Dim(last)) > 1 {
+        means.with_std_error(error)
+    } else {
+        Ok(means)
+    }
+}
+
+/// Means and standard errors over the last axis.
+fn over_last(mut samples: ArrayViewD<'_, f32>) -> (ArrayD<f32>, ArrayD<f32>) {
+    // `over_first` wants it in front, all else in its order.
+    let last = samples.ndim() - 1;
     (0..last)
         .rev()
-        .for_each(|axis| first.swap_axes(axis, axis + 1));
-    let (mean, error) = over_first(first);
-    let labelled = Labelled::new(mean, axes, about)?;
-    if several {
-        labelled.with_std_error(error)
-    } else {
-        Ok(labelled)
-    }
+        .for_each(|axis| samples.swap_axes(axis, axis + 1));
+    over_first(samples)
 }
 
 #[cfg(test)]

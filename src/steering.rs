@@ -5,7 +5,7 @@ use ndarray::{Array1, Axis as Dim};
 
 use crate::cache::Selection;
 use crate::error::{Error, Result};
-use crate::hook::HookPoint;
+use crate::hook::{Axes, HookPoint};
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
 use crate::metric::Metric;
 use crate::model::{KeepLogits, Run, Transformer};
@@ -222,15 +222,7 @@ impl Steering {
 }
 
 fn check_axes(point: HookPoint) -> Result<()> {
-    if point.axes() == crate::hook::Axes::Model {
-        return Ok(());
-    }
-    let axes = point.axes().names().join(", ");
-    Err(Error::invalid(
-        "steering point",
-        format!("{point} with axes [{axes}]"),
-        "axes [pos, d_model]",
-    ))
+    point.axes().expect(Axes::Model, "steering point", &point)
 }
 
 /// The mean activation over prompts at each point, `[d_model]`.

@@ -5,35 +5,26 @@
 //! first intervention acts, holds only the rows which that changes, and reads everything else
 //! from the base. What an intervention leaves as it was is not run at all.
 
-mod base;
-mod hooks;
-mod plan;
-mod record;
-mod run;
+mod prepared;
 
 use std::fmt;
 
 use ndarray::{Array1, Array2};
 
-pub(crate) use base::points_read;
-pub use plan::Prepared;
-pub(crate) use record::{HELD_READS, Recording};
-pub use run::Progress;
+pub use prepared::Prepared;
 
-use crate::cache::ActivationCache;
-use crate::error::{Error, Result};
-use crate::intervention::{Intervention, Interventions};
+pub use crate::limits::DEFAULT_MEMORY_LIMIT;
+pub use crate::schedule::Cell;
+
+use crate::base::Base;
+use crate::error::Result;
+use crate::intervention::Interventions;
+use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::{Run, Transformer};
-use crate::prompt::Prompt;
+use crate::prompt::{IntoPrompts, Prompts};
 
-/// The interventions of one run of the sweep.
-pub type Cell = Vec<Intervention>;
-
-/// Working memory of a sweep unless [`Sweep::memory_limit`] says otherwise: 1 GiB.
-pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
-
-/// A model and the prompts that every cell runs on.
+/// Many cells of interventions, each run on every prompt of a [`Base`].
 ///
 /// ```
 /// use patchlens::{Config, Edit, Intervention, Prompt, Site, Sweep, Target, Transformer, logit_diff};
@@ -55,11 +46,8 @@ pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Sweep<'m> {
-    model: &'m Transformer,
-    prompts: Vec<Prompt>,
-    base: Option<Vec<ActivationCache>>,
-    over: Option<Vec<ActivationCache>>,
-    memory_limit: u64,
+    base: Base<'m>,
+    limits: Limits<'m>,
 }
 
 /// What a sweep will do: known before it runs.
@@ -80,7 +68,7 @@ pub struct Plan {
     pub chunks: usize,
     /// Multiply-adds of all lanes.
     pub multiply_adds: u64,
-    /// Multiply-adds of one full forward pass a cell and prompt.
+    /// Multiply-adds of one full forward pass per cell and prompt.
     pub naive_multiply_adds: u64,
     /// Upper bound of the memory that the lanes take, in bytes.
     pub peak_bytes: u64,
@@ -119,7 +107,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// What a sweep gave.
+/// What a sweep found.
 #[derive(Clone, Debug)]
 pub struct SweepResult {
     /// The metric, `[cell, prompt]`; NaN for what a cancelled sweep did not reach.
@@ -132,114 +120,55 @@ pub struct SweepResult {
     pub multiply_adds: u64,
     /// Rows through MLPs, as counted.
     pub rows: u64,
-    /// Multiply-adds of the base run, as counted; 0 where its cache was given.
+    /// Multiply-adds that the base took for this sweep, as counted: of its run, unless everything
+    /// needed had been kept, and of reading its metric.
     pub base_multiply_adds: u64,
     /// Whether it was cancelled before every cell was run.
     pub partial: bool,
 }
 
 impl<'m> Sweep<'m> {
-    /// A sweep over these prompts.
+    /// A sweep over the plain runs of some prompts.
     ///
     /// # Errors
-    /// As [`Transformer::run`] for prompts that cannot run.
-    pub fn new(model: &'m Transformer, prompts: &(impl AsRef<[Prompt]> + ?Sized)) -> Result<Self> {
-        let prompts = prompts.as_ref().to_vec();
-        model.check_prompts(&prompts)?;
-        Ok(Sweep {
-            model,
-            prompts,
-            base: None,
-            over: None,
-            memory_limit: DEFAULT_MEMORY_LIMIT,
-        })
+    /// Same as [`Base::new`].
+    pub fn new(model: &'m Transformer, prompts: impl IntoPrompts) -> Result<Self> {
+        Ok(Self::over(&Base::new(model, prompts)?))
     }
 
-    /// Uses these caches of the base run, one a prompt, instead of running it. That they come from
-    /// a run of this model without hooks is taken on trust: nothing in a cache tells.
-    ///
-    /// # Errors
-    /// [`Error::Prompt`] if they are not whole caches of these prompts, [`Error::Shape`] if they
-    /// are those of a model of another shape.
-    pub fn with_base(mut self, caches: &[ActivationCache]) -> Result<Self> {
-        self.check_caches(caches)?;
-        for (i, (cache, prompt)) in caches.iter().zip(&self.prompts).enumerate() {
-            if cache.tokens() != prompt.tokens {
-                return Err(Error::Prompt {
-                    at: format!("base cache {i}"),
-                    found: format!("tokens {:?}", cache.tokens()),
-                    expected: format!("the prompt's, {:?}", prompt.tokens),
-                });
-            }
+    /// A sweep over base runs, which other studies may share.
+    pub fn over(base: &Base<'m>) -> Self {
+        Self::limited(base, Limits::default())
+    }
+
+    /// A sweep with the settings of the study that it is a part of.
+    pub(crate) fn limited(base: &Base<'m>, limits: Limits<'m>) -> Self {
+        Sweep {
+            base: base.clone(),
+            limits,
         }
-        self.base = Some(caches.to_vec());
-        Ok(self)
     }
 
-    /// Computes the base run as lanes over other runs' caches, one a prompt and of its length:
-    /// rows before the first token that differs are taken from them.
-    ///
-    /// # Errors
-    /// As [`Sweep::with_base`], but for the tokens.
-    pub fn with_base_over(mut self, caches: &[ActivationCache]) -> Result<Self> {
-        self.check_caches(caches)?;
-        self.over = Some(caches.to_vec());
-        Ok(self)
-    }
+    limits_methods!('m);
 
-    fn check_caches(&self, caches: &[ActivationCache]) -> Result<()> {
-        if caches.len() != self.prompts.len() {
-            return Err(Error::invalid(
-                "caches",
-                caches.len(),
-                format!("{}, one a prompt", self.prompts.len()),
-            ));
-        }
-        for (i, (cache, prompt)) in caches.iter().zip(&self.prompts).enumerate() {
-            if cache.tokens().len() != prompt.len() || !cache.is_whole() {
-                return Err(Error::Prompt {
-                    at: format!("cache {i}"),
-                    found: format!(
-                        "{} of {} positions",
-                        cache.positions().len(),
-                        cache.tokens().len()
-                    ),
-                    expected: format!("all of the prompt's {}", prompt.len()),
-                });
-            }
-            for point in cache.points() {
-                let expected = point.axes().shape(self.model.config(), prompt.len());
-                let found = cache.get(point)?.shape().to_vec();
-                if found != expected {
-                    return Err(Error::Shape {
-                        at: format!("cache {i}, {point}"),
-                        found,
-                        expected: format!("{expected:?} of this model"),
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Bounds the working memory of the lanes, in bytes: they are cut into chunks that stay below.
-    pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.memory_limit = bytes;
-        self
+    /// The base runs.
+    pub fn base(&self) -> &Base<'m> {
+        &self.base
     }
 
     /// The prompts.
-    pub fn prompts(&self) -> &[Prompt] {
-        &self.prompts
+    pub fn prompts(&self) -> &Prompts {
+        self.base.prompts()
     }
 
-    /// Runs the base and plans the cells.
+    /// Runs the base, unless it has run, and plans the cells.
     ///
     /// # Errors
-    /// Before anything is computed, as [`Intervention::check`] for each intervention;
-    /// [`Error::OutOfRange`] for a metric that reads what is not there; [`Error::NotCached`] if a
-    /// given base lacks an activation; [`Error::Invalid`] if not even one lane fits the memory
-    /// limit.
+    /// Before anything is computed, same as [`Intervention::check`](crate::Intervention::check)
+    /// for each intervention; [`Error::OutOfRange`](crate::Error::OutOfRange) for a metric that
+    /// reads what is not there; [`Error::NotCached`](crate::Error::NotCached) if a given base
+    /// lacks an activation; [`Error::MemoryLimit`](crate::Error::MemoryLimit) if not even one lane
+    /// fits the memory limit.
     pub fn prepare<'s>(&'s self, cells: &'s [Cell], metric: &'s Metric) -> Result<Prepared<'s>> {
         Prepared::new(self, cells, metric)
     }
@@ -247,22 +176,25 @@ impl<'m> Sweep<'m> {
     /// Runs all cells.
     ///
     /// # Errors
-    /// As [`Sweep::prepare`].
+    /// Same as [`Sweep::prepare`].
     pub fn run(&self, cells: &[Cell], metric: &Metric) -> Result<SweepResult> {
-        self.prepare(cells, metric)?.run()
+        Ok(self.prepare(cells, metric)?.run())
     }
 
-    /// The same metric values `[cell, prompt]` by one full forward pass a cell, to check with.
+    /// The same metric values `[cell, prompt]` by one full forward pass per cell, to check with.
     ///
     /// # Errors
-    /// As [`Transformer::run`].
+    /// Same as [`Transformer::run`].
     pub fn run_naive(&self, cells: &[Cell], metric: &Metric) -> Result<Array2<f32>> {
-        let lengths: Vec<usize> = self.prompts.iter().map(Prompt::len).collect();
-        metric.check(&lengths, self.model.config().d_vocab)?;
-        let mut values = Array2::zeros((cells.len(), self.prompts.len()));
+        self.base.needs(metric)?;
+        let mut values = Array2::zeros((cells.len(), self.prompts().len()));
         for (cell, mut row) in cells.iter().zip(values.rows_mut()) {
-            let hooks = Interventions::new(&cell[..]);
-            let output = self.model.run(&self.prompts, hooks, &Run::default())?;
+            let all = [self.base.interventions(), cell].concat();
+            let hooks = Interventions::new(all);
+            let output = self
+                .base
+                .model()
+                .run(self.prompts(), hooks, &Run::default())?;
             for (prompt, (value, logits)) in row.iter_mut().zip(output.logits.iter()).enumerate() {
                 *value = metric.evaluate(prompt, logits)?;
             }

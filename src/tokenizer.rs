@@ -74,9 +74,8 @@ impl Tokenizer {
     }
 
     fn read(bytes: &[u8], path: &Path) -> Result<Self> {
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes)
-                .map_err(|error| parse_error(path, error, "a Hugging Face tokenizer"))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|error| parse_error(path, error, "a Hugging Face tokenizer"))?;
         // A tokenizer.json may ask for both, and would then cut or lengthen texts unasked.
         inner.with_padding(None);
         inner

@@ -9,23 +9,23 @@ mod average;
 mod corruption;
 mod fact;
 
-use std::ops::ControlFlow;
-
 use ndarray::{Array1, Array2, Array3, Axis as Dim};
 
-pub use average::{DroppedFact, PositionClass, SetTrace, TracingProgress};
+pub use average::{DroppedFact, PositionClass, SetTrace};
 pub use corruption::{SubjectCorruption, mean_subject_embedding, subject_noise_std};
 pub use fact::TracedFact;
 
-use crate::cache::{ActivationCache, Selection};
+use crate::base::Base;
 use crate::error::{Error, Result};
-use crate::hook::Site;
-use crate::intervention::{Edit, Intervention, Interventions, Target};
-use crate::metric::{Metric, probability};
-use crate::model::{KeepLogits, Run, Transformer};
+use crate::hook::{Axes, HookPoint, Site};
+use crate::intervention::{Edit, Intervention, Target};
+use crate::limits::{Limits, limits_methods};
+use crate::metric::{Metric, Needs, probability};
+use crate::model::Transformer;
+use crate::model::stage::Frozen;
 use crate::report::{About, Axis, Direction, Labelled};
 use crate::statistics::mean;
-use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Progress, Sweep, points_read};
+use crate::sweep::{Cell, Sweep};
 
 /// Layers of the paper's windows of MLP or attention outputs.
 pub const DEFAULT_WINDOW: usize = 10;
@@ -38,31 +38,47 @@ pub struct Restore {
     /// Number of layers. Those of the cell at layer `l` are `l - window / 2` to
     /// `l + ceil(window / 2) - 1`, as far as the model has them.
     pub window: usize,
+    /// What is cut off meanwhile.
+    pub severed: Option<Severed>,
 }
 
 impl Restore {
     /// Single hidden states: `resid_post` of one layer.
     pub fn states() -> Self {
-        Restore {
-            site: Site::ResidPost,
-            window: 1,
-        }
+        Self::window(Site::ResidPost, 1)
     }
 
     /// MLP outputs of a window of layers.
     pub fn mlp(window: usize) -> Self {
-        Restore {
-            site: Site::MlpOut,
-            window,
-        }
+        Self::window(Site::MlpOut, window)
     }
 
     /// Attention outputs of a window of layers.
     pub fn attention(window: usize) -> Self {
+        Self::window(Site::AttnOut, window)
+    }
+
+    /// A site with the axes `[pos, d_model]` in a window of layers.
+    pub fn window(site: Site, window: usize) -> Self {
         Restore {
-            site: Site::AttnOut,
+            site,
             window,
+            severed: None,
         }
+    }
+
+    /// The same with MLPs or attention cut off from what is restored.
+    #[must_use]
+    pub fn severing(mut self, severed: Severed) -> Self {
+        self.severed = Some(severed);
+        self
+    }
+
+    /// The sites at which its cells act.
+    fn sites(&self) -> impl Iterator<Item = Site> + use<> {
+        [Some(self.site), self.severed.map(Severed::site)]
+            .into_iter()
+            .flatten()
     }
 
     /// The layers that the cell at `layer` restores.
@@ -72,15 +88,8 @@ impl Restore {
     }
 
     fn check(&self, n_layers: usize) -> Result<()> {
-        if self.site.axes() != crate::hook::Axes::Model {
-            let axes = self.site.axes().names().join(", ");
-            let found = format!("{} with axes [{axes}]", self.site.name());
-            return Err(Error::invalid(
-                "restored site",
-                found,
-                "axes [pos, d_model]",
-            ));
-        }
+        let axes = self.site.axes();
+        axes.expect(Axes::Model, "restored site", &self.site.name())?;
         if !(1..=n_layers).contains(&self.window) {
             let expected = format!("1 to {n_layers}, the model's layers");
             return Err(Error::invalid("restored window", self.window, expected));
@@ -116,15 +125,16 @@ impl Severed {
     }
 }
 
-/// A causal tracing study: how subjects are corrupted, and what is restored.
+/// A causal tracing study: how subjects are corrupted.
 ///
 /// ```
-/// use patchlens::{CausalTracing, Config, Prompt, SubjectCorruption, TracedFact, Transformer};
+/// use patchlens::{CausalTracing, Config, Prompt, Restore, SubjectCorruption, TracedFact};
+/// use patchlens::Transformer;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let fact = TracedFact::new(Prompt::from([4, 1, 2, 3]), 1..3)?; // the subject is `1 2`
 /// let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.06));
-/// let trace = tracing.trace(&fact)?;
+/// let trace = tracing.trace(&fact, Restore::states())?;
 /// assert_eq!(trace.indirect_effect.values().shape(), [4, 2]); // [token, layer]
 /// println!("TE {}\n{}", trace.total_effect, trace.indirect_effect);
 /// # Ok::<(), patchlens::Error>(())
@@ -132,17 +142,11 @@ impl Severed {
 #[derive(Clone, Debug)]
 pub struct CausalTracing<'m> {
     model: &'m Transformer,
-    /// How the subject is corrupted.
-    pub corruption: SubjectCorruption,
-    /// What is restored; single hidden states by default.
-    pub restore: Restore,
-    /// What is cut off meanwhile.
-    pub severed: Option<Severed>,
-    /// Bound of a sweep's working memory, in bytes.
-    pub memory_limit: u64,
+    corruption: SubjectCorruption,
+    limits: Limits<'m>,
 }
 
-/// What causal tracing gave for one fact.
+/// What causal tracing found for one fact.
 #[derive(Clone, Debug)]
 pub struct FactTrace {
     /// The clean run's likeliest next token: the one whose probability is traced.
@@ -162,79 +166,61 @@ pub struct FactTrace {
 }
 
 /// The clean run of a fact.
-struct Clean {
+struct Clean<'m> {
     answer: u32,
     probability: f32,
-    caches: Vec<ActivationCache>,
+    base: Base<'m>,
+}
+
+/// Where cells act, in every layer.
+fn places(restores: &[Restore], n_layers: usize) -> impl Iterator<Item = HookPoint> {
+    let sites = restores.iter().flat_map(Restore::sites);
+    sites.flat_map(move |site| (0..n_layers).map(move |layer| site.at(layer)))
 }
 
 impl<'m> CausalTracing<'m> {
-    /// A study that restores single hidden states.
+    /// A study of a model.
     pub fn new(model: &'m Transformer, corruption: SubjectCorruption) -> Self {
         CausalTracing {
             model,
             corruption,
-            restore: Restore::states(),
-            severed: None,
-            memory_limit: DEFAULT_MEMORY_LIMIT,
+            limits: Limits::default(),
         }
     }
 
-    /// The same study with something else restored.
-    #[must_use]
-    pub fn restoring(mut self, restore: Restore) -> Self {
-        self.restore = restore;
-        self
-    }
-
-    /// The same study with MLPs or attention cut off from what is restored.
-    #[must_use]
-    pub fn severing(mut self, severed: Severed) -> Self {
-        self.severed = Some(severed);
-        self
-    }
+    limits_methods!('m);
 
     /// The model.
     pub fn model(&self) -> &'m Transformer {
         self.model
     }
 
-    /// Traces one fact, whether or not the model knows it.
+    /// Traces one fact, whether or not the model knows it. An observer is told how many cells are
+    /// done; after its break the cells that were not reached are NaN.
     ///
     /// # Errors
     /// [`Error::Prompt`] for a prompt that cannot run; [`Error::Invalid`] for a window that is
     /// empty or wider than the model, a site without the axes `[pos, d_model]`, or a corruption
-    /// that does not fit the subject; else as [`Sweep::prepare`].
-    pub fn trace(&self, fact: &TracedFact) -> Result<FactTrace> {
-        self.trace_observed(fact, |_| ControlFlow::Continue(()))
+    /// that does not fit the subject; else same as [`Sweep::prepare`].
+    pub fn trace(&self, fact: &TracedFact, restore: Restore) -> Result<FactTrace> {
+        restore.check(self.model.config().n_layers)?;
+        let clean = self.clean(fact, &[restore])?;
+        let traces = self.traces(fact, &clean, &[restore], self.limits.clone())?;
+        let one = traces.into_iter().next();
+        Ok(one.expect("one trace for one restoration"))
     }
 
-    /// As [`CausalTracing::trace`], telling an observer how far the sweep has come. After a break
-    /// the cells that were not reached are NaN.
-    ///
-    /// # Errors
-    /// As [`CausalTracing::trace`].
-    pub fn trace_observed(
-        &self,
-        fact: &TracedFact,
-        observer: impl FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<FactTrace> {
-        self.restore.check(self.model.config().n_layers)?;
-        let clean = self.clean(fact)?;
-        self.trace_from(fact, clean, observer)
-    }
-
-    /// Runs the fact as it is, and keeps what cells restore.
-    fn clean(&self, fact: &TracedFact) -> Result<Clean> {
-        let mut selection = Selection::default();
-        selection.extend((0..self.model.config().n_layers).map(|l| self.restore.site.at(l)));
-        let run = Run {
-            cache: Some(&selection),
-            logits: KeepLogits::Last,
-            ..Run::default()
+    /// Announces the corrupted runs to the clean one, which keeps what their cells restore, and
+    /// reads its answer.
+    fn clean(&self, fact: &TracedFact, restores: &[Restore]) -> Result<Clean<'m>> {
+        let base = Base::new(self.model, &fact.prompt)?;
+        let places = places(restores, self.model.config().n_layers);
+        base.expect(places.chain([HookPoint::Embed]), Frozen::default());
+        let last = Needs {
+            positions: vec![fact.prompt.len() - 1],
+            tokens: None,
         };
-        let output = self.model.run(&fact.prompt, (), &run)?;
-        let logits = output.logits.get(0);
+        let logits = &base.readout(&[last])?.value[0];
         let (answer, _) =
             logits
                 .iter()
@@ -245,78 +231,71 @@ impl<'m> CausalTracing<'m> {
         let answer = answer as u32;
         Ok(Clean {
             answer,
-            probability: probability(&[answer]).evaluate(0, logits)?,
-            caches: output.caches,
+            probability: probability(&[answer]).evaluate(0, logits.view())?,
+            base,
         })
     }
 
-    fn trace_from(
+    /// One trace per restoration, all from the same corrupted runs: their cells are one sweep.
+    fn traces(
         &self,
         fact: &TracedFact,
-        clean: Clean,
-        observer: impl FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<FactTrace> {
+        clean: &Clean<'m>,
+        restores: &[Restore],
+        limits: Limits<'m>,
+    ) -> Result<Vec<FactTrace>> {
         let n_layers = self.model.config().n_layers;
         let (prompts, noise) = self.corruption.samples(self.model.config(), fact)?;
-        let sites = [Some(self.restore.site), self.severed.map(Severed::site)];
-        let places = sites.into_iter().flatten();
-        let places = places.flat_map(|site| (0..n_layers).map(move |layer| site.at(layer)));
-        let selection = points_read(self.model.config(), places);
-        let run = Run {
-            cache: Some(&selection),
-            logits: KeepLogits::None,
-            ..Run::default()
-        };
-        let corrupted = self
-            .model
-            .run(&prompts, Interventions::new(noise), &run)?
-            .caches;
-        let cells = self.cells(fact, &clean.caches, &corrupted)?;
+        let corrupted = Base::over(&clean.base, &prompts, noise)?;
+        corrupted.expect(places(restores, n_layers), Frozen::default());
+        let cells = restores
+            .iter()
+            .map(|r| self.cells(fact, *r, clean, &corrupted));
+        let cells: Vec<Vec<Cell>> = cells.collect::<Result<_>>()?;
         let metric = probability(&[clean.answer]);
-        let sweep = Sweep::new(self.model, &prompts)?
-            .with_base(&corrupted)?
-            .memory_limit(self.memory_limit);
-        let result = sweep.prepare(&cells, &metric)?.run_observed(observer)?;
+        let result = Sweep::limited(&corrupted, limits).run(&cells.concat(), &metric)?;
+        let mut values = result.values.into_iter();
         let shape = (fact.prompt.len(), n_layers, prompts.len());
-        let restored = Array3::from_shape_vec(shape, result.values.into_iter().collect())
-            .unwrap_or_else(|_| unreachable!("one value a cell and sample: {shape:?}"));
-        self.result(
-            fact,
-            &metric,
-            clean,
-            (result.base, restored, result.partial),
-        )
+        let traces = restores.iter().map(|restore| {
+            let own = values.by_ref().take(shape.0 * shape.1 * shape.2);
+            let restored = Array3::from_shape_vec(shape, own.collect())
+                .expect("one value per cell and sample");
+            let mut about = self.about(*restore, &metric);
+            about.partial = result.partial;
+            label(fact, clean, result.base.clone(), restored, about)
+        });
+        traces.collect()
     }
 
-    /// One cell a token and layer, in row-major order. All cells of a point share its values.
+    /// One cell per token and layer, in row-major order. All cells of a point share its values.
     fn cells(
         &self,
         fact: &TracedFact,
-        clean: &[ActivationCache],
-        corrupted: &[ActivationCache],
+        restored: Restore,
+        clean: &Clean<'m>,
+        corrupted: &Base<'m>,
     ) -> Result<Vec<Cell>> {
         let n_layers = self.model.config().n_layers;
-        let edits = |site: Site, caches: &[ActivationCache]| -> Result<Vec<Edit>> {
-            let layers = 0..n_layers;
-            layers
-                .map(|layer| Edit::patch(caches, site.at(layer)))
-                .collect()
+        let edits = |site: Site, base: &Base<'m>| -> Result<Vec<Edit>> {
+            let points = (0..n_layers).map(|layer| site.at(layer));
+            let caches = base.caches(points.clone())?;
+            points.map(|point| Edit::patch(&caches, point)).collect()
         };
-        let restore = edits(self.restore.site, clean)?;
-        let severed = self.severed.map(Severed::site);
+        let restore = edits(restored.site, &clean.base)?;
+        let severed = restored.severed.map(Severed::site);
         let frozen = severed.map_or(Ok(Vec::new()), |site| edits(site, corrupted))?;
         let mut cells = Vec::with_capacity(fact.prompt.len() * n_layers);
         for token in 0..fact.prompt.len() {
             let at = |site: Site, layer: usize| Target::new(site.at(layer)).at_positions(token);
             for layer in 0..n_layers {
-                let window = self.restore.layers(layer, n_layers);
+                let window = restored.layers(layer, n_layers);
                 let mut cell: Cell = window
                     .clone()
-                    .map(|l| Intervention::new(at(self.restore.site, l), restore[l].clone()))
+                    .map(|l| Intervention::new(at(restored.site, l), restore[l].clone()))
                     .collect();
                 if let Some(site) = severed {
                     // What is restored stays restored; before it nothing differs anyway.
-                    let both = |l: &usize| site == self.restore.site && window.contains(l);
+                    let both = |l: &usize| site == restored.site && window.contains(l);
                     let later = (window.start..n_layers).filter(|l| !both(l));
                     cell.extend(later.map(|l| Intervention::new(at(site, l), frozen[l].clone())));
                 }
@@ -326,56 +305,19 @@ impl<'m> CausalTracing<'m> {
         Ok(cells)
     }
 
-    fn result(
-        &self,
-        fact: &TracedFact,
-        metric: &Metric,
-        clean: Clean,
-        (samples, restored, partial): (Array1<f32>, Array3<f32>, bool),
-    ) -> Result<FactTrace> {
-        let corrupted = mean(samples.iter().copied());
-        let effects: Vec<f32> = restored
-            .lanes(Dim(2))
-            .into_iter()
-            .map(|lane| mean(lane.iter().copied()) - corrupted)
-            .collect();
-        let (tokens, layers, _) = restored.dim();
-        let effects = Array2::from_shape_vec((tokens, layers), effects)
-            .unwrap_or_else(|_| unreachable!("one mean a token and layer"));
-        let mut about = self.about(metric);
-        about.partial = partial;
-        about
-            .baselines
-            .insert("clean".to_string(), clean.probability);
-        about.baselines.insert("corrupted".to_string(), corrupted);
-        about
-            .counts
-            .insert("samples".to_string(), samples.len() as u64);
-        let axes = vec![Axis::tokens("token", &fact.labels()), Axis::layers(layers)];
-        Ok(FactTrace {
-            answer: clean.answer,
-            clean: clean.probability,
-            corrupted,
-            corrupted_samples: samples,
-            total_effect: clean.probability - corrupted,
-            indirect_effect: Labelled::new(effects, axes, about)?,
-            restored,
-        })
-    }
-
-    fn about(&self, metric: &Metric) -> About {
-        let severed = match self.severed {
+    fn about(&self, restore: Restore, metric: &Metric) -> About {
+        let severed = match restore.severed {
             Some(Severed::Mlp) => "; MLPs at the token severed",
             Some(Severed::Attention) => "; attention at the token severed",
             None => "",
         };
         About {
-            title: format!("Causal tracing: {}{severed}", self.restore.site.name()),
+            title: format!("Causal tracing: {}{severed}", restore.site.name()),
             caption: format!(
                 "Indirect effect on the answer's probability: the subject corrupted by {}, then {} \
                  restored at one token.",
                 self.corruption.describe(),
-                self.restore.describe(),
+                restore.describe(),
             ),
             unit: format!("indirect effect ({})", metric.name()),
             direction: Some(Direction::Denoising),
@@ -383,4 +325,42 @@ impl<'m> CausalTracing<'m> {
             ..About::default()
         }
     }
+}
+
+/// The trace of what a fact's cells gave, `[token, layer, sample]`, and its corrupted runs,
+/// `[sample]`.
+fn label(
+    fact: &TracedFact,
+    clean: &Clean<'_>,
+    samples: Array1<f32>,
+    restored: Array3<f32>,
+    mut about: About,
+) -> Result<FactTrace> {
+    let corrupted = mean(samples.iter().copied());
+    let effects: Vec<f32> = restored
+        .lanes(Dim(2))
+        .into_iter()
+        .map(|lane| mean(lane.iter().copied()) - corrupted)
+        .collect();
+    let (tokens, layers, _) = restored.dim();
+    let effects = Array2::from_shape_vec((tokens, layers), effects);
+    let baselines = [("clean", clean.probability), ("corrupted", corrupted)];
+    about.baselines = baselines.map(|(name, v)| (name.to_string(), v)).into();
+    about
+        .counts
+        .insert("samples".to_string(), samples.len() as u64);
+    let axes = vec![Axis::tokens("token", &fact.labels()), Axis::layers(layers)];
+    Ok(FactTrace {
+        answer: clean.answer,
+        clean: clean.probability,
+        corrupted,
+        corrupted_samples: samples,
+        total_effect: clean.probability - corrupted,
+        indirect_effect: Labelled::new(
+            effects.expect("one mean per token and layer"),
+            axes,
+            about,
+        )?,
+        restored,
+    })
 }

@@ -104,7 +104,7 @@ fn indirect_object_identification() {
     let demo = demo(&tokenizer);
     let metric = logit_diffs(&demo.answers);
     let study = ActivationPatching::new(&model, &demo.clean, &demo.corrupted).unwrap();
-    let found = study.run(Grid::heads(Site::Z), &metric).unwrap();
+    let found = study.run(Grid::Heads(Site::Z), &metric).unwrap();
     let mean = |values: &Array1<f32>| values.mean().unwrap();
     close(mean(&found.clean), 3.5519, 1e-3, "clean logit difference");
     close(

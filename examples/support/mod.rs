@@ -73,19 +73,17 @@ pub struct Bar(ProgressBar);
 
 impl Bar {
     pub fn new(what: &str) -> Self {
-        let style = ProgressStyle::with_template(
-            "{msg} {wide_bar} {percent}% of multiply-adds, {eta} left",
-        )
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len}, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::no_length().with_style(style);
         bar.set_message(what.to_string());
         Bar(bar)
     }
 
-    /// An observer for a sweep.
+    /// An observer for a study.
     pub fn observe(&self, progress: &Progress) -> ControlFlow<()> {
-        self.0.set_length(progress.multiply_adds_planned);
-        self.0.set_position(progress.multiply_adds);
+        self.0.set_length(progress.total as u64);
+        self.0.set_position(progress.done as u64);
         ControlFlow::Continue(())
     }
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::reverse::{Reverse, no_base, of_prompt};
 use crate::hook::{HookPoint, Site};
-use crate::model::stack::Stack;
+use crate::model::rows::Rows;
 use crate::ops::{self, HeadGradients, HeadViews, part, part_mut};
 
 /// Who reads the normalized residual: queries, keys and values.
@@ -15,7 +15,7 @@ const READERS: [Site; 3] = [Site::QInput, Site::KInput, Site::VInput];
 
 impl Reverse<'_> {
     /// From the residual between attention and MLP to a block's input.
-    pub(super) fn attention(&mut self, layer: usize, mid: Stack) -> Option<Stack> {
+    pub(super) fn attention(&mut self, layer: usize, mid: Rows) -> Option<Rows> {
         let model = self.model;
         let block = &model.parameters().h[layer];
         let at = |site: Site| site.at(layer);
@@ -48,7 +48,7 @@ impl Reverse<'_> {
     }
 
     /// Each head's result has the gradient of their sum.
-    fn record_results(&mut self, layer: usize, out: &Stack) {
+    fn record_results(&mut self, layer: usize, out: &Rows) {
         let at = Site::Result.at(layer);
         if !self.recorder.wants(at) {
             return;
@@ -64,7 +64,7 @@ impl Reverse<'_> {
     }
 
     /// The gradients at queries, keys and values side by side, `[rows, 3 * d_model]`.
-    fn heads(&mut self, layer: usize, z: &Stack) -> Array2<f32> {
+    fn heads(&mut self, layer: usize, z: &Rows) -> Array2<f32> {
         let config = self.model.config();
         let (n_heads, d_head, d_model) = (config.n_heads, config.d_head(), config.d_model);
         let tasks: Vec<(usize, usize)> = (0..self.lanes.len())
@@ -94,7 +94,7 @@ impl Reverse<'_> {
         qkv
     }
 
-    fn head(&self, layer: usize, lane: usize, head: usize, z: &Stack) -> HeadGradients {
+    fn head(&self, layer: usize, lane: usize, head: usize, z: &Rows) -> HeadGradients {
         let config = self.model.config();
         let at = |site: Site| site.at(layer);
         let columns = head * config.d_head()..(head + 1) * config.d_head();

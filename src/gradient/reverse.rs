@@ -6,11 +6,12 @@ use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
 
 use super::Backward;
 use super::tape::reaches;
-use crate::cache::{ActivationCache, Recorder, Selection};
+use crate::cache::{ActivationCache, Selection};
 use crate::hook::{HookPoint, Site};
 use crate::model::Transformer;
 use crate::model::lane::Lane;
-use crate::model::stack::{RowMap, Stack};
+use crate::model::recorder::Recorder;
+use crate::model::rows::{Layout, Rows};
 use crate::ops;
 use crate::parameters::{LayerNorm, Linear, Parameters};
 
@@ -19,7 +20,7 @@ pub(super) struct Reverse<'r> {
     pub model: &'r Transformer,
     pub lanes: &'r [Lane<'r>],
     /// All rows of all prompts.
-    pub rows: Arc<RowMap>,
+    pub rows: Arc<Layout>,
     /// The forward's activations, one cache a prompt.
     pub tape: &'r [ActivationCache],
     pub recorder: Recorder,
@@ -41,7 +42,7 @@ impl<'r> Reverse<'r> {
         Reverse {
             model,
             lanes,
-            rows: RowMap::new(lanes.iter().map(|lane| &lane.fresh[..])),
+            rows: Layout::new(lanes.iter().map(|lane| &lane.fresh[..])),
             tape,
             recorder: Recorder::new(want.gradients.unwrap_or(&none), lanes),
             want,
@@ -77,7 +78,7 @@ impl<'r> Reverse<'r> {
         reaches(self.want, point).then_some(())
     }
 
-    pub fn record(&mut self, at: HookPoint, gradient: &Stack) {
+    pub fn record(&mut self, at: HookPoint, gradient: &Rows) {
         if self.recorder.wants(at) {
             let config = self.model.config();
             self.recorder.record(at, gradient, self.lanes, config);
@@ -89,12 +90,12 @@ impl<'r> Reverse<'r> {
         self.tape[0].stacked(at)
     }
 
-    pub fn stack(&self, data: Array2<f32>) -> Stack {
-        Stack::new(&self.rows, data)
+    pub fn stack(&self, data: Array2<f32>) -> Rows {
+        Rows::new(&self.rows, data)
     }
 
     /// From the logits to the last block's output.
-    fn unembed(&mut self, logits: Array2<f32>) -> Option<Stack> {
+    fn unembed(&mut self, logits: Array2<f32>) -> Option<Rows> {
         let logits = self.stack(logits);
         self.record(HookPoint::Logits, &logits);
         self.on_to(HookPoint::LnFinalNormalized)?;
@@ -128,7 +129,7 @@ impl<'r> Reverse<'r> {
     }
 
     /// From a block's output to the residual between attention and MLP.
-    fn mlp(&mut self, layer: usize, post: Stack) -> Option<Stack> {
+    fn mlp(&mut self, layer: usize, post: Rows) -> Option<Rows> {
         let model = self.model;
         let block = &model.parameters().h[layer];
         let at = |site: Site| site.at(layer);
@@ -215,7 +216,7 @@ impl<'r> Reverse<'r> {
     }
 
     /// Adds to the rows of the embedding tables that were looked up.
-    fn embed(&mut self, resid: &Stack) {
+    fn embed(&mut self, resid: &Rows) {
         let Some(to) = &mut self.parameters else {
             return;
         };
@@ -230,7 +231,7 @@ impl<'r> Reverse<'r> {
     }
 }
 
-/// For [`Stack::plus`] of stacks that have all rows.
+/// For [`Rows::plus`] of stacks that have all rows.
 pub(super) fn no_base<'b>(lane: usize) -> ArrayView2<'b, f32> {
     unreachable!("a gradient has every row of prompt {lane}")
 }

@@ -275,7 +275,7 @@ impl Study<'_> {
 
     /// Share of the gain removed by ablating each set of heads.
     fn removed_by(&self, sets: &[Vec<Head>], gain: f32) -> Result<Vec<f32>> {
-        let (model, prompts) = (self.model, self.sweep.prompts());
+        let (model, prompts) = (self.model, self.sweep.prompts().as_slice());
         let edits = self.search.ablation.edits(model, prompts, Site::Z)?;
         let cell = |heads: &Vec<Head>| ablation_cells(heads, &edits, &EVERYWHERE).concat();
         let cells: Vec<Cell> = sets.iter().map(cell).collect();

@@ -89,7 +89,8 @@ impl<'m> FunctionVectors<'m> {
             vec![Intervention::new(target.at_positions(Select::Last), edit)]
         };
         let cells: Vec<Cell> = Head::all(self.model.config()).map(cell).collect();
-        let found = Sweep::new(self.model, shuffled)?.run(&cells, &probability(answers))?;
+        let found =
+            Sweep::new(self.model, shuffled.as_ref())?.run(&cells, &probability(answers))?;
         let about = About {
             title: "Average indirect effect of heads".to_string(),
             caption:
@@ -156,7 +157,7 @@ impl<'m> FunctionVectors<'m> {
             vec![Intervention::new(target, edit.clone())]
         };
         let cells: Vec<Cell> = (0..config.n_layers).map(cell).collect();
-        let found = Sweep::new(self.model, prompts)?.run(&cells, &probability(answers))?;
+        let found = Sweep::new(self.model, prompts.as_ref())?.run(&cells, &probability(answers))?;
         let changes = &found.values - &found.base;
         let (mean, error) = over_first(changes.t().into_dyn());
         let base = Estimate::of(found.base.iter().copied()).mean;

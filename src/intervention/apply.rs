@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{Edit, Fired, Intervention, Receipt, Row, Select};
 use crate::error::Result;
 use crate::hook::{Axes, HookPoint};
-use crate::model::{Extent, Hooks, RunShape, Visit};
+use crate::model::{Footprint, Hooks, RunShape, Visit};
 
 /// A list of interventions as a hook; they run in the order of the list at each point.
 #[derive(Clone, Debug)]
@@ -69,13 +69,13 @@ impl Hooks for Interventions<'_> {
         }
     }
 
-    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
         self.sequences = run.lengths.len();
         self.list.iter().try_for_each(|i| i.check(run))
     }
 
-    fn extent(&self, at: HookPoint, sequence: usize) -> Extent {
-        extent(
+    fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
+        footprint(
             self.list
                 .iter()
                 .filter(|i| acts(i, at, sequence, self.sequences)),
@@ -88,9 +88,9 @@ fn acts(intervention: &Intervention, at: HookPoint, sequence: usize, sequences: 
     target.point == at && target.sequences.contains(sequence, sequences)
 }
 
-/// The union of the targets' extents.
-pub(crate) fn extent<'i>(interventions: impl Iterator<Item = &'i Intervention>) -> Extent {
-    let mut union: Option<Extent> = None;
+/// The union of the targets' footprints.
+pub(crate) fn footprint<'i>(interventions: impl Iterator<Item = &'i Intervention>) -> Footprint {
+    let mut union: Option<Footprint> = None;
     let list = |select: &Select| match select {
         Select::At(list) => Some(list.clone()),
         // The last position is known only with the length; all of them are no error.
@@ -99,8 +99,8 @@ pub(crate) fn extent<'i>(interventions: impl Iterator<Item = &'i Intervention>) 
     for Intervention { target, .. } in interventions {
         let (positions, heads) = (list(&target.positions), list(&target.heads));
         union = Some(match union {
-            None => Extent { positions, heads },
-            Some(before) => Extent {
+            None => Footprint { positions, heads },
+            Some(before) => Footprint {
                 positions: both(before.positions, positions),
                 heads: both(before.heads, heads),
             },
@@ -130,7 +130,7 @@ fn apply(
 ) {
     count.times += 1;
     match intervention.edit.values() {
-        Some(values) => values.with_broadcast(at.sequence, at.shape, |values| {
+        Some(values) => values.with_broadcast(at.sequence, &at.shape, |values| {
             edit_rows(intervention, at, activation, Some(&values), count);
         }),
         None => edit_rows(intervention, at, activation, None, count),

@@ -2,89 +2,63 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, Array3, ArrayViewMut3, Axis};
+use ndarray::{Array2, Array3, Axis};
 use rayon::prelude::*;
 
 use super::heads::{Heads, Sources, row_slice};
-use super::hooks::{Hooks, Visit};
-use super::pass::{LayerMaps, Pass};
+use super::hooks::Hooks;
+use super::pass::Pass;
+use super::rows::{Layout, Rows};
 use super::split::SplitInputs;
-use super::stack::Stack;
+use super::stage::Stage;
+use crate::component::Qkv;
 use crate::hook::{HookPoint, Site};
 use crate::ops::{self, AttnScratch, part};
+use crate::parameters::Linear;
 
-impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
-    /// From the residual stream at a layer's entry to the one after its attention.
-    pub(super) fn attention(&mut self, layer: usize, maps: &LayerMaps, pre: Stack) -> Stack {
-        let model = self.model;
-        let weights = &model.parameters().h[layer].attn;
-        let at = |site: Site| site.at(layer);
-        let (q, k, v) = self.queries_keys_values(layer, maps, &pre);
-
-        let q = q.into_rows(&maps.dest, self.base(at(Site::Q)));
-        let z = self.attend(layer, maps, &q, &k, &v);
-        drop((q, k, v));
-        let mut z = z.into_rows(&maps.z, self.base(at(Site::Z)));
-        self.visit(at(Site::Z), &mut z);
-
-        let mut out = self.linear(&z, &weights.c_proj);
-        self.results(layer, &z, &mut out);
-        drop(z);
-        let mut out = out.into_rows(&maps.attn_out, self.base(at(Site::AttnOut)));
-        self.visit(at(Site::AttnOut), &mut out);
-        let mid = out.plus(&pre, self.base(at(Site::ResidPre)));
-        let mut mid = mid.into_rows(&maps.mid, self.base(at(Site::ResidMid)));
-        self.visit(at(Site::ResidMid), &mut mid);
-        mid
-    }
-
-    fn queries_keys_values(
+impl<'l, H: Hooks> Pass<'_, 'l, H> {
+    /// Queries, keys or values of all heads, side by side: a third of `c_attn`.
+    pub(super) fn read(
         &mut self,
-        layer: usize,
-        maps: &LayerMaps,
-        pre: &Stack,
-    ) -> (Stack, Stack, Stack) {
-        let model = self.model;
-        let block = &model.parameters().h[layer];
-        let at = |site: Site| site.at(layer);
-        let split = SplitInputs::collect(self, layer, pre);
-        let entry = pre.with_rows(&maps.kv, self.base(at(Site::ResidPre)));
-        let normed = self.norm(
-            &entry,
-            &block.ln_1,
-            at(Site::Ln1Scale),
-            at(Site::Ln1Normalized),
-        );
-        drop(entry);
-        let normed_q = normed.with_rows(&maps.q, self.base(at(Site::ResidPre)));
-
-        let d = model.config().d_model;
-        let mut project = |reader: usize, site: Site, x: &Stack, live| {
-            let columns = reader * d..(reader + 1) * d;
-            let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
-            let bias = part(block.attn.c_attn.bias.view(), 0, columns);
-            let data = self.product(x.view(), weight, Some(bias));
-            let mut out = Stack::new(&x.rows, data).into_rows(live, self.base(at(site)));
-            split.apply(self, reader, &mut out);
-            self.visit(at(site), &mut out);
-            out
+        reader: Qkv,
+        c_attn: &Linear,
+        normed: &Rows,
+        split: &SplitInputs,
+    ) -> Rows {
+        let (stage, site) = match reader {
+            Qkv::Q => (Stage::Q, Site::Q),
+            Qkv::K => (Stage::K, Site::K),
+            Qkv::V => (Stage::V, Site::V),
         };
-        let q = project(0, Site::Q, &normed_q, &maps.q_live);
-        let k = project(1, Site::K, &normed, &maps.k_live);
-        let v = project(2, Site::V, &normed, &maps.v_live);
-        (q, k, v)
+        let x = if reader == Qkv::Q {
+            &normed.subset(self.here.of(Stage::Ln1OfQueries))
+        } else {
+            normed
+        };
+        let d = self.model.config().d_model;
+        let columns = reader as usize * d..(reader as usize + 1) * d;
+        let weight = part(c_attn.weight.view(), 1, columns.clone());
+        let bias = part(c_attn.bias.view(), 0, columns);
+        let data = self.product(x.view(), weight, Some(bias));
+        let mut out = self.complete(stage, Rows::new(&x.layout, data));
+        split.apply(self, reader, &mut out);
+        out.at(site, self)
     }
 
     /// z on the destination rows, `[dest, d_model]`, heads side by side.
-    fn attend(&mut self, layer: usize, maps: &LayerMaps, q: &Stack, k: &Stack, v: &Stack) -> Stack {
-        let d_head = self.model.config().d_head();
+    pub(super) fn attend(&mut self, q: Rows, k: Rows, v: Rows) -> Rows {
+        let here = std::mem::take(&mut self.here);
+        let layer = here.layer;
+        let dest = here.of(Stage::Pattern);
+        let q = q.completed(dest, self.base(Site::Q.at(layer)));
         let heads = Heads {
             layer,
-            d_head,
-            maps,
-            q,
-            keys: self.sources(maps, k, Site::K.at(layer)),
-            values: self.sources(maps, v, Site::V.at(layer)),
+            d_head: self.model.config().d_head(),
+            dest,
+            computed: &here.heads,
+            q: &q,
+            keys: self.sources(dest, &k, Site::K.at(layer)),
+            values: self.sources(dest, &v, Site::V.at(layer)),
         };
         let mut z = self.base_z(&heads);
         let shown: Vec<bool> = (0..self.lanes.len())
@@ -103,7 +77,10 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         self.macs += (0..self.lanes.len())
             .map(|lane| heads.macs(lane))
             .sum::<u64>();
-        Stack::new(&maps.dest, z)
+        let z = Rows::new(dest, z);
+        drop(heads);
+        self.here = here;
+        z
     }
 
     /// Whether a hook or the recorder wants to see a lane's scores or pattern.
@@ -113,20 +90,19 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             .any(|site| self.recorded(site.at(layer)) || self.wanted(site.at(layer), lane))
     }
 
-    fn sources<'a>(&self, maps: &LayerMaps, live: &'a Stack, at: HookPoint) -> Sources<'a>
+    fn sources<'a>(&self, dest: &Layout, live: &'a Rows, at: HookPoint) -> Sources<'a>
     where
         'l: 'a,
     {
         let lane_sources = |(i, lane): (usize, &super::lane::Lane<'l>)| -> Vec<&'a [f32]> {
-            if maps.dest.range(i).is_empty() {
+            if dest.range(i).is_empty() {
                 return Vec::new();
             }
             let base = lane.base.map(|base| base.planned(at));
             (0..lane.tokens.len())
-                .map(|position| match (live.rows.find(i, position), &base) {
-                    (Some(row), _) => row_slice(live.data.view(), row),
-                    (None, Some(base)) => row_slice(*base, position),
-                    (None, None) => unreachable!("a lane without base computes every row"),
+                .map(|position| match live.layout.find(i, position) {
+                    Some(row) => row_slice(live.data.view(), row),
+                    None => row_slice(base.expect("a lane without base has every row"), position),
                 })
                 .collect()
         };
@@ -136,14 +112,14 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
     /// Memory for z, holding the base's values for heads that are not computed.
     fn base_z(&self, heads: &Heads<'_>) -> Array2<f32> {
         let config = self.model.config();
-        let mut z = ops::matrix((heads.maps.dest.len(), config.d_model));
+        let mut z = ops::matrix((heads.dest.len(), config.d_model));
         let base = self.base(Site::Z.at(heads.layer));
-        for (lane, computed) in heads.maps.heads.iter().enumerate() {
+        for (lane, computed) in heads.computed.iter().enumerate() {
             if computed.len() == config.n_heads {
                 continue;
             }
-            let range = heads.maps.dest.range(lane);
-            for (row, position) in range.zip(heads.maps.dest.positions(lane)) {
+            let range = heads.dest.range(lane);
+            for (row, position) in range.zip(heads.dest.positions(lane)) {
                 z.row_mut(row).assign(&base(lane).row(*position));
             }
         }
@@ -187,47 +163,51 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         lane: usize,
         values: &mut Array3<f32>,
     ) {
-        let shown = (&heads.maps.heads[lane][..], heads.maps.dest.positions(lane));
+        let (computed, dest) = (&heads.computed[lane][..], heads.dest.positions(lane));
         if self.wanted(at, lane) {
-            let length = self.lanes[lane].tokens.len();
-            let visit = Visit {
-                point: at,
-                sequence: lane,
-                length,
-                positions: shown.1,
-                shape: &at.axes().shape(self.model.config(), length),
-                heads: shown.0,
-            };
-            self.hooks.visit(&visit, values.view_mut().into_dyn());
+            self.show(at, lane, dest, computed, values.view_mut().into_dyn());
         }
         if let Some(recorder) = self.recorder.as_mut().filter(|r| r.wants(at)) {
-            recorder.record_attention(at, lane, &self.lanes[lane], shown, values);
+            recorder.record_attention(at, lane, &self.lanes[lane], (computed, dest), values);
         }
+    }
+
+    /// What the heads write to the residual stream, [`Rows`] of the attention's output.
+    pub(super) fn write_heads(&mut self, c_proj: &Linear, z: Rows) -> Rows {
+        let mut out = self.linear(z.clone(), c_proj);
+        self.results(&z, &mut out);
+        out
     }
 
     /// Shows per-head results where they are wanted. A row whose results a hook changes becomes
     /// the sum of its results and b_O; all others stay as they are.
-    fn results(&mut self, layer: usize, z: &Stack, out: &mut Stack) {
+    fn results(&mut self, z: &Rows, out: &mut Rows) {
+        let layer = self.here.layer;
         let at = Site::Result.at(layer);
         for lane in 0..self.lanes.len() {
             let wanted = self.wanted(at, lane);
             let recorded = self.recorded(at);
-            if !(wanted || recorded) || z.rows.range(lane).is_empty() {
+            if !(wanted || recorded) || z.layout.range(lane).is_empty() {
                 continue;
             }
-            let extent = self.hooks.extent(at, lane).positions.filter(|_| !recorded);
-            let mut positions = z.rows.positions(lane).to_vec();
-            if let Some(extent) = extent {
-                positions.retain(|p| extent.binary_search(p).is_ok());
+            let footprint = self
+                .hooks
+                .footprint(at, lane)
+                .positions
+                .filter(|_| !recorded);
+            let mut positions = z.layout.positions(lane).to_vec();
+            if let Some(footprint) = footprint {
+                positions.retain(|p| footprint.binary_search(p).is_ok());
             }
             let rows: Vec<usize> = positions
                 .iter()
-                .filter_map(|p| z.rows.find(lane, *p))
+                .filter_map(|p| z.layout.find(lane, *p))
                 .collect();
             let before = self.per_head_results(layer, z, &rows);
             let mut after = before.clone();
             if wanted {
-                self.visit_lane(at, lane, &positions, after.view_mut());
+                let heads = Arc::clone(&self.heads);
+                self.show(at, lane, &positions, &heads, after.view_mut().into_dyn());
             }
             if let Some(recorder) = self.recorder.as_mut().filter(|r| r.wants(at)) {
                 recorder.record_rows(at, lane, &self.lanes[lane], &positions, &after);
@@ -246,7 +226,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
     }
 
     /// `z · W_O` head by head for some stacked rows, `[row, head, d_model]`.
-    fn per_head_results(&mut self, layer: usize, z: &Stack, rows: &[usize]) -> Array3<f32> {
+    fn per_head_results(&mut self, layer: usize, z: &Rows, rows: &[usize]) -> Array3<f32> {
         let model = self.model;
         let config = model.config();
         let d_head = config.d_head();
@@ -262,26 +242,5 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             results.index_axis_mut(Axis(1), head).assign(&product);
         }
         results
-    }
-
-    /// Shows one lane's rows of an activation with a head axis.
-    pub(super) fn visit_lane(
-        &mut self,
-        at: HookPoint,
-        lane: usize,
-        positions: &[usize],
-        values: ArrayViewMut3<'_, f32>,
-    ) {
-        let heads: Vec<usize> = (0..values.len_of(Axis(1))).collect();
-        let length = self.lanes[lane].tokens.len();
-        let visit = Visit {
-            point: at,
-            sequence: lane,
-            length,
-            positions,
-            shape: &at.axes().shape(self.model.config(), length),
-            heads: &heads,
-        };
-        self.hooks.visit(&visit, values.into_dyn());
     }
 }

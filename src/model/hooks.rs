@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::hook::HookPoint;
 use crate::model::KeepLogits;
 
-/// What a run will be, known before its first multiplication, for [`Hooks::check`].
+/// What a run will be, known before its first multiplication, for [`Hooks::begin`].
 #[derive(Clone, Debug)]
 pub struct RunShape<'a> {
     /// The model's shape.
@@ -62,7 +62,7 @@ impl RunShape<'_> {
 }
 
 /// Where a [`Hooks::visit`] takes place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Visit<'a> {
     /// The hook point.
     pub point: HookPoint,
@@ -74,14 +74,36 @@ pub struct Visit<'a> {
     /// All of `0..length` unless the run leaves out unaffected rows.
     pub positions: &'a [usize],
     /// The shape of the whole activation, of which these positions and heads are shown.
-    pub shape: &'a [usize],
+    pub shape: Vec<usize>,
     /// The heads that are shown, ascending, where the activation has a head axis.
     pub heads: &'a [usize],
 }
 
+impl<'a> Visit<'a> {
+    /// A visit of some positions of one sequence, which is told by its index and its number of
+    /// tokens; `heads` are left out where the activation has no head axis.
+    pub(crate) fn new(
+        config: &Config,
+        point: HookPoint,
+        (sequence, length): (usize, usize),
+        positions: &'a [usize],
+        heads: &'a [usize],
+    ) -> Self {
+        let axes = point.axes();
+        Visit {
+            point,
+            sequence,
+            length,
+            positions,
+            shape: axes.shape(config, length),
+            heads: if axes.has_heads() { heads } else { &[] },
+        }
+    }
+}
+
 /// The part of an activation that a hook may change.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Extent {
+pub struct Footprint {
     /// Positions, ascending; `None` for all.
     pub positions: Option<Vec<usize>>,
     /// Heads, ascending; `None` for all.
@@ -104,11 +126,11 @@ pub trait Hooks: Send {
     ///
     /// # Errors
     /// Says which hook could not fire, and why.
-    fn check(&mut self, run: &RunShape<'_>) -> Result<()>;
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()>;
 
     /// Which part of the activation [`Hooks::visit`] may change; by default, all of it.
-    fn extent(&self, _at: HookPoint, _sequence: usize) -> Extent {
-        Extent::default()
+    fn footprint(&self, _at: HookPoint, _sequence: usize) -> Footprint {
+        Footprint::default()
     }
 }
 
@@ -120,7 +142,7 @@ impl Hooks for () {
 
     fn visit(&mut self, _at: &Visit<'_>, _activation: ArrayViewMutD<'_, f32>) {}
 
-    fn check(&mut self, _run: &RunShape<'_>) -> Result<()> {
+    fn begin(&mut self, _run: &RunShape<'_>) -> Result<()> {
         Ok(())
     }
 }
@@ -139,9 +161,9 @@ impl<A: Hooks, B: Hooks> Hooks for (A, B) {
         }
     }
 
-    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
-        self.0.check(run)?;
-        self.1.check(run)
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
+        self.0.begin(run)?;
+        self.1.begin(run)
     }
 }
 
@@ -154,12 +176,12 @@ impl<H: Hooks> Hooks for &mut H {
         (**self).visit(at, activation);
     }
 
-    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
-        (**self).check(run)
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
+        (**self).begin(run)
     }
 
-    fn extent(&self, at: HookPoint, sequence: usize) -> Extent {
-        (**self).extent(at, sequence)
+    fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
+        (**self).footprint(at, sequence)
     }
 }
 
@@ -202,7 +224,7 @@ where
         (self.f)(at, activation);
     }
 
-    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
         run.check_point(self.point)
     }
 }

@@ -9,8 +9,9 @@ use super::Transformer;
 use super::hooks::{Hooks, RunShape};
 use super::lane::Lane;
 use super::pass::{Pass, PassOutput};
-use crate::cache::{ActivationCache, Recorder, Selection};
+use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
+use crate::model::recorder::Recorder;
 use crate::ops::{self, Matrix, part};
 use crate::prompt::Prompt;
 
@@ -229,7 +230,7 @@ impl Transformer {
             stop_at_layer: (!whole).then(|| run.stop_at_layer.unwrap_or(self.config.n_layers)),
             logits: run.logits,
         };
-        hooks.check(&shape)?;
+        hooks.begin(&shape)?;
         run.cache
             .map_or(Ok(()), |selection| check_selection(&shape, selection))
     }
@@ -279,7 +280,7 @@ fn finish(output: PassOutput, caches: Vec<ActivationCache>) -> RunOutput {
     RunOutput {
         logits,
         caches,
-        residual: (0..residual.rows.lanes())
+        residual: (0..residual.layout.lanes())
             .map(|lane| residual.lane(lane).to_owned())
             .collect(),
         multiply_adds: output.macs,

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use ndarray::{Array2, Array3, Axis};
 
-use super::hooks::{Extent, Hooks};
+use super::hooks::{Footprint, Hooks};
 use super::pass::Pass;
-use super::stack::Stack;
+use super::rows::Rows;
+use crate::component::Qkv;
 use crate::hook::Site;
 use crate::ops::{self, part, part_mut};
 
@@ -27,11 +28,19 @@ pub(super) struct SplitInputs {
     noted: [Vec<Noted>; 3],
 }
 
-const READERS: [Site; 3] = [Site::QInput, Site::KInput, Site::VInput];
+/// The hook point of a reader's split input.
+fn site(reader: Qkv) -> Site {
+    match reader {
+        Qkv::Q => Site::QInput,
+        Qkv::K => Site::KInput,
+        Qkv::V => Site::VInput,
+    }
+}
 
 impl SplitInputs {
     /// Shows the split inputs where they are wanted, and notes the parts that hooks may change.
-    pub fn collect<H: Hooks>(pass: &mut Pass<'_, '_, H>, layer: usize, pre: &Stack) -> Self {
+    pub fn collect<H: Hooks>(pass: &mut Pass<'_, '_, H>, pre: &Rows) -> Self {
+        let layer = pass.here.layer;
         let mut split = SplitInputs {
             layer,
             noted: [Vec::new(), Vec::new(), Vec::new()],
@@ -39,21 +48,21 @@ impl SplitInputs {
         for lane in 0..pass.lanes.len() {
             let wanted =
                 |site: Site| pass.recorded(site.at(layer)) || pass.wanted(site.at(layer), lane);
-            let any = wanted(Site::AttnIn) || READERS.into_iter().any(wanted);
-            if any && !pre.rows.range(lane).is_empty() {
+            let any = wanted(Site::AttnIn) || Qkv::ALL.into_iter().map(site).any(wanted);
+            if any && !pre.layout.range(lane).is_empty() {
                 split.collect_lane(pass, lane, pre);
             }
         }
         split
     }
 
-    fn collect_lane<H: Hooks>(&mut self, pass: &mut Pass<'_, '_, H>, lane: usize, pre: &Stack) {
+    fn collect_lane<H: Hooks>(&mut self, pass: &mut Pass<'_, '_, H>, lane: usize, pre: &Rows) {
         let n_heads = pass.model.config().n_heads;
         let rows = pre.lane(lane);
-        let positions = pre.rows.positions(lane).to_vec();
+        let positions = pre.layout.positions(lane).to_vec();
         let mut shared = Array3::zeros((rows.nrows(), n_heads, rows.ncols()));
         shared.assign(&rows.insert_axis(Axis(1)));
-        let shared_extent = show(
+        let shared_footprint = show(
             pass,
             Site::AttnIn,
             self.layer,
@@ -61,35 +70,36 @@ impl SplitInputs {
             &positions,
             &mut shared,
         );
-        for (reader, site) in READERS.into_iter().enumerate() {
+        for reader in Qkv::ALL {
             let mut input = shared.clone();
-            let own = show(pass, site, self.layer, lane, &positions, &mut input);
-            let extents = [&shared_extent, &own].map(Option::as_ref);
-            self.note(reader, lane, extents, pre, &input);
+            let own = show(pass, site(reader), self.layer, lane, &positions, &mut input);
+            let footprints = [&shared_footprint, &own].map(Option::as_ref);
+            self.note(reader, lane, footprints, pre, &input);
         }
     }
 
     fn note(
         &mut self,
-        reader: usize,
+        reader: Qkv,
         lane: usize,
-        extents: [Option<&Extent>; 2],
-        pre: &Stack,
+        footprints: [Option<&Footprint>; 2],
+        pre: &Rows,
         input: &Array3<f32>,
     ) {
         let chosen =
             |list: &Option<Vec<usize>>, i: usize| list.as_ref().is_none_or(|l| l.contains(&i));
         let rows = pre.lane(lane);
-        for (i, &position) in pre.rows.positions(lane).iter().enumerate() {
+        for (i, &position) in pre.layout.positions(lane).iter().enumerate() {
             for head in 0..input.len_of(Axis(1)) {
-                let covers = |e: &&Extent| chosen(&e.positions, position) && chosen(&e.heads, head);
-                if !extents.iter().flatten().any(covers) {
+                let covers =
+                    |e: &&Footprint| chosen(&e.positions, position) && chosen(&e.heads, head);
+                if !footprints.iter().flatten().any(covers) {
                     continue;
                 }
                 let input = input.index_axis(Axis(0), i).row(head).to_vec();
                 let before = rows.row(i);
                 let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
-                self.noted[reader].push(Noted {
+                self.noted[reader as usize].push(Noted {
                     head,
                     lane,
                     position,
@@ -100,18 +110,20 @@ impl SplitInputs {
         }
     }
 
-    /// Recomputes the parts of queries (0), keys (1) or values (2) whose inputs were noted.
-    pub fn apply<H: Hooks>(&self, pass: &mut Pass<'_, '_, H>, reader: usize, out: &mut Stack) {
-        if self.noted[reader].is_empty() {
+    /// Recomputes the parts of queries, keys or values whose inputs were noted.
+    pub fn apply<H: Hooks>(&self, pass: &mut Pass<'_, '_, H>, reader: Qkv, out: &mut Rows) {
+        if self.noted[reader as usize].is_empty() {
             return;
         }
         let model = pass.model;
         let (config, block) = (model.config(), &model.parameters().h[self.layer]);
         let (d, d_head) = (config.d_model, config.d_head());
         for head in 0..config.n_heads {
-            let of_head = self.noted[reader].iter().filter(|c| c.head == head);
+            let of_head = self.noted[reader as usize]
+                .iter()
+                .filter(|c| c.head == head);
             let mine: Vec<(usize, &Noted)> = of_head
-                .filter_map(|c| Some((out.rows.find(c.lane, c.position)?, c)))
+                .filter_map(|c| Some((out.layout.find(c.lane, c.position)?, c)))
                 .collect();
             if mine.is_empty() {
                 continue;
@@ -124,7 +136,7 @@ impl SplitInputs {
             }
             let (weight, bias) = (block.ln_1.weight.view(), block.ln_1.bias.view());
             let normed = ops::layer_norm_affine(x.view(), weight, bias, config.layer_norm_eps);
-            let first = reader * d + head * d_head;
+            let first = reader as usize * d + head * d_head;
             let columns = first..first + d_head;
             let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
             let bias = part(block.attn.c_attn.bias.view(), 0, columns);
@@ -139,7 +151,7 @@ impl SplitInputs {
     }
 }
 
-/// Shows one split input to hooks and recorder; gives the extent that a hook may have changed.
+/// Shows one split input to hooks and recorder; gives the footprint that a hook may have changed.
 fn show<H: Hooks>(
     pass: &mut Pass<'_, '_, H>,
     site: Site,
@@ -147,14 +159,15 @@ fn show<H: Hooks>(
     lane: usize,
     positions: &[usize],
     values: &mut Array3<f32>,
-) -> Option<Extent> {
+) -> Option<Footprint> {
     let at = site.at(layer);
     let wanted = pass.wanted(at, lane);
     if wanted {
-        pass.visit_lane(at, lane, positions, values.view_mut());
+        let heads = Arc::clone(&pass.heads);
+        pass.show(at, lane, positions, &heads, values.view_mut().into_dyn());
     }
     if let Some(recorder) = pass.recorder.as_mut().filter(|r| r.wants(at)) {
         recorder.record_rows(at, lane, &pass.lanes[lane], positions, values);
     }
-    wanted.then(|| pass.hooks.extent(at, lane))
+    wanted.then(|| pass.hooks.footprint(at, lane))
 }

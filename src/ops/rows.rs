@@ -109,3 +109,11 @@ fn add_product(sum: &mut [f32], x: &[f32], factor: &[f32]) {
         *sum = x.mul_add(*factor, *sum);
     }
 }
+
+/// In order, without duplicates.
+pub(crate) fn sorted(rows: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let mut rows: Vec<usize> = rows.into_iter().collect();
+    rows.sort_unstable();
+    rows.dedup();
+    rows
+}

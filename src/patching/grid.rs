@@ -33,21 +33,6 @@ const BLOCK_SITES: [Site; 3] = [Site::ResidPre, Site::AttnOut, Site::MlpOut];
 const HEAD_SITES: [Site; 5] = [Site::Z, Site::Q, Site::K, Site::V, Site::Pattern];
 
 impl Grid {
-    /// Layers × heads.
-    pub fn heads(site: Site) -> Self {
-        Grid::Heads(site)
-    }
-
-    /// Layers × positions.
-    pub fn positions(site: Site) -> Self {
-        Grid::Positions(site)
-    }
-
-    /// Layers × positions × heads.
-    pub fn head_positions(site: Site) -> Self {
-        Grid::HeadPositions(site)
-    }
-
     /// The sites that are patched.
     pub fn sites(&self) -> Vec<Site> {
         match *self {

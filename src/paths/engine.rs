@@ -1,22 +1,23 @@
-//! The four runs of path patching: A and B as caches, C as lanes with frozen halves over B, D as
-//! a sweep over B.
+//! The four runs of path patching: A and B as bases, C as lanes with frozen halves over B, D as a
+//! sweep over B.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
 
 use super::nodes::{PathReceiver, PathSender};
-use super::{PathPatching, check, linear};
+use super::{PathPatching, Sent, linear};
+use crate::base::Departure;
 use crate::cache::{ActivationCache, Selection};
+use crate::config::Config;
 use crate::error::Result;
 use crate::hook::{Axes, HookPoint};
 use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::metric::Metric;
-use crate::model::lane::Held;
-use crate::model::{KeepLogits, Run};
-use crate::prompt::Prompt;
-use crate::sweep::{Cell, HELD_READS, Recording, Sweep, points_read};
+use crate::model::stage::Frozen;
+use crate::schedule::{End, kept_bytes};
+use crate::sweep::{Cell, Sweep};
 
 /// Cells whose runs C are kept at once, at most: so often an observer is told.
 const GROUP: usize = 64;
@@ -28,201 +29,20 @@ pub(super) struct Ends {
     pub reads: Vec<HookPoint>,
 }
 
-/// What the runs give, before it is labelled.
-pub(super) struct Raw {
-    /// The metric of the runs D, `[cell, prompt]`.
-    pub values: Array2<f32>,
-    /// The linearised metric, `[cell, prompt]`.
-    pub linear: Option<Array2<f32>>,
-    pub original: Array1<f32>,
-    pub new: Array1<f32>,
-    pub multiply_adds: u64,
-    pub partial: bool,
-}
-
-/// The runs A and B, and everything that is the same for all cells.
-pub(super) struct Runs<'p, 'm> {
-    study: &'p PathPatching<'m>,
-    ends: Ends,
-    /// For each set of senders, whether a path leads from it to a receiver.
-    connected: Vec<bool>,
-    new: Vec<ActivationCache>,
-    original: Vec<ActivationCache>,
-    keep: Selection,
-}
-
-impl<'p, 'm> Runs<'p, 'm> {
-    /// Checks senders and receivers, and runs A and B.
-    pub fn new(
-        study: &'p PathPatching<'m>,
-        senders: &[Vec<PathSender>],
-        receivers: &[PathReceiver],
-    ) -> Result<Self> {
-        let config = study.model.config();
-        let connected = check::check(study, senders, receivers)?;
-        let ends = Ends {
+impl Ends {
+    pub fn new(receivers: &[PathReceiver], config: &Config) -> Self {
+        Ends {
             targets: receivers.iter().map(|r| r.target(config)).collect(),
             reads: receivers.iter().map(|r| r.reads(config)).collect(),
-        };
-        let sent = senders.iter().flatten().map(|s| s.target().point);
-        let mut of_new = points_read(config, std::iter::empty());
-        of_new.extend(sent);
-        let mut of_original = points_read(config, ends.targets.iter().map(|t| t.point));
-        of_original.extend(of_new.iter());
-        of_original.extend(ends.reads.iter().copied());
-        for layer in 0..config.n_layers {
-            of_original.extend(HELD_READS.map(|site| site.at(layer)));
-        }
-        let cache = |prompts: &[Prompt], selection: &Selection| {
-            let run = Run {
-                cache: Some(selection),
-                logits: KeepLogits::None,
-                ..Run::default()
-            };
-            study
-                .model
-                .run(prompts, (), &run)
-                .map(|output| output.caches)
-        };
-        Ok(Runs {
-            new: cache(&study.new, &of_new)?,
-            original: cache(&study.original, &of_original)?,
-            keep: Selection::points(ends.reads.iter().copied()),
-            ends,
-            connected,
-            study,
-        })
-    }
-
-    fn recording(&self, memory_limit: u64) -> Recording<'_> {
-        Recording {
-            model: self.study.model,
-            base: &self.original,
-            held: Held {
-                attention: true,
-                mlps: self.study.freeze_mlps,
-            },
-            keep: &self.keep,
-            memory_limit,
         }
     }
 
-    /// The metric of the runs B and A.
-    fn baselines(&self, metric: &Metric) -> Result<[Array1<f32>; 2]> {
-        let read = |prompts: &[Prompt], caches: &[ActivationCache]| {
-            let sweep = Sweep::new(self.study.model, prompts)?.with_base(caches)?;
-            Ok(sweep.run(&[], metric)?.base)
-        };
-        Ok([
-            read(&self.study.original, &self.original)?,
-            read(&self.study.new, &self.new)?,
-        ])
-    }
-
-    /// Runs C and D for all cells, `None` where there is no path.
-    pub fn run(
-        &self,
-        senders: &[Vec<PathSender>],
-        metric: &Metric,
-        mut observer: impl FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<Raw> {
-        let slopes = match self.study.linearised {
-            true => Some(linear::Slopes::new(self.study, &self.ends, metric)?),
-            false => None,
-        };
-        let [original, new] = self.baselines(metric)?;
-        let shape = (senders.len(), self.original.len());
-        let none = || Array2::from_elem(shape, f32::NAN);
-        let mut raw = Raw {
-            values: none(),
-            linear: slopes.is_some().then(none),
-            original,
-            new,
-            multiply_adds: 0,
-            partial: false,
-        };
-        let cells = self.cells(senders)?;
-        let lengths = self.original.iter().map(|b| b.tokens().len());
-        let unlimited = self.recording(u64::MAX);
-        let kept: u64 = lengths.map(|n| unlimited.kept_bytes(n)).sum();
-        let group = (self.study.memory_limit / 4 / kept.max(1)).clamp(1, GROUP as u64);
-        let mut done = senders.len() - cells.len();
-        for group in cells.chunks(group as usize) {
-            let left = self
-                .study
-                .memory_limit
-                .saturating_sub(kept * group.len() as u64);
-            self.run_group(group, (metric, slopes.as_ref()), left, &mut raw)?;
-            done += group.len();
-            if observer(done, senders.len()).is_break() && done < senders.len() {
-                raw.partial = true;
-                break;
-            }
-        }
-        Ok(raw)
-    }
-
-    /// The cells of the runs C where there is a path, with their indices.
-    fn cells(&self, senders: &[Vec<PathSender>]) -> Result<Vec<(usize, Cell)>> {
-        let mut edits = BTreeMap::new();
-        let mut cells = Vec::new();
-        for (i, set) in senders.iter().enumerate() {
-            if !self.connected[i] {
-                continue;
-            }
-            let mut cell = Cell::new();
-            for target in set.iter().map(PathSender::target) {
-                let edit = match edits.get(&target.point) {
-                    Some(edit) => Edit::clone(edit),
-                    None => Edit::patch(&self.new, target.point)?,
-                };
-                edits.insert(target.point, edit.clone());
-                cell.push(Intervention::new(target, edit));
-            }
-            cells.push((i, cell));
-        }
-        Ok(cells)
-    }
-
-    fn run_group(
-        &self,
-        group: &[(usize, Cell)],
-        (metric, slopes): (&Metric, Option<&linear::Slopes>),
-        memory_limit: u64,
-        raw: &mut Raw,
-    ) -> Result<()> {
-        let sent: Vec<Cell> = group.iter().map(|(_, cell)| cell.clone()).collect();
-        let mut saved = vec![self.original.clone(); group.len()];
-        raw.multiply_adds += self
-            .recording(memory_limit)
-            .run(&sent, |cell, prompt, cache| saved[cell][prompt] = cache)?;
-        let received = saved.iter().map(|caches| self.receive(caches));
-        let received = received.collect::<Result<Vec<Cell>>>()?;
-        let sweep = Sweep::new(self.study.model, &self.study.original)?
-            .with_base(&self.original)?
-            .memory_limit(memory_limit);
-        let result = sweep.run(&received, metric)?;
-        raw.multiply_adds += result.multiply_adds;
-        for ((i, _), row) in group.iter().zip(result.values.rows()) {
-            raw.values.row_mut(*i).assign(&row);
-        }
-        if let (Some(slopes), Some(linear)) = (slopes, &mut raw.linear) {
-            for ((i, _), caches) in group.iter().zip(&saved) {
-                for prompt in 0..caches.len() {
-                    let change = slopes.change(&self.ends, prompt, caches, &self.original)?;
-                    linear[[*i, prompt]] = (f64::from(raw.original[prompt]) + change) as f32;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The cell of run D: the receivers' inputs set to what run C saved.
+    /// The cell of run D: the receivers' inputs set to what run C saved, by prompt.
     fn receive(&self, saved: &[ActivationCache]) -> Result<Cell> {
         // Heads of a layer read one residual, each through a copy of its own.
         let mut for_heads = BTreeMap::new();
         let mut cell = Cell::new();
-        for (target, reads) in self.ends.targets.iter().zip(&self.ends.reads) {
+        for (target, reads) in self.targets.iter().zip(&self.reads) {
             let values = match target.point.axes() {
                 Axes::HeadModel => match for_heads.get(reads) {
                     Some(values) => Values::clone(values),
@@ -237,6 +57,197 @@ impl<'p, 'm> Runs<'p, 'm> {
             cell.push(Intervention::new(target.clone(), Edit::Patch(values)));
         }
         Ok(cell)
+    }
+}
+
+/// What runs C saved at the points that receivers read, `[cell][prompt]`.
+pub(super) type Saved = Vec<Vec<ActivationCache>>;
+
+impl PathPatching<'_> {
+    fn frozen(&self) -> Frozen {
+        Frozen {
+            attention: true,
+            mlps: self.freeze_mlps,
+        }
+    }
+
+    /// Announces the runs to the bases.
+    fn expect<'s>(&self, senders: impl Iterator<Item = &'s PathSender>, ends: &Ends) -> Result<()> {
+        let sent = senders.map(|sender| Ok(sender.target()?.point));
+        let sent: Vec<HookPoint> = sent.collect::<Result<_>>()?;
+        if let Sent::Run(new) = &self.sent {
+            new.expect(sent.iter().copied(), Frozen::default());
+        }
+        let received = ends.targets.iter().map(|t| t.point);
+        self.original.expect(received, Frozen::default());
+        let between = sent.into_iter().chain(ends.reads.iter().copied());
+        self.original.expect(between, self.frozen());
+        Ok(())
+    }
+
+    /// The cells of the runs C, one per set of senders.
+    fn send<'s>(&self, sets: impl IntoIterator<Item = &'s [PathSender]>) -> Result<Vec<Cell>> {
+        let mut edits = BTreeMap::new();
+        let mut intervention = |sender: &PathSender| {
+            let target = sender.target()?;
+            let edit = match edits.get(&target.point) {
+                Some(edit) => Edit::clone(edit),
+                None => self.edit(target.point)?,
+            };
+            edits.insert(target.point, edit.clone());
+            Ok(Intervention::new(target, edit))
+        };
+        let sets = sets.into_iter();
+        sets.map(|set| set.iter().map(&mut intervention).collect())
+            .collect()
+    }
+
+    /// What a sender's output becomes.
+    fn edit(&self, point: HookPoint) -> Result<Edit> {
+        match &self.sent {
+            Sent::Run(new) => Edit::patch(&new.caches([point])?, point),
+            Sent::Edits(edits) => Ok(edits[&point].clone()),
+        }
+    }
+
+    /// Runs C of all cells, and their multiply-adds.
+    fn save(&self, cells: &[Cell], ends: &Ends, memory_limit: u64) -> Result<(Saved, u64)> {
+        let keep = Selection::points(ends.reads.iter().copied());
+        let original = self.original.caches(keep.iter())?;
+        let schedule = self.original.depart(Departure {
+            cells: Cow::Borrowed(cells),
+            frozen: self.frozen(),
+            end: End::Cache(keep),
+            memory_limit,
+        })?;
+        // Runs that change nothing are not made: they are the original ones.
+        let mut saved = vec![original.to_vec(); cells.len()];
+        let made = schedule.value;
+        let multiply_adds = made.record(|cell, prompt, cache| saved[cell][prompt] = cache);
+        Ok((saved, multiply_adds))
+    }
+
+    /// The cell of run D for one set of senders.
+    pub(super) fn receive(&self, senders: &[PathSender], ends: &Ends) -> Result<Cell> {
+        self.expect(senders.iter(), ends)?;
+        let cells = self.send([senders])?;
+        let (saved, _) = self.save(&cells, ends, self.limits.memory)?;
+        ends.receive(&saved[0])
+    }
+}
+
+/// What the runs found, before it is labelled.
+pub(super) struct Raw {
+    /// The metric of the runs D, `[cell, prompt]`.
+    pub values: Array2<f32>,
+    /// The linearised metric, `[cell, prompt]`.
+    pub linear: Option<Array2<f32>>,
+    pub original: Array1<f32>,
+    /// None where senders are ablated.
+    pub new: Option<Array1<f32>>,
+    pub multiply_adds: u64,
+    pub partial: bool,
+}
+
+/// What is the same for all cells.
+pub(super) struct Runs<'p, 'm> {
+    study: &'p PathPatching<'m>,
+    senders: &'p [Vec<PathSender>],
+    ends: Ends,
+    metric: &'p Metric,
+    slopes: Option<linear::Slopes>,
+}
+
+impl<'p, 'm> Runs<'p, 'm> {
+    /// The runs of checked senders and receivers.
+    pub fn new(
+        study: &'p PathPatching<'m>,
+        senders: &'p [Vec<PathSender>],
+        receivers: &[PathReceiver],
+        metric: &'p Metric,
+    ) -> Result<Self> {
+        let ends = Ends::new(receivers, study.model().config());
+        study.expect(senders.iter().flatten(), &ends)?;
+        let slopes = if study.linearised {
+            Some(linear::Slopes::new(study, &ends, metric)?)
+        } else {
+            None
+        };
+        Ok(Runs {
+            study,
+            senders,
+            ends,
+            metric,
+            slopes,
+        })
+    }
+
+    /// Runs C and D for all cells to which a path leads; the others are NaN.
+    pub fn run(&self, connected: &[bool]) -> Result<Raw> {
+        let study = self.study;
+        let shape = (self.senders.len(), study.original.prompts().len());
+        let none = || Array2::from_elem(shape, f32::NAN);
+        let new = match &study.sent {
+            Sent::Run(new) => Some(new.metric(self.metric)?),
+            Sent::Edits(_) => None,
+        };
+        let mut raw = Raw {
+            values: none(),
+            linear: self.slopes.is_some().then(none),
+            original: study.original.metric(self.metric)?,
+            new,
+            multiply_adds: 0,
+            partial: false,
+        };
+        let run: Vec<usize> = (0..shape.0).filter(|cell| connected[*cell]).collect();
+        let mut done = shape.0 - run.len();
+        let kept = self.kept_bytes();
+        let group = (study.limits.memory / 4 / kept.max(1)).clamp(1, GROUP as u64);
+        for group in run.chunks(group as usize) {
+            self.run_group(group, kept, &mut raw)?;
+            done += group.len();
+            let told = study.limits.report(done, shape.0, "senders");
+            if told.is_break() && done < shape.0 {
+                raw.partial = true;
+                break;
+            }
+        }
+        Ok(raw)
+    }
+
+    /// Bytes of what one cell's run C saves.
+    fn kept_bytes(&self) -> u64 {
+        let config = self.study.model().config();
+        let keep = Selection::points(self.ends.reads.iter().copied());
+        let lengths = self.study.original.prompts().lengths().into_iter();
+        lengths.map(|n| kept_bytes(config, &keep, n)).sum()
+    }
+
+    /// Runs C and D of some cells; what runs C save takes `kept` bytes each.
+    fn run_group(&self, group: &[usize], kept: u64, raw: &mut Raw) -> Result<()> {
+        let study = self.study;
+        let all = study.limits.memory;
+        let left = all.saturating_sub(kept * group.len() as u64);
+        let sent = study.send(group.iter().map(|cell| &self.senders[*cell][..]))?;
+        let (saved, multiply_adds) = study.save(&sent, &self.ends, left)?;
+        let received = saved.iter().map(|caches| self.ends.receive(caches));
+        let received = received.collect::<Result<Vec<Cell>>>()?;
+        let sweep = Sweep::over(&study.original).memory_limit(left);
+        let result = sweep.run(&received, self.metric)?;
+        raw.multiply_adds += multiply_adds + result.multiply_adds;
+        for (cell, row) in group.iter().zip(result.values.rows()) {
+            raw.values.row_mut(*cell).assign(&row);
+        }
+        if let (Some(slopes), Some(linear)) = (&self.slopes, &mut raw.linear) {
+            let original = study.original.caches(self.ends.reads.iter().copied())?;
+            for (cell, saved) in group.iter().zip(&saved) {
+                for (prompt, base) in raw.original.iter().enumerate() {
+                    let change = slopes.change(&self.ends, prompt, saved, &original)?;
+                    linear[[*cell, prompt]] = (f64::from(*base) + change) as f32;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -27,8 +27,8 @@ impl Slopes {
             (f64::from(value), metric.slope(prompt, logits))
         };
         let output = study
-            .model
-            .gradients(&study.original, (), objective, &want)?;
+            .model()
+            .gradients(study.original.prompts(), (), objective, &want)?;
         Ok(Slopes(output.gradients))
     }
 

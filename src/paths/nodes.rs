@@ -2,78 +2,68 @@
 
 use std::fmt;
 
+use crate::component::{Component, Head, Qkv};
 use crate::config::Config;
+use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Select, Target};
+use crate::model::stage::leads_to;
 use crate::report::Axis;
 
-/// What is sent along the paths: one node's output, taken from the run on the new prompt.
+/// What is sent along the paths: the output of a head, an attention layer, an MLP or an embedding.
 ///
 /// ```
-/// use patchlens::PathSender;
-/// assert_eq!(PathSender::head(9, 6).at_positions(4).to_string(), "head 9.6 at pos 4");
+/// use patchlens::{Head, PathSender};
+/// let sender = PathSender::new(Head::new(9, 6)).at_positions(4);
+/// assert_eq!(sender.to_string(), "9.6 at pos 4");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathSender {
-    point: HookPoint,
-    head: Option<usize>,
+    component: Component,
     positions: Select,
 }
 
 impl PathSender {
-    fn new(point: HookPoint, head: Option<usize>) -> Self {
+    /// A component's output.
+    pub fn new(component: impl Into<Component>) -> Self {
         PathSender {
-            point,
-            head,
+            component: component.into(),
             positions: Select::All,
         }
     }
 
-    /// A head's output.
-    pub fn head(layer: usize, head: usize) -> Self {
-        Self::new(Site::Z.at(layer), Some(head))
-    }
-
-    /// An MLP's output.
-    pub fn mlp(layer: usize) -> Self {
-        Self::new(Site::MlpOut.at(layer), None)
-    }
-
-    /// The token embedding.
-    pub fn embedding() -> Self {
-        Self::new(HookPoint::Embed, None)
-    }
-
     /// Only these positions; by default, all.
+    #[must_use]
     pub fn at_positions(mut self, positions: impl Into<Select>) -> Self {
         self.positions = positions.into();
         self
     }
 
-    pub(super) fn target(&self) -> Target {
-        target(self.point, self.head, &self.positions)
+    /// Where its output is.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a component whose output is no whole activation.
+    pub(super) fn target(&self) -> Result<Target> {
+        let part = matches!(self.component, Component::Neuron(..));
+        let point = self.component.point().filter(|_| !part);
+        let point = point.ok_or_else(|| {
+            let expected = "a head, an attention layer, an MLP, all its neurons or an embedding";
+            Error::invalid("sender", format!("`{self}`"), expected)
+        })?;
+        let head = self.component.head().map(|head| head.head);
+        Ok(target(point, head, &self.positions))
     }
+}
 
-    /// Whether the graph has a path to a receiver: it reads after the sender wrote, and at a
-    /// position that is sent, since no path leads through another head's attention.
-    pub(super) fn leads_to(
-        &self,
-        receiver: &PathReceiver,
-        config: &Config,
-        lengths: &[usize],
-    ) -> bool {
-        self.point < receiver.target(config).point
-            && meet(&self.positions, &receiver.positions, lengths)
+impl<C: Into<Component>> From<C> for PathSender {
+    fn from(component: C) -> Self {
+        PathSender::new(component)
     }
 }
 
 impl fmt::Display for PathSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.point, self.head) {
-            (HookPoint::Block(layer, _), Some(head)) => write!(f, "head {layer}.{head}")?,
-            (HookPoint::Block(layer, _), None) => write!(f, "MLP {layer}")?,
-            _ => f.write_str("embedding")?,
-        }
+        self.component.fmt(f)?;
         at_positions(f, &self.positions)
     }
 }
@@ -81,104 +71,93 @@ impl fmt::Display for PathSender {
 /// Where paths end: the input of one node.
 ///
 /// ```
-/// use patchlens::{PathReceiver, Select};
-/// let receiver = PathReceiver::query(9, 6).at_positions(Select::Last);
+/// use patchlens::{Head, PathReceiver, Qkv, Select};
+/// let receiver = PathReceiver::head(Head::new(9, 6), Qkv::Q).at_positions(Select::Last);
 /// assert_eq!(receiver.to_string(), "queries of 9.6 at pos last");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathReceiver {
-    input: Input,
+    node: Node,
     positions: Select,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Input {
-    Head(Site, usize, usize),
+enum Node {
+    Head(Head, Qkv),
     Mlp(usize),
     Final,
 }
 
 impl PathReceiver {
-    fn new(input: Input) -> Self {
+    fn new(node: Node) -> Self {
         PathReceiver {
-            input,
+            node,
             positions: Select::All,
         }
     }
 
-    /// What a head's queries are made of (`hook_q_input`).
-    pub fn query(layer: usize, head: usize) -> Self {
-        Self::new(Input::Head(Site::QInput, layer, head))
-    }
-
-    /// What a head's keys are made of (`hook_k_input`).
-    pub fn key(layer: usize, head: usize) -> Self {
-        Self::new(Input::Head(Site::KInput, layer, head))
-    }
-
-    /// What a head's values are made of (`hook_v_input`).
-    pub fn value(layer: usize, head: usize) -> Self {
-        Self::new(Input::Head(Site::VInput, layer, head))
+    /// What a head's queries, keys or values are made of (`hook_q_input` and so on).
+    pub fn head(head: Head, input: Qkv) -> Self {
+        Self::new(Node::Head(head, input))
     }
 
     /// What an MLP reads (`hook_mlp_in`).
     pub fn mlp(layer: usize) -> Self {
-        Self::new(Input::Mlp(layer))
+        Self::new(Node::Mlp(layer))
     }
 
     /// The residual stream after the last block, which the logits are made of.
     pub fn final_residual() -> Self {
-        Self::new(Input::Final)
+        Self::new(Node::Final)
     }
 
     /// Only these positions; by default, all.
+    #[must_use]
     pub fn at_positions(mut self, positions: impl Into<Select>) -> Self {
         self.positions = positions.into();
         self
     }
 
     pub(super) fn target(&self, config: &Config) -> Target {
-        let last = config.n_layers.saturating_sub(1);
-        let (point, head) = match self.input {
-            Input::Head(site, layer, head) => (site.at(layer), Some(head)),
-            Input::Mlp(layer) => (Site::MlpIn.at(layer), None),
-            Input::Final => (Site::ResidPost.at(last), None),
+        let (point, head) = match self.node {
+            Node::Head(head, input) => (input.input_site().at(head.layer), Some(head.head)),
+            Node::Mlp(layer) => (Site::MlpIn.at(layer), None),
+            Node::Final => (self.reads(config), None),
         };
         target(point, head, &self.positions)
     }
 
-    /// Whether both receive one input at one position.
-    pub(super) fn overlaps(&self, other: &PathReceiver, lengths: &[usize]) -> bool {
-        self.input == other.input && meet(&self.positions, &other.positions, lengths)
-    }
-
     /// The residual stream which it reads.
     pub(super) fn reads(&self, config: &Config) -> HookPoint {
-        match self.input {
-            Input::Head(_, 0, _) => Site::ResidPre.at(0),
-            Input::Head(_, layer, _) => Site::ResidPost.at(layer - 1),
-            Input::Mlp(layer) => Site::ResidMid.at(layer),
-            Input::Final => Site::ResidPost.at(config.n_layers.saturating_sub(1)),
+        match self.node {
+            Node::Head(Head { layer: 0, .. }, _) => Site::ResidPre.at(0),
+            Node::Head(head, _) => Site::ResidPost.at(head.layer - 1),
+            Node::Mlp(layer) => Site::ResidMid.at(layer),
+            Node::Final => Site::ResidPost.at(config.n_layers.saturating_sub(1)),
         }
+    }
+
+    /// Whether both receive one input at one position.
+    pub(super) fn overlaps(&self, other: &PathReceiver, lengths: &[usize]) -> bool {
+        self.node == other.node && meet(&self.positions, &other.positions, lengths)
     }
 }
 
 impl fmt::Display for PathReceiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.input {
-            Input::Head(site, layer, head) => {
-                let part = match site {
-                    Site::QInput => "queries",
-                    Site::KInput => "keys",
-                    _ => "values",
-                };
-                write!(f, "{part} of {layer}.{head}")?;
-            }
-            Input::Mlp(layer) => write!(f, "MLP {layer}")?,
-            Input::Final => f.write_str("final residual")?,
+        match self.node {
+            Node::Head(head, input) => write!(f, "{} of {head}", input.describe())?,
+            Node::Mlp(layer) => Component::Mlp(layer).fmt(f)?,
+            Node::Final => f.write_str("final residual")?,
         }
         at_positions(f, &self.positions)
     }
+}
+
+/// Whether the graph has a path from one target to another: the receiver reads after the sender
+/// wrote, and at a position that is sent, since no path leads through another head's attention.
+pub(super) fn leads(sender: &Target, receiver: &Target, lengths: &[usize]) -> bool {
+    leads_to(sender.point, receiver.point) && meet(&sender.positions, &receiver.positions, lengths)
 }
 
 /// Whether two selections share a position in a prompt.
@@ -240,16 +219,21 @@ impl Senders {
 
     /// The sender at an index of the result.
     pub(super) fn at(self, index: &[usize], config: &Config) -> PathSender {
-        let component = |layer: usize, i: usize| match i < config.n_heads {
-            true => PathSender::head(layer, i),
-            false => PathSender::mlp(layer),
+        let component = |layer: usize, i: usize| {
+            PathSender::new(if i < config.n_heads {
+                Component::Head(Head::new(layer, i))
+            } else {
+                Component::Mlp(layer)
+            })
         };
         match self {
             Senders::Heads | Senders::Components => component(index[0], index[1]),
             Senders::HeadPositions | Senders::ComponentPositions => {
                 component(index[0], index[2]).at_positions(index[1])
             }
-            Senders::EmbeddingPositions => PathSender::embedding().at_positions(index[0]),
+            Senders::EmbeddingPositions => {
+                PathSender::new(Component::Embedding).at_positions(index[0])
+            }
         }
     }
 

@@ -1,16 +1,15 @@
 //! Averages over a set of facts, aligned by the tokens' roles.
 
 use std::fmt;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 use ndarray::Array2;
 
-use super::{CausalTracing, FactTrace, TracedFact};
+use super::{CausalTracing, FactTrace, Restore, TracedFact};
 use crate::error::{Error, Result};
 use crate::metric::probability;
 use crate::report::{Axis, Labelled};
-use crate::statistics::mean;
-use crate::sweep::Progress;
+use crate::statistics::{Estimate, mean};
 
 /// The roles of tokens in the paper's averages. As in the authors' code, the only token of a
 /// one-token subject is both its first and its last one, and a token after the subject that ends
@@ -86,7 +85,7 @@ pub struct DroppedFact {
     pub attribute: u32,
 }
 
-/// What causal tracing gave for a set of facts.
+/// What causal tracing found for a set of facts.
 #[derive(Clone, Debug)]
 pub struct SetTrace {
     /// Index in the set and trace of each fact that the clean model gets right.
@@ -97,107 +96,95 @@ pub struct SetTrace {
     /// a fact's tokens as dependent (clustered by fact). NaN where no fact has such a token.
     pub average: Labelled,
     /// TE, mean over facts.
-    pub total_effect: f32,
-    /// Its standard error; NaN for one fact.
-    pub total_effect_std_error: f32,
+    pub total_effect: Estimate,
     /// Whether it was cancelled before every fact was traced.
     pub partial: bool,
 }
 
-/// How far a set has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TracingProgress {
-    /// Facts done, kept or not.
-    pub facts_done: usize,
-    /// All facts.
-    pub facts: usize,
-    /// The sweep of the fact at hand.
-    pub sweep: Progress,
+/// The facts of a set so far.
+#[derive(Default)]
+struct Sorted {
+    /// By fact that is kept, its index and one trace per restoration.
+    kept: Vec<(usize, Vec<FactTrace>)>,
+    dropped: Vec<DroppedFact>,
+    partial: bool,
 }
 
 impl CausalTracing<'_> {
-    /// Traces the facts that the clean model gets right, and averages over them.
+    /// Traces the facts that the clean model gets right, and averages over them: one result per
+    /// restoration. The clean and corrupted runs of a fact are made once for all of them. An
+    /// observer is told how many facts are done; after its break, the averages are over those.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a fact has no attribute, or none is right; else as
-    /// [`CausalTracing::trace`].
-    pub fn trace_set(&self, facts: &[TracedFact]) -> Result<SetTrace> {
-        self.trace_set_observed(facts, |_| ControlFlow::Continue(()))
-    }
-
-    /// As [`CausalTracing::trace_set`], telling an observer how far it has come. After a break,
-    /// the averages are over the facts that were done.
-    ///
-    /// # Errors
-    /// As [`CausalTracing::trace_set`].
-    pub fn trace_set_observed(
-        &self,
-        facts: &[TracedFact],
-        mut observer: impl FnMut(&TracingProgress) -> ControlFlow<()>,
-    ) -> Result<SetTrace> {
-        self.restore.check(self.model().config().n_layers)?;
+    /// [`Error::Invalid`] without restorations, if a fact has no attribute, or if none is right;
+    /// else same as [`CausalTracing::trace`].
+    pub fn trace_set(&self, facts: &[TracedFact], restores: &[Restore]) -> Result<Vec<SetTrace>> {
+        if restores.is_empty() {
+            return Err(Error::invalid("restorations", 0, "at least one"));
+        }
+        let n_layers = self.model().config().n_layers;
+        restores.iter().try_for_each(|r| r.check(n_layers))?;
         if let Some(i) = facts.iter().position(|fact| fact.attribute.is_none()) {
             let expected = "the right answer, to tell whether the model knows it";
+            let what = format!("fact {i}");
+            return Err(Error::invalid(what, "no attribute", expected));
+        }
+        let sorted = self.sort(facts, restores)?;
+        if sorted.kept.is_empty() {
             return Err(Error::invalid(
-                format!("fact {i}"),
-                "no attribute",
-                expected,
+                "facts traced that the clean model gets right",
+                format!("0 of {}", facts.len()),
+                "at least one to average over",
             ));
         }
-        let (mut kept, mut dropped) = (Vec::new(), Vec::new());
-        let mut partial = false;
+        let averages = restores.iter().enumerate().map(|(i, restore)| {
+            let kept = sorted.kept.iter();
+            let kept = kept.map(|(fact, traces)| (*fact, traces[i].clone()));
+            self.average(facts, *restore, kept.collect(), &sorted)
+        });
+        averages.collect()
+    }
+
+    /// Traces the facts that the clean model gets right.
+    fn sort(&self, facts: &[TracedFact], restores: &[Restore]) -> Result<Sorted> {
+        let mut sorted = Sorted::default();
         for (index, fact) in facts.iter().enumerate() {
-            let clean = self.clean(fact)?;
+            let clean = self.clean(fact, restores)?;
             let (answer, attribute) = (clean.answer, fact.attribute.unwrap_or(clean.answer));
             if answer != attribute {
-                dropped.push(DroppedFact {
+                sorted.dropped.push(DroppedFact {
                     index,
                     answer,
                     attribute,
                 });
                 continue;
             }
-            let told = |sweep: &Progress| {
-                observer(&TracingProgress {
-                    facts_done: index,
-                    facts: facts.len(),
-                    sweep: *sweep,
-                })
-            };
-            let trace = self.trace_from(fact, clean, told)?;
-            if trace.indirect_effect.about.partial {
-                partial = true;
+            let limits = self.limits.part(index, facts.len(), "facts");
+            let traces = self.traces(fact, &clean, restores, limits)?;
+            if traces.iter().any(|t| t.indirect_effect.about.partial) {
+                sorted.partial = true;
                 break;
             }
-            kept.push((index, trace));
+            sorted.kept.push((index, traces));
         }
-        self.average(facts, kept, dropped, partial)
+        Ok(sorted)
     }
 
     fn average(
         &self,
         facts: &[TracedFact],
+        restore: Restore,
         kept: Vec<(usize, FactTrace)>,
-        dropped: Vec<DroppedFact>,
-        partial: bool,
+        sorted: &Sorted,
     ) -> Result<SetTrace> {
-        if kept.is_empty() {
-            let found = format!("0 of {}", facts.len());
-            let expected = "at least one to average over";
-            return Err(Error::invalid(
-                "facts traced that the clean model gets right",
-                found,
-                expected,
-            ));
-        }
         let (values, errors) = class_averages(facts, &kept, self.model().config().n_layers);
-        let mut about = self.about(&probability(&[0]));
+        let mut about = self.about(restore, &probability(&[0]));
         about.title += ", average";
-        about.partial = partial;
+        about.partial = sorted.partial;
         let counts = [
             ("facts", facts.len()),
             ("facts kept", kept.len()),
-            ("facts dropped (clean model wrong)", dropped.len()),
+            ("facts dropped (clean model wrong)", sorted.dropped.len()),
         ];
         let counts = counts.map(|(name, count)| (name.to_string(), count as u64));
         about.counts.extend(counts);
@@ -223,16 +210,19 @@ impl CausalTracing<'_> {
             .iter()
             .map(|(_, trace)| vec![f64::from(trace.total_effect)])
             .collect();
-        let (total_effect, total_effect_std_error) = clustered(&effects);
+        let (total_effect, std_error) = clustered(&effects);
         let classes = Axis::new("token", PositionClass::ALL.map(PositionClass::name));
         let axes = vec![classes, Axis::layers(values.ncols())];
         Ok(SetTrace {
             average: Labelled::new(values, axes, about)?.with_std_error(errors)?,
+            total_effect: Estimate {
+                mean: total_effect,
+                std_error,
+                n: kept.len(),
+            },
             kept,
-            dropped,
-            total_effect,
-            total_effect_std_error,
-            partial,
+            dropped: sorted.dropped.clone(),
+            partial: sorted.partial,
         })
     }
 }

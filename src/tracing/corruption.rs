@@ -23,7 +23,7 @@ pub enum SubjectCorruption {
         /// Number of samples, each with noise of its own.
         samples: usize,
     },
-    /// These numbers are added to the token embeddings, one array `[subject token, d_model]` a
+    /// These numbers are added to the token embeddings, one array `[subject token, d_model]` per
     /// sample.
     GivenNoise(Vec<Array2<f32>>),
     /// Each token embedding becomes this vector `[d_model]`, such as
@@ -65,7 +65,7 @@ impl SubjectCorruption {
         }
     }
 
-    /// The prompts of the corrupted runs, one a sample, and what is done to their embeddings.
+    /// The prompts of the corrupted runs, one per sample, and what is done to their embeddings.
     pub(super) fn samples(
         &self,
         config: &Config,
@@ -180,7 +180,7 @@ pub fn subject_noise_std(model: &Transformer, facts: &[TracedFact]) -> Result<f3
 /// The mean token embedding `[d_model]` of all subjects' tokens.
 ///
 /// # Errors
-/// As [`subject_noise_std`].
+/// Same as [`subject_noise_std`].
 pub fn mean_subject_embedding(model: &Transformer, facts: &[TracedFact]) -> Result<Array1<f32>> {
     let rows = embeddings(model, facts)?;
     let mut sum = Array1::<f64>::zeros(model.config().d_model);

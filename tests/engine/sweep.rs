@@ -1,10 +1,12 @@
 //! The sweep engine against full forward passes, bit by bit.
 
+use std::ops::ControlFlow;
+
 use ndarray::Array2;
 use patchlens::{
-    ActivationCache, Axes, Cell, Config, Edit, Error, HookPoint, Intervention, Metric, Prompt,
-    Prompts, Run, Selection, Sweep, Target, Transformer, Values, log_probability, logit_diff,
-    probability,
+    ActivationCache, Axes, Base, Cell, Config, Edit, Error, HookPoint, Intervention, IntoPrompts,
+    Metric, Prompt, Prompts, Run, Selection, Sweep, Target, Transformer, Values, log_probability,
+    logit_diff, probability,
 };
 use proptest::prelude::*;
 
@@ -189,16 +191,11 @@ fn a_given_base_and_a_base_over_another_run_change_nothing() {
     let metric = logit_diff(3, 5);
     let plain = Sweep::new(&model, &corrupted).unwrap();
     let expected = plain.run(&cells, &metric).unwrap();
-    let given = Sweep::new(&model, &corrupted)
-        .unwrap()
-        .with_base(&caches(&model, &corrupted))
-        .unwrap();
-    let over = Sweep::new(&model, &corrupted)
-        .unwrap()
-        .with_base_over(&donors)
-        .unwrap();
-    for sweep in [given, over] {
-        let result = sweep.run(&cells, &metric).unwrap();
+    let given = Base::given(&model, &corrupted, &caches(&model, &corrupted)).unwrap();
+    let clean = Base::given(&model, &clean, &donors).unwrap();
+    let over = Base::over(&clean, &corrupted, Vec::new()).unwrap();
+    for base in [given, over] {
+        let result = Sweep::over(&base).run(&cells, &metric).unwrap();
         assert_eq!(bits(&result.values), bits(&expected.values));
         assert_eq!(result.base, expected.base);
         assert!(result.base_multiply_adds < expected.base_multiply_adds);
@@ -228,7 +225,7 @@ fn patching_what_is_there_already_runs_nothing() {
 /// The lowest memory limit, which the error of a lower one names.
 fn least_limit(
     model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    prompts: impl IntoPrompts,
     cells: &[Cell],
     metric: &Metric,
 ) -> u64 {
@@ -304,17 +301,17 @@ fn a_cancelled_sweep_gives_what_it_has() {
         .run(&cells, &metric)
         .unwrap();
     let least = least_limit(&model, &prompt, &cells, &metric);
+    let mut calls = 0;
     let sweep = Sweep::new(&model, &prompt).unwrap().memory_limit(least);
+    let sweep = sweep.observe(|progress| {
+        calls += 1;
+        assert_eq!((progress.done, progress.total), (1, 3));
+        ControlFlow::Break(())
+    });
     let prepared = sweep.prepare(&cells, &metric).unwrap();
     assert!(prepared.plan().chunks > 1, "{:?}", prepared.plan());
-    let mut calls = 0;
-    let result = prepared
-        .run_observed(|progress| {
-            calls += 1;
-            assert_eq!((progress.cells_done, progress.cells), (1, 3));
-            std::ops::ControlFlow::Break(())
-        })
-        .unwrap();
+    let result = prepared.run();
+    drop(sweep);
     assert!(result.partial && calls == 1);
     assert_eq!(result.values[[0, 0]], whole.values[[0, 0]]);
     assert!(result.values[[2, 0]].is_nan());

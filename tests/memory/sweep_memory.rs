@@ -2,7 +2,7 @@
 
 use crate::{ALLOCATOR, alone};
 use patchlens::{
-    Config, Edit, Grid, Intervention, Prepared, Prompt, Prompts, Run, Selection, Site, Sweep,
+    Base, Config, Edit, Grid, Intervention, Prepared, Prompt, Prompts, Run, Selection, Site, Sweep,
     Target, Transformer, logit_diff,
 };
 
@@ -34,11 +34,12 @@ fn peak_memory_stays_under_the_limit() {
     };
     let donors = model.run(&clean, (), &run).unwrap().caches;
     let base = model.run(&corrupted, (), &run).unwrap().caches;
+    let base = Base::given(&model, &corrupted, &base).unwrap();
     let metric = logit_diff(1, 2);
     for grid in [
-        Grid::positions(Site::ResidPre),
-        Grid::head_positions(Site::Z),
-        Grid::heads(Site::Pattern),
+        Grid::Positions(Site::ResidPre),
+        Grid::HeadPositions(Site::Z),
+        Grid::Heads(Site::Pattern),
     ] {
         let targets = grid.targets(model.config(), 15);
         let cells: Vec<_> = targets
@@ -52,11 +53,7 @@ fn peak_memory_stays_under_the_limit() {
             .collect();
         let mut peaks = Vec::new();
         for limit in [40_u64 << 20, 100 << 20, 400 << 20, 1 << 30] {
-            let sweep = Sweep::new(&model, &corrupted)
-                .unwrap()
-                .with_base(&base)
-                .unwrap()
-                .memory_limit(limit);
+            let sweep = Sweep::over(&base).memory_limit(limit);
             let prepared = sweep.prepare(&cells, &metric).unwrap();
             assert!(prepared.plan().peak_bytes <= limit);
             let used = used(&prepared);
@@ -78,7 +75,7 @@ fn used(prepared: &Prepared<'_>) -> u64 {
     patchlens::ops::release_memory();
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
-    prepared.run().unwrap();
+    prepared.run();
     (ALLOCATOR.peak_usage() - before) as u64
 }
 

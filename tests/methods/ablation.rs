@@ -297,9 +297,11 @@ fn bad_input_is_named() {
         Ablation::resample(&model, &own, &short).unwrap_err(),
         &["prompt 1", "3 tokens"],
     );
-    let none = Ablation::mean_by_template(&model, (&own, &[0, 1]), (&own, &[0, 0]));
+    let none =
+        Ablation::mean_by_template(&model, (own.as_slice(), &[0, 1]), (own.as_slice(), &[0, 0]));
     expect(none.unwrap_err(), &["template 1", "0"]);
-    let count = Ablation::mean_by_template(&model, (&own, &[0]), (&own, &[0, 0]));
+    let count =
+        Ablation::mean_by_template(&model, (own.as_slice(), &[0]), (own.as_slice(), &[0, 0]));
     expect(count.unwrap_err(), &["templates", "1", "2"]);
     assert_eq!(AblationNode::Head(9, 6).to_string(), "9.6");
 }

@@ -82,8 +82,8 @@ fn every_sweep_equals_transformer_lens() {
             (Direction::Denoising, "patching"),
             (Direction::Noising, "noising"),
         ] {
-            let mut study = ActivationPatching::new(&model, &case.clean, &case.corrupted).unwrap();
-            study.direction = direction;
+            let study = ActivationPatching::new(&model, &case.clean, &case.corrupted).unwrap();
+            let study = study.direction(direction);
             for (function, grid) in SWEEPS {
                 let found = study.run(grid, &case.metric).unwrap();
                 for pair in 0..2 {
@@ -135,7 +135,7 @@ fn the_table_names_every_function() {
 fn normalising_is_explicit_and_maps_the_baselines_to_0_and_1() {
     let model = crate::common::open("tiny-gelu-new");
     let case = case("tiny-gelu-new");
-    let grid = Grid::positions(Site::ResidPre);
+    let grid = Grid::Positions(Site::ResidPre);
     let found =
         activation_patching(&model, &case.clean, &case.corrupted, grid, &case.metric).unwrap();
     let (clean, corrupted) = (found.clean.mean().unwrap(), found.corrupted.mean().unwrap());
@@ -183,7 +183,7 @@ fn every_metric_runs_and_agrees_with_its_definition() {
         ),
     ];
     for (metric, expected) in expected {
-        let grid = Grid::heads(Site::Z);
+        let grid = Grid::Heads(Site::Z);
         let found =
             activation_patching(&model, &case.clean, &case.corrupted, grid, &metric).unwrap();
         for (found, expected) in found.corrupted.iter().zip(expected) {

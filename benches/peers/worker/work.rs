@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use ndarray::{Array2, ArrayView2, Axis};
 use patchlens::{
-    ActivationCache, ActivationPatching, Cell, Edit, Grid, Intervention, KeepLogits, Plan, Prompt,
-    Run, Selection, Site, Sweep, Target, Transformer, ops,
+    ActivationCache, ActivationPatching, Base, Cell, Edit, Grid, Intervention, Plan, Prompt, Run,
+    Selection, Site, Sweep, Target, Transformer, ops,
 };
 
 use super::setup::{Setup, prompts};
@@ -23,46 +23,45 @@ pub struct Answer {
     pub naive_multiply_adds: u64,
 }
 
-/// Prompts with their caches.
-struct Cached {
-    prompts: Vec<Prompt>,
-    caches: Vec<ActivationCache>,
-}
-
 pub struct Worker<'m> {
     model: &'m Transformer,
     setup: Setup,
-    clean: Cached,
-    late: Cached,
-    everywhere: Cached,
+    clean: Base<'m>,
+    /// The clean runs' caches.
+    caches: Vec<ActivationCache>,
+    late: Base<'m>,
+    everywhere: Base<'m>,
 }
 
 impl<'m> Worker<'m> {
     pub fn new(model: &'m Transformer, setup: Setup) -> Result<Self> {
-        let cached = |tokens: &[Vec<u32>]| -> Result<Cached> {
-            let prompts = prompts(tokens);
-            let selection = Selection::standard(model.config());
-            let run = Run {
-                cache: Some(&selection),
-                ..Run::default()
-            };
-            let caches = model.run(&prompts, (), &run)?.caches;
-            Ok(Cached { prompts, caches })
+        let selection = Selection::standard(model.config());
+        let run = Run {
+            cache: Some(&selection),
+            ..Run::default()
         };
+        let cached = |tokens: &[Vec<u32>]| {
+            let prompts = prompts(tokens);
+            let caches = model.run(&prompts, (), &run)?.caches;
+            Base::given(model, &prompts, &caches).map(|base| (base, caches))
+        };
+        let (clean, caches) = cached(&setup.clean)?;
         Ok(Worker {
-            clean: cached(&setup.clean)?,
-            late: cached(&setup.late)?,
-            everywhere: cached(&setup.everywhere)?,
+            clean,
+            caches,
+            late: cached(&setup.late)?.0,
+            everywhere: cached(&setup.everywhere)?.0,
             model,
             setup,
         })
     }
 
     pub fn run(&mut self, work: &str) -> Result<Answer> {
-        let one = &self.clean.prompts[..1];
+        let clean = self.clean.prompts().as_slice();
+        let one = &clean[..1];
         let resid_pre = Grid::Positions(Site::ResidPre);
         match work {
-            "forward_8x15" => self.forward(&self.clean.prompts),
+            "forward_8x15" => self.forward(clean),
             "forward_1x15" => self.forward(one),
             "forward_1x256" => self.forward(&self.setup.pieces(256)[..1]),
             "forward_16x16" => self.forward(&self.setup.pieces(16)[..16]),
@@ -72,7 +71,7 @@ impl<'m> Worker<'m> {
                     cache: Some(&selection),
                     ..Run::default()
                 };
-                self.timed(&self.clean.prompts, &run)
+                self.timed(clean, &run)
             }
             "resid_pre_late_given" => self.sweep(resid_pre, &self.late),
             "resid_pre_late_counted" => self.study(resid_pre, &self.late),
@@ -106,12 +105,11 @@ impl<'m> Worker<'m> {
 
     /// Patches clean activations into corrupted runs whose caches are given, as those of the
     /// clean runs are.
-    fn sweep(&self, grid: Grid, corrupted: &Cached) -> Result<Answer> {
+    fn sweep(&self, grid: Grid, corrupted: &Base<'_>) -> Result<Answer> {
         let metric = self.setup.metric();
         let start = Instant::now();
         let cells = self.cells(grid)?;
-        let sweep = Sweep::new(self.model, &corrupted.prompts)?.with_base(&corrupted.caches)?;
-        let result = sweep.run(&cells, &metric)?;
+        let result = Sweep::over(corrupted).run(&cells, &metric)?;
         let seconds = start.elapsed().as_secs_f64();
         let mean = result.values.mean_axis(Axis(1)).unwrap_or_default();
         let counted = result.multiply_adds + result.base_multiply_adds;
@@ -120,21 +118,15 @@ impl<'m> Worker<'m> {
 
     /// The same from the prompts alone: the clean runs are cached, the corrupted ones are lanes
     /// over them.
-    fn study(&self, grid: Grid, corrupted: &Cached) -> Result<Answer> {
+    fn study(&self, grid: Grid, corrupted: &Base<'_>) -> Result<Answer> {
         let metric = self.setup.metric();
         let start = Instant::now();
-        let study = ActivationPatching::new(self.model, &self.clean.prompts, &corrupted.prompts)?;
-        let found = study.run(grid, &metric)?;
+        let clean = Base::new(self.model, self.clean.prompts())?;
+        let corrupted = Base::over(&clean, corrupted.prompts(), Vec::new())?;
+        let found = ActivationPatching::over(&clean, &corrupted)?.run(grid, &metric)?;
         let seconds = start.elapsed().as_secs_f64();
-        let no_logits = Run {
-            logits: KeepLogits::None,
-            ..Run::default()
-        };
-        let clean = self.model.run(&self.clean.prompts, (), &no_logits)?;
-        let over =
-            Sweep::new(self.model, &corrupted.prompts)?.with_base_over(&self.clean.caches)?;
-        let base = over.run(&[], &metric)?.base_multiply_adds;
-        let counted = clean.multiply_adds + base + found.plan.multiply_adds;
+        let bases = clean.multiply_adds() + corrupted.multiply_adds();
+        let counted = bases + found.plan.multiply_adds;
         let values = found.effect.values().iter().copied().collect();
         Ok(answer(seconds, values, counted, &found.plan))
     }
@@ -145,7 +137,7 @@ impl<'m> Worker<'m> {
         let mut cells = Vec::new();
         for layer in 0..config.n_layers {
             let point = grid.sites()[0].at(layer);
-            let edit = Edit::patch(&self.clean.caches, point)?;
+            let edit = Edit::patch(&self.caches, point)?;
             let at = || Target::new(point);
             let targets: Vec<Target> = match grid {
                 Grid::Positions(_) => positions.clone().map(|p| at().at_positions(p)).collect(),

@@ -168,7 +168,7 @@ fn last_logits(model: &Transformer, prompts: &Prompts) -> Result<Vec<Vec<f32>>> 
         ..Run::default()
     };
     let mut all = Vec::new();
-    for batch in prompts.chunks(BATCH) {
+    for batch in prompts.as_slice().chunks(BATCH) {
         let output = model.run(batch, (), &run)?;
         all.extend(output.logits.iter().map(|l| l.iter().copied().collect()));
     }

@@ -1,50 +1,36 @@
 //! Paths from earlier heads into the keys of induction heads (Wang et al. 2022, appendix B: other
 //! heads frozen, MLPs and LayerNorms computed anew).
 
-use ndarray::{Array2, ArrayView2, Axis as Dim};
+use ndarray::{Array2, ArrayView2};
 
 use super::Study;
-use crate::ablation::heads::{EVERYWHERE, ablation_cells};
-use crate::cache::{ActivationCache, Selection};
-use crate::component::Head;
+use crate::component::{Head, Qkv};
 use crate::error::Result;
 use crate::heads::patterns::AttentionPattern;
 use crate::heads::scores::PatternReader;
 use crate::hook::Site;
 use crate::in_context::repeated_loss::mean;
-use crate::intervention::{Edit, Intervention, Interventions, Target, Values};
-use crate::model::lane::Held;
+use crate::intervention::{Intervention, Interventions};
 use crate::model::{KeepLogits, Run};
-use crate::sweep::{Cell, HELD_READS, Recording, points_read};
+use crate::paths::{PathPatching, PathReceiver, PathSender};
+use crate::sweep::Cell;
 
-/// The base run of a study, and its receivers.
+/// The paths into the keys of a study's receivers, whose senders are ablated.
 pub(crate) struct KeyPaths<'s, 'm> {
     study: &'s Study<'m>,
     receivers: &'s [Head],
-    base: Vec<ActivationCache>,
-    keep: Selection,
-    edits: Vec<Edit>,
+    paths: PathPatching<'m>,
 }
-
-/// What a sender's ablation makes of the residual streams that the receivers read, by prompt.
-type Received = Vec<ActivationCache>;
 
 impl<'s, 'm> KeyPaths<'s, 'm> {
     pub fn new(study: &'s Study<'m>, receivers: &'s [Head]) -> Result<Self> {
-        let (model, prompts) = (study.model, study.sweep.prompts());
-        let config = model.config();
-        let read = receivers.iter().map(|to| Site::ResidPre.at(to.layer));
-        let mut points = points_read(config, read.clone());
-        points.extend((0..config.n_layers).flat_map(|layer| HELD_READS.map(|site| site.at(layer))));
-        let run = Run {
-            cache: Some(&points),
-            logits: KeepLogits::None,
-            ..Run::default()
-        };
+        let (search, base) = (study.search, study.sweep.base());
+        let prompts = base.prompts().as_slice();
+        let edits = search.ablation.edits(study.model, prompts, Site::Z)?;
+        let edits = edits.into_iter().enumerate();
+        let edits = edits.map(|(layer, edit)| (Site::Z.at(layer), edit));
         Ok(KeyPaths {
-            base: model.run(prompts, (), &run)?.caches,
-            keep: Selection::points(read),
-            edits: study.search.ablation.edits(model, prompts, Site::Z)?,
+            paths: PathPatching::ablating(base, edits).memory_limit(search.memory_limit),
             study,
             receivers,
         })
@@ -62,11 +48,8 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
             if later.is_empty() {
                 continue;
             }
-            let received = self.received(senders)?;
-            let edits = later
-                .iter()
-                .map(|i| self.edit(self.receivers[*i], &received));
-            let edits: Cell = edits.collect::<Result<_>>()?;
+            let later_heads: Vec<Head> = later.iter().map(|i| self.receivers[*i]).collect();
+            let edits = self.keys_without(senders, &later_heads)?;
             let mut cells: Vec<Cell> = edits.iter().map(|edit| vec![edit.clone()]).collect();
             cells.push(edits);
             let found = self.study.sweep.run(&cells, &self.study.metric)?;
@@ -80,10 +63,10 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
 
     /// Each receiver's attention to the induction pattern with the paths from senders cut.
     pub fn attention_without(&self, from: &[Head]) -> Result<Vec<f32>> {
-        let received = self.received(from)?;
-        let receivers = self.receivers.iter();
+        let edits = self.keys_without(from, self.receivers)?;
+        let receivers = self.receivers.iter().zip(edits);
         receivers
-            .map(|to| self.attention_with(*to, self.edit(*to, &received)?))
+            .map(|(to, edit)| self.attention_with(*to, edit))
             .collect()
     }
 
@@ -109,31 +92,12 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         Ok(mean(&scores))
     }
 
-    /// The senders ablated, every other head as it was.
-    fn received(&self, senders: &[Head]) -> Result<Received> {
-        let cell = ablation_cells(senders, &self.edits, &EVERYWHERE).concat();
-        let recording = Recording {
-            model: self.study.model,
-            base: &self.base,
-            held: Held {
-                attention: true,
-                mlps: false,
-            },
-            keep: &self.keep,
-            memory_limit: self.study.search.memory_limit,
-        };
-        // Runs that change nothing are not told: they are the base.
-        let mut received = self.base.clone();
-        recording.run(&[cell], |_, prompt, cache| received[prompt] = cache)?;
-        Ok(received)
-    }
-
-    /// Sets what a head's keys read, `[pos, 1, d_model]` of every prompt.
-    fn edit(&self, to: Head, received: &Received) -> Result<Intervention> {
-        let point = Site::ResidPre.at(to.layer);
-        let one = |cache: &ActivationCache| Ok(cache.get(point)?.insert_axis(Dim(1)).to_owned());
-        let values = received.iter().map(one).collect::<Result<_>>()?;
-        let target = Target::new(Site::KInput.at(to.layer)).at_heads(to.head);
-        Ok(Intervention::new(target, Edit::Set(Values::arrays(values))))
+    /// What sets each receiver's keys to what they are with the senders ablated and every other
+    /// head as it was.
+    fn keys_without(&self, senders: &[Head], receivers: &[Head]) -> Result<Cell> {
+        let senders: Vec<PathSender> = senders.iter().map(|head| (*head).into()).collect();
+        let key = |head: &Head| PathReceiver::head(*head, Qkv::K);
+        let receivers: Vec<PathReceiver> = receivers.iter().map(key).collect();
+        self.paths.received(&senders, &receivers)
     }
 }

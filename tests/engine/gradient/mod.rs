@@ -7,7 +7,7 @@ mod inputs;
 mod slopes;
 
 use ndarray::{Array2, ArrayView2};
-use patchlens::{Activation, Backward, Config, Gradients, Prompt, Selection, Transformer};
+use patchlens::{Activation, Backward, Config, Gradients, Prompts, Selection, Transformer};
 
 /// A scalar that every logit matters to.
 fn smooth(prompt: usize, logits: ArrayView2<'_, f32>) -> (f64, Array2<f32>) {
@@ -46,7 +46,7 @@ fn random(activation: Activation, tied: bool) -> Transformer {
     Transformer::new(config, parameters).unwrap()
 }
 
-fn everything(model: &Transformer, prompts: &[Prompt]) -> Gradients {
+fn everything(model: &Transformer, prompts: &Prompts) -> Gradients {
     let all = Selection::everything(model.config());
     let want = Backward {
         gradients: Some(&all),

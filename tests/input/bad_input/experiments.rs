@@ -2,8 +2,8 @@
 
 use ndarray::ArrayView2;
 use patchlens::{
-    ActivationPatching, Cell, Edit, Error, Grid, Intervention, Metric, Prompts, Selection, Site,
-    Sweep, activation_patching, kl_divergence, logit_diff, logit_diffs, rank,
+    ActivationPatching, Base, Cell, Edit, Error, Grid, Intervention, Metric, Prompts, Selection,
+    Site, Sweep, activation_patching, kl_divergence, logit_diff, logit_diffs, rank,
 };
 
 use super::{Case, model, prompt};
@@ -13,7 +13,7 @@ fn patch(clean: &[u32], corrupted: &[u32], grid: Grid, metric: &Metric) -> Resul
 }
 
 pub fn cases() -> Vec<Case> {
-    let z = Grid::heads(Site::Z);
+    let z = Grid::Heads(Site::Z);
     let diff = logit_diff(1, 2);
     let two = Prompts::new([[1, 2], [3, 4]]).unwrap();
     let zero: Vec<Cell> = vec![vec![Intervention::new(Site::ResidPre.at(0), Edit::Zero)]];
@@ -37,7 +37,7 @@ pub fn cases() -> Vec<Case> {
             &model(),
             &ragged,
             &ragged,
-            Grid::positions(Site::MlpOut),
+            Grid::Positions(Site::MlpOut),
             &diff,
         )
         .map(|_| ())
@@ -65,12 +65,12 @@ pub fn cases() -> Vec<Case> {
         ),
         (
             "heads of the MLP",
-            patch(&[1], &[2], Grid::heads(Site::MlpOut), &diff),
+            patch(&[1], &[2], Grid::Heads(Site::MlpOut), &diff),
             &["hook_mlp_out", "[pos, d_model]", "a site with a head axis"],
         ),
         (
             "positions of heads",
-            patch(&[1], &[2], Grid::positions(Site::Q), &diff),
+            patch(&[1], &[2], Grid::Positions(Site::Q), &diff),
             &["attn.hook_q", "without a head axis"],
         ),
         (
@@ -106,14 +106,28 @@ pub fn cases() -> Vec<Case> {
             sweep(
                 &kl_divergence()
                     .with_reference(&[known.view()])
+                    .unwrap()
                     .at_position(0),
             ),
             &["no reference", "after `at_position`"],
         ),
         (
             "KL of another vocabulary",
-            sweep(&kl_divergence().with_reference(&[known.view()])),
+            sweep(&kl_divergence().with_reference(&[known.view()]).unwrap()),
             &["logits of the reference", "found 2", "53"],
+        ),
+        (
+            "reference of a metric that has none",
+            logit_diff(1, 2).with_reference(&[known.view()]).map(|_| ()),
+            &["metric with a reference", "found logit difference", "KL"],
+        ),
+        (
+            "reference without the position",
+            kl_divergence()
+                .at_position(7)
+                .with_reference(&[known.view()])
+                .map(|_| ()),
+            &["KL divergence", "pos 7 is out of range"],
         ),
         (
             "targets by hand",
@@ -144,7 +158,5 @@ fn other_base() -> Result<(), Error> {
     let model = model();
     let everything = Selection::everything(model.config());
     let (_, cache) = model.run_with_cache([5, 6], &everything)?;
-    Sweep::new(&model, &prompt(&[1, 2]))?
-        .with_base(&[cache])
-        .map(|_| ())
+    Base::given(&model, &prompt(&[1, 2]), &[cache]).map(|_| ())
 }

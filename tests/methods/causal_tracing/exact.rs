@@ -13,10 +13,9 @@ fn every_cell_has_the_bits_of_a_full_run() {
     let everything = Selection::everything(model.config());
     let (_, clean) = model.run_with_cache(&fact.prompt, &everything).unwrap();
     let noise = small_noise(2);
-    let tracing = CausalTracing::new(&model, SubjectCorruption::GivenNoise(noise.clone()))
-        .restoring(Restore::attention(2))
-        .severing(Severed::Mlp);
-    let trace = tracing.trace(&fact).unwrap();
+    let tracing = CausalTracing::new(&model, SubjectCorruption::GivenNoise(noise.clone()));
+    let restore = Restore::attention(2).severing(Severed::Mlp);
+    let trace = tracing.trace(&fact, restore).unwrap();
     let answer = probability(&[trace.answer]);
     for (sample, noise) in noise.iter().enumerate() {
         let corrupt = [noise_at_embed(noise)];
@@ -62,7 +61,7 @@ fn every_cell_has_the_bits_of_a_full_run() {
 fn restoring_all_gives_clean_bits_and_nothing_corrupted_bits() {
     let model = small_model();
     let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.5));
-    let trace = tracing.trace(&small_fact()).unwrap();
+    let trace = tracing.trace(&small_fact(), Restore::states()).unwrap();
     assert_eq!(trace.corrupted_samples.len(), 10);
     assert!(trace.total_effect.abs() > 1e-3, "{}", trace.total_effect);
     for sample in 0..10 {
@@ -81,7 +80,7 @@ fn restoring_all_gives_clean_bits_and_nothing_corrupted_bits() {
     }
     // A subject at the end has no later token to carry the noise.
     let fact = TracedFact::new(Prompt::from([3, 9, 14, 2]), 3..4).unwrap();
-    let trace = tracing.trace(&fact).unwrap();
+    let trace = tracing.trace(&fact, Restore::states()).unwrap();
     for layer in 0..4 {
         let effect = trace.indirect_effect.values()[[3, layer]];
         assert_eq!(effect.to_bits(), trace.total_effect.to_bits());
@@ -94,9 +93,10 @@ fn severing_freezes_what_reads_the_restored_state() {
     let (model, fact) = (small_model(), small_fact());
     let noise = SubjectCorruption::GivenNoise(small_noise(1));
     let plain = CausalTracing::new(&model, noise);
-    let whole = plain.trace(&fact).unwrap();
+    let whole = plain.trace(&fact, Restore::states()).unwrap();
     for severed in [Severed::Mlp, Severed::Attention] {
-        let cut = plain.clone().severing(severed).trace(&fact).unwrap();
+        let cut = Restore::states().severing(severed);
+        let cut = plain.trace(&fact, cut).unwrap();
         assert_ne!(cut.restored[[2, 0, 0]], whole.restored[[2, 0, 0]]);
         // After the last layer nothing is left to freeze.
         assert_eq!(
@@ -112,7 +112,8 @@ fn noise_depends_on_the_seed_alone() {
     let run = |seed| {
         let (std, samples) = (0.5, 4);
         let corruption = SubjectCorruption::Noise { std, seed, samples };
-        CausalTracing::new(&model, corruption).trace(&fact).unwrap()
+        let tracing = CausalTracing::new(&model, corruption);
+        tracing.trace(&fact, Restore::states()).unwrap()
     };
     let (a, b, c) = (run(1), run(1), run(2));
     assert_eq!(a.restored, b.restored);
@@ -129,7 +130,7 @@ fn noise_depends_on_the_seed_alone() {
         );
     }
     let none = CausalTracing::new(&model, SubjectCorruption::noise(0.0))
-        .trace(&fact)
+        .trace(&fact, Restore::states())
         .unwrap();
     assert_eq!(none.total_effect, 0.0);
     assert!(none.indirect_effect.values().iter().all(|v| *v == 0.0));

@@ -2,8 +2,7 @@
 
 use ndarray::{ArrayD, Axis, Ix1, Ix2};
 use patchlens::{
-    CausalTracing, Prompt, Restore, Severed, SubjectCorruption, TracedFact, Transformer,
-    subject_noise_std,
+    CausalTracing, Prompt, Restore, Severed, SubjectCorruption, TracedFact, subject_noise_std,
 };
 use serde_json::Value;
 
@@ -32,11 +31,7 @@ fn facts(described: &Value) -> Vec<TracedFact> {
 }
 
 /// A table of the goldens: what is restored, over how many layers, what is severed.
-fn study<'m>(
-    model: &'m Transformer,
-    corruption: &SubjectCorruption,
-    table: &Value,
-) -> CausalTracing<'m> {
+fn restore(table: &Value) -> Restore {
     let window = table[1].as_u64().unwrap() as usize;
     let restore = match table[0].as_str().unwrap() {
         "state" => Restore::states(),
@@ -44,11 +39,10 @@ fn study<'m>(
         "attn" => Restore::attention(window),
         other => panic!("{other}"),
     };
-    let tracing = CausalTracing::new(model, corruption.clone()).restoring(restore);
     match table[2].as_str() {
-        None => tracing,
-        Some("mlp") => tracing.severing(Severed::Mlp),
-        Some("attn") => tracing.severing(Severed::Attention),
+        None => restore,
+        Some("mlp") => restore.severing(Severed::Mlp),
+        Some("attn") => restore.severing(Severed::Attention),
         Some(other) => panic!("{other}"),
     }
 }
@@ -68,8 +62,9 @@ fn tables_equal_the_papers_definition() {
         for (i, fact) in facts(&described).iter().enumerate() {
             let expected = |key: &str| golden[&format!("fact{i}/{key}")].view();
             let noise = samples(&golden[&format!("fact{i}/noise")]);
+            let tracing = CausalTracing::new(&model, noise);
             for (table, what) in described["tables"].as_object().unwrap() {
-                let trace = study(&model, &noise, what).trace(fact).unwrap();
+                let trace = tracing.trace(fact, restore(what)).unwrap();
                 let mut add = |key: &str, found: ArrayD<f32>| {
                     comparison.add(&format!("fact{i}/{key}"), found.view(), expected(key));
                 };
@@ -97,7 +92,8 @@ fn other_corruptions_equal_the_goldens() {
         let mut comparison = Comparison::new(BOUND);
         for (i, fact) in facts.iter().enumerate() {
             let mut check = |key: String, corruption: SubjectCorruption| {
-                let trace = CausalTracing::new(&model, corruption).trace(fact).unwrap();
+                let tracing = CausalTracing::new(&model, corruption);
+                let trace = tracing.trace(fact, Restore::states()).unwrap();
                 comparison.add(&key, trace.restored.view().into_dyn(), golden[&key].view());
             };
             let vector = golden[&format!("fact{i}/embedding")].clone();

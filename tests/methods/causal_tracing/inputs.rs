@@ -13,7 +13,12 @@ fn bad_input_is_named() {
     let (model, fact) = (small_model(), small_fact());
     let noise = || SubjectCorruption::noise(0.5);
     let tracing = |corruption| CausalTracing::new(&model, corruption);
-    let error = |study: CausalTracing<'_>| study.trace(&fact).unwrap_err().to_string();
+    let states = Restore::states();
+    let restoring = |study: CausalTracing<'_>, restore| {
+        let error = study.trace(&fact, restore).unwrap_err();
+        error.to_string()
+    };
+    let error = |study| restoring(study, states);
     let expect = |found: String, parts: &[&str]| {
         assert!(
             parts.iter().all(|part| found.contains(part)),
@@ -21,21 +26,15 @@ fn bad_input_is_named() {
         );
     };
     expect(
-        error(tracing(noise()).restoring(Restore::mlp(5))),
+        restoring(tracing(noise()), Restore::mlp(5)),
         &["window", "5", "1 to 4"],
     );
     expect(
-        error(tracing(noise()).restoring(Restore::mlp(0))),
+        restoring(tracing(noise()), Restore::mlp(0)),
         &["window", "0"],
     );
-    let heads = Restore {
-        site: Site::Z,
-        window: 1,
-    };
-    expect(
-        error(tracing(noise()).restoring(heads)),
-        &["hook_z", "d_model"],
-    );
+    let heads = Restore::window(Site::Z, 1);
+    expect(restoring(tracing(noise()), heads), &["hook_z", "d_model"]);
     let std = f32::NAN;
     expect(
         error(tracing(SubjectCorruption::noise(std))),
@@ -70,7 +69,10 @@ fn bad_input_is_named() {
     expect(tokens(&[]).to_string(), &["no such tokens"]);
     let range = TracedFact::new(prompt(), 4..6).unwrap_err();
     expect(range.to_string(), &["4..6", "0..5"]);
-    let set = |facts: &[TracedFact]| tracing(noise()).trace_set(facts).unwrap_err().to_string();
+    let set = |facts: &[TracedFact]| {
+        let error = tracing(noise()).trace_set(facts, &[states]).unwrap_err();
+        error.to_string()
+    };
     expect(
         set(std::slice::from_ref(&fact)),
         &["fact 0", "no attribute"],
@@ -78,6 +80,8 @@ fn bad_input_is_named() {
     let right = known(&model, fact.prompt.clone(), 1..3).attribute.unwrap();
     let wrong = fact.clone().with_attribute((right + 1) % 23);
     expect(set(&[wrong]), &["0 of 1"]);
+    let none = tracing(noise()).trace_set(&[], &[]).unwrap_err();
+    expect(none.to_string(), &["restorations", "found 0"]);
     expect(
         subject_noise_std(&model, &[]).unwrap_err().to_string(),
         &["facts", "0"],

@@ -2,9 +2,18 @@
 
 use std::ops::ControlFlow;
 
-use patchlens::{CausalTracing, Error, PositionClass, Prompt, SubjectCorruption};
+use patchlens::{
+    CausalTracing, Error, PositionClass, Prompt, Restore, SetTrace, SubjectCorruption, TracedFact,
+};
 
 use super::{known, small_model};
+
+/// States, and windows of two MLPs.
+fn both(tracing: &CausalTracing<'_>, facts: &[TracedFact]) -> [SetTrace; 2] {
+    let restores = [Restore::states(), Restore::mlp(2)];
+    let sets = tracing.trace_set(facts, &restores).unwrap();
+    sets.try_into().unwrap()
+}
 
 #[test]
 fn averages_align_roles_and_tell_what_was_dropped() {
@@ -17,7 +26,16 @@ fn averages_align_roles_and_tell_what_was_dropped() {
     let answer = facts[1].attribute.unwrap();
     facts.insert(1, facts[1].clone().with_attribute((answer + 1) % 23));
     let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.6));
-    let set = tracing.trace_set(&facts).unwrap();
+    let [set, mlps] = both(&tracing, &facts);
+    assert_eq!(
+        mlps.average.about.title,
+        "Causal tracing: hook_mlp_out, average"
+    );
+    let alone = tracing.trace_set(&facts, &[Restore::mlp(2)]).unwrap();
+    assert_eq!(
+        alone[0].average, mlps.average,
+        "restorations share runs, not results"
+    );
     let kept: Vec<usize> = set.kept.iter().map(|(i, _)| *i).collect();
     assert_eq!(kept, [0, 2, 3]);
     let [dropped] = &set.dropped[..] else {
@@ -68,7 +86,7 @@ fn averages_align_roles_and_tell_what_was_dropped() {
         }
     }
     let mean = set.kept.iter().map(|(_, t)| t.total_effect).sum::<f32>() / 3.0;
-    assert!((set.total_effect - mean).abs() < 1e-6);
+    assert!((set.total_effect.mean - mean).abs() < 1e-6);
 }
 
 #[test]
@@ -76,17 +94,19 @@ fn a_cancelled_set_says_so() {
     let model = small_model();
     let facts = vec![known(&model, Prompt::from([3, 9, 14, 2, 9]), 1..3); 3];
     let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.6));
+    let states = [Restore::states()];
     let mut last = 0;
-    let set = tracing.trace_set_observed(&facts, |progress| {
-        last = progress.facts_done;
-        assert_eq!(progress.facts, 3);
-        if progress.facts_done == 2 {
+    let observed = tracing.clone().observe(|progress| {
+        last = progress.done;
+        assert_eq!((progress.total, progress.unit), (3, "facts"));
+        if progress.done == 2 {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         }
     });
-    let set = set.unwrap();
+    let set = observed.trace_set(&facts, &states).unwrap().remove(0);
+    drop(observed);
     assert_eq!(
         (last, set.kept.len()),
         (2, 3),
@@ -94,26 +114,26 @@ fn a_cancelled_set_says_so() {
     );
     assert!(!set.partial);
 
-    let mut small = tracing;
-    small.memory_limit = 1;
+    let mut limit = 1;
     let all = loop {
-        match small.trace_set(&facts) {
-            Ok(all) => break all,
+        let small = tracing.clone().memory_limit(limit);
+        match small.trace_set(&facts, &states) {
+            Ok(mut all) => break all.remove(0),
             // The error tells how much it takes: about one lane a chunk.
             Err(Error::Invalid { expected, .. }) => {
                 let needed = expected.split(' ').next_back().unwrap().parse().unwrap();
-                assert!(needed > small.memory_limit, "{expected}");
-                small.memory_limit = needed;
+                assert!(needed > limit, "{expected}");
+                limit = needed;
             }
             Err(error) => panic!("{error}"),
         }
     };
     assert_eq!(all.average, set.average);
-    let cancelled = small.trace_set_observed(&facts, |progress| match progress.facts_done {
+    let small = tracing.memory_limit(limit).observe(|p| match p.done {
         0 => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),
     });
-    let cancelled = cancelled.unwrap();
+    let cancelled = small.trace_set(&facts, &states).unwrap().remove(0);
     assert!(cancelled.partial && cancelled.average.about.partial);
     assert_eq!(cancelled.kept.len(), 1, "the second fact was not finished");
 }

@@ -2,9 +2,9 @@
 
 use ndarray::Axis as Dim;
 use patchlens::{
-    ActivationCache, Edit, HookPoint, Intervention, Interventions, PathEffects, PathPatching,
-    PathReceiver, PathSender, Prompts, Run, Selection, Senders, Site, Sweep, Target, Transformer,
-    Values, log_probability, logit_diff, probability,
+    ActivationCache, Component, Edit, Head, HookPoint, Intervention, Interventions, PathEffects,
+    PathPatching, PathReceiver, PathSender, Prompts, Qkv, Run, Selection, Senders, Site, Sweep,
+    Target, Transformer, Values, log_probability, logit_diff, probability,
 };
 
 use super::{bits, heads, model, pairs};
@@ -64,15 +64,24 @@ fn bits_of_full_passes_with_every_head_patched_by_hand() {
     let (original, new) = pairs();
     let metric = logit_diff(3, 5);
     let ends = [
-        (PathReceiver::query(2, 1), (Site::QInput, 2, Some(1))),
-        (PathReceiver::key(1, 0), (Site::KInput, 1, Some(0))),
-        (PathReceiver::value(2, 0), (Site::VInput, 2, Some(0))),
+        (
+            PathReceiver::head(Head::new(2, 1), Qkv::Q),
+            (Site::QInput, 2, Some(1)),
+        ),
+        (
+            PathReceiver::head(Head::new(1, 0), Qkv::K),
+            (Site::KInput, 1, Some(0)),
+        ),
+        (
+            PathReceiver::head(Head::new(2, 0), Qkv::V),
+            (Site::VInput, 2, Some(0)),
+        ),
         (PathReceiver::mlp(1), (Site::MlpIn, 1, None)),
         (PathReceiver::final_residual(), (Site::ResidPost, 2, None)),
     ];
     for freeze_mlps in [false, true] {
-        let mut study = PathPatching::new(&model, &original, &new).unwrap();
-        study.freeze_mlps = freeze_mlps;
+        let study = PathPatching::new(&model, &original, &new).unwrap();
+        let study = study.freeze_mlps(freeze_mlps);
         for (receiver, place) in &ends {
             let result = study
                 .run(Senders::Heads, std::slice::from_ref(receiver), &metric)
@@ -99,7 +108,7 @@ fn all_nodes_along_all_paths_give_the_new_run() {
     let (original, new) = pairs();
     let metric = logit_diff(3, 5);
     let study = PathPatching::new(&model, &original, &new).unwrap();
-    let everything = [vec![PathSender::embedding()], heads(config)].concat();
+    let everything = [vec![PathSender::new(Component::Embedding)], heads(config)].concat();
     let to = [PathReceiver::final_residual()];
     let found = study.run_sets(&[everything], &to, &metric).unwrap();
 
@@ -110,17 +119,21 @@ fn all_nodes_along_all_paths_give_the_new_run() {
     let sweep = Sweep::new(&model, &original).unwrap();
     let patched = sweep.run(&[cell.collect()], &metric).unwrap();
     assert_eq!(bits(found.per_prompt.clone()), bits(patched.values));
-    assert_eq!(bits(found.per_prompt), bits(found.new.clone()));
-    assert_ne!(found.new, found.original);
+    let new = found.new.unwrap();
+    assert_eq!(bits(found.per_prompt), bits(new.clone()));
+    assert_ne!(new, found.original);
 }
 
 #[test]
 fn equal_prompts_change_no_bit() {
     let model = model(5);
     let (original, _) = pairs();
-    let mut study = PathPatching::new(&model, &original, &original).unwrap();
-    study.linearised = true;
-    let to = [PathReceiver::query(2, 0), PathReceiver::final_residual()];
+    let study = PathPatching::new(&model, &original, &original).unwrap();
+    let study = study.linearised(true);
+    let to = [
+        PathReceiver::head(Head::new(2, 0), Qkv::Q),
+        PathReceiver::final_residual(),
+    ];
     let found = study
         .run(Senders::Components, &to, &probability(&[4]))
         .unwrap();
@@ -143,8 +156,8 @@ fn equal_prompts_change_no_bit() {
 fn no_path_is_not_zero() {
     let model = model(6);
     let (original, new) = pairs();
-    let mut study = PathPatching::new(&model, &original, &new).unwrap();
-    study.linearised = true;
+    let study = PathPatching::new(&model, &original, &new).unwrap();
+    let study = study.linearised(true);
     let metric = log_probability(&[4]);
     let nan_layers = |to: &[PathReceiver]| -> Vec<[bool; 3]> {
         let found = study.run(Senders::Components, to, &metric).unwrap();
@@ -171,16 +184,25 @@ fn no_path_is_not_zero() {
         nan_layers(&[PathReceiver::final_residual()]),
         [yes, yes, yes]
     );
-    assert_eq!(nan_layers(&[PathReceiver::query(2, 0)]), [yes, yes, no]);
-    assert_eq!(nan_layers(&[PathReceiver::value(1, 1)]), [yes, no, no]);
+    assert_eq!(
+        nan_layers(&[PathReceiver::head(Head::new(2, 0), Qkv::Q)]),
+        [yes, yes, no]
+    );
+    assert_eq!(
+        nan_layers(&[PathReceiver::head(Head::new(1, 1), Qkv::V)]),
+        [yes, no, no]
+    );
     // Heads of the MLP's own layer come before it, the MLP itself does not.
     let own = [false, false, true];
     assert_eq!(nan_layers(&[PathReceiver::mlp(1)]), [yes, own, no]);
-    let both = [PathReceiver::mlp(1), PathReceiver::key(1, 0)];
+    let both = [
+        PathReceiver::mlp(1),
+        PathReceiver::head(Head::new(1, 0), Qkv::K),
+    ];
     assert_eq!(nan_layers(&both), [yes, own, no]);
 
     // Positions that do not meet have no path either.
-    let sets = [1, 2].map(|p| vec![PathSender::head(0, 1).at_positions(p)]);
+    let sets = [1, 2].map(|p| vec![PathSender::new(Head::new(0, 1)).at_positions(p)]);
     let to = [PathReceiver::final_residual().at_positions(2)];
     let found = study.run_sets(&sets, &to, &metric).unwrap();
     let nan: Vec<bool> = found.effect.values().iter().map(|v| v.is_nan()).collect();

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use ndarray::{Array1, ArrayD, ArrayViewD, Axis as Dim};
-use patchlens::{Metric, PathPatching, PathReceiver, PathSender, Prompt, Senders, logit_diff};
+use patchlens::{
+    Component, Head, Metric, PathPatching, PathReceiver, PathSender, Prompt, Qkv, Senders,
+    logit_diff,
+};
 
 use super::{heads, senders};
 use crate::common::Comparison;
@@ -28,9 +31,9 @@ fn receivers(key: &str) -> Vec<PathReceiver> {
             None => {
                 let (layer, head) = place(&name[1..]);
                 match &name[..1] {
-                    "q" => PathReceiver::query(layer, head),
-                    "k" => PathReceiver::key(layer, head),
-                    _ => PathReceiver::value(layer, head),
+                    "q" => PathReceiver::head(Head::new(layer, head), Qkv::Q),
+                    "k" => PathReceiver::head(Head::new(layer, head), Qkv::K),
+                    _ => PathReceiver::head(Head::new(layer, head), Qkv::V),
                 }
             }
         };
@@ -93,12 +96,13 @@ impl Golden<'_> {
             self.compare(&format!("{stem}/{suffix}"), found.values(), Some(path));
         }
         if set != "q0.1" {
-            let all = [vec![PathSender::embedding()], heads(config)].concat();
+            let all = [vec![PathSender::new(Component::Embedding)], heads(config)].concat();
             let sets = [all, heads(config)];
             let together = study.run_sets(&sets, &to, metric).unwrap();
             self.compare(&format!("{stem}/sets"), together.effect.values(), None);
         }
-        for (run, found) in [("original", &result.original), ("new", &result.new)] {
+        let new = result.new.as_ref().unwrap();
+        for (run, found) in [("original", &result.original), ("new", new)] {
             let expected = Array1::from_elem(1, self.baseline(run)).into_dyn();
             let found = found.view().into_dyn();
             self.comparison.add(run, found, expected.view());
@@ -153,8 +157,8 @@ fn goldens() {
             let prompt =
                 |key: &str| Prompt::from(crate::common::tokens(&metadata["pairs"][pair][key]));
             let (original, new) = (prompt("clean"), prompt("corrupted"));
-            let mut study = PathPatching::new(&model, &original, &new).unwrap();
-            study.linearised = true;
+            let study = PathPatching::new(&model, &original, &new).unwrap();
+            let study = study.linearised(true);
             let mut golden = Golden {
                 reference: &reference,
                 comparison: &mut comparison,
@@ -164,7 +168,7 @@ fn goldens() {
                 .keys()
                 .filter_map(|key| key.strip_suffix("/exact"));
             for stem in stems.filter(|s| s.starts_with(&format!("pair{pair}/"))) {
-                study.freeze_mlps = stem.contains("/frozen/");
+                let study = study.clone().freeze_mlps(stem.contains("/frozen/"));
                 largest = largest.max(golden.compare_set(&study, stem, &metric));
             }
         }

@@ -6,26 +6,26 @@ mod golden;
 use std::ops::ControlFlow;
 
 use patchlens::{
-    Config, PathPatching, PathReceiver, PathSender, Prompt, Prompts, Select, Senders, Transformer,
-    kl_divergence, log_probability, logit_diff, probability, probability_diff, rank,
+    Component, Config, Head, PathPatching, PathReceiver, PathSender, Prompt, Prompts, Qkv, Select,
+    Senders, Transformer, kl_divergence, log_probability, logit_diff, probability,
+    probability_diff, rank,
 };
 
 /// The goldens' order of senders: the embedding, then each layer's heads and MLP.
 fn senders(config: &Config) -> Vec<Vec<PathSender>> {
     let layer = |l: usize| {
-        let heads = (0..config.n_heads).map(move |h| vec![PathSender::head(l, h)]);
-        heads.chain([vec![PathSender::mlp(l)]])
+        let heads = (0..config.n_heads).map(move |h| vec![PathSender::new(Head::new(l, h))]);
+        heads.chain([vec![PathSender::new(Component::Mlp(l))]])
     };
     let layers = (0..config.n_layers).flat_map(layer);
-    [vec![PathSender::embedding()]]
+    [vec![PathSender::new(Component::Embedding)]]
         .into_iter()
         .chain(layers)
         .collect()
 }
 
 fn heads(config: &Config) -> Vec<PathSender> {
-    let all = senders(config).into_iter().flatten();
-    all.filter(|s| s.to_string().starts_with("head")).collect()
+    Head::all(config).map(PathSender::new).collect()
 }
 
 fn model(seed: u64) -> Transformer {
@@ -62,23 +62,26 @@ fn bits(values: impl IntoIterator<Item = f32>) -> Vec<u32> {
 fn memory_limit_and_observer() {
     let model = model(7);
     let (original, new) = pairs();
-    let mut study = PathPatching::new(&model, &original, &new).unwrap();
-    let to = [PathReceiver::key(2, 1), PathReceiver::mlp(2)];
+    let study = PathPatching::new(&model, &original, &new).unwrap();
+    let to = [
+        PathReceiver::head(Head::new(2, 1), Qkv::K),
+        PathReceiver::mlp(2),
+    ];
     let metric = kl_divergence();
     let free = study.run(Senders::Components, &to, &metric).unwrap();
     // Packing buffers of the matrix products count with 4 MiB a thread.
-    study.memory_limit = (4 << 20) * rayon_threads() + 40_000;
+    let limit = (4 << 20) * rayon_threads() + 40_000;
     let mut told = Vec::new();
-    let tight = study
-        .run_observed(Senders::Components, &to, &metric, |done, all| {
-            told.push((done, all));
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert_eq!(bits(free.per_prompt), bits(tight.per_prompt));
+    let tight = study.clone().memory_limit(limit).observe(|progress| {
+        told.push((progress.done, progress.total));
+        ControlFlow::Continue(())
+    });
+    let found = tight.run(Senders::Components, &to, &metric).unwrap();
+    drop(tight);
+    assert_eq!(bits(free.per_prompt), bits(found.per_prompt));
     assert_eq!(told.last(), Some(&(9, 9)));
 
-    study.memory_limit = 1000;
+    let study = study.memory_limit(1000);
     let error = study.run(Senders::Components, &to, &metric).unwrap_err();
     assert!(error.to_string().contains("memory limit"), "{error}");
 }
@@ -101,7 +104,7 @@ fn errors_name_what_is_wrong() {
     let table = [
         (run(&[]), "receivers: found 0"),
         (
-            run(&[PathReceiver::query(1, 2)]),
+            run(&[PathReceiver::head(Head::new(1, 2), Qkv::Q)]),
             "blocks.1.hook_q_input: head 2",
         ),
         (
@@ -113,11 +116,11 @@ fn errors_name_what_is_wrong() {
             "blocks.2.hook_resid_post: pos 3",
         ),
         (
-            run(&[PathReceiver::value(0, 1)]),
+            run(&[PathReceiver::head(Head::new(0, 1), Qkv::V)]),
             "`values of 0.1`, to which no path",
         ),
         (
-            run(&[last.clone(), PathReceiver::key(0, 1)]),
+            run(&[last.clone(), PathReceiver::head(Head::new(0, 1), Qkv::K)]),
             "`keys of 0.1`, to which no path",
         ),
         (
@@ -136,11 +139,11 @@ fn errors_name_what_is_wrong() {
         (sets(&[]), "senders: found 0"),
         (sets(&[vec![]]), "set of senders 0: found no sender"),
         (
-            sets(&[vec![PathSender::head(5, 0)]]),
+            sets(&[vec![PathSender::new(Head::new(5, 0))]]),
             "blocks.5.attn.hook_z: layer 5",
         ),
         (
-            sets(&[vec![PathSender::head(1, 9)]]),
+            sets(&[vec![PathSender::new(Head::new(1, 9))]]),
             "blocks.1.attn.hook_z: head 9",
         ),
     ];
@@ -154,19 +157,22 @@ fn errors_name_what_is_wrong() {
     };
     let table = [
         (
-            one(PathSender::head(2, 0), PathReceiver::query(1, 1)),
-            "`queries of 1.1`, to which no path leads from head 2.0; expected receivers after",
+            one(
+                PathSender::new(Head::new(2, 0)),
+                PathReceiver::head(Head::new(1, 1), Qkv::Q),
+            ),
+            "`queries of 1.1`, to which no path leads from 2.0; expected receivers after",
         ),
         (
-            one(PathSender::mlp(1), PathReceiver::mlp(1)),
-            "`MLP 1`, to which no path leads from MLP 1;",
+            one(PathSender::new(Component::Mlp(1)), PathReceiver::mlp(1)),
+            "`MLP 1`, to which no path leads from mlp1;",
         ),
         (
             one(
-                PathSender::head(0, 1).at_positions(1),
+                PathSender::new(Head::new(0, 1)).at_positions(1),
                 last.clone().at_positions(0),
             ),
-            "`final residual at pos 0`, to which no path leads from head 0.1 at pos 1;",
+            "`final residual at pos 0`, to which no path leads from 0.1 at pos 1;",
         ),
     ];
     for (found, expected) in table {
@@ -189,8 +195,7 @@ fn errors_name_what_is_wrong() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("original prompt 1: 3 tokens"), "{error}");
-    let mut study = study.clone();
-    study.linearised = true;
+    let study = study.clone().linearised(true);
     let end = [PathReceiver::final_residual().at_positions(Select::Last)];
     let error = study.run(Senders::Heads, &end, &rank(&[4])).unwrap_err();
     assert!(error.to_string().contains("rank"), "{error}");
@@ -208,20 +213,27 @@ fn small_steps_are_linear() {
     parameters.wte.row_mut(2).assign(&near);
     let model = Transformer::new(config, parameters).unwrap();
     let (original, new) = (Prompt::from([4, 1, 7, 9]), Prompt::from([4, 2, 7, 9]));
-    let mut study = PathPatching::new(&model, &original, &new).unwrap();
-    study.linearised = true;
+    let study = PathPatching::new(&model, &original, &new).unwrap();
+    let study = study.linearised(true);
     let reference = model.forward([5, 6, 7, 8]).unwrap();
     let metrics = [
         logit_diff(3, 5),
         probability(&[4]),
         probability_diff(&[(vec![1, 2], vec![3, 6])]),
         log_probability(&[4]),
-        kl_divergence().with_reference(&[reference.view()]),
+        kl_divergence().with_reference(&[reference.view()]).unwrap(),
     ];
-    let sets = [vec![PathSender::embedding()], vec![PathSender::head(0, 1)]];
+    let sets = [
+        vec![PathSender::new(Component::Embedding)],
+        vec![PathSender::new(Head::new(0, 1))],
+    ];
     for metric in metrics {
         let found = study
-            .run_sets(&sets, &[PathReceiver::value(1, 0)], &metric)
+            .run_sets(
+                &sets,
+                &[PathReceiver::head(Head::new(1, 0), Qkv::V)],
+                &metric,
+            )
             .unwrap();
         let change = found.change().unwrap();
         let error = found.linear_error().unwrap();

@@ -112,7 +112,7 @@ impl Transformer {
             check_selection(&shape, selection)?;
         }
         // First: a hook may know its places only then.
-        hooks.check(&shape)?;
+        hooks.begin(&shape)?;
         self.check_split_inputs(prompts.len(), &hooks)?;
         let pattern_edited =
             |layer| (0..prompts.len()).any(|i| hooks.wants(Site::Pattern.at(layer), i));

@@ -2,19 +2,22 @@
 
 mod attention;
 pub(crate) mod cost;
+mod forward;
 mod heads;
 pub(crate) mod hooks;
 pub(crate) mod lane;
 pub(crate) mod pass;
+pub(crate) mod recorder;
+pub(crate) mod rows;
 mod run;
 mod split;
-pub(crate) mod stack;
+pub(crate) mod stage;
 
 use std::path::Path;
 
 use ndarray::ArrayView2;
 
-pub use hooks::{Extent, HookFn, Hooks, RunShape, Visit, hook_fn};
+pub use hooks::{Footprint, HookFn, Hooks, RunShape, Visit, hook_fn};
 pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
 
@@ -69,8 +72,8 @@ impl Transformer {
     /// Never: the files are part of the crate, and a test opens them.
     #[cfg(feature = "mini")]
     pub fn mini() -> Self {
-        let config = include_str!("../../assets/mini/config.json");
-        let weights = include_bytes!("../../assets/mini/model.safetensors");
+        let config = include_str!("../assets/mini/config.json");
+        let weights = include_bytes!("../assets/mini/model.safetensors");
         Parameters::from_bytes(config, weights)
             .and_then(|(config, parameters)| Self::new(config, parameters))
             .unwrap_or_else(|error| unreachable!("the shipped model: {error}"))

@@ -3,11 +3,11 @@
 use ndarray::{Array2, Array3, ArrayD, ArrayView2, Axis};
 use std::sync::Arc;
 
-use super::{ActivationCache, Entry, Selection};
+use super::lane::Lane;
+use super::rows::Rows;
+use crate::cache::{ActivationCache, Entry, Selection};
 use crate::config::Config;
 use crate::hook::HookPoint;
-use crate::model::lane::Lane;
-use crate::model::stack::Stack;
 use crate::ops::{part, part_mut};
 
 /// Keeps activations of a pass, one cache a lane.
@@ -34,13 +34,13 @@ impl Recorder {
 
     /// Keeps the rows of all lanes at a point with a leading position axis; shares the memory
     /// where it can.
-    pub fn record(&mut self, at: HookPoint, stack: &Stack, lanes: &[Lane<'_>], config: &Config) {
+    pub fn record(&mut self, at: HookPoint, stack: &Rows, lanes: &[Lane<'_>], config: &Config) {
         for (i, lane) in lanes.iter().enumerate() {
             let n = lane.tokens.len();
             let entry = match (lane.base, self.selection.positions()) {
                 (None, None) => Entry {
                     data: Arc::clone(&stack.data),
-                    rows: stack.rows.range(i),
+                    rows: stack.layout.range(i),
                     shape: at.axes().shape(config, n),
                 },
                 (base, positions) => {
@@ -148,19 +148,14 @@ fn reshaped(flat: ArrayView2<'_, f32>, shape: (usize, usize, usize)) -> Array3<f
 }
 
 /// The rows of a whole sequence: the lane's where it has them, the base's elsewhere.
-fn complete(
-    base: Option<ArrayView2<'_, f32>>,
-    stack: &Stack,
-    lane: usize,
-    n: usize,
-) -> Array2<f32> {
+fn complete(base: Option<ArrayView2<'_, f32>>, stack: &Rows, lane: usize, n: usize) -> Array2<f32> {
     let mut whole = Array2::zeros((n, stack.data.ncols()));
     if let Some(base) = base {
         let known = base.nrows().min(n);
         part_mut(whole.view_mut(), 0, 0..known).assign(&part(base.view(), 0, 0..known));
     }
     for (position, row) in stack
-        .rows
+        .layout
         .positions(lane)
         .iter()
         .zip(stack.lane(lane).rows())

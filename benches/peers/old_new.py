@@ -1,0 +1,154 @@
+"""Is a new build as fast as an old one? Runs both builds' workers in turn on the works of rows.py,
+checks that their values are equal to the bit, and writes a table of medians and ratios.
+
+    cargo bench --bench peer_worker --no-run   # in a checkout of each build; prints the binary
+    python3 old_new.py --old BINARY --new BINARY --rounds 7
+
+Both processes are started anew in each round, since where a process's memory lies makes it some
+per cent faster or slower than another of the same build for as long as it lives.
+"""
+
+import argparse
+import array
+import json
+import random
+import statistics
+import struct
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from compare import REPEATS, Peer, make_setup
+from rows import ROWS
+
+LAYERS, D_MODEL, D_MLP, CONTEXT, VOCABULARY = 12, 768, 3072, 1024, 50257
+CONFIG = {
+    "model_type": "gpt2",
+    "n_layer": LAYERS,
+    "n_head": 12,
+    "n_embd": D_MODEL,
+    "n_positions": CONTEXT,
+    "vocab_size": VOCABULARY,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+}
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """GPT-2 small's tensors."""
+    d, m = D_MODEL, D_MLP
+    named = {"wte.weight": (VOCABULARY, d), "wpe.weight": (CONTEXT, d)}
+    for layer in range(LAYERS):
+        block = {
+            "ln_1.weight": (d,),
+            "ln_1.bias": (d,),
+            "attn.c_attn.weight": (d, 3 * d),
+            "attn.c_attn.bias": (3 * d,),
+            "attn.c_proj.weight": (d, d),
+            "attn.c_proj.bias": (d,),
+            "ln_2.weight": (d,),
+            "ln_2.bias": (d,),
+            "mlp.c_fc.weight": (d, m),
+            "mlp.c_fc.bias": (m,),
+            "mlp.c_proj.weight": (m, d),
+            "mlp.c_proj.bias": (d,),
+        }
+        named |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
+    return named | {"ln_f.weight": (d,), "ln_f.bias": (d,)}
+
+
+def write_checkpoint(directory: Path) -> None:
+    """GPT-2 small with random weights as its initialisation has them (standard deviation 0.02,
+    LayerNorms 1 and 0), by the standard library alone: pieces of one long random row, since that
+    many draws would take minutes."""
+    rng = random.Random(0)
+    row = array.array("f", (rng.gauss(0, 0.02) for _ in range(1 << 18)))
+    assert sys.byteorder == "little" and row.itemsize == 4
+    row = row.tobytes()
+    header, end = {}, 0
+    for name, shape in shapes().items():
+        size = 4
+        for n in shape:
+            size *= n
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    with open(directory / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, tensor in header.items():
+            begin, stop = tensor["data_offsets"]
+            left = stop - begin
+            if ".ln_" in f".{name}" or name.endswith("bias"):
+                one = struct.pack("<f", float(name.endswith("weight")))
+                file.write(one * (left // 4))
+                continue
+            while left:
+                start = 4 * rng.randrange(len(row) // 8)
+                piece = row[start : start + min(left, len(row) // 2)]
+                file.write(piece)
+                left -= len(piece)
+
+
+def measure(builds: dict[str, str], setup: dict, rng: random.Random) -> dict[str, dict[str, float]]:
+    """Seconds by work and build, of processes started for this."""
+    peers = [Peer(name, [binary, "--serve"], setup) for name, binary in builds.items()]
+    found = {}
+    for row in ROWS:
+        seconds, values = defaultdict(list), {}
+        # The first run is not counted.
+        for i in range(2 if row.is_sweep else 1 + REPEATS):
+            rng.shuffle(peers)
+            for peer in peers:
+                answer = peer.run(row.work)
+                values[peer.name] = answer["values"]
+                if i > 0:
+                    seconds[peer.name].append(answer["seconds"])
+        if values["old"] != values["new"]:
+            sys.exit(f"{row.work}: the builds' values differ")
+        found[row.work] = {name: statistics.median(s) for name, s in seconds.items()}
+    for peer in peers:
+        peer.close()
+    return found
+
+
+def table(rounds: list[dict[str, dict[str, float]]]) -> str:
+    lines = [
+        f"Median of {len(rounds)} rounds; in brackets the smallest and the largest ratio.",
+        "",
+        "| work | old | new | new / old |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in ROWS:
+        own = [measured[row.work] for measured in rounds]
+        old, new = (statistics.median(m[build] for m in own) for build in ("old", "new"))
+        ratios = sorted(m["new"] / m["old"] for m in own)
+        ratio = f"{statistics.median(ratios):.3f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+        lines.append(f"| {row.title} | {1e3 * old:.1f} ms | {1e3 * new:.1f} ms | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--old", required=True, help="the old build's worker")
+    parser.add_argument("--new", required=True, help="the new build's worker")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="writes the table to this file, too")
+    options = parser.parse_args()
+    rng = random.Random(0)
+    with tempfile.TemporaryDirectory() as directory:
+        write_checkpoint(Path(directory))
+        setup = make_setup(Path(directory))
+        rounds = []
+        for i in range(options.rounds):
+            rounds.append(measure({"old": options.old, "new": options.new}, setup, rng))
+            print(f"round {i + 1} of {options.rounds}", file=sys.stderr)
+    text = table(rounds)
+    if options.out:
+        options.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

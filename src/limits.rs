@@ -1,0 +1,110 @@
+//! How a study runs: within how much memory, whom it reports its progress to, and whether it goes
+//! on.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Working memory of a study unless its `memory_limit` says otherwise: 1 GiB.
+pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
+
+/// How far a study has come. Its observer gets one now and then, and may end the study there by
+/// [`ControlFlow::Break`]: the result then holds what was done, and says that it is partial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Units done.
+    pub done: usize,
+    /// All units.
+    pub total: usize,
+    /// What is counted, in the plural: `cells`.
+    pub unit: &'static str,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} {}", self.done, self.total, self.unit)
+    }
+}
+
+type Observer<'o> = Arc<dyn Fn(&Progress) -> ControlFlow<()> + Send + Sync + 'o>;
+
+/// What bounds a study: memory, and an observer who may end it.
+#[derive(Clone)]
+pub(crate) struct Limits<'c> {
+    /// Bound of the working memory, in bytes.
+    pub memory: u64,
+    observer: Option<Observer<'c>>,
+}
+
+impl Default for Limits<'_> {
+    fn default() -> Self {
+        Limits {
+            memory: DEFAULT_MEMORY_LIMIT,
+            observer: None,
+        }
+    }
+}
+
+impl<'c> Limits<'c> {
+    /// Reports to an observer from now on.
+    pub fn observe(&mut self, observer: impl FnMut(&Progress) -> ControlFlow<()> + Send + 'c) {
+        let observer = Mutex::new(observer);
+        self.observer = Some(Arc::new(move |progress| {
+            let mut observer = observer.lock().unwrap_or_else(PoisonError::into_inner);
+            observer(progress)
+        }));
+    }
+
+    /// Reports progress; a break says that the study is to end.
+    pub fn report(&self, done: usize, total: usize, unit: &'static str) -> ControlFlow<()> {
+        let progress = Progress { done, total, unit };
+        match &self.observer {
+            Some(observer) => observer(&progress),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    /// The same for a part of the study: of as many units, but its progress is reported as the
+    /// study's own, which stands where it is.
+    pub fn part(&self, done: usize, total: usize, unit: &'static str) -> Self {
+        let mut part = self.clone();
+        if let Some(observer) = self.observer.clone() {
+            let progress = Progress { done, total, unit };
+            part.observe(move |_| observer(&progress));
+        }
+        part
+    }
+}
+
+impl fmt::Debug for Limits<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limits")
+            .field("memory", &self.memory)
+            .field("observed", &self.observer.is_some())
+            .finish()
+    }
+}
+
+/// The methods by which a study with a field `limits: Limits<'_>` is set up, in its `impl`.
+macro_rules! limits_methods {
+    ($life:lifetime) => {
+        /// Bounds the working memory, in bytes; the result is the same.
+        /// [`DEFAULT_MEMORY_LIMIT`](crate::DEFAULT_MEMORY_LIMIT) by default.
+        #[must_use]
+        pub fn memory_limit(mut self, bytes: u64) -> Self {
+            self.limits.memory = bytes;
+            self
+        }
+
+        /// Reports [`Progress`](crate::Progress) to an observer, which may end the study early.
+        #[must_use]
+        pub fn observe(
+            mut self,
+            observer: impl FnMut(&crate::Progress) -> std::ops::ControlFlow<()> + Send + $life,
+        ) -> Self {
+            self.limits.observe(observer);
+            self
+        }
+    };
+}
+pub(crate) use limits_methods;

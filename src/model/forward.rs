@@ -1,0 +1,140 @@
+//! The forward pass of a GPT-2 on one page, over the rows of all lanes.
+//!
+//! It reads like nanoGPT's with TransformerLens's hooks: `x.at(Z, self)` is `x` as the hook point
+//! `hook_z` has it, completed from the lanes' bases, shown to hooks and recorded. Which rows each
+//! stage has follows from the table in `stage.rs`; a plain run has all of them.
+
+use ndarray::{Array2, ArrayView2, Axis};
+
+use super::hooks::Hooks;
+use super::lane::{Columns, Lane, Positions};
+use super::pass::{LaneLogits, Pass};
+use super::rows::{Layout, Rows};
+use super::split::SplitInputs;
+use super::stage::Stage;
+use crate::component::Qkv;
+use crate::hook::HookPoint::{self, Embed, LnFinalNormalized, LnFinalScale, PosEmbed};
+use crate::hook::Site::{
+    AttnOut, Ln1Normalized, Ln1Scale, Ln2Normalized, Ln2Scale, MlpIn, MlpOut, MlpPost, MlpPre,
+    ResidMid, ResidPost, ResidPre, Z,
+};
+use crate::ops;
+
+impl<H: Hooks> Pass<'_, '_, H> {
+    /// Token plus position embeddings.
+    pub(super) fn embed(&mut self) -> Rows {
+        let (p, lanes) = (self.model.parameters(), self.lanes);
+        let tokens = self.lookup(&p.wte, |lane, pos| lanes[lane].tokens[pos] as usize);
+        let tokens = tokens.shown(Embed, self);
+        let positions = self.lookup(&p.wpe, |_, pos| pos).shown(PosEmbed, self);
+        let base = self.base(PosEmbed);
+        tokens.plus(&positions, base)
+    }
+
+    /// From the residual stream before a layer to the one after it.
+    pub(super) fn block(&mut self, layer: usize, resid: Rows) -> Rows {
+        let w = self.enter(layer);
+        let pre = resid.at(ResidPre, self);
+        let input = self.complete(Stage::AttnIn, pre.clone());
+        let split = SplitInputs::collect(self, &input);
+        let input = self.complete(Stage::Ln1, input);
+        let normed = self.norm(
+            &w.ln_1,
+            input,
+            [Ln1Scale, Ln1Normalized].map(|s| s.at(layer)),
+        );
+        let [q, k, v] = Qkv::ALL.map(|reader| self.read(reader, &w.attn.c_attn, &normed, &split));
+        drop(normed);
+        let z = self.attend(q, k, v).at(Z, self);
+        let out = self.write_heads(&w.attn.c_proj, z).at(AttnOut, self);
+        let mid = self.add(Stage::ResidMid, out, &pre).at(ResidMid, self);
+        drop(pre);
+
+        let input = mid.clone().at(MlpIn, self);
+        let normed = self.norm(
+            &w.ln_2,
+            input,
+            [Ln2Scale, Ln2Normalized].map(|s| s.at(layer)),
+        );
+        let hidden = self.linear(normed, &w.mlp.c_fc).at(MlpPre, self);
+        let hidden = self.activate(hidden).at(MlpPost, self);
+        let out = self.linear(hidden, &w.mlp.c_proj).at(MlpOut, self);
+        self.add(Stage::ResidPost, out, &mid).at(ResidPost, self)
+    }
+
+    /// The final LayerNorm and the unembedding, of the rows that are read.
+    pub(super) fn unembed(&mut self, resid: &Rows) -> LaneLogits {
+        let ln_f = &self.model.parameters().ln_f;
+        let last = ResidPost.at(self.model.config().n_layers - 1);
+        let lanes = self.lanes.iter().zip(&self.dirty);
+        let read: Vec<Positions> = lanes.map(|(lane, dirty)| lane.final_rows(dirty)).collect();
+        let rows = Layout::new(read.iter().map(|r| &r[..]));
+        let resid = resid.clone().completed(&rows, self.base(last));
+        let normed = self.norm(ln_f, resid, [LnFinalScale, LnFinalNormalized]);
+
+        let mut groups = Vec::new();
+        for (columns, lanes) in group_by_columns(self.lanes) {
+            let some: Vec<usize> = lanes.iter().flat_map(|lane| rows.range(*lane)).collect();
+            let logits = if some.len() == rows.len() {
+                self.logits(normed.view(), columns)
+            } else {
+                self.logits(normed.data.select(Axis(0), &some).view(), columns)
+            };
+            let mut logits = Rows::new(&rows.only(&lanes), logits);
+            if *columns == Columns::All {
+                logits = logits.shown(HookPoint::Logits, self);
+            }
+            groups.push((lanes, logits.data));
+        }
+        LaneLogits { rows, groups }
+    }
+
+    /// Rows of an embedding table.
+    fn lookup(&self, table: &Array2<f32>, index: impl Fn(usize, usize) -> usize) -> Rows {
+        let layout = Layout::new(self.dirty.iter().map(|r| &r[..]));
+        let mut data = ops::matrix((layout.len(), table.ncols()));
+        for lane in 0..self.lanes.len() {
+            for (row, position) in layout.range(lane).zip(layout.positions(lane)) {
+                data.row_mut(row).assign(&table.row(index(lane, *position)));
+            }
+        }
+        Rows::new(&layout, data)
+    }
+
+    fn activate(&self, hidden: Rows) -> Rows {
+        let activation = self.model.config().activation;
+        let data = ops::map_rows(hidden.data, |_, row| ops::activate_row(activation, row));
+        Rows::new(&hidden.layout, data)
+    }
+
+    fn logits(&mut self, x: ArrayView2<'_, f32>, columns: &Columns) -> Array2<f32> {
+        let parameters = self.model.parameters();
+        let w_u = parameters.w_u();
+        let bias = parameters.lm_head_bias.as_ref();
+        match columns {
+            Columns::All => self.product(x, w_u, bias.map(|b| b.view())),
+            Columns::Tokens(tokens) => {
+                let tokens: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
+                // Rows of the tied matrix are contiguous; columns of its transpose are not.
+                let some = w_u.t().select(Axis(0), &tokens);
+                let bias = bias.map(|b| b.select(Axis(0), &tokens));
+                self.product(x, some.t(), bias.as_ref().map(|b| b.view()))
+            }
+        }
+    }
+}
+
+/// Lanes that read the same columns, in order of their first lane.
+fn group_by_columns<'c>(lanes: &'c [Lane<'_>]) -> Vec<(&'c Columns, Vec<usize>)> {
+    let mut groups: Vec<(&Columns, Vec<usize>)> = Vec::new();
+    for (i, lane) in lanes.iter().enumerate() {
+        match groups
+            .iter_mut()
+            .find(|(columns, _)| **columns == lane.columns)
+        {
+            Some((_, members)) => members.push(i),
+            None => groups.push((&lane.columns, vec![i])),
+        }
+    }
+    groups
+}

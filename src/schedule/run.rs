@@ -1,0 +1,123 @@
+//! The one chunk loop: planned lanes run, many in one pass.
+
+use std::borrow::Cow;
+use std::ops::{ControlFlow, Range};
+
+use ndarray::{Array2, Axis};
+
+use super::hooks::ChunkHooks;
+use super::{Cell, End, Planned, Schedule};
+use crate::cache::ActivationCache;
+use crate::metric::Needs;
+use crate::model::lane::{Columns, Lane};
+use crate::model::pass::{LaneLogits, Pass};
+use crate::model::recorder::Recorder;
+use crate::ops::{self, Thrift};
+
+/// What has been computed so far, as counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counted {
+    pub multiply_adds: u64,
+    /// Rows through MLPs.
+    pub rows: u64,
+    /// Lanes that have run.
+    pub lanes: usize,
+}
+
+/// Lanes that have run in one pass.
+pub(crate) struct Chunk<'c> {
+    pub planned: &'c [Planned],
+    /// What was kept of each lane's run, if the job ends in that.
+    pub caches: Vec<ActivationCache>,
+    lanes: Vec<Lane<'c>>,
+    logits: LaneLogits,
+}
+
+impl Chunk<'_> {
+    /// A lane's logits, in the rows that it changed.
+    pub fn logits(&self, lane: usize) -> Array2<f32> {
+        self.logits.lane(lane)
+    }
+
+    /// Puts the rows of logits that a lane changed into those of its base,
+    /// `[position, token]` as `needs` has them.
+    pub fn overlay(&self, lane: usize, needs: &Needs, logits: &mut Array2<f32>) {
+        let Lane {
+            columns, outputs, ..
+        } = &self.lanes[lane];
+        let mut own = self.logits(lane);
+        if let (Columns::All, Some(tokens)) = (columns, &needs.tokens) {
+            let columns: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
+            own = own.select(Axis(1), &columns);
+        }
+        let positions = self.logits.rows.positions(lane);
+        for (position, row) in positions.iter().zip(own.rows()) {
+            if let Ok(at) = outputs.binary_search(position) {
+                logits.row_mut(at).assign(&row);
+            }
+        }
+    }
+}
+
+impl Schedule<'_> {
+    /// Runs the chunks in turn and hands each to `done`, which may end the work there.
+    pub fn run(&self, mut done: impl FnMut(Chunk<'_>) -> ControlFlow<()>) -> Counted {
+        let _thrift = Thrift::new(self.job.memory_limit);
+        let (cells, inherited) = (&self.job.cells[..], &self.job.inherited);
+        let under_both = |cell: &Cell| inherited.iter().chain(cell).cloned().collect();
+        let cells: Cow<'_, [Cell]> = if inherited.is_empty() {
+            cells.into()
+        } else {
+            cells.iter().map(under_both).collect()
+        };
+        let mut counted = Counted::default();
+        for range in &self.chunks {
+            let chunk = self.run_chunk(range.clone(), &cells, &mut counted);
+            if done(chunk).is_break() {
+                break;
+            }
+        }
+        counted
+    }
+
+    fn run_chunk(&self, range: Range<usize>, cells: &[Cell], counted: &mut Counted) -> Chunk<'_> {
+        let job = &self.job;
+        let planned = &self.lanes[range];
+        let lanes: Vec<Lane<'_>> = planned
+            .iter()
+            .map(|p| job.lane(p.cell, p.prompt, p.changes.clone()))
+            .collect();
+        let hooks = planned.iter().map(|p| job.hooks(&cells[p.cell], p.prompt));
+        let mut hooks = ChunkHooks {
+            lanes: hooks.collect(),
+        };
+        let mut recorder = match &job.end {
+            End::Cache(keep) => Some(Recorder::new(keep, &lanes)),
+            End::Logits(_) => None,
+        };
+        let pass = Pass::new(job.model, &lanes, &mut hooks, recorder.as_mut());
+        let output = ops::on_pool(|| pass.run(job.stop()));
+        counted.multiply_adds += output.macs;
+        counted.rows += output.mlp_rows;
+        counted.lanes += planned.len();
+        Chunk {
+            planned,
+            caches: recorder.map_or_else(Vec::new, |r| r.finish(&lanes)),
+            lanes,
+            logits: output.logits,
+        }
+    }
+
+    /// Runs a job that ends in caches, and hands `each` the cell, the prompt and what was kept.
+    /// Runs that do not differ from their base in any bit are not made, hence not reported.
+    /// Returns the multiply-adds.
+    pub fn record(&self, mut each: impl FnMut(usize, usize, ActivationCache)) -> u64 {
+        let counted = self.run(|chunk| {
+            for (planned, cache) in chunk.planned.iter().zip(chunk.caches) {
+                each(planned.cell, planned.prompt, cache);
+            }
+            ControlFlow::Continue(())
+        });
+        counted.multiply_adds
+    }
+}
