@@ -200,6 +200,15 @@ impl Error {
     }
 }
 
+/// How many there may be of what is given once for all or for each: `1 or 3, one per prompt`.
+pub(crate) fn one_or_each(count: usize, of: &str) -> String {
+    if count == 1 {
+        "1".to_string()
+    } else {
+        format!("1 or {count}, one per {of}")
+    }
+}
+
 /// `path: `, or nothing where there is no path.
 fn prefix(path: Option<&Path>) -> String {
     path.map_or_else(String::new, |path| format!("{}: ", path.display()))

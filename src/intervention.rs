@@ -219,10 +219,11 @@ impl fmt::Display for Target {
         .filter(|(_, select)| **select != Select::All)
         .map(|(axis, select)| format!("{axis} {select}"))
         .collect();
-        match parts.is_empty() {
-            true => write!(f, "{}", self.point),
-            false => write!(f, "{}[{}]", self.point, parts.join(", ")),
+        write!(f, "{}", self.point)?;
+        if parts.is_empty() {
+            return Ok(());
         }
+        write!(f, "[{}]", parts.join(", "))
     }
 }
 
@@ -269,7 +270,7 @@ pub enum Edit {
 }
 
 impl Edit {
-    /// Takes the values that other runs had at `point`: one cache a sequence, or one for all.
+    /// Takes the values that other runs had at `point`: one cache per sequence, or one for all.
     ///
     /// # Errors
     /// [`Error::NotCached`] if one does not hold the point at every position.

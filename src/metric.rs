@@ -4,6 +4,7 @@
 mod gradient;
 mod reduce;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use ndarray::{ArrayView1, ArrayView2};
 
 pub use reduce::Reduce;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_or_each};
 use crate::ops::{kl_row, log_softmax_row};
 
 /// What a closure metric gets: the prompt's index and its logits `[pos, d_vocab]`.
@@ -30,7 +31,7 @@ enum Kind {
     Closure(MetricFn),
 }
 
-/// One number a prompt, read off the logits at one position (the last, unless
+/// One number per prompt, read off the logits at one position (the last, unless
 /// [`Metric::at_position`] says otherwise).
 ///
 /// ```
@@ -58,7 +59,7 @@ pub fn logit_diff(a: u32, b: u32) -> Metric {
     logit_diffs(&[(a, b)])
 }
 
-/// The logit of the first token minus that of the second: one pair a prompt, or one for all.
+/// The logit of the first token minus that of the second: one pair per prompt, or one for all.
 pub fn logit_diffs(pairs: &[(u32, u32)]) -> Metric {
     let sets: Vec<_> = pairs.iter().map(|(a, b)| (vec![*a], vec![*b])).collect();
     logit_diff_sets(&sets, Reduce::Mean)
@@ -85,19 +86,19 @@ pub fn logit_diff_sets(sets: &[(Vec<u32>, Vec<u32>)], reduce: Reduce) -> Metric 
     Metric::new(name, Kind::LogitDiff(sets.into(), reduce))
 }
 
-/// The probability of one token a prompt, or of one for all.
+/// The probability of one token per prompt, or of one for all.
 pub fn probability(tokens: &[u32]) -> Metric {
     let sets = tokens.iter().map(|t| (vec![*t], Vec::new())).collect();
     Metric::new("probability", Kind::Probability(sets))
 }
 
-/// The total probability of the first tokens minus that of the second ones: one pair of sets a
+/// The total probability of the first tokens minus that of the second ones: one pair of sets per
 /// prompt, or one for all. With later and earlier years, Hanna et al. (2023)'s greater-than metric.
 pub fn probability_diff(sets: &[(Vec<u32>, Vec<u32>)]) -> Metric {
     Metric::new("probability difference", Kind::Probability(sets.into()))
 }
 
-/// The natural logarithm of the probability of one token a prompt, or of one for all.
+/// The natural logarithm of the probability of one token per prompt, or of one for all.
 pub fn log_probability(tokens: &[u32]) -> Metric {
     Metric::new(
         "log-probability (nats)",
@@ -105,13 +106,13 @@ pub fn log_probability(tokens: &[u32]) -> Metric {
     )
 }
 
-/// The rank of one token a prompt, or of one for all: 0 is the likeliest. Equal logits count
+/// The rank of one token per prompt, or of one for all: 0 is the likeliest. Equal logits count
 /// half, so that a token among `k` equals has their mean rank.
 pub fn rank(tokens: &[u32]) -> Metric {
     Metric::new("rank", Kind::Rank(tokens.into()))
 }
 
-/// KL(clean ‖ run) in nats. Experiments give it the clean run's logits;
+/// KL(clean ‖ run) in nats. Experiments measure it to the clean run;
 /// [`Metric::with_reference`] does so by hand.
 pub fn kl_divergence() -> Metric {
     Metric::new("KL divergence to the clean run (nats)", Kind::Kl(None))
@@ -149,7 +150,7 @@ impl Metric {
     }
 
     /// Reads the logits at this position instead of the last. A KL divergence that had its
-    /// reference read elsewhere needs it anew; a closure, which reads all positions, is refused.
+    /// reference read elsewhere needs it anew; a closure, which reads all positions, is rejected.
     pub fn at_position(mut self, position: usize) -> Self {
         if self.position != Some(position)
             && let Kind::Kl(reference) = &mut self.kind
@@ -206,12 +207,9 @@ impl Metric {
     pub(crate) fn check(&self, lengths: &[usize], d_vocab: usize) -> Result<()> {
         let count = self.targets();
         if count != 1 && count != lengths.len() {
-            let expected = format!("1 or {}, one a prompt", lengths.len());
-            return Err(Error::invalid(
-                format!("{}: number of targets", self.name),
-                count,
-                expected,
-            ));
+            let what = format!("{}: number of targets", self.name);
+            let expected = one_or_each(lengths.len(), "prompt");
+            return Err(Error::invalid(what, count, expected));
         }
         let mut prompts = lengths.iter().enumerate();
         prompts.try_for_each(|(prompt, n)| self.check_one(prompt, *n, d_vocab))
@@ -306,30 +304,49 @@ impl Metric {
             };
         }
         self.check_position(prompt, n)?;
-        if let Kind::LogitDiff(sets, _) = &self.kind {
-            let (a, b) = of::<(Vec<u32>, Vec<u32>)>(sets, prompt);
-            for (what, set) in [("right", a), ("wrong", b)] {
-                if set.is_empty() {
-                    let what = format!("{}: {what} tokens of prompt {prompt}", self.name);
+        match &self.kind {
+            Kind::LogitDiff(sets, _) => {
+                let (right, wrong) = of::<(Vec<u32>, Vec<u32>)>(sets, prompt);
+                for (what, set) in [("right", right), ("wrong", wrong)] {
+                    if set.is_empty() {
+                        let what = format!("{}: {what} tokens of prompt {prompt}", self.name);
+                        return Err(Error::invalid(what, "none", "at least one"));
+                    }
+                }
+                self.check_disjoint(prompt, right, wrong)?;
+            }
+            Kind::Probability(sets) => {
+                let (right, wrong) = of::<(Vec<u32>, Vec<u32>)>(sets, prompt);
+                if right.is_empty() && wrong.is_empty() {
+                    let what = format!("{}: tokens of prompt {prompt}", self.name);
                     return Err(Error::invalid(what, "none", "at least one"));
                 }
+                self.check_disjoint(prompt, right, wrong)?;
             }
+            Kind::Kl(Some(rows)) if of(rows, prompt).len() != d_vocab => {
+                let what = format!("{}: logits of the reference", self.name);
+                let expected = format!("{d_vocab} at the position read");
+                return Err(Error::invalid(what, of(rows, prompt).len(), expected));
+            }
+            _ => {}
         }
-        if let Kind::Kl(Some(rows)) = &self.kind
-            && of(rows, prompt).len() != d_vocab
-        {
-            return Err(Error::invalid(
-                format!("{}: logits of the reference", self.name),
-                of(rows, prompt).len(),
-                format!("{d_vocab} at the position read"),
-            ));
-        }
-        match self
-            .tokens(prompt)
-            .into_iter()
-            .find(|t| *t as usize >= d_vocab)
-        {
+        let mut tokens = self.tokens(prompt).into_iter();
+        match tokens.find(|t| *t as usize >= d_vocab) {
             Some(token) => Err(self.out_of_range(prompt, "token", token as usize, d_vocab)),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that no token is right and wrong at once: it would say nothing, and alone it would
+    /// make a metric that is always 0.
+    fn check_disjoint(&self, prompt: usize, right: &[u32], wrong: &[u32]) -> Result<()> {
+        let wrong: HashSet<&u32> = wrong.iter().collect();
+        match right.iter().find(|token| wrong.contains(token)) {
+            Some(token) => Err(Error::invalid(
+                format!("{}: tokens of prompt {prompt}", self.name),
+                format!("token {token} on both sides"),
+                "each token on one side of the difference",
+            )),
             None => Ok(()),
         }
     }
@@ -373,7 +390,7 @@ impl Metric {
     }
 }
 
-/// One entry for all, or one a prompt.
+/// One entry for all, or one per prompt.
 fn of<T>(list: &[T], prompt: usize) -> &T {
     if list.len() == 1 {
         &list[0]

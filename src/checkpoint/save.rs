@@ -10,7 +10,6 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::names::prefixed;
-use super::source::{tensor_error, unravel};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{parse_error, write_atomically};
@@ -25,15 +24,13 @@ impl Parameters {
     /// an older file stays whole.
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::Config`] as in [`Parameters::check`]; [`Error::Tensor`] if a
-    /// value is not finite, as nothing could load it; [`Error::Io`] if a file cannot be written.
+    /// Same as [`Parameters::check`]; [`Error::Io`] if a file cannot be written.
     pub fn save(&self, dir: impl AsRef<Path>, config: &Config) -> Result<()> {
         self.check(config)?;
         let dir = dir.as_ref();
         let path = dir.join("model.safetensors");
         let mut tensors = self.tensors();
-        for (name, tensor) in &mut tensors {
-            check_finite(&path, name, tensor)?;
+        for (name, _) in &mut tensors {
             *name = prefixed(name);
         }
         tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -47,17 +44,6 @@ impl Parameters {
         write_atomically(&dir.join("config.json"), |file| {
             file.write_all(config.to_json().as_bytes())
         })
-    }
-}
-
-fn check_finite(path: &Path, name: &str, tensor: &ArrayViewD<'_, f32>) -> Result<()> {
-    match tensor.iter().position(|value| !value.is_finite()) {
-        Some(flat) => {
-            let at = unravel(flat, tensor.shape());
-            let found = format!("{} at {at:?}", tensor[at.as_slice()]);
-            Err(tensor_error(path, name, found, "finite numbers"))
-        }
-        None => Ok(()),
     }
 }
 

@@ -204,7 +204,7 @@ fn row_mut(
     };
     let n = x.len();
     x.into_shape_with_order(n)
-        .unwrap_or_else(|_| unreachable!("one row is left of {axes:?}"))
+        .expect("the axes other than the last one have been taken")
 }
 
 fn row_of(x: ArrayViewD<'_, f32>, axes: Axes, position: usize, head: usize) -> ArrayViewD<'_, f32> {

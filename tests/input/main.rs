@@ -7,10 +7,12 @@ mod common;
 #[path = "../small_tokenizer/mod.rs"]
 mod small_tokenizer;
 
+mod attack;
 mod bad_files;
 mod bad_input;
 mod checkpoint;
 mod errors;
+mod frictions;
 mod pair_files;
 mod tokenizer;
 #[cfg(unix)]
