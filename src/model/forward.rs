@@ -47,9 +47,7 @@ impl<H: Hooks> Pass<'_, '_, H> {
         drop(normed);
         let z = self.attend(q, k, v).at(Z, self);
         let out = self.write_heads(&w.attn.c_proj, z).at(AttnOut, self);
-        let mid = self
-            .add([Stage::AttnOut, Stage::ResidPre], out, &pre)
-            .at(ResidMid, self);
+        let mid = self.add(Stage::ResidMid, out, &pre).at(ResidMid, self);
         drop(pre);
 
         let input = mid.clone().at(MlpIn, self);
@@ -61,8 +59,7 @@ impl<H: Hooks> Pass<'_, '_, H> {
         let hidden = self.linear(normed, &w.mlp.c_fc).at(MlpPre, self);
         let hidden = self.activate(hidden).at(MlpPost, self);
         let out = self.linear(hidden, &w.mlp.c_proj).at(MlpOut, self);
-        self.add([Stage::MlpOut, Stage::ResidMid], out, &mid)
-            .at(ResidPost, self)
+        self.add(Stage::ResidPost, out, &mid).at(ResidPost, self)
     }
 
     /// The final LayerNorm and the unembedding, of the rows that are read.

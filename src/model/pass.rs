@@ -193,14 +193,15 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
     }
 
     /// The sum of what a half of the block writes (`out`, of the stage `from`) and the residual
-    /// stream (of the stage `stream`): where only one of them differs from the base, the other one
+    /// stream (of the stage `stream`), for the stage `sum`: where only one of them differs from the base, the other one
     /// is the base's.
-    pub(super) fn add(&self, [from, stream]: [Stage; 2], out: Rows, resid: &Rows) -> Rows {
+    pub(super) fn add(&self, sum: Stage, out: Rows, resid: &Rows) -> Rows {
+        let [from, stream] = [0, 1].map(|i| sum.entry().inputs[i].stage());
         let base = |stage: Stage| {
             let site = stage.entry().base.expect("summands have a base");
             self.base(site.at(self.here.layer))
         };
-        let layout = out.layout.with(self.here.of(stream));
+        let layout = out.layout.with(self.here.of(stream), self.here.of(sum));
         out.completed(&layout, base(from)).plus(resid, base(stream))
     }
 

@@ -36,19 +36,21 @@ impl Layout {
         Self::new(kept)
     }
 
-    /// The same map with the rows of another one besides.
-    pub fn with(self: &Arc<Self>, other: &Arc<Self>) -> Arc<Self> {
-        let here = |lane: usize| {
-            let mut positions = other.positions(lane).iter();
-            positions.all(|position| self.find(lane, *position).is_some())
-        };
-        if Arc::ptr_eq(self, other) || (0..self.lanes()).all(here) {
+    /// The same layout with those rows of another one besides that are within a third.
+    pub fn with(self: &Arc<Self>, other: &Arc<Self>, within: &Layout) -> Arc<Self> {
+        if Arc::ptr_eq(self, other) {
             return Arc::clone(self);
         }
-        let both = |lane| self.positions(lane).iter().chain(other.positions(lane));
-        let both: Vec<_> = (0..self.lanes())
-            .map(|lane| sorted(both(lane).copied()))
-            .collect();
+        let more = |lane: usize| {
+            let lacks = move |p: &&usize| self.find(lane, **p).is_none();
+            let needed = move |p: &&usize| within.find(lane, **p).is_some();
+            other.positions(lane).iter().filter(lacks).filter(needed)
+        };
+        if (0..self.lanes()).all(|lane| more(lane).next().is_none()) {
+            return Arc::clone(self);
+        }
+        let both = |lane| sorted(self.positions(lane).iter().chain(more(lane)).copied());
+        let both: Vec<Vec<usize>> = (0..self.lanes()).map(both).collect();
         Self::new(both.iter().map(|positions| &positions[..]))
     }
 

@@ -10,6 +10,7 @@ mod small_tokenizer;
 mod bad_files;
 mod bad_input;
 mod checkpoint;
+mod fuzz_corpus;
 mod pair_files;
 mod tokenizer;
 #[cfg(unix)]

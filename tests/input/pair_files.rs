@@ -192,7 +192,7 @@ fn b35_pairs_that_do_not_fit_are_named() {
         "pair 8 (line 9): answers: found ` Mary` as right and as wrong; expected one or the other",
         "pair 9 (line 10): `clean`: found 7; expected a text or a list of token ids",
         "pair 10 (line 11): clean: no tokens; expected at least one token",
-        "pair 11 (line 12): `clean` occurs twice at line 1 column 39",
+        "pair 11 (line 12): `clean` occurs twice at line 1 column 33",
     ];
     assert_eq!(told.len(), expected.len(), "{told:#?}");
     for (told, expected) in told.iter().zip(expected) {

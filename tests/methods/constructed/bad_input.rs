@@ -104,7 +104,7 @@ fn prompts_and_positions() {
     let two = Role::new("IO", [1, 1]);
     let one = Role::new("END", [2]);
     let roles = attention_to_roles(&model, &prompt, &one, &[two]);
-    turned_down("roles", roles, &["IO", "found 2", "1, one a prompt"]);
+    turned_down("roles", roles, &["IO", "found 2", "1, one per prompt"]);
     turned_down(
         "copies",
         copy_scores_of_tokens(&model, &[], None, 5),

@@ -25,8 +25,7 @@ fn senders(config: &Config) -> Vec<Vec<PathSender>> {
 }
 
 fn heads(config: &Config) -> Vec<PathSender> {
-    let all = senders(config).into_iter().flatten();
-    all.filter(|s| s.to_string().starts_with("head")).collect()
+    Head::all(config).map(PathSender::new).collect()
 }
 
 fn model(seed: u64) -> Transformer {
@@ -162,18 +161,18 @@ fn errors_name_what_is_wrong() {
                 PathSender::new(Head::new(2, 0)),
                 PathReceiver::head(Head::new(1, 1), Qkv::Q),
             ),
-            "`queries of 1.1`, to which no path leads from head 2.0; expected receivers after",
+            "`queries of 1.1`, to which no path leads from 2.0; expected receivers after",
         ),
         (
             one(PathSender::new(Component::Mlp(1)), PathReceiver::mlp(1)),
-            "`MLP 1`, to which no path leads from MLP 1;",
+            "`mlp1`, to which no path leads from mlp1;",
         ),
         (
             one(
                 PathSender::new(Head::new(0, 1)).at_positions(1),
                 last.clone().at_positions(0),
             ),
-            "`final residual at pos 0`, to which no path leads from head 0.1 at pos 1;",
+            "`final residual at pos 0`, to which no path leads from 0.1 at pos 1;",
         ),
     ];
     for (found, expected) in table {
