@@ -1,10 +1,6 @@
 //! Activations kept from a run: owned values, borrowed views.
 
 mod file;
-mod recorder;
-
-pub(crate) use recorder::Recorder;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +10,7 @@ use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Axis, IxDyn};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint, Site};
-use crate::ops::{Matrix, part};
+use crate::ops::{Matrix, part, sorted};
 
 /// Which activations a run keeps.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +46,7 @@ impl Selection {
 
     /// Keeps only these positions (for attention: destinations), in ascending order.
     pub fn at_positions(mut self, positions: impl IntoIterator<Item = usize>) -> Self {
-        self.positions = Some(crate::model::lane::sorted(positions));
+        self.positions = Some(sorted(positions));
         self
     }
 
@@ -62,6 +58,10 @@ impl Selection {
     /// Adds points.
     pub fn extend(&mut self, points: impl IntoIterator<Item = HookPoint>) {
         self.points.extend(points);
+    }
+
+    pub(crate) fn contains(&self, point: HookPoint) -> bool {
+        self.points.contains(&point)
     }
 
     pub(crate) fn positions(&self) -> Option<&[usize]> {
@@ -95,7 +95,7 @@ impl Entry {
         }
     }
 
-    /// One row a position; for attention, one a head and destination.
+    /// One row per position; for attention, one per head and destination.
     fn from_array(axes: Axes, values: ArrayD<f32>) -> Self {
         let shape = values.shape().to_vec();
         let rows = match axes {
@@ -104,14 +104,13 @@ impl Entry {
         };
         let width = values.len().checked_div(rows).unwrap_or(0);
         // Selecting along an inner axis need not give row-major memory.
-        let data = match values.is_standard_layout() {
-            true => values,
-            false => values.as_standard_layout().into_owned(),
+        let data = if values.is_standard_layout() {
+            values
+        } else {
+            values.as_standard_layout().into_owned()
         };
-        let data = data
-            .into_shape_with_order((rows, width))
-            .unwrap_or_else(|_| unreachable!("{shape:?} has {rows} rows of {width}"));
-        Entry::owned(data, shape)
+        let data = data.into_shape_with_order((rows, width));
+        Entry::owned(data.expect("rows × width is the number of values"), shape)
     }
 
     fn flat(&self) -> ArrayView2<'_, f32> {
@@ -120,9 +119,8 @@ impl Entry {
 
     fn view(&self) -> ArrayViewD<'_, f32> {
         // Rows of a row-major matrix are contiguous, and the shape was checked when it was made.
-        self.flat()
-            .into_shape_with_order(IxDyn(&self.shape))
-            .unwrap_or_else(|_| unreachable!("shape {:?} of a cache entry", self.shape))
+        let view = self.flat().into_shape_with_order(IxDyn(&self.shape));
+        view.expect("an entry's rows have its shape")
     }
 }
 
@@ -146,11 +144,38 @@ pub struct ActivationCache {
 }
 
 impl ActivationCache {
-    fn new(tokens: &[u32], positions: Option<&[usize]>) -> Self {
+    /// An empty cache of a sequence, for these positions or all.
+    pub(crate) fn new(tokens: &[u32], positions: Option<&[usize]>) -> Self {
         ActivationCache {
             tokens: tokens.to_vec(),
             positions: positions.map_or_else(|| (0..tokens.len()).collect(), <[usize]>::to_vec),
             entries: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps an activation.
+    pub(crate) fn insert(&mut self, point: HookPoint, values: ArrayD<f32>) {
+        let entry = Entry::from_array(point.axes(), values);
+        self.entries.insert(point, entry);
+    }
+
+    /// Keeps some rows of a matrix, which are an activation of this shape, without a copy.
+    pub(crate) fn insert_shared(
+        &mut self,
+        point: HookPoint,
+        data: Arc<Matrix>,
+        rows: Range<usize>,
+        shape: Vec<usize>,
+    ) {
+        self.entries.insert(point, Entry { data, rows, shape });
+    }
+
+    /// Takes the points of a selection that are not kept from another run of the sequence.
+    pub(crate) fn fill_from(&mut self, other: &ActivationCache, selection: &Selection) {
+        for (point, entry) in &other.entries {
+            if selection.contains(*point) {
+                self.entries.entry(*point).or_insert_with(|| entry.clone());
+            }
         }
     }
 
@@ -165,7 +190,7 @@ impl ActivationCache {
         }
     }
 
-    /// As [`ActivationCache::get`], by the hook's name.
+    /// Same as [`ActivationCache::get`], by the hook's name.
     ///
     /// # Errors
     /// [`Error::UnknownHook`] or [`Error::NotCached`].
@@ -207,7 +232,7 @@ impl ActivationCache {
         self.positions.len() == self.tokens.len()
     }
 
-    /// An activation as a matrix with one row a position (heads side by side); for attention
+    /// An activation as a matrix with one row per position (heads side by side); for attention
     /// `[head * dest, src]`.
     pub(crate) fn flat(&self, point: HookPoint) -> Result<ArrayView2<'_, f32>> {
         match self.entries.get(&point) {
@@ -219,10 +244,11 @@ impl ActivationCache {
     /// The rows of all sequences of the batch that a run without base kept in whole, one below
     /// another.
     pub(crate) fn stacked(&self, point: HookPoint) -> ArrayView2<'_, f32> {
-        match self.entries.get(&point) {
-            Some(entry) => entry.data.view(),
-            None => unreachable!("`{point}` was not kept for the way back"),
-        }
+        let entry = self.entries.get(&point);
+        entry
+            .expect("the backward pass reads what it asked for")
+            .data
+            .view()
     }
 
     /// What a run that kept only the selection would hold.
@@ -247,6 +273,6 @@ impl ActivationCache {
     /// For the engine, which has planned that the base holds what it reads.
     pub(crate) fn planned(&self, point: HookPoint) -> ArrayView2<'_, f32> {
         self.flat(point)
-            .unwrap_or_else(|error| unreachable!("planned without its base: {error}"))
+            .expect("a plan holds the base's points that its lanes read")
     }
 }

@@ -6,12 +6,12 @@ use ndarray::{Array2, ArrayView1};
 use ndarray_rand::rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::cache::{ActivationCache, Recorder, Selection};
+use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::model::lane::Lane;
 use crate::model::pass::Pass;
-use crate::model::{Hooks, KeepLogits, RunShape, Transformer};
+use crate::model::{Hooks, Recorder, RunShape, Transformer};
 use crate::prompt::Prompt;
 
 /// How the next token is chosen.
@@ -170,16 +170,11 @@ impl Transformer {
                 expected: format!("at most {} together (n_positions + 1)", n_ctx + 1),
             });
         }
-        // Values with a row a position fit one length only: they pass at most one of the two.
-        for more in [1, 0] {
-            hooks.check(&RunShape {
-                config: self.config(),
-                lengths: prompts.iter().map(|prompt| run(prompt) + more).collect(),
-                stop_at_layer: None,
-                logits: KeepLogits::All,
-            })?;
-        }
-        Ok(())
+        let lengths = prompts.iter().map(run).collect();
+        hooks.begin(&RunShape {
+            growing: true,
+            ..RunShape::whole(self.config(), lengths)
+        })
     }
 }
 
@@ -260,7 +255,7 @@ impl Sequence {
         };
         let generated = &mut self.generated;
         let pushed = generated.logits.push_row(logits);
-        pushed.unwrap_or_else(|_| unreachable!("a row of logits is [d_vocab]"));
+        pushed.expect("a row of logits is [d_vocab]");
         generated.tokens.push(token as u32);
         self.done = generation.stop_at == Some(token as u32);
         Ok(())

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use apply::Interventions;
-pub(crate) use apply::{apply_unreported, extent};
+pub(crate) use apply::{apply_unreported, footprint};
 pub use receipt::{Fired, Receipt};
 pub use values::Values;
 

@@ -15,6 +15,7 @@ pub use nodes::{PathReceiver, PathSender, Senders};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
 use crate::model::Transformer;
+use crate::model::stage::Frozen;
 use crate::pairs::{checked_pairs, count_pairs, position_labels, with_reference};
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
@@ -217,6 +218,14 @@ impl<'m> PathPatching<'m> {
             vec![axis],
             self.about("The outputs of a set of nodes", receivers, &metric),
         )
+    }
+
+    /// The halves of the blocks through which no path leads.
+    fn frozen(&self) -> Frozen {
+        Frozen {
+            attention: true,
+            mlps: self.freeze_mlps,
+        }
     }
 
     fn about(&self, sent: &str, receivers: &[PathReceiver], metric: &Metric) -> About {

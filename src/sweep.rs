@@ -17,7 +17,7 @@ use ndarray::{Array1, Array2};
 
 pub(crate) use base::points_read;
 pub use plan::Prepared;
-pub(crate) use record::{HELD_READS, Recording};
+pub(crate) use record::Recording;
 pub use run::Progress;
 
 use crate::cache::ActivationCache;

@@ -1,21 +1,19 @@
-//! The way back through the attention half of a block.
+//! The backward pass through the attention half of a block.
 
 use std::ops::Range;
 
 use ndarray::{Array2, Array3, ArrayView2, Axis, Ix3};
 use rayon::prelude::*;
 
-use super::reverse::{Reverse, no_base, of_prompt};
+use super::reverse::{Reverse, of_prompt};
+use crate::component::Qkv;
 use crate::hook::{HookPoint, Site};
-use crate::model::stack::Stack;
+use crate::model::rows::Rows;
 use crate::ops::{self, HeadGradients, HeadViews, part, part_mut};
-
-/// Who reads the normalized residual: queries, keys and values.
-const READERS: [Site; 3] = [Site::QInput, Site::KInput, Site::VInput];
 
 impl Reverse<'_> {
     /// From the residual between attention and MLP to a block's input.
-    pub(super) fn attention(&mut self, layer: usize, mid: Stack) -> Option<Stack> {
+    pub(super) fn attention(&mut self, layer: usize, mid: Rows) -> Option<Rows> {
         let model = self.model;
         let block = &model.parameters().h[layer];
         let at = |site: Site| site.at(layer);
@@ -26,7 +24,7 @@ impl Reverse<'_> {
             let z = self.saved(at(Site::Z));
             self.linear_weights(z, mid.view(), |p| &mut p.h[layer].attn.c_proj);
         }
-        let z = self.stack(ops::matmul(mid.view(), block.attn.c_proj.weight.t()));
+        let z = self.rows(ops::matmul(mid.view(), block.attn.c_proj.weight.t()));
         self.record(at(Site::Z), &z);
         self.on_to(at(Site::Pattern))?;
 
@@ -42,13 +40,13 @@ impl Reverse<'_> {
         let gradient = ops::matmul(qkv.view(), block.attn.c_attn.weight.t());
         drop(qkv);
         let gradient = self.norm(points, &block.ln_1, gradient, |p| &mut p.h[layer].ln_1);
-        let pre = mid.plus(&self.stack(gradient), no_base);
+        let pre = mid.plus(&self.rows(gradient));
         self.record(at(Site::ResidPre), &pre);
         Some(pre)
     }
 
     /// Each head's result has the gradient of their sum.
-    fn record_results(&mut self, layer: usize, out: &Stack) {
+    fn record_results(&mut self, layer: usize, out: &Rows) {
         let at = Site::Result.at(layer);
         if !self.recorder.wants(at) {
             return;
@@ -58,13 +56,12 @@ impl Reverse<'_> {
             let rows = out.lane(lane);
             let mut each = Array3::zeros((rows.nrows(), n_heads, rows.ncols()));
             each.assign(&rows.insert_axis(Axis(1)));
-            let of = &self.lanes[lane];
-            self.recorder.record_rows(at, lane, of, &of.fresh, &each);
+            self.record_lane(at, lane, &each);
         }
     }
 
     /// The gradients at queries, keys and values side by side, `[rows, 3 * d_model]`.
-    fn heads(&mut self, layer: usize, z: &Stack) -> Array2<f32> {
+    fn heads(&mut self, layer: usize, z: &Rows) -> Array2<f32> {
         let config = self.model.config();
         let (n_heads, d_head, d_model) = (config.n_heads, config.d_head(), config.d_model);
         let tasks: Vec<(usize, usize)> = (0..self.lanes.len())
@@ -80,11 +77,11 @@ impl Reverse<'_> {
             gradients
         };
         let gradients: Vec<HeadGradients> = tasks.par_iter().copied().map(run).collect();
-        let mut qkv = Array2::zeros((self.rows.len(), 3 * d_model));
+        let mut qkv = Array2::zeros((self.layout.len(), 3 * d_model));
         for ((lane, head), g) in tasks.iter().zip(&gradients) {
-            let mut rows = part_mut(qkv.view_mut(), 0, self.rows.range(*lane));
-            for (reader, values) in [&g.q, &g.k, &g.v].into_iter().enumerate() {
-                let first = reader * d_model + head * d_head;
+            let mut rows = part_mut(qkv.view_mut(), 0, self.layout.range(*lane));
+            for (which, values) in Qkv::ALL.into_iter().zip([&g.q, &g.k, &g.v]) {
+                let first = which as usize * d_model + head * d_head;
                 part_mut(rows.view_mut(), 1, first..first + d_head).assign(values);
             }
         }
@@ -94,7 +91,7 @@ impl Reverse<'_> {
         qkv
     }
 
-    fn head(&self, layer: usize, lane: usize, head: usize, z: &Stack) -> HeadGradients {
+    fn head(&self, layer: usize, lane: usize, head: usize, z: &Rows) -> HeadGradients {
         let config = self.model.config();
         let at = |site: Site| site.at(layer);
         let columns = head * config.d_head()..(head + 1) * config.d_head();
@@ -102,7 +99,7 @@ impl Reverse<'_> {
         let square = |site: Site| {
             let all = of_prompt(&self.tape[lane], at(site));
             let all = all.into_dimensionality::<Ix3>();
-            let all = all.unwrap_or_else(|_| unreachable!("attention is [head, dest, src]"));
+            let all = all.expect("attention is [head, dest, src]");
             all.index_axis_move(Axis(0), head)
         };
         let pattern = square(Site::Pattern);
@@ -130,7 +127,7 @@ impl Reverse<'_> {
         lane: usize,
         columns: Range<usize>,
     ) -> ArrayView2<'v, f32> {
-        part(part(rows, 0, self.rows.range(lane)), 1, columns)
+        part(part(rows, 0, self.layout.range(lane)), 1, columns)
     }
 
     fn record_attention(&mut self, layer: usize, lane: usize, heads: &[HeadGradients]) {
@@ -153,35 +150,34 @@ impl Reverse<'_> {
         for (mut to, head) in values.outer_iter_mut().zip(heads) {
             to.assign(head);
         }
-        let of = &self.lanes[lane];
-        self.recorder
-            .record_attention(at, lane, of, (&[], &[]), &values);
+        self.record_lane(at, lane, &values);
     }
 
     fn record_queries_keys_values(&mut self, layer: usize, qkv: &Array2<f32>) {
         let d_model = self.model.config().d_model;
-        for (reader, site) in [Site::Q, Site::K, Site::V].into_iter().enumerate() {
-            if self.recorder.wants(site.at(layer)) {
-                let columns = reader * d_model..(reader + 1) * d_model;
-                let own = self.stack(part(qkv.view(), 1, columns).to_owned());
-                self.record(site.at(layer), &own);
+        for which in Qkv::ALL {
+            let at = which.site().at(layer);
+            if self.recorder.wants(at) {
+                let columns = which as usize * d_model..(which as usize + 1) * d_model;
+                let own = self.rows(part(qkv.view(), 1, columns).to_owned());
+                self.record(at, &own);
             }
         }
     }
 
-    /// The gradients at the inputs of LayerNorm, by reader and head.
+    /// The gradients at the inputs of LayerNorm, by head, for queries, keys and values.
     fn record_split_inputs(&mut self, layer: usize, qkv: ArrayView2<'_, f32>) {
         let shared = Site::AttnIn.at(layer);
         let all = self.recorder.wants(shared);
         let mut sum: Option<Array3<f32>> = None;
-        for (reader, site) in READERS.into_iter().enumerate() {
-            let own = self.recorder.wants(site.at(layer));
+        for which in Qkv::ALL {
+            let own = self.recorder.wants(which.input_site().at(layer));
             if !all && !own {
                 continue;
             }
-            let gradient = self.reader_input(layer, reader, qkv);
+            let gradient = self.gradient_of_input(layer, which, qkv);
             if own {
-                self.record_lanes(site, layer, &gradient);
+                self.record_lanes(which.input_site(), layer, &gradient);
             }
             match &mut sum {
                 None => sum = Some(gradient),
@@ -193,15 +189,15 @@ impl Reverse<'_> {
         }
     }
 
-    /// The gradient at the input of one reader, `[rows, head, d_model]`.
-    fn reader_input(&self, layer: usize, reader: usize, qkv: ArrayView2<'_, f32>) -> Array3<f32> {
+    /// The gradient at the input of queries, keys or values, `[rows, head, d_model]`.
+    fn gradient_of_input(&self, layer: usize, which: Qkv, qkv: ArrayView2<'_, f32>) -> Array3<f32> {
         let config = self.model.config();
         let block = &self.model.parameters().h[layer];
         let x = self.saved(Site::ResidPre.at(layer));
         let scale = self.saved(Site::Ln1Scale.at(layer));
         let mut out = Array3::zeros((x.nrows(), config.n_heads, config.d_model));
         for (head, mut out) in out.axis_iter_mut(Axis(1)).enumerate() {
-            let first = reader * config.d_model + head * config.d_head();
+            let first = which as usize * config.d_model + head * config.d_head();
             let columns = first..first + config.d_head();
             let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
             let mut gradient = ops::matmul(part(qkv, 1, columns), weight.t());
@@ -214,10 +210,8 @@ impl Reverse<'_> {
 
     fn record_lanes(&mut self, site: Site, layer: usize, gradient: &Array3<f32>) {
         for lane in 0..self.lanes.len() {
-            let rows = part(gradient.view(), 0, self.rows.range(lane)).to_owned();
-            let of = &self.lanes[lane];
-            self.recorder
-                .record_rows(site.at(layer), lane, of, &of.fresh, &rows);
+            let rows = part(gradient.view(), 0, self.layout.range(lane)).to_owned();
+            self.record_lane(site.at(layer), lane, &rows);
         }
     }
 }

@@ -1,16 +1,16 @@
-//! The way back from the logits to the embeddings, over the stacked rows of all prompts.
+//! The backward pass from the logits to the embeddings, over the stacked rows of all prompts.
 
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
+use ndarray::{Array2, Array3, ArrayView2, ArrayViewD, Axis};
 
 use super::Backward;
 use super::tape::reaches;
-use crate::cache::{ActivationCache, Recorder, Selection};
+use crate::cache::{ActivationCache, Selection};
 use crate::hook::{HookPoint, Site};
-use crate::model::Transformer;
 use crate::model::lane::Lane;
-use crate::model::stack::{RowMap, Stack};
+use crate::model::rows::{Layout, Rows};
+use crate::model::{Recorder, Transformer, Visit};
 use crate::ops;
 use crate::parameters::{LayerNorm, Linear, Parameters};
 
@@ -19,7 +19,7 @@ pub(super) struct Reverse<'r> {
     pub model: &'r Transformer,
     pub lanes: &'r [Lane<'r>],
     /// All rows of all prompts.
-    pub rows: Arc<RowMap>,
+    pub layout: Arc<Layout>,
     /// The forward's activations, one cache a prompt.
     pub tape: &'r [ActivationCache],
     pub recorder: Recorder,
@@ -41,7 +41,7 @@ impl<'r> Reverse<'r> {
         Reverse {
             model,
             lanes,
-            rows: RowMap::new(lanes.iter().map(|lane| &lane.fresh[..])),
+            layout: Layout::new(lanes.iter().map(|lane| &lane.fresh[..])),
             tape,
             recorder: Recorder::new(want.gradients.unwrap_or(&none), lanes),
             want,
@@ -72,16 +72,31 @@ impl<'r> Reverse<'r> {
         Some(())
     }
 
-    /// `Some` if the way back has to go on to this point.
+    /// `Some` if the backward pass has to go on to this point.
     pub fn on_to(&self, point: HookPoint) -> Option<()> {
         reaches(self.want, point).then_some(())
     }
 
-    pub fn record(&mut self, at: HookPoint, gradient: &Stack) {
+    pub fn record(&mut self, at: HookPoint, gradient: &Rows) {
         if self.recorder.wants(at) {
             let config = self.model.config();
             self.recorder.record(at, gradient, self.lanes, config);
         }
+    }
+
+    /// Keeps one prompt's gradient with three axes.
+    pub fn record_lane(&mut self, at: HookPoint, lane: usize, gradient: &Array3<f32>) {
+        let of = &self.lanes[lane];
+        // A lane without base has every position and head.
+        let visit = Visit::new(
+            self.model.config(),
+            at,
+            lane,
+            of.tokens.len(),
+            &of.fresh,
+            &[],
+        );
+        self.recorder.record_lane(&visit, of, gradient);
     }
 
     /// The forward's activation, the rows of all prompts one below another.
@@ -89,13 +104,13 @@ impl<'r> Reverse<'r> {
         self.tape[0].stacked(at)
     }
 
-    pub fn stack(&self, data: Array2<f32>) -> Stack {
-        Stack::new(&self.rows, data)
+    pub fn rows(&self, data: Array2<f32>) -> Rows {
+        Rows::new(&self.layout, data)
     }
 
     /// From the logits to the last block's output.
-    fn unembed(&mut self, logits: Array2<f32>) -> Option<Stack> {
-        let logits = self.stack(logits);
+    fn unembed(&mut self, logits: Array2<f32>) -> Option<Rows> {
+        let logits = self.rows(logits);
         self.record(HookPoint::Logits, &logits);
         self.on_to(HookPoint::LnFinalNormalized)?;
         let model = self.model;
@@ -124,11 +139,11 @@ impl<'r> Reverse<'r> {
         let input = Site::ResidPost.at(model.config().n_layers - 1);
         let (scale, normalized) = (HookPoint::LnFinalScale, HookPoint::LnFinalNormalized);
         let gradient = self.norm([input, scale, normalized], ln, gradient, |p| &mut p.ln_f);
-        Some(self.stack(gradient))
+        Some(self.rows(gradient))
     }
 
     /// From a block's output to the residual between attention and MLP.
-    fn mlp(&mut self, layer: usize, post: Stack) -> Option<Stack> {
+    fn mlp(&mut self, layer: usize, post: Rows) -> Option<Rows> {
         let model = self.model;
         let block = &model.parameters().h[layer];
         let at = |site: Site| site.at(layer);
@@ -139,7 +154,7 @@ impl<'r> Reverse<'r> {
             let hidden = self.saved(at(Site::MlpPost));
             self.linear_weights(hidden, post.view(), |p| &mut p.h[layer].mlp.c_proj);
         }
-        let mut hidden = self.stack(ops::matmul(post.view(), block.mlp.c_proj.weight.t()));
+        let mut hidden = self.rows(ops::matmul(post.view(), block.mlp.c_proj.weight.t()));
         self.record(at(Site::MlpPost), &hidden);
         ops::activate_backward(
             model.config().activation,
@@ -155,9 +170,9 @@ impl<'r> Reverse<'r> {
         let gradient = ops::matmul(hidden.view(), block.mlp.c_fc.weight.t());
         drop(hidden);
         let gradient = self.norm(points, &block.ln_2, gradient, |p| &mut p.h[layer].ln_2);
-        let input = self.stack(gradient);
+        let input = self.rows(gradient);
         self.record(at(Site::MlpIn), &input);
-        let mid = post.plus(&input, no_base);
+        let mid = post.plus(&input);
         self.record(at(Site::ResidMid), &mid);
         Some(mid)
     }
@@ -178,19 +193,19 @@ impl<'r> Reverse<'r> {
             to.bias = ops::sum_rows(gradient.view(), None);
         }
         ops::affine_backward(gradient.view_mut(), ln.weight.view());
-        let gradient = self.stack(gradient);
+        let gradient = self.rows(gradient);
         self.record(normalized, &gradient);
         let (x, divisor) = (self.saved(input), self.saved(scale));
         if self.recorder.wants(scale) {
             let at_scale = ops::layer_norm_scale_backward(x, divisor, gradient.view());
-            let at_scale = self.stack(at_scale);
+            let at_scale = self.rows(at_scale);
             self.record(scale, &at_scale);
         }
         let eps = self.model.config().layer_norm_eps;
         ops::layer_norm_backward(x, divisor, eps, gradient.view())
     }
 
-    /// What a LayerNorm gave in the forward, with weight and bias.
+    /// What a LayerNorm returned in the forward, with weight and bias.
     pub fn normed(&self, [_, _, normalized]: NormPoints, ln: &LayerNorm) -> Array2<f32> {
         ops::affine(self.saved(normalized), ln.weight.view(), ln.bias.view())
     }
@@ -215,7 +230,7 @@ impl<'r> Reverse<'r> {
     }
 
     /// Adds to the rows of the embedding tables that were looked up.
-    fn embed(&mut self, resid: &Stack) {
+    fn embed(&mut self, resid: &Rows) {
         let Some(to) = &mut self.parameters else {
             return;
         };
@@ -230,11 +245,6 @@ impl<'r> Reverse<'r> {
     }
 }
 
-/// For [`Stack::plus`] of stacks that have all rows.
-pub(super) fn no_base<'b>(lane: usize) -> ArrayView2<'b, f32> {
-    unreachable!("a gradient has every row of prompt {lane}")
-}
-
 /// The rows that are not all zero.
 fn rows_with_any(x: ArrayView2<'_, f32>) -> Vec<usize> {
     let rows = x.rows().into_iter().enumerate();
@@ -245,7 +255,6 @@ fn rows_with_any(x: ArrayView2<'_, f32>) -> Vec<usize> {
 
 /// An activation of one prompt, for its shape.
 pub(super) fn of_prompt<'c>(cache: &'c ActivationCache, at: HookPoint) -> ArrayViewD<'c, f32> {
-    cache
-        .get(at)
-        .unwrap_or_else(|error| unreachable!("not kept for the way back: {error}"))
+    let activation = cache.get(at);
+    activation.expect("the backward pass reads what it asked for")
 }

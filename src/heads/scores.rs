@@ -132,7 +132,7 @@ impl<F: FnMut([usize; 2], usize, ArrayView2<'_, f32>) + Send> Hooks for PatternR
         }
     }
 
-    fn check(&mut self, _run: &RunShape<'_>) -> Result<()> {
+    fn begin(&mut self, _run: &RunShape<'_>) -> Result<()> {
         Ok(())
     }
 }

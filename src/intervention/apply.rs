@@ -10,7 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use super::{Edit, Fired, Intervention, Receipt, Row, Select};
 use crate::error::Result;
 use crate::hook::{Axes, HookPoint};
-use crate::model::{Extent, Hooks, RunShape, Visit};
+use crate::model::{Footprint, Hooks, RunShape, Visit};
+use crate::ops::sorted;
 
 /// A list of interventions as a hook; they run in the order of the list at each point.
 #[derive(Clone, Debug)]
@@ -69,13 +70,13 @@ impl Hooks for Interventions<'_> {
         }
     }
 
-    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
         self.sequences = run.lengths.len();
         self.list.iter().try_for_each(|i| i.check(run))
     }
 
-    fn extent(&self, at: HookPoint, sequence: usize) -> Extent {
-        extent(
+    fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
+        footprint(
             self.list
                 .iter()
                 .filter(|i| acts(i, at, sequence, self.sequences)),
@@ -88,37 +89,19 @@ fn acts(intervention: &Intervention, at: HookPoint, sequence: usize, sequences: 
     target.point == at && target.sequences.contains(sequence, sequences)
 }
 
-/// The union of the targets' extents.
-pub(crate) fn extent<'i>(interventions: impl Iterator<Item = &'i Intervention>) -> Extent {
-    let mut union: Option<Extent> = None;
+/// The union of the targets' footprints.
+pub(crate) fn footprint<'i>(interventions: impl Iterator<Item = &'i Intervention>) -> Footprint {
     let list = |select: &Select| match select {
-        Select::At(list) => Some(list.clone()),
+        Select::At(list) => Some(sorted(list.iter().copied())),
         // The last position is known only with the length; all of them are no error.
         _ => None,
     };
-    for Intervention { target, .. } in interventions {
-        let (positions, heads) = (list(&target.positions), list(&target.heads));
-        union = Some(match union {
-            None => Extent { positions, heads },
-            Some(before) => Extent {
-                positions: both(before.positions, positions),
-                heads: both(before.heads, heads),
-            },
-        });
-    }
-    let mut union = union.unwrap_or_default();
-    for list in [&mut union.positions, &mut union.heads]
-        .into_iter()
-        .flatten()
-    {
-        list.sort_unstable();
-        list.dedup();
-    }
-    union
-}
-
-fn both(a: Option<Vec<usize>>, b: Option<Vec<usize>>) -> Option<Vec<usize>> {
-    Some([a?, b?].concat())
+    let of_one = |Intervention { target, .. }: &Intervention| Footprint {
+        positions: list(&target.positions),
+        heads: list(&target.heads),
+    };
+    let each = interventions.map(of_one);
+    each.reduce(Footprint::union).unwrap_or_default()
 }
 
 /// Applies one intervention to the rows shown; `count` takes note.
@@ -130,14 +113,14 @@ fn apply(
 ) {
     count.times += 1;
     match intervention.edit.values() {
-        Some(values) => values.with_broadcast(at.sequence, at.shape, |values| {
+        Some(values) => values.with_broadcast(at.sequence, &at.shape(), |values| {
             edit_rows(intervention, at, activation, Some(&values), count);
         }),
         None => edit_rows(intervention, at, activation, None, count),
     }
 }
 
-/// As in a run, without a receipt.
+/// Same as in a run, without a receipt.
 pub(crate) fn apply_unreported(
     intervention: &Intervention,
     at: &Visit<'_>,
@@ -156,10 +139,10 @@ fn edit_rows(
     let target = &intervention.target;
     let heads: &[usize] = if at.heads.is_empty() { &[0] } else { at.heads };
     // Of the whole activation: fewer may be shown.
-    let n_heads = match at.point.axes() {
-        Axes::Attention => at.shape[0],
-        axes if axes.has_heads() => at.shape[1],
-        _ => 1,
+    let n_heads = if at.heads.is_empty() {
+        1
+    } else {
+        at.config.n_heads
     };
     let mut before = Vec::new();
     for (i, &position) in at.positions.iter().enumerate() {
@@ -203,8 +186,8 @@ fn row_mut(
         _ => x.index_axis_move(Axis(0), position),
     };
     let n = x.len();
-    x.into_shape_with_order(n)
-        .unwrap_or_else(|_| unreachable!("one row is left of {axes:?}"))
+    let row = x.into_shape_with_order(n);
+    row.expect("one row is left of every kind of axes")
 }
 
 fn row_of(x: ArrayViewD<'_, f32>, axes: Axes, position: usize, head: usize) -> ArrayViewD<'_, f32> {

@@ -144,18 +144,25 @@ impl Values {
             if !sequences.contains(i, count) {
                 continue;
             }
-            let shape = point.axes().shape(run.config, *n);
             let values = self.of(i);
+            let shape_of = |n: usize| point.axes().shape(run.config, n);
             // What a run had fits in whole or not at all: one token is no vector for all.
-            let fits = match self.0 {
-                Source::Caches(..) => values.shape() == shape,
-                Source::Arrays(_) => values.broadcast(IxDyn(&shape)).is_some(),
+            let fits = |n: &usize| match self.0 {
+                Source::Caches(..) => values.shape() == shape_of(*n),
+                Source::Arrays(_) => values.broadcast(IxDyn(&shape_of(*n))).is_some(),
             };
-            if !fits {
+            // Values with a row per position fit one length only.
+            let lengths = if run.growing {
+                vec![n + 1, *n]
+            } else {
+                vec![*n]
+            };
+            if let Some(n) = lengths.iter().find(|n| !fits(n)) {
+                let (shape, names) = (shape_of(*n), point.axes().names().join(", "));
                 return Err(Error::Shape {
                     at: format!("{at} (sequence {i})"),
                     found: values.shape().to_vec(),
-                    expected: format!("{shape:?}, [{}]", point.axes().names().join(", ")),
+                    expected: format!("{shape:?}, [{names}]"),
                 });
             }
             if matches!(self.0, Source::Arrays(_)) && values.iter().any(|v| v.is_nan()) {

@@ -1,97 +1,56 @@
-//! The attention half of a block.
+//! The attention half of a block, between queries and output.
 
 use std::sync::Arc;
 
-use ndarray::{Array2, Array3, ArrayViewMut3, Axis};
+use ndarray::{Array2, Array3, Axis};
 use rayon::prelude::*;
 
 use super::heads::{Heads, Sources, row_slice};
-use super::hooks::{Hooks, Visit};
-use super::pass::{LayerMaps, Pass};
+use super::hooks::Hooks;
+use super::lane::Lane;
+use super::pass::Pass;
+use super::rows::Rows;
 use super::split::SplitInputs;
-use super::stack::Stack;
+use super::stage::Stage;
+use crate::component::Qkv;
 use crate::hook::{HookPoint, Site};
 use crate::ops::{self, AttnScratch, part};
+use crate::parameters::Linear;
 
 impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
-    /// From the residual stream at a layer's entry to the one after its attention.
-    pub(super) fn attention(&mut self, layer: usize, maps: &LayerMaps, pre: Stack) -> Stack {
+    /// Queries, keys or values, whose parts with an input of their own are recomputed.
+    pub(super) fn project(&mut self, which: Qkv, x: &Rows, split: &SplitInputs) -> Rows {
         let model = self.model;
-        let weights = &model.parameters().h[layer].attn;
-        let at = |site: Site| site.at(layer);
-        let (q, k, v) = self.queries_keys_values(layer, maps, &pre);
-
-        let q = q.into_rows(&maps.dest, self.base(at(Site::Q)));
-        let z = self.attend(layer, maps, &q, &k, &v);
-        drop((q, k, v));
-        let mut z = z.into_rows(&maps.z, self.base(at(Site::Z)));
-        self.visit(at(Site::Z), &mut z);
-
-        let mut out = self.linear(&z, &weights.c_proj);
-        self.results(layer, &z, &mut out);
-        drop(z);
-        let mut out = out.into_rows(&maps.attn_out, self.base(at(Site::AttnOut)));
-        self.visit(at(Site::AttnOut), &mut out);
-        let mid = out.plus(&pre, self.base(at(Site::ResidPre)));
-        let mut mid = mid.into_rows(&maps.mid, self.base(at(Site::ResidMid)));
-        self.visit(at(Site::ResidMid), &mut mid);
-        mid
-    }
-
-    fn queries_keys_values(
-        &mut self,
-        layer: usize,
-        maps: &LayerMaps,
-        pre: &Stack,
-    ) -> (Stack, Stack, Stack) {
-        let model = self.model;
-        let block = &model.parameters().h[layer];
-        let at = |site: Site| site.at(layer);
-        let split = SplitInputs::collect(self, layer, pre);
-        let entry = pre.with_rows(&maps.kv, self.base(at(Site::ResidPre)));
-        let normed = self.norm(
-            &entry,
-            &block.ln_1,
-            at(Site::Ln1Scale),
-            at(Site::Ln1Normalized),
-        );
-        drop(entry);
-        let normed_q = normed.with_rows(&maps.q, self.base(at(Site::ResidPre)));
-
+        let weights = &model.parameters().h[self.layer].attn.c_attn;
         let d = model.config().d_model;
-        let mut project = |reader: usize, site: Site, x: &Stack, live| {
-            let columns = reader * d..(reader + 1) * d;
-            let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
-            let bias = part(block.attn.c_attn.bias.view(), 0, columns);
-            let data = self.product(x.view(), weight, Some(bias));
-            let mut out = Stack::new(&x.rows, data).into_rows(live, self.base(at(site)));
-            split.apply(self, reader, &mut out);
-            self.visit(at(site), &mut out);
-            out
-        };
-        let q = project(0, Site::Q, &normed_q, &maps.q_live);
-        let k = project(1, Site::K, &normed, &maps.k_live);
-        let v = project(2, Site::V, &normed, &maps.v_live);
-        (q, k, v)
+        let columns = which as usize * d..(which as usize + 1) * d;
+        let weight = part(weights.weight.view(), 1, columns.clone());
+        let bias = part(weights.bias.view(), 0, columns);
+        let product = self.product(x.view(), weight, Some(bias));
+        let product = Rows::new(&x.layout, product);
+        let mut out = self.read(Stage::shown_at(which.site()), product);
+        split.apply(self, which, &mut out);
+        self.show(which.site().at(self.layer), out)
     }
 
-    /// z on the destination rows, `[dest, d_model]`, heads side by side.
-    fn attend(&mut self, layer: usize, maps: &LayerMaps, q: &Stack, k: &Stack, v: &Stack) -> Stack {
-        let d_head = self.model.config().d_head();
+    /// The heads' weighted values at the destination rows, heads side by side.
+    pub(super) fn attend(&mut self, q: Rows, k: &Rows, v: &Rows) -> Rows {
+        let layout = Arc::clone(&self.layout);
+        let at = |site: Site| site.at(self.layer);
+        let q = q.completed(&layout[Stage::Pattern], self.base(at(Site::Q)));
         let heads = Heads {
-            layer,
-            d_head,
-            maps,
-            q,
-            keys: self.sources(maps, k, Site::K.at(layer)),
-            values: self.sources(maps, v, Site::V.at(layer)),
+            d_head: self.model.config().d_head(),
+            layout: &layout,
+            q: &q,
+            keys: self.sources(k, at(Site::K)),
+            values: self.sources(v, at(Site::V)),
         };
         let mut z = self.base_z(&heads);
         let shown: Vec<bool> = (0..self.lanes.len())
-            .map(|lane| self.attention_shown(layer, lane))
+            .map(|lane| self.attention_shown(lane))
             .collect();
         let tasks = heads.tasks(&mut z, |lane| !shown[lane]);
-        let scale = self.model.config().attn_scale(layer);
+        let scale = self.model.config().attn_scale(self.layer);
         tasks
             .into_par_iter()
             .for_each_init(AttnScratch::default, |scratch, task| {
@@ -100,50 +59,51 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         for lanes in heads.batches(&shown) {
             self.attend_shown(&heads, &lanes, &mut z);
         }
-        self.macs += (0..self.lanes.len())
-            .map(|lane| heads.macs(lane))
-            .sum::<u64>();
-        Stack::new(&maps.dest, z)
+        self.count((0..self.lanes.len()).map(|lane| heads.macs(lane)).sum());
+        Rows::new(&layout[Stage::Pattern], z)
     }
 
     /// Whether a hook or the recorder wants to see a lane's scores or pattern.
-    fn attention_shown(&self, layer: usize, lane: usize) -> bool {
+    fn attention_shown(&self, lane: usize) -> bool {
         [Site::AttnScores, Site::Pattern]
             .iter()
-            .any(|site| self.recorded(site.at(layer)) || self.wanted(site.at(layer), lane))
+            .map(|site| site.at(self.layer))
+            .any(|at| self.recorded(at) || self.wanted(at, lane))
     }
 
-    fn sources<'a>(&self, maps: &LayerMaps, live: &'a Stack, at: HookPoint) -> Sources<'a>
+    /// What each lane's attention reads at a point: its own rows and the base's.
+    fn sources<'a>(&self, own: &'a Rows, at: HookPoint) -> Sources<'a>
     where
         'l: 'a,
     {
-        let lane_sources = |(i, lane): (usize, &super::lane::Lane<'l>)| -> Vec<&'a [f32]> {
-            if maps.dest.range(i).is_empty() {
+        let of_lane = |(i, lane): (usize, &Lane<'l>)| -> Vec<&'a [f32]> {
+            if self.layout[Stage::Pattern].range(i).is_empty() {
                 return Vec::new();
             }
             let base = lane.base.map(|base| base.planned(at));
-            (0..lane.tokens.len())
-                .map(|position| match (live.rows.find(i, position), &base) {
-                    (Some(row), _) => row_slice(live.data.view(), row),
-                    (None, Some(base)) => row_slice(*base, position),
-                    (None, None) => unreachable!("a lane without base computes every row"),
-                })
-                .collect()
+            let row = |position| match own.layout.find(i, position) {
+                Some(row) => row_slice(own.data.view(), row),
+                None => {
+                    let base = base.expect("a lane without base computes every row");
+                    row_slice(base, position)
+                }
+            };
+            (0..lane.tokens.len()).map(row).collect()
         };
-        self.lanes.iter().enumerate().map(lane_sources).collect()
+        self.lanes.iter().enumerate().map(of_lane).collect()
     }
 
     /// Memory for z, holding the base's values for heads that are not computed.
     fn base_z(&self, heads: &Heads<'_>) -> Array2<f32> {
         let config = self.model.config();
-        let mut z = ops::matrix((heads.maps.dest.len(), config.d_model));
-        let base = self.base(Site::Z.at(heads.layer));
-        for (lane, computed) in heads.maps.heads.iter().enumerate() {
+        let dest = &heads.layout[Stage::Pattern];
+        let mut z = ops::matrix((dest.len(), config.d_model));
+        let base = self.base(Site::Z.at(self.layer));
+        for (lane, computed) in heads.layout.heads.iter().enumerate() {
             if computed.len() == config.n_heads {
                 continue;
             }
-            let range = heads.maps.dest.range(lane);
-            for (row, position) in range.zip(heads.maps.dest.positions(lane)) {
+            for (row, position) in dest.range(lane).zip(dest.positions(lane)) {
                 z.row_mut(row).assign(&base(lane).row(*position));
             }
         }
@@ -152,11 +112,12 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
 
     /// The attention of lanes whose scores or pattern are shown, in separate steps.
     fn attend_shown(&mut self, heads: &Heads<'_>, lanes: &[usize], z: &mut Array2<f32>) {
-        let scale = self.model.config().attn_scale(heads.layer);
+        let layer = self.layer;
+        let scale = self.model.config().attn_scale(layer);
         let mut patterns: Vec<Array3<f32>> = lanes.iter().map(|l| heads.blank(*l)).collect();
         heads.scores(lanes, scale, &mut patterns);
         for (lane, scores) in lanes.iter().zip(&mut patterns) {
-            self.visit_attention(Site::AttnScores.at(heads.layer), heads, *lane, scores);
+            self.show_attention(Site::AttnScores.at(layer), heads, *lane, scores);
         }
         let mut each: Vec<_> = patterns
             .iter_mut()
@@ -165,7 +126,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         each.par_iter_mut()
             .for_each(|head| ops::for_rows(head.view_mut(), |_, row| ops::softmax_row(row)));
         for (lane, pattern) in lanes.iter().zip(&mut patterns) {
-            self.visit_attention(Site::Pattern.at(heads.layer), heads, *lane, pattern);
+            self.show_attention(Site::Pattern.at(layer), heads, *lane, pattern);
         }
         let tasks = heads.tasks(z, |lane| lanes.contains(&lane));
         let patterns: Vec<_> = patterns.iter().flat_map(|p| p.outer_iter()).collect();
@@ -180,108 +141,69 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         );
     }
 
-    fn visit_attention(
+    fn show_attention(
         &mut self,
         at: HookPoint,
         heads: &Heads<'_>,
         lane: usize,
         values: &mut Array3<f32>,
     ) {
-        let shown = (&heads.maps.heads[lane][..], heads.maps.dest.positions(lane));
-        if self.wanted(at, lane) {
-            let length = self.lanes[lane].tokens.len();
-            let visit = Visit {
-                point: at,
-                sequence: lane,
-                length,
-                positions: shown.1,
-                shape: &at.axes().shape(self.model.config(), length),
-                heads: shown.0,
-            };
-            self.hooks.visit(&visit, values.view_mut().into_dyn());
-        }
-        if let Some(recorder) = self.recorder.as_mut().filter(|r| r.wants(at)) {
-            recorder.record_attention(at, lane, &self.lanes[lane], shown, values);
-        }
+        let dest = heads.layout[Stage::Pattern].positions(lane);
+        self.show_lane(at, lane, dest, &heads.layout.heads[lane], values);
     }
 
-    /// Shows per-head results where they are wanted. A row whose results a hook changes becomes
-    /// the sum of its results and b_O; all others stay as they are.
-    fn results(&mut self, layer: usize, z: &Stack, out: &mut Stack) {
-        let at = Site::Result.at(layer);
+    /// `z · W_O + b_O`, and each head's result where it is wanted. A row whose results a hook
+    /// changes becomes the sum of its results and b_O; all others stay as they are.
+    pub(super) fn write(&mut self, z: Rows, w_o: &Linear) -> Rows {
+        let mut out = self.linear(z.clone(), w_o);
+        let at = Site::Result.at(self.layer);
         for lane in 0..self.lanes.len() {
-            let wanted = self.wanted(at, lane);
-            let recorded = self.recorded(at);
-            if !(wanted || recorded) || z.rows.range(lane).is_empty() {
-                continue;
+            let wanted = self.wanted(at, lane) || self.recorded(at);
+            if wanted && !z.layout.range(lane).is_empty() {
+                self.write_by_head(at, lane, &z, &mut out);
             }
-            let extent = self.hooks.extent(at, lane).positions.filter(|_| !recorded);
-            let mut positions = z.rows.positions(lane).to_vec();
-            if let Some(extent) = extent {
-                positions.retain(|p| extent.binary_search(p).is_ok());
-            }
-            let rows: Vec<usize> = positions
-                .iter()
-                .filter_map(|p| z.rows.find(lane, *p))
-                .collect();
-            let before = self.per_head_results(layer, z, &rows);
-            let mut after = before.clone();
-            if wanted {
-                self.visit_lane(at, lane, &positions, after.view_mut());
-            }
-            if let Some(recorder) = self.recorder.as_mut().filter(|r| r.wants(at)) {
-                recorder.record_rows(at, lane, &self.lanes[lane], &positions, &after);
-            }
-            let bias = &self.model.parameters().h[layer].attn.c_proj.bias;
-            let data = Arc::make_mut(&mut out.data);
-            for (i, row) in rows.into_iter().enumerate() {
-                let (old, new) = (before.index_axis(Axis(0), i), after.index_axis(Axis(0), i));
-                if old.iter().zip(new).any(|(a, b)| a.to_bits() != b.to_bits()) {
-                    let mut sum = new.sum_axis(Axis(0));
-                    sum += bias;
-                    data.row_mut(row).assign(&sum);
-                }
+        }
+        out
+    }
+
+    fn write_by_head(&mut self, at: HookPoint, lane: usize, z: &Rows, out: &mut Rows) {
+        let mut positions = z.layout.positions(lane).to_vec();
+        if !self.recorded(at)
+            && let Some(some) = self.hooks.footprint(at, lane).positions
+        {
+            positions.retain(|p| some.binary_search(p).is_ok());
+        }
+        let rows: Vec<usize> = positions
+            .iter()
+            .filter_map(|p| z.layout.find(lane, *p))
+            .collect();
+        let before = self.results(z, &rows);
+        let mut after = before.clone();
+        let heads = self.all_heads();
+        self.show_lane(at, lane, &positions, &heads, &mut after);
+        let bias = &self.model.parameters().h[self.layer].attn.c_proj.bias;
+        let data = Arc::make_mut(&mut out.data);
+        for (i, row) in rows.into_iter().enumerate() {
+            let (old, new) = (before.index_axis(Axis(0), i), after.index_axis(Axis(0), i));
+            if old.iter().zip(new).any(|(a, b)| a.to_bits() != b.to_bits()) {
+                let mut sum = new.sum_axis(Axis(0));
+                sum += bias;
+                data.row_mut(row).assign(&sum);
             }
         }
     }
 
-    /// `z · W_O` head by head for some stacked rows, `[row, head, d_model]`.
-    fn per_head_results(&mut self, layer: usize, z: &Stack, rows: &[usize]) -> Array3<f32> {
-        let model = self.model;
-        let config = model.config();
+    /// `z · W_O` head by head for some rows, `[row, head, d_model]`.
+    fn results(&self, z: &Rows, rows: &[usize]) -> Array3<f32> {
+        let config = self.model.config();
         let d_head = config.d_head();
         let z = z.data.select(Axis(0), rows);
         let mut results = Array3::zeros((rows.len(), config.n_heads, config.d_model));
         for head in 0..config.n_heads {
-            let w_o = model.w_o(layer, head);
-            let product = self.product(
-                part(z.view(), 1, head * d_head..(head + 1) * d_head),
-                w_o,
-                None,
-            );
+            let z = part(z.view(), 1, head * d_head..(head + 1) * d_head);
+            let product = self.product(z, self.model.w_o(self.layer, head), None);
             results.index_axis_mut(Axis(1), head).assign(&product);
         }
         results
-    }
-
-    /// Shows one lane's rows of an activation with a head axis.
-    pub(super) fn visit_lane(
-        &mut self,
-        at: HookPoint,
-        lane: usize,
-        positions: &[usize],
-        values: ArrayViewMut3<'_, f32>,
-    ) {
-        let heads: Vec<usize> = (0..values.len_of(Axis(1))).collect();
-        let length = self.lanes[lane].tokens.len();
-        let visit = Visit {
-            point: at,
-            sequence: lane,
-            length,
-            positions,
-            shape: &at.axes().shape(self.model.config(), length),
-            heads: &heads,
-        };
-        self.hooks.visit(&visit, values.into_dyn());
     }
 }

@@ -1,10 +1,12 @@
 //! What a lane costs, known from its rows before anything is computed.
 
 use super::heads::attention_macs;
-use super::hooks::Extent;
-use super::lane::{Columns, Lane, LayerRows, Rows};
+use super::hooks::Footprint;
+use super::lane::{Columns, Lane, LayerRows, Positions};
+use super::stage::{Entry, Input, Matrix, Stage};
+use crate::component::Qkv;
 use crate::config::Config;
-use crate::hook::{HookPoint, Site};
+use crate::hook::{Axes, HookPoint, Site};
 
 /// The price of a lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,24 +22,24 @@ pub(crate) struct Cost {
 }
 
 /// Which part of an activation hooks may change, or `None` if they do not want it.
-pub(crate) type Wanted<'w> = &'w dyn Fn(HookPoint) -> Option<Extent>;
+pub(crate) type Wanted<'w> = &'w dyn Fn(HookPoint) -> Option<Footprint>;
 
 impl Lane<'_> {
-    /// The cost of this lane with hooks at the places that `wanted` tells.
+    /// The cost of this lane with hooks at the places that `wanted` names.
     pub fn cost(&self, config: &Config, wanted: Wanted<'_>) -> Cost {
-        let all_heads: Rows = (0..config.n_heads).collect();
+        let all_heads: Positions = (0..config.n_heads).collect();
         let mut dirty = self.embed_rows();
         let mut cost = Cost::default();
         for layer in 0..config.n_layers {
             let rows = self.layer_rows(layer, layer + 1 == config.n_layers, &all_heads, &dirty);
             let more = on_demand(config, layer, &rows, wanted);
             cost.macs += layer_macs(config, &rows) + more.macs;
-            cost.mlp_rows += rows.mlp_in.len() as u64;
+            cost.mlp_rows += rows[Stage::MlpIn].len() as u64;
             let shown = shown_bytes(self.tokens.len(), layer, &rows, wanted);
             cost.bytes = cost
                 .bytes
                 .max(layer_bytes(config, &rows) + more.bytes + shown);
-            dirty = rows.post;
+            dirty = Positions::clone(&rows[Stage::ResidPost]);
         }
         let read = self.final_rows(&dirty).len();
         let columns = match &self.columns {
@@ -58,22 +60,31 @@ const LANE_BYTES: u64 = 4096;
 /// values.
 const ROW_BYTES: u64 = 512;
 
+/// The products of the stages that have weights, and attention.
 fn layer_macs(config: &Config, rows: &LayerRows) -> u64 {
-    let (d, m) = (config.d_model, config.d_mlp);
-    let square = rows.q.len() + 2 * rows.kv.len() + rows.z.len();
-    let mlp = rows.mlp_in.len() + rows.mlp_post.len();
-    let products = (square * d * d + mlp * d * m) as u64;
-    products + attention_macs(&rows.heads, &rows.dest, config.d_head())
+    let of_stage = |stage: &Stage| {
+        let (Some(weights), [Input::Same(input)]) = (stage.entry().weights, stage.entry().inputs)
+        else {
+            return 0;
+        };
+        let elements = match weights {
+            Matrix::Square => config.d_model * config.d_model,
+            Matrix::Hidden => config.d_model * config.d_mlp,
+        };
+        (rows[*input].len() * elements) as u64
+    };
+    let products: u64 = Stage::ALL.iter().map(of_stage).sum();
+    products + attention_macs(&rows.heads, &rows[Stage::Pattern], config.d_head())
 }
 
 /// Scores and patterns that hooks see, all heads and sources of the computed rows.
 fn shown_bytes(n: usize, layer: usize, rows: &LayerRows, wanted: Wanted<'_>) -> u64 {
     let shown = [Site::AttnScores, Site::Pattern].map(|site| wanted(site.at(layer)).is_some());
-    match shown.contains(&true) {
-        // Also what the planner or a hook copies of them.
-        true => 8 * (rows.heads.len() * rows.dest.len() * n) as u64,
-        false => 0,
+    if !shown.contains(&true) {
+        return 0;
     }
+    // Also what the planner or a hook copies of them.
+    8 * (rows.heads.len() * rows[Stage::Pattern].len() * n) as u64
 }
 
 /// Multiply-adds and bytes of what is made only where hooks want it.
@@ -86,42 +97,30 @@ struct OnDemand {
 /// Per-head results and split inputs.
 fn on_demand(config: &Config, layer: usize, rows: &LayerRows, wanted: Wanted<'_>) -> OnDemand {
     let (d, d_head, n_heads) = (config.d_model, config.d_head(), config.n_heads);
-    let inside = |list: &Option<Vec<usize>>, i: &usize| list.as_ref().is_none_or(|l| l.contains(i));
     let (mut macs, mut floats) = (0, 0);
-    if let Some(extent) = wanted(Site::Result.at(layer)) {
-        let count = rows
-            .z
-            .iter()
-            .filter(|r| inside(&extent.positions, r))
-            .count();
+    if let Some(footprint) = wanted(Site::Result.at(layer)) {
+        let z = rows[Stage::Z].iter();
+        let count = z.filter(|r| footprint.covers_position(**r)).count();
         macs += count * d * d;
         floats += 3 * count * n_heads * d;
     }
     let shared = wanted(Site::AttnIn.at(layer));
-    let readers = [
-        (Site::QInput, &rows.q_live),
-        (Site::KInput, &rows.k_live),
-        (Site::VInput, &rows.v_live),
-    ];
-    for (site, live) in readers {
-        let own = wanted(site.at(layer));
-        let extents: Vec<&Extent> = shared.iter().chain(&own).collect();
-        let noted = |row: &usize, head: usize| {
-            let covers = |e: &&Extent| inside(&e.positions, row) && inside(&e.heads, &head);
-            extents.iter().any(covers)
-        };
-        let pairs = |row: &usize| (0..n_heads).filter(|h| noted(row, *h)).count();
-        let all: usize = rows.pre.iter().map(pairs).sum();
-        let both = live.iter().filter(|r| rows.pre.binary_search(r).is_ok());
+    let shown = &rows[Stage::AttnIn];
+    for which in Qkv::ALL {
+        let own = wanted(which.input_site().at(layer));
+        let footprints: Vec<&Footprint> = shared.iter().chain(&own).collect();
+        let noted = |row: usize, head: usize| footprints.iter().any(|f| f.covers(row, head));
+        let pairs = |row: &usize| (0..n_heads).filter(|h| noted(*row, *h)).count();
+        let all: usize = shown.iter().map(pairs).sum();
+        let live = rows[Stage::shown_at(which.site())].iter();
+        let both = live.filter(|r| shown.binary_search(r).is_ok());
         macs += both.map(pairs).sum::<usize>() * d * d_head;
         // What is noted, and its copies on the way through LayerNorm, one head at a time.
         floats += all * d + 2 * all.div_ceil(n_heads) * d;
     }
-    let split = readers
-        .iter()
-        .any(|(site, _)| wanted(site.at(layer)).is_some());
-    if split || shared.is_some() {
-        floats += 2 * rows.pre.len() * n_heads * d;
+    let mut inputs = Qkv::ALL.iter().map(|which| which.input_site().at(layer));
+    if shared.is_some() || inputs.any(|at| wanted(at).is_some()) {
+        floats += 2 * shown.len() * n_heads * d;
     }
     OnDemand {
         macs: macs as u64,
@@ -131,14 +130,18 @@ fn on_demand(config: &Config, layer: usize, rows: &LayerRows, wanted: Wanted<'_>
 
 /// An upper bound of a lane's arrays in a layer: the larger one of its two halves.
 fn layer_bytes(config: &Config, rows: &LayerRows) -> u64 {
-    let (d, m, n) = (config.d_model, config.d_mlp, config.n_heads);
-    let qkv = rows.q_live.len() + rows.k_live.len() + rows.v_live.len();
-    let attention =
-        2 * (rows.pre.len() + rows.kv.len() + qkv) + 3 * rows.z.len() + 2 * rows.attn_out.len();
-    let mid = rows.mid.len() + rows.mlp_in.len() + 3 * rows.mlp_out.len() + rows.post.len();
-    let hidden = rows.mlp_pre.len() + rows.mlp_post.len();
-    let most = (attention * d).max(mid * d + hidden * m);
-    let book =
-        rows.post.len().max(rows.pre.len()).max(rows.z.len()) as u64 * (ROW_BYTES + 16 * n as u64);
-    4 * most as u64 + book
+    let floats = |stage: &Stage| {
+        let Entry { base, arrays, .. } = stage.entry();
+        let wide = base.is_some_and(|site| site.axes() == Axes::Mlp);
+        let width = if wide { config.d_mlp } else { config.d_model };
+        arrays * rows[*stage].len() * width
+    };
+    let (attention, mlp): (Vec<Stage>, Vec<Stage>) = Stage::ALL
+        .iter()
+        .partition(|stage| **stage < Stage::ResidMid);
+    let [attention, mlp] = [attention, mlp].map(|half| half.iter().map(floats).sum::<usize>());
+    let books = [Stage::AttnIn, Stage::Z, Stage::ResidPost].map(|stage| rows[stage].len());
+    let longest = books.into_iter().max().unwrap_or(0) as u64;
+    let book = longest * (ROW_BYTES + 16 * config.n_heads as u64);
+    4 * attention.max(mlp) as u64 + book
 }

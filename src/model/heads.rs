@@ -3,8 +3,9 @@
 use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use super::pass::LayerMaps;
-use super::stack::Stack;
+use super::pass::LayerLayout;
+use super::rows::{Layout, Rows};
+use super::stage::Stage;
 use crate::ops::{self, AttnScratch};
 
 /// Rows of the keys or values that one lane's attention reads, by source position: computed ones
@@ -16,10 +17,9 @@ const SHOWN_AT_ONCE: usize = 1 << 20;
 
 /// Queries, keys and values of a layer, and whose attention is computed from them.
 pub(super) struct Heads<'a> {
-    pub layer: usize,
     pub d_head: usize,
-    pub maps: &'a LayerMaps,
-    pub q: &'a Stack,
+    pub layout: &'a LayerLayout,
+    pub q: &'a Rows,
     pub keys: Sources<'a>,
     pub values: Sources<'a>,
 }
@@ -32,12 +32,17 @@ pub(super) struct Task<'z> {
 }
 
 impl<'a> Heads<'a> {
-    /// The disjoint parts of z, one a computed head, of the lanes picked.
+    /// The destination rows.
+    fn dest(&self) -> &'a Layout {
+        &self.layout[Stage::Pattern]
+    }
+
+    /// The disjoint parts of z, one per computed head, of the lanes picked.
     pub fn tasks<'z>(&self, z: &'z mut Array2<f32>, pick: impl Fn(usize) -> bool) -> Vec<Task<'z>> {
         let mut tasks = Vec::new();
         let mut rest = z.view_mut();
-        for (lane, heads) in self.maps.heads.iter().enumerate() {
-            let rows = self.maps.dest.range(lane).len();
+        for (lane, heads) in self.layout.heads.iter().enumerate() {
+            let rows = self.dest().range(lane).len();
             let (mut block, below) = rest.split_at(Axis(0), rows);
             rest = below;
             if rows == 0 || !pick(lane) {
@@ -61,12 +66,12 @@ impl<'a> Heads<'a> {
     }
 
     fn query(&self, lane: usize, head: usize, r: usize) -> &'a [f32] {
-        let row = self.maps.dest.range(lane).start + r;
+        let row = self.dest().range(lane).start + r;
         &row_slice(self.q.data.view(), row)[head * self.d_head..][..self.d_head]
     }
 
     pub fn attend(&self, scratch: &mut AttnScratch, scale: f32, task: Task<'_>) {
-        let dest = self.maps.dest.positions(task.lane);
+        let dest = self.dest().positions(task.lane);
         let n = dest.last().map_or(0, |last| last + 1);
         scratch.load_keys(self.d_head, n, |src| self.part(&self.keys, &task, src));
         scratch.load_values(self.d_head, n, |src| self.part(&self.values, &task, src));
@@ -78,7 +83,7 @@ impl<'a> Heads<'a> {
     pub fn batches(&self, shown: &[bool]) -> Vec<Vec<usize>> {
         let mut batches = Vec::new();
         let (mut batch, mut size) = (Vec::new(), 0);
-        let computed = |lane: &usize| shown[*lane] && !self.maps.dest.range(*lane).is_empty();
+        let computed = |lane: &usize| shown[*lane] && !self.dest().range(*lane).is_empty();
         for lane in (0..shown.len()).filter(computed) {
             size += self.blank_len(lane);
             batch.push(lane);
@@ -93,19 +98,19 @@ impl<'a> Heads<'a> {
 
     /// Memory for scores of a lane's computed heads, `[head, dest, src]`.
     pub fn blank(&self, lane: usize) -> Array3<f32> {
-        let dest = self.maps.dest.range(lane).len();
-        Array3::zeros((self.maps.heads[lane].len(), dest, self.keys[lane].len()))
+        let dest = self.dest().range(lane).len();
+        Array3::zeros((self.layout.heads[lane].len(), dest, self.keys[lane].len()))
     }
 
     fn blank_len(&self, lane: usize) -> usize {
-        self.maps.heads[lane].len() * self.maps.dest.range(lane).len() * self.keys[lane].len()
+        self.layout.heads[lane].len() * self.dest().range(lane).len() * self.keys[lane].len()
     }
 
     /// Scores of the computed heads of some lanes, `[head, dest, src]` each.
     pub fn scores(&self, lanes: &[usize], scale: f32, out: &mut [Array3<f32>]) {
         let of_lane = |(lane, out): (&usize, _)| {
             let out: &mut Array3<f32> = out;
-            let heads = self.maps.heads[*lane].iter();
+            let heads = self.layout.heads[*lane].iter();
             let lane = *lane;
             out.outer_iter_mut()
                 .zip(heads)
@@ -116,7 +121,7 @@ impl<'a> Heads<'a> {
         tasks
             .into_par_iter()
             .for_each_init(AttnScratch::default, |scratch, (lane, head, out)| {
-                let dest = self.maps.dest.positions(lane);
+                let dest = self.dest().positions(lane);
                 let columns = head * self.d_head..(head + 1) * self.d_head;
                 let n = out.ncols();
                 scratch.load_keys(self.d_head, n, |src| &self.keys[lane][src][columns.clone()]);
@@ -127,8 +132,8 @@ impl<'a> Heads<'a> {
     /// Multiply-adds of a lane: scores and weighted values, up to the diagonal.
     pub fn macs(&self, lane: usize) -> u64 {
         attention_macs(
-            &self.maps.heads[lane],
-            self.maps.dest.positions(lane),
+            &self.layout.heads[lane],
+            self.dest().positions(lane),
             self.d_head,
         )
     }
@@ -142,7 +147,6 @@ pub(crate) fn attention_macs(heads: &[usize], dest: &[usize], d_head: usize) -> 
 
 /// A row of a row-major matrix.
 pub(super) fn row_slice(data: ArrayView2<'_, f32>, row: usize) -> &[f32] {
-    data.index_axis_move(Axis(0), row)
-        .to_slice()
-        .unwrap_or_else(|| unreachable!("stacks and caches are row-major"))
+    let row = data.index_axis_move(Axis(0), row).to_slice();
+    row.expect("rows and caches are row-major")
 }

@@ -5,9 +5,21 @@ use ndarray::ArrayViewMutD;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
-use crate::model::KeepLogits;
+use crate::ops::sorted;
 
-/// What a run will be, known before its first multiplication, for [`Hooks::check`].
+/// Which logits a run computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeepLogits {
+    /// Those of every position.
+    #[default]
+    All,
+    /// Those of each sequence's last position.
+    Last,
+    /// None: the run ends with the last block. Hooks after it cannot fire.
+    None,
+}
+
+/// What a run will be, known before its first multiplication, for [`Hooks::begin`].
 #[derive(Clone, Debug)]
 pub struct RunShape<'a> {
     /// The model's shape.
@@ -18,9 +30,23 @@ pub struct RunShape<'a> {
     pub stop_at_layer: Option<usize>,
     /// The positions at which what follows the blocks is computed.
     pub logits: KeepLogits,
+    /// Whether the sequences grow to these lengths, one token at a time: values must then fit a
+    /// sequence of any length.
+    pub growing: bool,
 }
 
-impl RunShape<'_> {
+impl<'a> RunShape<'a> {
+    /// A run of the whole model with all logits.
+    pub fn whole(config: &'a Config, lengths: Vec<usize>) -> Self {
+        RunShape {
+            config,
+            lengths,
+            stop_at_layer: None,
+            logits: KeepLogits::All,
+            growing: false,
+        }
+    }
+
     /// Checks that the model has the point and that the run reaches it.
     ///
     /// # Errors
@@ -73,19 +99,67 @@ pub struct Visit<'a> {
     /// The positions of the activation's rows (its `dest` rows for attention), ascending.
     /// All of `0..length` unless the run leaves out unaffected rows.
     pub positions: &'a [usize],
-    /// The shape of the whole activation, of which these positions and heads are shown.
-    pub shape: &'a [usize],
-    /// The heads that are shown, ascending, where the activation has a head axis.
+    /// The heads that are shown, ascending; none where the activation has no head axis.
     pub heads: &'a [usize],
+    /// The model's shape.
+    pub config: &'a Config,
+}
+
+impl<'a> Visit<'a> {
+    /// Positions of a sequence at a point, and these heads if it has a head axis.
+    pub(crate) fn new(
+        config: &'a Config,
+        point: HookPoint,
+        sequence: usize,
+        length: usize,
+        positions: &'a [usize],
+        heads: &'a [usize],
+    ) -> Self {
+        Visit {
+            point,
+            sequence,
+            length,
+            positions,
+            heads: if point.axes().has_heads() { heads } else { &[] },
+            config,
+        }
+    }
+
+    /// The shape of the whole activation, of which these positions and heads are shown.
+    pub fn shape(&self) -> Vec<usize> {
+        self.point.axes().shape(self.config, self.length)
+    }
 }
 
 /// The part of an activation that a hook may change.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Extent {
+pub struct Footprint {
     /// Positions, ascending; `None` for all.
     pub positions: Option<Vec<usize>>,
     /// Heads, ascending; `None` for all.
     pub heads: Option<Vec<usize>>,
+}
+
+impl Footprint {
+    pub(crate) fn covers_position(&self, position: usize) -> bool {
+        self.positions
+            .as_ref()
+            .is_none_or(|p| p.contains(&position))
+    }
+
+    pub(crate) fn covers(&self, position: usize, head: usize) -> bool {
+        let of_heads = |heads: &Vec<usize>| heads.contains(&head);
+        self.covers_position(position) && self.heads.as_ref().is_none_or(of_heads)
+    }
+
+    /// The smallest one that has the positions and the heads of both.
+    pub(crate) fn union(self, other: Footprint) -> Footprint {
+        let both = |a: Option<Vec<usize>>, b: Option<Vec<usize>>| Some(sorted([a?, b?].concat()));
+        Footprint {
+            positions: both(self.positions, other.positions),
+            heads: both(self.heads, other.heads),
+        }
+    }
 }
 
 /// Code that reads and changes activations during a run. `()` is the empty hook, which costs
@@ -100,15 +174,16 @@ pub trait Hooks: Send {
     /// [`HookPoint::axes`], its rows those of [`Visit::positions`].
     fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>);
 
-    /// Called before the run, perhaps twice: checks that everything can fire.
+    /// Called once, before anything of the run is computed: checks that everything can fire. May
+    /// prepare what depends on the run, as it is called before [`Hooks::wants`] is asked.
     ///
     /// # Errors
-    /// Says which hook could not fire, and why.
-    fn check(&mut self, run: &RunShape<'_>) -> Result<()>;
+    /// Which hook could not fire, and why.
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()>;
 
     /// Which part of the activation [`Hooks::visit`] may change; by default, all of it.
-    fn extent(&self, _at: HookPoint, _sequence: usize) -> Extent {
-        Extent::default()
+    fn footprint(&self, _at: HookPoint, _sequence: usize) -> Footprint {
+        Footprint::default()
     }
 }
 
@@ -120,7 +195,7 @@ impl Hooks for () {
 
     fn visit(&mut self, _at: &Visit<'_>, _activation: ArrayViewMutD<'_, f32>) {}
 
-    fn check(&mut self, _run: &RunShape<'_>) -> Result<()> {
+    fn begin(&mut self, _run: &RunShape<'_>) -> Result<()> {
         Ok(())
     }
 }
@@ -139,9 +214,21 @@ impl<A: Hooks, B: Hooks> Hooks for (A, B) {
         }
     }
 
-    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
-        self.0.check(run)?;
-        self.1.check(run)
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
+        self.0.begin(run)?;
+        self.1.begin(run)
+    }
+
+    fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
+        let wanted = [self.0.wants(at, sequence), self.1.wants(at, sequence)];
+        match wanted {
+            [true, false] => self.0.footprint(at, sequence),
+            [false, true] => self.1.footprint(at, sequence),
+            _ => {
+                let first = self.0.footprint(at, sequence);
+                first.union(self.1.footprint(at, sequence))
+            }
+        }
     }
 }
 
@@ -154,12 +241,12 @@ impl<H: Hooks> Hooks for &mut H {
         (**self).visit(at, activation);
     }
 
-    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
-        (**self).check(run)
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
+        (**self).begin(run)
     }
 
-    fn extent(&self, at: HookPoint, sequence: usize) -> Extent {
-        (**self).extent(at, sequence)
+    fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
+        (**self).footprint(at, sequence)
     }
 }
 
@@ -202,7 +289,7 @@ where
         (self.f)(at, activation);
     }
 
-    fn check(&mut self, run: &RunShape<'_>) -> Result<()> {
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
         run.check_point(self.point)
     }
 }

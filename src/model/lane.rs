@@ -1,10 +1,13 @@
 //! Lanes: one run of one sequence each, many of which share a pass; and which of their rows each
 //! stage of a layer has to compute.
 
+use std::ops::Index;
 use std::sync::Arc;
 
+use super::stage::{Frozen, Input, Readers, Stage};
 use crate::cache::ActivationCache;
 use crate::hook::{HookPoint, Site};
+use crate::ops::sorted;
 
 /// A place where a lane departs from its base: the rows and heads that change there.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,19 +15,11 @@ pub(crate) struct Change {
     pub point: HookPoint,
     /// Positions (destinations for attention), ascending.
     pub rows: Vec<usize>,
-    /// Heads, ascending; all of them for sites without a head axis.
+    /// Heads, ascending; none for sites without a head axis.
     pub heads: Vec<usize>,
 }
 
-/// The halves of the blocks whose output stays the base's, whatever enters them. Edits at points
-/// inside or after a held half still act.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub attention: bool,
-    pub mlps: bool,
-}
-
-/// Which logits a lane is to give.
+/// Which logits a lane is to compute.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Columns {
     /// The whole vocabulary.
@@ -37,10 +32,10 @@ pub(crate) enum Columns {
 #[derive(Clone, Debug)]
 pub(crate) struct Lane<'a> {
     pub tokens: &'a [u32],
-    /// The run that this one departs from: gives every row that is not computed.
+    /// The run that this one departs from: has every row that is not computed.
     pub base: Option<&'a ActivationCache>,
     /// Positions whose tokens are not the base's, ascending; all of them without a base.
-    pub fresh: Rows,
+    pub fresh: Positions,
     /// Where the lane departs from its base, other than by its tokens.
     pub changes: Vec<Change>,
     /// Positions whose logits are read, ascending.
@@ -49,7 +44,7 @@ pub(crate) struct Lane<'a> {
     /// Whether only what `outputs` need is computed.
     pub narrow: bool,
     /// Halves of the blocks that are frozen to the base.
-    pub held: Held,
+    pub frozen: Frozen,
 }
 
 impl<'a> Lane<'a> {
@@ -63,73 +58,45 @@ impl<'a> Lane<'a> {
             outputs,
             columns: Columns::All,
             narrow: false,
-            held: Held::default(),
+            frozen: Frozen::default(),
         }
-    }
-
-    /// The changed rows at a point, or none.
-    pub fn changed(&self, point: HookPoint) -> impl Iterator<Item = &Change> {
-        self.changes.iter().filter(move |c| c.point == point)
-    }
-
-    fn rows_at(&self, points: &[HookPoint]) -> Rows {
-        let changes = points.iter().flat_map(|p| self.changed(*p));
-        sorted(changes.flat_map(|c| c.rows.iter().copied())).into()
     }
 }
 
 /// Ascending positions; clones share their memory.
-pub(crate) type Rows = Arc<[usize]>;
-
-/// Sorts out duplicates and puts in order.
-pub(crate) fn sorted(rows: impl IntoIterator<Item = usize>) -> Vec<usize> {
-    let mut rows: Vec<usize> = rows.into_iter().collect();
-    rows.sort_unstable();
-    rows.dedup();
-    rows
-}
+pub(crate) type Positions = Arc<[usize]>;
 
 /// The union of ascending lists.
-fn union(first: &Rows, others: &[&Rows]) -> Rows {
-    if others.iter().all(|o| o.is_empty() || Arc::ptr_eq(o, first)) {
-        return Arc::clone(first);
+fn union(first: Positions, others: impl IntoIterator<Item = Positions>) -> Positions {
+    let mut all = first;
+    for other in others {
+        let known = Arc::ptr_eq(&other, &all) || other.iter().all(|r| has(&all, *r));
+        if !known {
+            all = sorted(all.iter().chain(&*other).copied()).into();
+        }
     }
-    let others = others.iter().flat_map(|l| l.iter().copied());
-    sorted(first.iter().copied().chain(others)).into()
+    all
 }
 
-/// The rows that the stages of one layer compute or hold, for one lane.
-///
-/// A stage's rows are those which differ from the base there ("dirty") and which something
-/// downstream reads; a row held for another reason (a hook needs to see it) says so.
+fn has(positions: &[usize], position: usize) -> bool {
+    positions.binary_search(&position).is_ok()
+}
+
+/// The rows that the stages of one layer compute or hold, for one lane: those which differ from
+/// the base there, or are edited there, and which something downstream reads.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct LayerRows {
-    /// Residual stream at the layer's entry: dirty rows, and rows whose copy a hook changes.
-    pub pre: Rows,
-    /// Rows that go through `ln1` to keys and values.
-    pub kv: Rows,
-    /// Rows that go through `ln1` to queries.
-    pub q: Rows,
-    /// Rows with a query, key, value other than the base's.
-    pub q_live: Rows,
-    pub k_live: Rows,
-    pub v_live: Rows,
-    /// Destination rows whose attention is computed, and for which heads.
-    pub dest: Rows,
-    pub heads: Rows,
-    /// Rows of z that W_O is applied to.
-    pub z: Rows,
-    /// Rows of the attention output, and of the residual after it.
-    pub attn_out: Rows,
-    pub mid: Rows,
-    /// Rows that go through `ln2` and the MLP's first matrix.
-    pub mlp_in: Rows,
-    /// Rows of the hidden layer before and after the activation function.
-    pub mlp_pre: Rows,
-    pub mlp_post: Rows,
-    /// Rows of the MLP's output, and of the residual after it.
-    pub mlp_out: Rows,
-    pub post: Rows,
+    rows: [Positions; Stage::COUNT],
+    /// The heads whose attention is computed, at the rows of [`Stage::Pattern`].
+    pub heads: Positions,
+}
+
+impl Index<Stage> for LayerRows {
+    type Output = Positions;
+
+    fn index(&self, stage: Stage) -> &Positions {
+        &self.rows[stage as usize]
+    }
 }
 
 /// What of a lane's sequence a layer's readers need.
@@ -141,26 +108,16 @@ struct Needed<'o> {
 }
 
 impl Needed<'_> {
-    fn keys(&self, rows: Rows) -> Rows {
-        match rows.last() {
-            Some(last) if *last > self.until => {
-                rows.iter().copied().filter(|r| *r <= self.until).collect()
-            }
-            _ => rows,
+    fn of(&self, rows: Positions, readers: Readers) -> Positions {
+        let only = self.only.filter(|_| readers == Readers::OwnRow);
+        if only.is_none() && rows.last().is_none_or(|last| *last <= self.until) {
+            return rows;
         }
-    }
-
-    fn rows(&self, rows: Rows) -> Rows {
-        let rows = self.keys(rows);
-        match self.only {
-            None => rows,
-            Some(only) if rows.iter().all(|r| only.binary_search(r).is_ok()) => rows,
-            Some(only) => rows
-                .iter()
-                .copied()
-                .filter(|r| only.binary_search(r).is_ok())
-                .collect(),
+        let needed = |row: &usize| *row <= self.until && only.is_none_or(|only| has(only, *row));
+        if rows.iter().all(needed) {
+            return rows;
         }
+        rows.iter().copied().filter(needed).collect()
     }
 }
 
@@ -182,133 +139,109 @@ impl Lane<'_> {
         };
         let last_read = self.outputs.last().copied().unwrap_or(0);
         Needed {
-            until: match self.changes.iter().any(ahead) {
-                true => end,
-                false => last_read,
+            until: if self.changes.iter().any(ahead) {
+                end
+            } else {
+                last_read
             },
             only: last.then_some(&self.outputs),
         }
     }
 
-    /// Rows of the embeddings that differ from the base.
-    pub fn embed_rows(&self) -> Rows {
-        let edited = self.rows_at(&[HookPoint::Embed, HookPoint::PosEmbed]);
-        self.needed(false).keys(union(&self.fresh, &[&edited]))
+    /// The changes at some points.
+    fn changes_at(&self, here: impl Fn(HookPoint) -> bool) -> impl Iterator<Item = &Change> {
+        self.changes.iter().filter(move |c| here(c.point))
     }
 
-    /// Rows of each stage of `layer`, given the rows that are dirty at its entry.
+    /// The rows that change at some points.
+    fn rows_at(&self, here: impl Fn(HookPoint) -> bool) -> Positions {
+        let changes = self.changes_at(here);
+        sorted(changes.flat_map(|c| c.rows.iter().copied())).into()
+    }
+
+    /// Rows of the embeddings that differ from the base.
+    pub fn embed_rows(&self) -> Positions {
+        let edited = self.rows_at(|at| matches!(at, HookPoint::Embed | HookPoint::PosEmbed));
+        let rows = union(Arc::clone(&self.fresh), [edited]);
+        self.needed(false).of(rows, Readers::LaterRows)
+    }
+
+    /// Rows of each stage of `layer`, whose number `last` says whether it is the last one, given
+    /// the rows that are dirty at its entry: walks the table of stages from top to bottom.
     pub fn layer_rows(
         &self,
         layer: usize,
         last: bool,
-        all_heads: &Rows,
-        dirty: &Rows,
+        all_heads: &Positions,
+        dirty: &Positions,
     ) -> LayerRows {
-        let untouched = self.changes.iter().all(|c| c.point.layer() != Some(layer));
-        if untouched && dirty.is_empty() {
-            return LayerRows::default();
+        let edited = self.changes_at(|at| at.layer() == Some(layer)).count() > 0;
+        let mut layer_rows = LayerRows::default();
+        if !edited && dirty.is_empty() {
+            return layer_rows;
         }
-        let none: Rows = Arc::default();
-        let e = |site: Site| match untouched {
-            true => Arc::clone(&none),
-            false => self.rows_at(&[site.at(layer)]),
-        };
-        let need = self.needed(last);
-        let entry = union(dirty, &[&e(Site::ResidPre)]);
-        let (attn_in, q_in) = (e(Site::AttnIn), e(Site::QInput));
-        let (k_in, v_in) = (e(Site::KInput), e(Site::VInput));
-        let read = if self.held.attention { &none } else { &entry };
-        let normed = union(read, &[&e(Site::Ln1Scale), &e(Site::Ln1Normalized)]);
-
-        let q_live = need.rows(union(&normed, &[&e(Site::Q), &q_in, &attn_in]));
-        let k_live = need.keys(union(&normed, &[&e(Site::K), &k_in, &attn_in]));
-        let v_live = need.keys(union(&normed, &[&e(Site::V), &v_in, &attn_in]));
-        let first = k_live.first().into_iter().chain(v_live.first()).min();
-        let dest = self.destinations(
-            &q_live,
-            first.copied(),
-            &[&e(Site::AttnScores), &e(Site::Pattern)],
-        );
-        let dest = need.rows(dest);
-        let heads = match normed.is_empty() {
-            true => self.attention_heads(layer),
-            false => Arc::clone(all_heads),
-        };
-
-        let z = need.rows(union(&dest, &[&e(Site::Z), &e(Site::Result)]));
-        // `z` lacks the rows of the entry only where attention is held.
-        let attn_out = need.rows(union(&z, &[&entry, &e(Site::AttnOut)]));
-        let mid = need.rows(union(&attn_out, &[&e(Site::ResidMid)]));
-        let ln2 = [&e(Site::MlpIn), &e(Site::Ln2Scale), &e(Site::Ln2Normalized)];
-        let read = if self.held.mlps { &none } else { &mid };
-        let mlp_in = need.rows(union(read, &ln2));
-        let mlp_pre = need.rows(union(&mlp_in, &[&e(Site::MlpPre)]));
-        let mlp_post = need.rows(union(&mlp_pre, &[&e(Site::MlpPost)]));
-        let mlp_out = need.rows(union(&mlp_post, &[&mid, &e(Site::MlpOut)]));
-        let post = need.rows(union(&mlp_out, &[&e(Site::ResidPost)]));
-        LayerRows {
-            pre: need.keys(union(&entry, &[&normed, &attn_in, &q_in, &k_in, &v_in])),
-            q: need.rows(Arc::clone(&normed)),
-            kv: need.keys(normed),
-            q_live,
-            k_live,
-            v_live,
-            dest,
-            heads,
-            z,
-            attn_out,
-            mid,
-            mlp_in,
-            mlp_pre,
-            mlp_post,
-            mlp_out,
-            post,
+        let needed = self.needed(last);
+        for stage in Stage::ALL {
+            let entry = stage.entry();
+            let inputs = stage.inputs(self.frozen);
+            let mut rows = match stage {
+                Stage::ResidPre => Arc::clone(dirty),
+                _ => self.rows_of_inputs(inputs, &layer_rows),
+            };
+            if edited {
+                let sites = || entry.sites.iter().chain(entry.shows);
+                let own = self.rows_at(|at| sites().any(|site| at == site.at(layer)));
+                rows = union(rows, [own]);
+            }
+            layer_rows.rows[*stage as usize] = needed.of(rows, entry.readers);
         }
+        layer_rows.heads = self.heads(layer, all_heads, dirty);
+        layer_rows
     }
 
-    /// Rows whose attention differs: those of other queries or scores, and all from the first
-    /// other key or value on.
-    fn destinations(&self, q_live: &Rows, first: Option<usize>, edited: &[&Rows]) -> Rows {
+    /// The rows that differ because a stage's inputs do.
+    fn rows_of_inputs(&self, inputs: &[Input], known: &LayerRows) -> Positions {
+        let same = |input: &Input| match input {
+            Input::Same(stage) => Some(Arc::clone(&known[*stage])),
+            Input::Earlier(_) => None,
+        };
+        let first_of = |input: &Input| match input {
+            Input::Same(_) => None,
+            Input::Earlier(stage) => known[*stage].first().copied(),
+        };
+        let mut same = inputs.iter().filter_map(same);
+        let rows = union(same.next().unwrap_or_default(), same);
+        let Some(first) = inputs.iter().filter_map(first_of).min() else {
+            return rows;
+        };
         let n = self.tokens.len();
-        let Some(first) = first else {
-            return union(q_live, edited);
-        };
-        let closed = q_live.first() == Some(&first) && q_live.len() == n - first;
-        if closed && edited.iter().all(|e| e.first().is_none_or(|r| *r >= first)) {
-            return Arc::clone(q_live);
+        if rows.first() == Some(&first) && rows.len() == n - first {
+            return rows;
         }
-        let after: Rows = (first..n).collect();
-        union(&after, &[&[q_live], edited].concat())
+        union((first..n).collect(), [rows])
     }
 
-    /// The heads whose attention a layer's changes concern, where its entry is the base's.
-    fn attention_heads(&self, layer: usize) -> Rows {
-        const SITES: [Site; 9] = [
-            Site::AttnIn,
-            Site::QInput,
-            Site::KInput,
-            Site::VInput,
-            Site::Q,
-            Site::K,
-            Site::V,
-            Site::AttnScores,
-            Site::Pattern,
-        ];
-        let changes = SITES.iter().flat_map(|site| self.changed(site.at(layer)));
-        sorted(changes.flat_map(|c| c.heads.iter().copied())).into()
+    /// The heads whose attention a layer's changes concern: all of them, where something changes
+    /// that they all read.
+    fn heads(&self, layer: usize, all_heads: &Positions, dirty: &Positions) -> Positions {
+        let upstream = Stage::Pattern.upstream(self.frozen);
+        let upstream = Stage::ALL.iter().filter(|stage| upstream[**stage as usize]);
+        let reads = |stage: Stage| upstream.clone().any(|s| *s == stage);
+        let sites = || upstream.clone().flat_map(|stage| stage.entry().sites);
+        let here = |at: HookPoint| sites().any(|site| at == site.at(layer));
+        let of_all = |at: HookPoint| here(at) && !at.axes().has_heads();
+        let entered = reads(Stage::ResidPre) && !dirty.is_empty();
+        if entered || self.changes_at(of_all).next().is_some() {
+            return Arc::clone(all_heads);
+        }
+        sorted(self.changes_at(here).flat_map(|c| c.heads.iter().copied())).into()
     }
 
     /// Rows that go through the final LayerNorm and the unembedding, given those dirty before.
-    pub fn final_rows(&self, dirty: &Rows) -> Rows {
-        let points = [
-            HookPoint::LnFinalScale,
-            HookPoint::LnFinalNormalized,
-            HookPoint::Logits,
-        ];
-        let rows = union(dirty, &[&self.rows_at(&points)]);
-        rows.iter()
-            .copied()
-            .filter(|r| self.outputs.binary_search(r).is_ok())
-            .collect()
+    pub fn final_rows(&self, dirty: &Positions) -> Positions {
+        let edited = self.rows_at(|at| at > HookPoint::PosEmbed && at.layer().is_none());
+        let rows = union(Arc::clone(dirty), [edited]);
+        let read = rows.iter().copied().filter(|r| has(&self.outputs, *r));
+        read.collect()
     }
 }

@@ -6,25 +6,14 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView2};
 
 use super::Transformer;
-use super::hooks::{Hooks, RunShape};
+use super::hooks::{Hooks, KeepLogits, RunShape};
 use super::lane::Lane;
 use super::pass::{Pass, PassOutput};
-use crate::cache::{ActivationCache, Recorder, Selection};
+use super::recorder::Recorder;
+use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::ops::{self, Matrix, part};
 use crate::prompt::Prompt;
-
-/// Which logits a run computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KeepLogits {
-    /// Those of every position.
-    #[default]
-    All,
-    /// Those of each sequence's last position.
-    Last,
-    /// None: the run ends with the last block. Hooks after it cannot fire.
-    None,
-}
 
 /// What a run keeps and where it stops.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,12 +26,12 @@ pub struct Run<'s> {
     pub logits: KeepLogits,
 }
 
-/// What a run gave.
+/// What a run returns.
 #[derive(Clone, Debug)]
 pub struct RunOutput {
     /// The logits asked for; empty after an early stop.
     pub logits: Logits,
-    /// One cache a prompt, empty unless [`Run::cache`] asked for it.
+    /// One cache per prompt, empty unless [`Run::cache`] asked for it.
     pub caches: Vec<ActivationCache>,
     /// The residual stream `[pos, d_model]` of each prompt where the run ended.
     pub residual: Vec<Array2<f32>>,
@@ -50,7 +39,7 @@ pub struct RunOutput {
     pub multiply_adds: u64,
 }
 
-/// Logits of a batch, one matrix `[pos, d_vocab]` a prompt.
+/// Logits of a batch, one matrix `[pos, d_vocab]` per prompt.
 #[derive(Clone, Debug, Default)]
 pub struct Logits {
     data: Arc<Matrix>,
@@ -106,7 +95,7 @@ impl Transformer {
     /// The logits of one prompt, `[pos, d_vocab]`, and the activations selected.
     ///
     /// # Errors
-    /// As [`Transformer::run`].
+    /// Same as [`Transformer::run`].
     pub fn run_with_cache(
         &self,
         tokens: impl AsRef<[u32]>,
@@ -124,7 +113,7 @@ impl Transformer {
     /// The logits of one prompt, `[pos, d_vocab]`, under hooks.
     ///
     /// # Errors
-    /// As [`Transformer::run`].
+    /// Same as [`Transformer::run`].
     pub fn run_with_hooks(
         &self,
         tokens: impl AsRef<[u32]>,
@@ -153,6 +142,16 @@ impl Transformer {
         let prompts = prompts.as_ref();
         self.check_prompts(prompts)?;
         self.check_run(prompts, &mut hooks, run)?;
+        Ok(self.run_begun(prompts, &mut hooks, run))
+    }
+
+    /// Runs what has been checked, under hooks that have begun.
+    pub(crate) fn run_begun<H: Hooks>(
+        &self,
+        prompts: &[Prompt],
+        hooks: &mut H,
+        run: &Run<'_>,
+    ) -> RunOutput {
         let lanes: Vec<Lane<'_>> = prompts
             .iter()
             .map(|prompt| Lane::full(&prompt.tokens, outputs(run.logits, prompt.len())))
@@ -162,12 +161,9 @@ impl Transformer {
             KeepLogits::None => Some(run.stop_at_layer.unwrap_or(self.config.n_layers)),
             _ => run.stop_at_layer,
         };
-        let pass = Pass::new(self, &lanes, &mut hooks, recorder.as_mut());
+        let pass = Pass::new(self, &lanes, hooks, recorder.as_mut());
         let output = ops::on_pool(|| pass.run(stop));
-        Ok(finish(
-            output,
-            recorder.map_or_else(Vec::new, |r| r.finish(&lanes)),
-        ))
+        finish(output, recorder.map_or_else(Vec::new, |r| r.finish(&lanes)))
     }
 
     /// Checks prompts against the model's context and vocabulary.
@@ -194,7 +190,7 @@ impl Transformer {
                 return Err(Error::Prompt {
                     at,
                     found: format!("{labels} labels for {n} tokens"),
-                    expected: "one label a token".to_string(),
+                    expected: "one label per token".to_string(),
                 });
             }
             let unknown = prompt
@@ -228,8 +224,9 @@ impl Transformer {
             lengths: prompts.iter().map(Prompt::len).collect(),
             stop_at_layer: (!whole).then(|| run.stop_at_layer.unwrap_or(self.config.n_layers)),
             logits: run.logits,
+            growing: false,
         };
-        hooks.check(&shape)?;
+        hooks.begin(&shape)?;
         run.cache
             .map_or(Ok(()), |selection| check_selection(&shape, selection))
     }
@@ -267,11 +264,11 @@ fn outputs(keep: KeepLogits, n: usize) -> Vec<usize> {
 }
 
 fn finish(output: PassOutput, caches: Vec<ActivationCache>) -> RunOutput {
-    let rows = output.logits.rows;
+    let layout = output.logits.layout;
     let logits = match output.logits.groups.into_iter().next() {
         Some((_, data)) => Logits {
             data,
-            rows: (0..rows.lanes()).map(|lane| rows.range(lane)).collect(),
+            rows: (0..layout.lanes()).map(|lane| layout.range(lane)).collect(),
         },
         None => Logits::default(),
     };
@@ -279,7 +276,7 @@ fn finish(output: PassOutput, caches: Vec<ActivationCache>) -> RunOutput {
     RunOutput {
         logits,
         caches,
-        residual: (0..residual.rows.lanes())
+        residual: (0..residual.layout.lanes())
             .map(|lane| residual.lane(lane).to_owned())
             .collect(),
         multiply_adds: output.macs,

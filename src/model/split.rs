@@ -1,17 +1,18 @@
-//! Inputs of attention split by head and by reader (`hook_attn_in`, `hook_q_input`, …), made
+//! Inputs of attention split by head, for queries, keys and values (`hook_attn_in`, `hook_q_input`, …), made
 //! only where something wants them.
 
 use std::sync::Arc;
 
 use ndarray::{Array2, Array3, Axis};
 
-use super::hooks::{Extent, Hooks};
+use super::hooks::{Footprint, Hooks};
 use super::pass::Pass;
-use super::stack::Stack;
+use super::rows::Rows;
+use crate::component::Qkv;
 use crate::hook::Site;
 use crate::ops::{self, part, part_mut};
 
-/// One head's inputs of one reader that hooks may change: rows to be normed and projected.
+/// One head's input that hooks may change: rows to be normed and projected.
 struct Noted {
     head: usize,
     lane: usize,
@@ -21,75 +22,69 @@ struct Noted {
     changed: bool,
 }
 
-/// What hooks made of the split inputs of a layer, for queries, keys and values in turn.
+/// What hooks made of the split inputs of a layer.
 pub(super) struct SplitInputs {
     layer: usize,
+    /// For queries, keys and values.
     noted: [Vec<Noted>; 3],
 }
 
-const READERS: [Site; 3] = [Site::QInput, Site::KInput, Site::VInput];
-
 impl SplitInputs {
     /// Shows the split inputs where they are wanted, and notes the parts that hooks may change.
-    pub fn collect<H: Hooks>(pass: &mut Pass<'_, '_, H>, layer: usize, pre: &Stack) -> Self {
+    pub fn show<H: Hooks>(pass: &mut Pass<'_, '_, H>, x: &Rows) -> Self {
         let mut split = SplitInputs {
-            layer,
+            layer: pass.layer,
             noted: [Vec::new(), Vec::new(), Vec::new()],
         };
+        let sites = || {
+            Qkv::ALL
+                .map(Qkv::input_site)
+                .into_iter()
+                .chain([Site::AttnIn])
+        };
         for lane in 0..pass.lanes.len() {
-            let wanted =
-                |site: Site| pass.recorded(site.at(layer)) || pass.wanted(site.at(layer), lane);
-            let any = wanted(Site::AttnIn) || READERS.into_iter().any(wanted);
-            if any && !pre.rows.range(lane).is_empty() {
-                split.collect_lane(pass, lane, pre);
+            let mut points = sites().map(|site| site.at(pass.layer));
+            let any = points.any(|at| pass.recorded(at) || pass.wanted(at, lane));
+            if any && !x.layout.range(lane).is_empty() {
+                split.show_lane(pass, lane, x);
             }
         }
         split
     }
 
-    fn collect_lane<H: Hooks>(&mut self, pass: &mut Pass<'_, '_, H>, lane: usize, pre: &Stack) {
+    fn show_lane<H: Hooks>(&mut self, pass: &mut Pass<'_, '_, H>, lane: usize, x: &Rows) {
         let n_heads = pass.model.config().n_heads;
-        let rows = pre.lane(lane);
-        let positions = pre.rows.positions(lane).to_vec();
+        let rows = x.lane(lane);
+        let positions = x.layout.positions(lane);
         let mut shared = Array3::zeros((rows.nrows(), n_heads, rows.ncols()));
         shared.assign(&rows.insert_axis(Axis(1)));
-        let shared_extent = show(
-            pass,
-            Site::AttnIn,
-            self.layer,
-            lane,
-            &positions,
-            &mut shared,
-        );
-        for (reader, site) in READERS.into_iter().enumerate() {
+        let of_all = show_site(pass, Site::AttnIn, lane, positions, &mut shared);
+        for which in Qkv::ALL {
             let mut input = shared.clone();
-            let own = show(pass, site, self.layer, lane, &positions, &mut input);
-            let extents = [&shared_extent, &own].map(Option::as_ref);
-            self.note(reader, lane, extents, pre, &input);
+            let own = show_site(pass, which.input_site(), lane, positions, &mut input);
+            let footprints: Vec<&Footprint> = of_all.iter().chain(&own).collect();
+            self.note(which, lane, &footprints, x, &input);
         }
     }
 
     fn note(
         &mut self,
-        reader: usize,
+        which: Qkv,
         lane: usize,
-        extents: [Option<&Extent>; 2],
-        pre: &Stack,
+        footprints: &[&Footprint],
+        x: &Rows,
         input: &Array3<f32>,
     ) {
-        let chosen =
-            |list: &Option<Vec<usize>>, i: usize| list.as_ref().is_none_or(|l| l.contains(&i));
-        let rows = pre.lane(lane);
-        for (i, &position) in pre.rows.positions(lane).iter().enumerate() {
+        let rows = x.lane(lane);
+        for (i, &position) in x.layout.positions(lane).iter().enumerate() {
             for head in 0..input.len_of(Axis(1)) {
-                let covers = |e: &&Extent| chosen(&e.positions, position) && chosen(&e.heads, head);
-                if !extents.iter().flatten().any(covers) {
+                if !footprints.iter().any(|f| f.covers(position, head)) {
                     continue;
                 }
                 let input = input.index_axis(Axis(0), i).row(head).to_vec();
                 let before = rows.row(i);
                 let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
-                self.noted[reader].push(Noted {
+                self.noted[which as usize].push(Noted {
                     head,
                     lane,
                     position,
@@ -100,18 +95,19 @@ impl SplitInputs {
         }
     }
 
-    /// Recomputes the parts of queries (0), keys (1) or values (2) whose inputs were noted.
-    pub fn apply<H: Hooks>(&self, pass: &mut Pass<'_, '_, H>, reader: usize, out: &mut Stack) {
-        if self.noted[reader].is_empty() {
+    /// Recomputes the parts of queries, keys or values whose inputs were noted.
+    pub fn apply<H: Hooks>(&self, pass: &Pass<'_, '_, H>, which: Qkv, out: &mut Rows) {
+        let noted = &self.noted[which as usize];
+        if noted.is_empty() {
             return;
         }
         let model = pass.model;
         let (config, block) = (model.config(), &model.parameters().h[self.layer]);
         let (d, d_head) = (config.d_model, config.d_head());
         for head in 0..config.n_heads {
-            let of_head = self.noted[reader].iter().filter(|c| c.head == head);
+            let of_head = noted.iter().filter(|c| c.head == head);
             let mine: Vec<(usize, &Noted)> = of_head
-                .filter_map(|c| Some((out.rows.find(c.lane, c.position)?, c)))
+                .filter_map(|c| Some((out.layout.find(c.lane, c.position)?, c)))
                 .collect();
             if mine.is_empty() {
                 continue;
@@ -124,7 +120,7 @@ impl SplitInputs {
             }
             let (weight, bias) = (block.ln_1.weight.view(), block.ln_1.bias.view());
             let normed = ops::layer_norm_affine(x.view(), weight, bias, config.layer_norm_eps);
-            let first = reader * d + head * d_head;
+            let first = which as usize * d + head * d_head;
             let columns = first..first + d_head;
             let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
             let bias = part(block.attn.c_attn.bias.view(), 0, columns);
@@ -139,22 +135,16 @@ impl SplitInputs {
     }
 }
 
-/// Shows one split input to hooks and recorder; gives the extent that a hook may have changed.
-fn show<H: Hooks>(
+/// Shows one split input; returns the part that a hook may have changed.
+fn show_site<H: Hooks>(
     pass: &mut Pass<'_, '_, H>,
     site: Site,
-    layer: usize,
     lane: usize,
     positions: &[usize],
     values: &mut Array3<f32>,
-) -> Option<Extent> {
-    let at = site.at(layer);
+) -> Option<Footprint> {
+    let at = site.at(pass.layer);
+    pass.show_lane(at, lane, positions, &pass.all_heads(), values);
     let wanted = pass.wanted(at, lane);
-    if wanted {
-        pass.visit_lane(at, lane, positions, values.view_mut());
-    }
-    if let Some(recorder) = pass.recorder.as_mut().filter(|r| r.wants(at)) {
-        recorder.record_rows(at, lane, &pass.lanes[lane], positions, values);
-    }
-    wanted.then(|| pass.hooks.extent(at, lane))
+    wanted.then(|| pass.hooks.footprint(at, lane))
 }

@@ -1,4 +1,4 @@
-//! Parts of arrays along one axis. `ndarray`'s `s!` expands to an `allow(unsafe_code)`, which this
+//! Parts of arrays along one axis, and lists of indices. `ndarray`'s `s!` expands to an `allow(unsafe_code)`, which this
 //! crate forbids.
 
 use std::ops::Range;
@@ -23,4 +23,12 @@ pub(crate) fn part_mut<D: Dimension>(
 ) -> ArrayViewMut<'_, f32, D> {
     x.slice_axis_inplace(Axis(axis), range.into());
     x
+}
+
+/// The indices in ascending order, each once.
+pub(crate) fn sorted(indices: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let mut indices: Vec<usize> = indices.into_iter().collect();
+    indices.sort_unstable();
+    indices.dedup();
+    indices
 }

@@ -4,7 +4,7 @@ use super::nodes::{PathReceiver, PathSender};
 use super::{PathPatching, names};
 use crate::error::{Error, Result};
 use crate::intervention::{Edit, Intervention, Target};
-use crate::model::{KeepLogits, RunShape};
+use crate::model::RunShape;
 use crate::prompt::Prompt;
 
 /// Checks senders and receivers; tells for each set of senders whether a path leads from it to a
@@ -15,12 +15,7 @@ pub(super) fn check(
     receivers: &[PathReceiver],
 ) -> Result<Vec<bool>> {
     let config = study.model.config();
-    let shape = RunShape {
-        config,
-        lengths: study.original.iter().map(Prompt::len).collect(),
-        stop_at_layer: None,
-        logits: KeepLogits::All,
-    };
+    let shape = RunShape::whole(config, study.original.iter().map(Prompt::len).collect());
     // The place alone is checked; the values come later.
     let exists = |target: Target| Intervention::new(target, Edit::Zero).check(&shape);
     for (i, set) in senders.iter().enumerate() {
@@ -44,9 +39,10 @@ pub(super) fn check(
         .try_for_each(|r| exists(r.target(config)))?;
     check_distinct(receivers, &shape.lengths)?;
 
+    let frozen = study.frozen();
     let leads = |set: &[PathSender], receiver: &PathReceiver| {
         set.iter()
-            .any(|sender| sender.leads_to(receiver, config, &shape.lengths))
+            .any(|sender| sender.leads_to(receiver, config, &shape.lengths, frozen))
     };
     let unreached = |receiver: &&PathReceiver| !senders.iter().any(|set| leads(set, receiver));
     if let Some(receiver) = receivers.iter().find(unreached) {

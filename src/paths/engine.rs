@@ -13,10 +13,10 @@ use crate::error::Result;
 use crate::hook::{Axes, HookPoint};
 use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::metric::Metric;
-use crate::model::lane::Held;
+use crate::model::stage::base_reads;
 use crate::model::{KeepLogits, Run};
 use crate::prompt::Prompt;
-use crate::sweep::{Cell, HELD_READS, Recording, Sweep, points_read};
+use crate::sweep::{Cell, Recording, Sweep, points_read};
 
 /// Cells whose runs C are kept at once, at most: so often an observer is told.
 const GROUP: usize = 64;
@@ -66,13 +66,12 @@ impl<'p, 'm> Runs<'p, 'm> {
         };
         let sent = senders.iter().flatten().map(|s| s.target().point);
         let mut of_new = points_read(config, std::iter::empty());
-        of_new.extend(sent);
+        of_new.extend(sent.clone());
         let mut of_original = points_read(config, ends.targets.iter().map(|t| t.point));
         of_original.extend(of_new.iter());
         of_original.extend(ends.reads.iter().copied());
-        for layer in 0..config.n_layers {
-            of_original.extend(HELD_READS.map(|site| site.at(layer)));
-        }
+        let frozen = study.frozen();
+        of_original.extend(sent.flat_map(|at| base_reads(at, config.n_layers, frozen)));
         let cache = |prompts: &[Prompt], selection: &Selection| {
             let run = Run {
                 cache: Some(selection),
@@ -98,10 +97,7 @@ impl<'p, 'm> Runs<'p, 'm> {
         Recording {
             model: self.study.model,
             base: &self.original,
-            held: Held {
-                attention: true,
-                mlps: self.study.freeze_mlps,
-            },
+            frozen: self.study.frozen(),
             keep: &self.keep,
             memory_limit,
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::config::Config;
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Select, Target};
+use crate::model::stage::{Frozen, leads_to};
 use crate::report::Axis;
 
 /// What is sent along the paths: one node's output, taken from the run on the new prompt.
@@ -54,15 +55,17 @@ impl PathSender {
         target(self.point, self.head, &self.positions)
     }
 
-    /// Whether the graph has a path to a receiver: it reads after the sender wrote, and at a
-    /// position that is sent, since no path leads through another head's attention.
+    /// Whether the graph has a path to a receiver, where halves of the blocks are frozen: to what
+    /// it reads, and at a position that is sent, since no path leads through another head's
+    /// attention.
     pub(super) fn leads_to(
         &self,
         receiver: &PathReceiver,
         config: &Config,
         lengths: &[usize],
+        frozen: Frozen,
     ) -> bool {
-        self.point < receiver.target(config).point
+        leads_to(self.point, receiver.reads(config), frozen)
             && meet(&self.positions, &receiver.positions, lengths)
     }
 }

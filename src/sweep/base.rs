@@ -5,51 +5,28 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use super::Sweep;
-use crate::cache::{ActivationCache, Recorder, Selection};
+use crate::cache::{ActivationCache, Selection};
 use crate::config::Config;
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::metric::Needs;
+use crate::model::Recorder;
 use crate::model::lane::{Change, Columns, Lane};
 use crate::model::pass::Pass;
+use crate::model::stage::{Frozen, base_reads};
 
 /// The points that lanes with interventions at `places` read from their base.
 pub(crate) fn points_read(config: &Config, places: impl Iterator<Item = HookPoint>) -> Selection {
-    let mut points = Selection::default();
-    let n_layers = config.n_layers;
-    let keys_and_values = (0..n_layers).flat_map(|l| [Site::K.at(l), Site::V.at(l)]);
-    points.extend(keys_and_values);
-    // A base that is itself a lane over another run meets that run's rows in the first layer.
-    points.extend([Site::ResidPre.at(0), Site::Q.at(0)]);
+    let free = |place| base_reads(place, config.n_layers, Frozen::default());
     // The metric's rows that no lane changes.
-    points.extend([Site::ResidPost.at(n_layers - 1)]);
+    let mut points = Selection::points([Site::ResidPost.at(config.n_layers - 1)]);
+    // A base that is itself a lane over another run departs from it by its tokens.
+    points.extend(free(HookPoint::Embed));
     for place in places {
         points.extend([place]);
-        // A change that reaches only some rows meets the others in the next attention.
-        let next = match place {
-            HookPoint::Embed | HookPoint::PosEmbed => 0,
-            HookPoint::Block(layer, site) => {
-                points.extend(fallbacks(site).iter().map(|s| s.at(layer)));
-                layer + 1
-            }
-            _ => n_layers,
-        };
-        if next < n_layers {
-            points.extend([Site::ResidPre, Site::Q].map(|s| s.at(next)));
-        }
+        points.extend(free(place));
     }
     points
-}
-
-/// What the rest of a layer reads from the base after a change at a site.
-fn fallbacks(site: Site) -> &'static [Site] {
-    if site <= Site::Pattern {
-        &[Site::ResidPre, Site::Q, Site::Z]
-    } else if site <= Site::AttnOut {
-        &[Site::ResidPre, Site::Z]
-    } else {
-        &[Site::ResidMid]
-    }
 }
 
 /// The columns of the unembedding that a metric reads.
@@ -126,7 +103,7 @@ impl Sweep<'_> {
                 outputs: needs.positions.clone(),
                 columns: columns(needs),
                 narrow: true,
-                held: Default::default(),
+                frozen: Default::default(),
             })
             .collect();
         let output = Pass::new(self.model, &lanes, &mut (), None).run(None);

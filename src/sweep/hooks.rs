@@ -4,8 +4,8 @@ use ndarray::ArrayViewMutD;
 
 use crate::error::Result;
 use crate::hook::HookPoint;
-use crate::intervention::{Intervention, apply_unreported, extent};
-use crate::model::{Extent, Hooks, RunShape, Visit};
+use crate::intervention::{Intervention, apply_unreported, footprint};
+use crate::model::{Footprint, Hooks, RunShape, Visit};
 
 /// What one lane runs: a cell on a prompt.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +26,9 @@ impl LaneHooks<'_> {
     }
 
     /// The part of an activation that they may change, if any acts there.
-    pub fn extent(&self, at: HookPoint) -> Option<Extent> {
+    pub fn footprint(&self, at: HookPoint) -> Option<Footprint> {
         self.at(at).next()?;
-        Some(extent(self.at(at)))
+        Some(footprint(self.at(at)))
     }
 
     pub fn apply(&self, at: &Visit<'_>, mut activation: ArrayViewMutD<'_, f32>) {
@@ -56,11 +56,11 @@ impl Hooks for ChunkHooks<'_> {
         self.lanes[at.sequence].apply(at, activation);
     }
 
-    fn check(&mut self, _run: &RunShape<'_>) -> Result<()> {
+    fn begin(&mut self, _run: &RunShape<'_>) -> Result<()> {
         Ok(())
     }
 
-    fn extent(&self, at: HookPoint, lane: usize) -> Extent {
-        self.lanes[lane].extent(at).unwrap_or_default()
+    fn footprint(&self, at: HookPoint, lane: usize) -> Footprint {
+        self.lanes[lane].footprint(at).unwrap_or_default()
     }
 }

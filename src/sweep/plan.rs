@@ -14,7 +14,7 @@ use crate::hook::{Axes, HookPoint};
 use crate::metric::{Metric, Needs};
 use crate::model::cost::Cost;
 use crate::model::lane::{Change, Columns, Lane};
-use crate::model::{KeepLogits, RunShape, Visit};
+use crate::model::{RunShape, Visit};
 use crate::ops::{self, Thrift};
 use crate::prompt::Prompt;
 
@@ -47,12 +47,7 @@ pub struct Prepared<'s> {
 impl<'s> Prepared<'s> {
     pub(super) fn new(sweep: &'s Sweep<'s>, cells: &'s [Cell], metric: &'s Metric) -> Result<Self> {
         let config = sweep.model.config();
-        let shape = RunShape {
-            config,
-            lengths: sweep.prompts.iter().map(Prompt::len).collect(),
-            stop_at_layer: None,
-            logits: KeepLogits::All,
-        };
+        let shape = RunShape::whole(config, sweep.prompts.iter().map(Prompt::len).collect());
         metric.check(&shape.lengths, config.d_vocab)?;
         let interventions = || cells.iter().flatten();
         interventions().try_for_each(|i| i.check(&shape))?;
@@ -112,7 +107,7 @@ impl<'s> Prepared<'s> {
                 columns(needs)
             },
             narrow: true,
-            held: Default::default(),
+            frozen: Default::default(),
         }
     }
 
@@ -127,7 +122,7 @@ impl<'s> Prepared<'s> {
                 return Ok(None);
             }
             let lane = self.lane(cell, prompt, changes);
-            let cost = lane.cost(config, &|at| hooks.extent(at));
+            let cost = lane.cost(config, &|at| hooks.footprint(at));
             let changes = lane.changes;
             Ok(cost.read.then_some(Planned {
                 cell,
@@ -202,16 +197,8 @@ fn change(
     positions.sort_unstable();
     positions.dedup();
     let axes = at.axes();
-    let shape = axes.shape(config, n);
     let all_heads: Vec<usize> = (0..config.n_heads).collect();
-    let visit = Visit {
-        point: at,
-        sequence: hooks.prompt,
-        length: n,
-        positions: &positions,
-        shape: &shape,
-        heads: if axes.has_heads() { &all_heads } else { &[] },
-    };
+    let visit = Visit::new(config, at, hooks.prompt, n, &positions, &all_heads);
     // The points were kept for this purpose.
     let whole = base.get(at)?;
     let before: ArrayD<f32> = whole.select(Axis(axes.pos_axis()), &positions);

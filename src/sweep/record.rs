@@ -3,23 +3,14 @@
 use super::Cell;
 use super::hooks::{ChunkHooks, LaneHooks};
 use super::plan::{Planned, changes, chunks};
-use crate::cache::{ActivationCache, Recorder, Selection};
+use crate::cache::{ActivationCache, Selection};
 use crate::error::Result;
-use crate::hook::{HookPoint, Site};
-use crate::model::lane::{Change, Columns, Held, Lane};
+use crate::hook::HookPoint;
+use crate::model::lane::{Change, Columns, Lane};
 use crate::model::pass::Pass;
-use crate::model::{KeepLogits, RunShape, Transformer};
+use crate::model::stage::Frozen;
+use crate::model::{Recorder, RunShape, Transformer};
 use crate::ops::{self, Thrift};
-
-/// What lanes with frozen halves read of the base run in every layer.
-pub(crate) const HELD_READS: [Site; 6] = [
-    Site::ResidPre,
-    Site::Z,
-    Site::AttnOut,
-    Site::ResidMid,
-    Site::MlpOut,
-    Site::ResidPost,
-];
 
 /// Runs of the prompts of some base caches, with halves of the blocks frozen to them.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +18,7 @@ pub(crate) struct Recording<'r> {
     pub model: &'r Transformer,
     /// Whole caches of the base run, one a prompt, with every point that the lanes read.
     pub base: &'r [ActivationCache],
-    pub held: Held,
+    pub frozen: Frozen,
     /// The points to keep; all of them in blocks.
     pub keep: &'r Selection,
     /// Bound of the memory that a pass takes, in bytes.
@@ -46,12 +37,8 @@ impl Recording<'_> {
         cells: &[Cell],
         mut each: impl FnMut(usize, usize, ActivationCache),
     ) -> Result<u64> {
-        let shape = RunShape {
-            config: self.model.config(),
-            lengths: self.base.iter().map(|b| b.tokens().len()).collect(),
-            stop_at_layer: None,
-            logits: KeepLogits::All,
-        };
+        let lengths = self.base.iter().map(|b| b.tokens().len()).collect();
+        let shape = RunShape::whole(self.model.config(), lengths);
         let mut interventions = cells.iter().flatten();
         interventions.try_for_each(|i| i.check(&shape))?;
         let planned = self.plan(cells)?;
@@ -105,7 +92,7 @@ impl Recording<'_> {
             outputs: Vec::new(),
             columns: Columns::All,
             narrow: false,
-            held: self.held,
+            frozen: self.frozen,
         }
     }
 
@@ -120,7 +107,7 @@ impl Recording<'_> {
                     continue;
                 }
                 let lane = self.lane(prompt, changes);
-                let mut cost = lane.cost(config, &|at| hooks.extent(at));
+                let mut cost = lane.cost(config, &|at| hooks.footprint(at));
                 cost.bytes += self.kept_bytes(lane.tokens.len());
                 lanes.push(Planned {
                     cell,

@@ -110,7 +110,7 @@ impl Prepared<'_> {
                 let columns: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
                 own = own.select(Axis(1), &columns);
             }
-            let positions = output.logits.rows.positions(i);
+            let positions = output.logits.layout.positions(i);
             for (position, row) in positions.iter().zip(own.rows()) {
                 if let Ok(at) = lane.outputs.binary_search(position) {
                     logits.row_mut(at).assign(&row);

@@ -12,9 +12,15 @@ use crate::heads::scores::{AttentionPattern, PatternReader};
 use crate::hook::Site;
 use crate::in_context::repeated_loss::mean;
 use crate::intervention::{Edit, Intervention, Interventions, Target, Values};
-use crate::model::lane::Held;
+use crate::model::stage::{Frozen, base_reads};
 use crate::model::{KeepLogits, Run};
-use crate::sweep::{Cell, HELD_READS, Recording, points_read};
+use crate::sweep::{Cell, Recording, points_read};
+
+/// Other heads stay as they were.
+const FROZEN: Frozen = Frozen {
+    attention: true,
+    mlps: false,
+};
 
 /// The base run of a study, and its receivers.
 pub(crate) struct KeyPaths<'s, 'm> {
@@ -34,7 +40,9 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         let config = model.config();
         let read = receivers.iter().map(|to| Site::ResidPre.at(to.layer));
         let mut points = points_read(config, read.clone());
-        points.extend((0..config.n_layers).flat_map(|layer| HELD_READS.map(|site| site.at(layer))));
+        let senders = (0..config.n_layers).map(|layer| Site::Z.at(layer));
+        points.extend(senders.clone());
+        points.extend(senders.flat_map(|at| base_reads(at, config.n_layers, FROZEN)));
         let run = Run {
             cache: Some(&points),
             logits: KeepLogits::None,
@@ -114,10 +122,7 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         let recording = Recording {
             model: self.study.model,
             base: &self.base,
-            held: Held {
-                attention: true,
-                mlps: false,
-            },
+            frozen: FROZEN,
             keep: &self.keep,
             memory_limit: self.study.search.memory_limit,
         };

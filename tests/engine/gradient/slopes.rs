@@ -77,7 +77,7 @@ impl patchlens::Hooks for Shift {
         each.for_each(|(i, v)| *v += 0.2 * ((i % 7) as f32 - 2.5));
     }
 
-    fn check(&mut self, _run: &patchlens::RunShape<'_>) -> patchlens::Result<()> {
+    fn begin(&mut self, _run: &patchlens::RunShape<'_>) -> patchlens::Result<()> {
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ pub use norm::{
     Normalized, affine, affine_backward, layer_norm, layer_norm_affine, layer_norm_backward,
     layer_norm_scale_backward,
 };
-pub(crate) use part::{part, part_mut};
+pub(crate) use part::{part, part_mut, sorted};
 pub use rows::sum_rows;
 pub(crate) use rows::{for_rows, on_pool};
 pub(crate) use softmax::softmax_and_loss;

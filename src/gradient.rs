@@ -1,6 +1,6 @@
 //! Gradients of any scalar of the logits: at every hook point, and of all parameters.
 //!
-//! The forward is [`Transformer::run`], asked to keep what the way back reads; there is no second
+//! The forward is [`Transformer::run`], asked to keep what the backward pass reads; there is no second
 //! copy of it. Each op's backward stands beside its forward in [`ops`](crate::ops).
 
 mod attention;
@@ -17,12 +17,12 @@ use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::model::lane::Lane;
-use crate::model::{Hooks, KeepLogits, Logits, Run, RunShape, Transformer, check_selection};
+use crate::model::{Hooks, Logits, Run, RunShape, Transformer, check_selection};
 use crate::parameters::Parameters;
 use crate::prompt::Prompt;
 use reverse::Reverse;
 
-/// What a backward pass is to give.
+/// What a backward pass is asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Backward<'s> {
     /// Points whose gradients are wanted. Those upstream of the first one cost nothing.
@@ -33,15 +33,15 @@ pub struct Backward<'s> {
     pub parameters: bool,
 }
 
-/// What a backward pass gave.
+/// What a backward pass returns.
 #[derive(Clone, Debug)]
 pub struct Gradients {
-    /// The objective, one value a prompt.
+    /// The objective, one value per prompt.
     pub values: Vec<f64>,
-    /// One cache a prompt: the gradient of *its* value at the points asked for, in the shapes of
+    /// One cache per prompt: the gradient of *its* value at the points asked for, in the shapes of
     /// the activations. Empty unless [`Backward::gradients`] asked for it.
     pub gradients: Vec<ActivationCache>,
-    /// One cache a prompt; empty unless [`Backward::activations`] asked for it.
+    /// One cache per prompt; empty unless [`Backward::activations`] asked for it.
     pub activations: Vec<ActivationCache>,
     /// The gradient of the *sum* of all values, if [`Backward::parameters`] asked for it. Where
     /// embedding and unembedding are tied, `wte` has the sum of both uses.
@@ -88,7 +88,7 @@ impl Transformer {
     /// ```
     ///
     /// # Errors
-    /// As [`Transformer::run`], before anything is computed; also for points and positions whose
+    /// Same as [`Transformer::run`], before anything is computed; also for points and positions whose
     /// gradient is asked for. [`Error::Invalid`] for hooks at the split inputs (`hook_attn_in`,
     /// `hook_q_input`, `hook_k_input`, `hook_v_input`), through which no gradient can be taken
     /// yet, and for an objective that is not finite; [`Error::Shape`] for a gradient of another
@@ -102,17 +102,12 @@ impl Transformer {
     ) -> Result<Gradients> {
         let prompts = prompts.as_ref();
         self.check_prompts(prompts)?;
-        let shape = RunShape {
-            config: self.config(),
-            lengths: prompts.iter().map(Prompt::len).collect(),
-            stop_at_layer: None,
-            logits: KeepLogits::All,
-        };
+        let lengths = prompts.iter().map(Prompt::len).collect();
+        let shape = RunShape::whole(self.config(), lengths);
         for selection in [want.gradients, want.activations].into_iter().flatten() {
             check_selection(&shape, selection)?;
         }
-        // First: a hook may know its places only then.
-        hooks.check(&shape)?;
+        hooks.begin(&shape)?;
         self.check_split_inputs(prompts.len(), &hooks)?;
         let pattern_edited =
             |layer| (0..prompts.len()).any(|i| hooks.wants(Site::Pattern.at(layer), i));
@@ -122,7 +117,7 @@ impl Transformer {
             cache: Some(&tape),
             ..Run::default()
         };
-        let output = self.run(prompts, hooks, &run)?;
+        let output = self.run_begun(prompts, &mut hooks, &run);
         let (values, logits) = evaluate(&output.logits, objective)?;
 
         let lanes: Vec<Lane<'_>> = prompts
@@ -170,8 +165,8 @@ fn evaluate(
         check_objective(i, *value, gradient, logits.get(i).dim())?;
     }
     let gradients: Vec<_> = each.iter().map(|(_, gradient)| gradient.view()).collect();
-    let stacked = concatenate(Axis(0), &gradients)
-        .unwrap_or_else(|_| unreachable!("there are prompts, and widths were compared"));
+    let stacked = concatenate(Axis(0), &gradients);
+    let stacked = stacked.expect("there are prompts, and widths were compared");
     Ok((each.iter().map(|(value, _)| *value).collect(), stacked))
 }
 

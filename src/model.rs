@@ -1,22 +1,34 @@
-//! The transformer: parameters, and the one forward pass over lanes.
+//! The transformer. [`forward`] is the model's one forward pass; start reading there.
+//!
+//! - [`lane`]: what a pass computes, as data: one run of one sequence, over a base or without.
+//! - [`stage`]: the steps of a block in one table, and what follows from it.
+//! - [`rows`]: the rows of several lanes as one matrix.
+//! - [`pass`]: what happens to rows between two steps: completed, shown to hooks, recorded.
+//! - [`attention`], [`heads`], [`split`]: the inside of attention.
+//! - [`cost`]: what a lane costs, known before it runs.
+//! - [`run`]: runs as users start them.
 
 mod attention;
 pub(crate) mod cost;
+mod forward;
 mod heads;
-pub(crate) mod hooks;
+mod hooks;
 pub(crate) mod lane;
 pub(crate) mod pass;
+mod recorder;
+pub(crate) mod rows;
 mod run;
 mod split;
-pub(crate) mod stack;
+pub(crate) mod stage;
 
 use std::path::Path;
 
 use ndarray::ArrayView2;
 
-pub use hooks::{Extent, HookFn, Hooks, RunShape, Visit, hook_fn};
+pub use hooks::{Footprint, HookFn, Hooks, KeepLogits, RunShape, Visit, hook_fn};
+pub(crate) use recorder::Recorder;
 pub(crate) use run::check_selection;
-pub use run::{KeepLogits, Logits, Run, RunOutput};
+pub use run::{Logits, Run, RunOutput};
 
 use crate::config::Config;
 use crate::error::Result;
@@ -31,10 +43,10 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    /// A model of given parameters.
+    /// A model of these parameters.
     ///
     /// # Errors
-    /// As [`Parameters::check`].
+    /// Same as [`Parameters::check`].
     pub fn new(config: Config, parameters: Parameters) -> Result<Self> {
         parameters.check(&config)?;
         Ok(Transformer { config, parameters })
@@ -44,7 +56,7 @@ impl Transformer {
     /// `model.safetensors` (or `model.safetensors.index.json` and its shards).
     ///
     /// # Errors
-    /// As [`Parameters::load`].
+    /// Same as [`Parameters::load`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let (config, parameters) = Parameters::load(dir)?;
         Self::new(config, parameters)
@@ -69,17 +81,17 @@ impl Transformer {
     /// Never: the files are part of the crate, and a test opens them.
     #[cfg(feature = "mini")]
     pub fn mini() -> Self {
-        let config = include_str!("../../assets/mini/config.json");
-        let weights = include_bytes!("../../assets/mini/model.safetensors");
+        let config = include_str!("../assets/mini/config.json");
+        let weights = include_bytes!("../assets/mini/model.safetensors");
         Parameters::from_bytes(config, weights)
             .and_then(|(config, parameters)| Self::new(config, parameters))
-            .unwrap_or_else(|error| unreachable!("the shipped model: {error}"))
+            .expect("the shipped files are a model, as a test checks")
     }
 
     /// Writes the same layout as [`Transformer::open`] reads.
     ///
     /// # Errors
-    /// As [`Parameters::save`].
+    /// Same as [`Parameters::save`].
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         self.parameters.save(dir, &self.config)
     }
@@ -103,7 +115,7 @@ impl Transformer {
         &self.parameters
     }
 
-    /// Gives back the parts.
+    /// Takes the model apart.
     pub fn into_parts(self) -> (Config, Parameters) {
         (self.config, self.parameters)
     }

@@ -1,0 +1,409 @@
+//! The stages of a block, in one table: which hook points each has, what it is computed from, and
+//! where rows come from that it does not compute.
+//!
+//! Everything that depends on the graph of a block is derived from the table: the rows that a lane
+//! computes ([`Lane::layer_rows`](super::lane::Lane::layer_rows)), the rows of its base that it
+//! reads ([`base_reads`]), what a frozen half leaves out, whether a path leads from one hook point
+//! to another ([`leads_to`]), and what a lane costs ([`cost`](super::cost)).
+
+use crate::hook::{HookPoint, Site};
+
+/// What a stage is computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Each row from the same row of another stage.
+    Same(Stage),
+    /// Each row from all rows of another stage up to its own: the mask of attention.
+    Earlier(Stage),
+}
+
+impl Input {
+    /// The stage that is read.
+    pub fn stage(self) -> Stage {
+        match self {
+            Input::Same(stage) | Input::Earlier(stage) => stage,
+        }
+    }
+}
+
+/// Which rows of a lane that reads only some logits can matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Readers {
+    /// Later rows read these through attention: all up to the last one that is read.
+    LaterRows,
+    /// Nothing but their own rows: in the last layer, only those that are read.
+    OwnRow,
+}
+
+/// What adds to the residual stream in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    Attention,
+    Mlp,
+}
+
+/// The halves of all blocks whose output stays the base's, whatever enters them. Edits at points
+/// inside or after a frozen half still act.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Frozen {
+    pub attention: bool,
+    pub mlps: bool,
+}
+
+impl Frozen {
+    fn holds(self, half: Half) -> bool {
+        match half {
+            Half::Attention => self.attention,
+            Half::Mlp => self.mlps,
+        }
+    }
+}
+
+/// The size of a weight matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Matrix {
+    /// `d_model` × `d_model`
+    Square,
+    /// `d_model` × `d_mlp`, or the other way round.
+    Hidden,
+}
+
+/// A row of the table.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The hook points of the stage: rows edited there are the stage's.
+    pub sites: &'static [Site],
+    /// The hook points of later stages at which rows of this one are shown.
+    pub shows: &'static [Site],
+    /// What it is computed from; nothing for the first one, which is the block's input.
+    pub inputs: &'static [Input],
+    /// Cut off from its inputs where this half is frozen.
+    pub cut: Option<Half>,
+    /// The activation of the base that completes it. Without one, its rows are some of its
+    /// input's.
+    pub base: Option<Site>,
+    pub readers: Readers,
+    /// The weights that its first input is multiplied with.
+    pub weights: Option<Matrix>,
+    /// Matrices of its rows that are in memory at one time, at most.
+    pub arrays: usize,
+}
+
+/// What most stages have.
+const STAGE: Entry = Entry {
+    sites: &[],
+    shows: &[],
+    inputs: &[],
+    cut: None,
+    base: None,
+    readers: Readers::OwnRow,
+    weights: None,
+    arrays: 1,
+};
+
+/// Defines the stages and their table.
+macro_rules! stages {
+    ($($(#[$doc:meta])* $stage:ident { $($field:ident: $value:expr),* $(,)? })*) => {
+        /// A step of a block that has rows of its own, in order of execution.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Stage { $($(#[$doc])* $stage,)* }
+
+        impl Stage {
+            /// All stages, in order of execution.
+            pub const ALL: &'static [Stage] = &[$(Stage::$stage,)*];
+
+            /// Its row of the table.
+            pub fn entry(self) -> &'static Entry {
+                use {Half::*, Input::*, Matrix::*, Readers::*};
+                match self {
+                    $(Stage::$stage => {
+                        const ENTRY: Entry = Entry { $($field: $value,)* ..STAGE };
+                        &ENTRY
+                    })*
+                }
+            }
+        }
+    };
+}
+
+stages! {
+    /// The residual stream that enters the block.
+    ResidPre {
+        sites: &[Site::ResidPre], base: Some(Site::ResidPre), readers: LaterRows, arrays: 0,
+    }
+    /// The same as attention reads it, with all rows at which a hook sees or edits a copy.
+    AttnIn {
+        inputs: &[Same(Stage::ResidPre)], base: Some(Site::ResidPre), readers: LaterRows, arrays: 2,
+        shows: &[
+            Site::AttnIn, Site::QInput, Site::KInput, Site::VInput,
+            Site::Ln1Scale, Site::Ln1Normalized,
+        ],
+    }
+    /// The first LayerNorm.
+    Ln1 {
+        sites: &[Site::Ln1Scale, Site::Ln1Normalized],
+        inputs: &[Same(Stage::ResidPre)], cut: Some(Attention), readers: LaterRows, arrays: 2,
+    }
+    /// Its rows that queries are made of.
+    Ln1OfQueries { inputs: &[Same(Stage::Ln1)], arrays: 0 }
+    /// Queries.
+    Q {
+        sites: &[Site::AttnIn, Site::QInput, Site::Q],
+        inputs: &[Same(Stage::Ln1OfQueries)], base: Some(Site::Q),
+        weights: Some(Square), arrays: 2,
+    }
+    /// Keys.
+    K {
+        sites: &[Site::AttnIn, Site::KInput, Site::K],
+        inputs: &[Same(Stage::Ln1)], base: Some(Site::K), readers: LaterRows,
+        weights: Some(Square), arrays: 2,
+    }
+    /// Values.
+    V {
+        sites: &[Site::AttnIn, Site::VInput, Site::V],
+        inputs: &[Same(Stage::Ln1)], base: Some(Site::V), readers: LaterRows,
+        weights: Some(Square), arrays: 2,
+    }
+    /// Destination rows whose attention is computed, for some heads or all.
+    Pattern {
+        sites: &[Site::AttnScores, Site::Pattern],
+        inputs: &[Same(Stage::Q), Earlier(Stage::K), Earlier(Stage::V)], arrays: 0,
+    }
+    /// The heads' weighted values.
+    Z {
+        sites: &[Site::Z, Site::Result],
+        inputs: &[Same(Stage::Pattern)], base: Some(Site::Z), arrays: 3,
+    }
+    /// The attention's output.
+    AttnOut {
+        sites: &[Site::AttnOut],
+        inputs: &[Same(Stage::Z)], base: Some(Site::AttnOut), weights: Some(Square), arrays: 2,
+    }
+    /// The residual stream after attention: a sum.
+    ResidMid {
+        sites: &[Site::ResidMid],
+        inputs: &[Same(Stage::AttnOut), Same(Stage::ResidPre)], base: Some(Site::ResidMid),
+    }
+    /// The same as the MLP reads it, and the second LayerNorm.
+    MlpIn {
+        sites: &[Site::MlpIn, Site::Ln2Scale, Site::Ln2Normalized],
+        inputs: &[Same(Stage::ResidMid)], cut: Some(Mlp), base: Some(Site::ResidMid),
+    }
+    /// The hidden layer before the activation function.
+    MlpPre {
+        sites: &[Site::MlpPre],
+        inputs: &[Same(Stage::MlpIn)], base: Some(Site::MlpPre), weights: Some(Hidden),
+    }
+    /// The hidden layer after the activation function.
+    MlpPost {
+        sites: &[Site::MlpPost],
+        inputs: &[Same(Stage::MlpPre)], base: Some(Site::MlpPost),
+    }
+    /// The MLP's output.
+    MlpOut {
+        sites: &[Site::MlpOut],
+        inputs: &[Same(Stage::MlpPost)], base: Some(Site::MlpOut), weights: Some(Hidden), arrays: 3,
+    }
+    /// The residual stream that leaves the block: a sum.
+    ResidPost {
+        sites: &[Site::ResidPost],
+        inputs: &[Same(Stage::MlpOut), Same(Stage::ResidMid)], base: Some(Site::ResidPost),
+    }
+}
+
+impl Stage {
+    /// How many there are.
+    pub const COUNT: usize = Stage::ALL.len();
+
+    /// The stage whose rows are shown at a hook point.
+    pub fn shown_at(site: Site) -> Stage {
+        let shows = |entry: &Entry| entry.shows.contains(&site) || entry.sites.contains(&site);
+        let first = Stage::ALL.iter().find(|stage| shows(stage.entry()));
+        *first.expect("every hook point of a block is in the table, as a test checks")
+    }
+
+    /// What a stage that is a sum adds: what attention or the MLP puts out, and the residual
+    /// stream.
+    pub fn summands(self) -> [Stage; 2] {
+        match self.entry().inputs {
+            [Input::Same(out), Input::Same(resid)] => [*out, *resid],
+            inputs => panic!("{self:?} is no sum, but made of {inputs:?}"),
+        }
+    }
+
+    /// What it is computed from where some halves are frozen.
+    pub fn inputs(self, frozen: Frozen) -> &'static [Input] {
+        let entry = self.entry();
+        if entry.cut.is_some_and(|half| frozen.holds(half)) {
+            return &[];
+        }
+        entry.inputs
+    }
+
+    /// The stages that it depends on, itself among them, as flags by stage.
+    pub fn upstream(self, frozen: Frozen) -> [bool; Stage::COUNT] {
+        let mut upstream = [false; Stage::COUNT];
+        upstream[self as usize] = true;
+        for stage in Stage::ALL.iter().rev().filter(|stage| **stage <= self) {
+            if upstream[*stage as usize] {
+                let inputs = stage.inputs(frozen).iter();
+                inputs.for_each(|input| upstream[input.stage() as usize] = true);
+            }
+        }
+        upstream
+    }
+}
+
+/// Whether a change at one hook point can reach another one, later in the model.
+pub(crate) fn leads_to(from: HookPoint, to: HookPoint, frozen: Frozen) -> bool {
+    if from >= to {
+        return false;
+    }
+    match (from, to) {
+        (HookPoint::Embed, HookPoint::PosEmbed) => false,
+        (HookPoint::Block(layer, from), HookPoint::Block(same, to)) if layer == same => {
+            leads_within(|stage| stage.entry().sites.contains(&from), to, frozen)
+        }
+        // Every stage of a block leads to its end.
+        (_, HookPoint::Block(_, to)) => leads_within(|stage| stage == Stage::ResidPre, to, frozen),
+        _ => true,
+    }
+}
+
+/// Whether a hook point depends on one of some stages of its block.
+fn leads_within(from: impl Fn(Stage) -> bool, to: Site, frozen: Frozen) -> bool {
+    let mut of_site = Stage::ALL.iter().filter(|s| s.entry().sites.contains(&to));
+    of_site.any(|stage| {
+        let upstream = stage.upstream(frozen);
+        Stage::ALL
+            .iter()
+            .any(|stage| upstream[*stage as usize] && from(*stage))
+    })
+}
+
+/// The points of its base that a lane may read if it departs from it at a place, in any rows.
+///
+/// A stage reads its base where its rows can be more than its input's: where they are edited,
+/// where two streams are added of which one has fewer rows, and where attention spreads a change
+/// over later rows. Keys and values are read wherever attention is computed.
+///
+/// Of a lane with several places, each place's points together are enough: a row is there because
+/// of one of them.
+pub(crate) fn base_reads(place: HookPoint, n_layers: usize, frozen: Frozen) -> Vec<HookPoint> {
+    let (first, edited, mut entry) = match place {
+        HookPoint::Embed | HookPoint::PosEmbed => (0, None, Spread::Scattered),
+        HookPoint::Block(layer, site) => (layer, Some(site), Spread::Nothing),
+        _ => return Vec::new(),
+    };
+    let mut reads = Vec::new();
+    for layer in first..n_layers {
+        let flow = Flow::new(entry, edited.filter(|_| layer == first), frozen);
+        reads.extend(flow.reads(frozen).into_iter().map(|site| site.at(layer)));
+        entry = flow.spread(Stage::ResidPost);
+    }
+    reads
+}
+
+/// What is known of the rows of a stage without a lane at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spread {
+    Nothing,
+    /// Any rows.
+    Scattered,
+    /// All rows from some position on: later rows see none that are not among them.
+    Closed,
+}
+
+/// The rows of each stage of a layer, as a union of sets that are known by name only.
+struct Flow {
+    entry: Spread,
+    edited: Option<Site>,
+    rows: [u8; Stage::COUNT],
+}
+
+impl Flow {
+    /// Rows that are dirty at the layer's entry.
+    const ENTRY: u8 = 1;
+    /// Rows edited in the layer.
+    const EDITED: u8 = 2;
+    /// All rows from the first on of which a key or value differs.
+    const LATER: u8 = 4;
+
+    fn new(entry: Spread, edited: Option<Site>, frozen: Frozen) -> Self {
+        let mut flow = Flow {
+            entry,
+            edited,
+            rows: [0; Stage::COUNT],
+        };
+        for stage in Stage::ALL {
+            flow.rows[*stage as usize] = flow.own(*stage) | flow.computed(*stage, frozen);
+        }
+        flow
+    }
+
+    /// The rows that a stage has whatever it is computed from.
+    fn own(&self, stage: Stage) -> u8 {
+        let Entry { sites, shows, .. } = stage.entry();
+        let edited = self
+            .edited
+            .is_some_and(|site| sites.contains(&site) || shows.contains(&site));
+        if edited { Self::EDITED } else { 0 }
+    }
+
+    /// The rows that a stage's inputs give it.
+    fn computed(&self, stage: Stage, frozen: Frozen) -> u8 {
+        if stage == Stage::ResidPre {
+            return if self.entry == Spread::Nothing {
+                0
+            } else {
+                Self::ENTRY
+            };
+        }
+        let from = |input: &Input| match input {
+            Input::Earlier(of) if self.spread(*of) == Spread::Scattered => Self::LATER,
+            input => self.rows[input.stage() as usize],
+        };
+        stage
+            .inputs(frozen)
+            .iter()
+            .map(from)
+            .fold(0, |all, rows| all | rows)
+    }
+
+    fn spread(&self, stage: Stage) -> Spread {
+        let rows = self.rows[stage as usize];
+        if rows == 0 {
+            Spread::Nothing
+        } else if rows & Self::LATER > 0 || (rows == Self::ENTRY && self.entry == Spread::Closed) {
+            Spread::Closed
+        } else {
+            Spread::Scattered
+        }
+    }
+
+    fn reads(&self, frozen: Frozen) -> Vec<Site> {
+        let mut reads = Vec::new();
+        for stage in Stage::ALL {
+            let computed = self.computed(*stage, frozen);
+            let own = self.own(*stage) & !computed > 0;
+            reads.extend(stage.entry().base.filter(|_| own));
+            // Without a base of its own, its own rows are computed from its inputs' bases.
+            let made = match stage.entry().base {
+                None => self.rows[*stage as usize],
+                Some(_) => computed,
+            };
+            for input in stage.inputs(frozen) {
+                let missing = match input {
+                    Input::Same(of) => made & !self.rows[*of as usize] > 0,
+                    Input::Earlier(_) => made > 0,
+                };
+                reads.extend(input.stage().entry().base.filter(|_| missing));
+            }
+        }
+        // Heads that are not computed.
+        let some_heads =
+            self.rows[Stage::Pattern as usize] > 0 && self.rows[Stage::Ln1 as usize] == 0;
+        reads.extend(Some(Site::Z).filter(|_| some_heads));
+        reads
+    }
+}
