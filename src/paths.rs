@@ -89,14 +89,12 @@ pub struct PathEffects {
 impl PathEffects {
     /// The effect minus the metric of the original runs, with its standard error over the pairs.
     /// 0 means that the paths carry nothing.
-    ///
-    /// # Errors
-    /// None at present.
-    pub fn change(&self) -> Result<Labelled> {
+    pub fn change(&self) -> Labelled {
         let mut about = self.effect.about.clone();
         about.unit = format!("change of {}", about.unit);
         let changes = &self.per_prompt - &self.original;
         labelled_means(changes.view(), self.effect.axes().to_vec(), about)
+            .expect("the changes have the effect's axes")
     }
 
     /// The relative change `(effect − original) / original` of the means: −1 where the paths
@@ -110,7 +108,7 @@ impl PathEffects {
             let expected = "a finite metric other than 0";
             return Err(Error::invalid("original runs", original, expected));
         }
-        let mut relative = self.change()?;
+        let mut relative = self.change();
         relative.about.unit = format!("relative {}", relative.about.unit);
         let errors = relative.std_error().map(|e| e.mapv(|v| v / original.abs()));
         let values = relative.values().mapv(|v| v / original);
@@ -301,9 +299,11 @@ impl<'m> PathPatching<'m> {
             unit: metric.name().to_string(),
             ..About::default()
         };
-        about
-            .counts
-            .insert("prompt pairs".to_string(), pairs as u64);
+        let counted = match &self.sent {
+            Sent::Run(_) => "prompt pairs",
+            Sent::Edits(_) => "prompts",
+        };
+        about.counts.insert(counted.to_string(), pairs as u64);
         about
     }
 

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod base;
 mod bits;
 mod generate;
 mod golden;

@@ -14,7 +14,7 @@ fn bits(values: &Array2<f32>) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-fn config(layers: usize, heads: usize, d_head: usize) -> Config {
+pub fn config(layers: usize, heads: usize, d_head: usize) -> Config {
     Config {
         n_layers: layers,
         n_heads: heads,
@@ -26,7 +26,7 @@ fn config(layers: usize, heads: usize, d_head: usize) -> Config {
     }
 }
 
-fn model(config: Config, seed: u64) -> Transformer {
+pub fn model(config: Config, seed: u64) -> Transformer {
     let (config, mut parameters) = Transformer::random(config, seed).unwrap().into_parts();
     // GPT-2's initialisation is so small that edits hardly matter: enlarge it.
     for (name, mut tensor) in parameters.tensors_mut() {
@@ -67,7 +67,7 @@ fn edits(model: &Transformer, donors: &[ActivationCache], point: HookPoint) -> V
     edits
 }
 
-fn assert_same(sweep: &Sweep<'_>, cells: &[Cell], metric: &Metric, what: &str) {
+pub fn assert_same(sweep: &Sweep<'_>, cells: &[Cell], metric: &Metric, what: &str) {
     let naive = sweep.run_naive(cells, metric).unwrap();
     let result = sweep.run(cells, metric).unwrap();
     for (cell, (a, b)) in result
@@ -97,7 +97,7 @@ fn assert_same(sweep: &Sweep<'_>, cells: &[Cell], metric: &Metric, what: &str) {
     assert_eq!(result.rows, result.plan.rows, "{what}: rows");
 }
 
-fn ragged() -> (Prompts, Prompts) {
+pub fn ragged() -> (Prompts, Prompts) {
     let clean = Prompts::new([
         vec![1, 2, 3, 4, 5, 6, 7],
         vec![8, 9, 10],

@@ -234,7 +234,7 @@ fn sender(cell: &RankedCell, n_heads: usize) -> String {
 fn told_linear(effects: &PathEffects, to: &str, n_heads: usize) -> Option<String> {
     let error = effects.linear_error()?;
     let worst = error.top(1).cells.into_iter().next()?;
-    let change = effects.change().ok()?;
+    let change = effects.change();
     let largest = change.top(1).cells.into_iter().next()?;
     Some(format!(
         "  linearised, a change through {to} is off by at most {:.3} (that of {}); the largest \

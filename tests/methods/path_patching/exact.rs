@@ -2,9 +2,9 @@
 
 use ndarray::Axis as Dim;
 use patchlens::{
-    ActivationCache, Component, Edit, Head, HookPoint, Intervention, Interventions, PathEffects,
-    PathPatching, PathReceiver, PathSender, Prompts, Qkv, Run, Selection, Senders, Site, Sweep,
-    Target, Transformer, Values, log_probability, logit_diff, probability,
+    ActivationCache, Base, Component, Edit, Head, HookPoint, Intervention, Interventions,
+    PathEffects, PathPatching, PathReceiver, PathSender, Prompts, Qkv, Run, Selection, Senders,
+    Site, Sweep, Target, Transformer, Values, log_probability, logit_diff, probability,
 };
 
 use super::{bits, heads, model, pairs};
@@ -125,6 +125,55 @@ fn all_nodes_along_all_paths_give_the_new_run() {
 }
 
 #[test]
+fn ablated_senders_equal_full_passes_with_every_head_patched_by_hand() {
+    let model = model(8);
+    let (original, _) = pairs();
+    let base = Base::new(&model, &original).unwrap();
+    let zeros = (0..3).map(|layer| (Site::Z.at(layer), Edit::Zero));
+    let study = PathPatching::ablating(&base, zeros);
+    let metric = logit_diff(3, 5);
+    let receiver = PathReceiver::head(Head::new(2, 0), Qkv::K);
+    let to = std::slice::from_ref(&receiver);
+    let found = study.run(Senders::Heads, to, &metric).unwrap();
+    assert!(found.new.is_none());
+    let b = caches(&model, &original, &[]);
+    for head in [Head::new(0, 1), Head::new(1, 0)] {
+        let mut c: Vec<Intervention> = (0..3)
+            .map(|l| Intervention::new(Site::Z.at(l), Edit::patch(&b, Site::Z.at(l)).unwrap()))
+            .collect();
+        let zero = Target::new(Site::Z.at(head.layer)).at_heads(head.head);
+        c.push(Intervention::new(zero, Edit::Zero));
+        let saved = caches(&model, &original, &c);
+        let at = Site::KInput.at(2);
+        let values = Values::from_caches(&saved, at).unwrap();
+        let d = Intervention::new(Target::new(at).at_heads(0), Edit::Patch(values));
+        let expected = Sweep::over(&base).run_naive(&[vec![d]], &metric).unwrap();
+        assert_eq!(of_cell(&found, [head.layer, head.head]), bits(expected));
+        assert_ne!(
+            of_cell(&found, [head.layer, head.head]),
+            bits(found.original.clone())
+        );
+        // The interventions of run D by themselves.
+        let d = study.received(&[head.into()], to).unwrap();
+        let again = Sweep::over(&base).run(&[d], &metric).unwrap();
+        assert_eq!(of_cell(&found, [head.layer, head.head]), bits(again.values));
+    }
+    // A sender without an edit, one that cannot be sent, and none at all.
+    let error = |sender: PathSender| study.received(&[sender], to).unwrap_err().to_string();
+    let none = error(Component::Mlp(0).into());
+    assert!(
+        none.contains("`mlp0`") && none.contains("blocks.0.hook_mlp_out"),
+        "{none}"
+    );
+    let bias = error(Component::AttentionBias(0).into());
+    assert!(bias.contains("`b_O0`") && bias.contains("an MLP"), "{bias}");
+    let still = Sweep::over(&base)
+        .run(&[study.received(&[], to).unwrap()], &metric)
+        .unwrap();
+    assert_eq!((still.plan.lanes, still.multiply_adds), (0, 0));
+}
+
+#[test]
 fn equal_prompts_change_no_bit() {
     let model = model(5);
     let (original, _) = pairs();
@@ -164,7 +213,7 @@ fn no_path_is_not_zero() {
         let tables = [
             found.effect.clone(),
             found.linear.clone().unwrap(),
-            found.change().unwrap(),
+            found.change(),
             found.relative().unwrap(),
             found.linear_error().unwrap(),
         ];
