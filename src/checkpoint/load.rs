@@ -9,7 +9,7 @@ use ndarray::Array1;
 use serde::Deserialize;
 
 use super::decode::Float;
-use super::names::{canonical, is_mask};
+use super::names::{PREFIX, canonical, is_mask, prefixed};
 use super::source::{Source, tensor_error};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -128,12 +128,15 @@ impl<'a> Checkpoint<'a> {
         for Tensor { name, shape, .. } in Tensor::required(config) {
             if !self.places.contains_key(&name) {
                 let shape = format!("a tensor of shape {shape:?} ({})", shape_of_model(config));
-                return Err(tensor_error(
-                    &self.path,
-                    &name,
-                    "nothing".to_string(),
-                    shape,
-                ));
+                // As it would stand in this file.
+                let has_prefix = |place: &Place| place.name.starts_with(PREFIX);
+                let name = if self.places.values().any(has_prefix) {
+                    prefixed(&name)
+                } else {
+                    name
+                };
+                let found = "nothing".to_string();
+                return Err(tensor_error(&self.path, &name, found, shape));
             }
             self.check_tensor(&name, &shape)?;
             known.insert(name);

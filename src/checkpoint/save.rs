@@ -12,7 +12,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::names::prefixed;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::{parse_error, write_atomically};
+use crate::files::{Staged, parse_error};
 use crate::parameters::Parameters;
 
 impl Parameters {
@@ -20,8 +20,9 @@ impl Parameters {
     /// needed; [`Parameters::load`] reads them back to the bit, and so does Hugging Face's
     /// transformers (which has no place for [`Parameters::lm_head_bias`] and ignores it).
     ///
-    /// Each file is written beside its place, flushed and renamed: if the writing is cut short,
-    /// an older file stays whole.
+    /// Both files are written beside their places, flushed and then renamed. If that is cut short,
+    /// the folder has the old checkpoint or the new one; between the renames, where the config
+    /// changes, it has no `config.json`. Never does it have weights beside another model's config.
     ///
     /// # Errors
     /// Same as [`Parameters::check`]; [`Error::Io`] if a file cannot be written.
@@ -36,14 +37,22 @@ impl Parameters {
         tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
         let header = header(&path, &tensors)?;
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        write_atomically(&path, |file| {
+        let weights = Staged::new(&path, |file| {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)?;
             tensors.iter().try_for_each(|(_, t)| write_values(file, t))
         })?;
-        write_atomically(&dir.join("config.json"), |file| {
-            file.write_all(config.to_json().as_bytes())
-        })
+        let (path, json) = (dir.join("config.json"), config.to_json());
+        let unchanged = fs::read(&path).is_ok_and(|old| old == json.as_bytes());
+        if unchanged {
+            return weights.commit();
+        }
+        let config = Staged::new(&path, |file| file.write_all(json.as_bytes()))?;
+        // Whoever reads between the two sees no checkpoint rather than weights of one model with
+        // the config of another.
+        config.clear_place()?;
+        weights.commit()?;
+        config.commit()
     }
 }
 

@@ -85,6 +85,18 @@ impl<'a> Source<'a> {
         Ok(None)
     }
 
+    /// The bytes of tensor `name`, as they stand in the file.
+    pub(super) fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
+        let (start, end) = self.tensors[name].data_offsets;
+        let mut bytes = vec![0; end - start];
+        let position = SeekFrom::Start(self.data_start + start as u64);
+        let moved = self.reader.seek(position);
+        moved
+            .and_then(|_| self.reader.read_exact(&mut bytes))
+            .map_err(Error::io(&self.path))?;
+        Ok(bytes)
+    }
+
     /// Goes to the first byte of a tensor of `count` numbers.
     fn pieces<'s>(&'s mut self, name: &'s str, count: usize) -> Result<Pieces<'s>> {
         let Some(info) = self.tensors.get(name) else {

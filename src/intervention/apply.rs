@@ -128,13 +128,15 @@ fn apply(
     activation: ArrayViewMutD<'_, f32>,
     count: &mut Count,
 ) {
-    count.times += 1;
+    let rows = count.rows;
     match intervention.edit.values() {
         Some(values) => values.with_broadcast(at.sequence, &at.shape, |values| {
             edit_rows(intervention, at, activation, Some(&values), count);
         }),
         None => edit_rows(intervention, at, activation, None, count),
     }
+    // Not where the rows shown are all others: those of a later step of generation, say.
+    count.times += usize::from(count.rows > rows);
 }
 
 /// As in a run, without a receipt.

@@ -8,7 +8,10 @@ use ndarray::Dimension as _;
 use super::label::legible;
 use super::labelled::Labelled;
 use crate::error::{Error, Result};
-use crate::files::{parse_error, write_atomically};
+use crate::files::{parse_error, read_bytes, write_atomically};
+
+/// A result of 10 million cells with their errors has some 300 MB.
+const MAX_JSON: u64 = 1 << 30;
 
 /// A format: its extension and its encoder.
 type Format<T> = (&'static str, fn(&T) -> Result<Vec<u8>>);
@@ -41,7 +44,7 @@ impl Labelled {
     /// [`Error::Io`]; [`Error::Format`] for anything but a result, with the place and the reason.
     pub fn open_json(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read(path).map_err(Error::io(path))?;
+        let text = read_bytes(path, MAX_JSON)?;
         serde_json::from_slice(&text).map_err(|error| {
             let expected = "a result as `Labelled::save` writes it";
             parse_error(path, error, expected)

@@ -179,9 +179,14 @@ fn subject_span(
     let next = start + subject.chars().next().map_or(1, char::len_utf8);
     if let Some(again) = text[next..].find(subject) {
         let second = next + again;
-        return Err(wrong(format!(
-            "the subject twice, at bytes {start} and {second}"
-        )));
+        return Err(Error::Prompt {
+            at: format!("`{text}`"),
+            found: format!("the subject twice, at bytes {start} and {second}"),
+            expected: format!(
+                "the subject `{subject}` once; `TracedFact::new` takes the positions of the one \
+                 that is meant"
+            ),
+        });
     }
     let count = |part: &str| -> Result<usize> {
         if part.is_empty() {

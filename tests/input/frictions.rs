@@ -1,16 +1,47 @@
 //! What misled people who tried the crate, by case: each is now an error that says what to do.
 
 use crate::checkpoint_files::*;
-use crate::small_tokenizer::message;
+use crate::small_tokenizer::{message, mini};
 use ndarray::arr2;
+use patchlens::tasks::{FactPrompt, Repeated};
 use patchlens::{
-    Config, Edit, Head, Intervention, Interventions, Prompt, Prompts, Site, Sweep, Transformer,
-    Values, logit_diff, logit_diff_sets, logit_diffs, probability, probability_diff,
+    Config, Edit, Head, Intervention, Interventions, Parameters, Prompt, Prompts, Selection, Site,
+    Sweep, Tokenizer, TracedFact, Transformer, TunedLens, Values, logit_diff, logit_diff_sets,
+    logit_diffs, probability, probability_diff,
 };
 use serde_json::{Map, Value};
 
 fn tiny() -> Transformer {
     Transformer::random(tiny_config(), 0).unwrap()
+}
+
+#[test]
+fn f4_repeated_sequences_without_a_tokenizer() {
+    let repeated = Repeated::from_tokens(vec![3, 9, 5, 7, 5]).unwrap();
+    let found = &repeated
+        .clone()
+        .with_bos_token(1)
+        .prompts(2, 3, 2, 4)
+        .unwrap();
+    for sequence in found {
+        let tokens = &sequence.prompt.tokens;
+        assert_eq!((tokens[0], tokens.len(), sequence.start), (1, 7, 1));
+        assert_eq!(tokens[1..4], tokens[4..]);
+        assert!(tokens[1..].iter().all(|token| [3, 5, 7, 9].contains(token)));
+        assert_eq!(sequence.prompt.labels[0], "1");
+    }
+    assert!(message(repeated.with_bos()).contains("or `with_bos_token`"));
+    assert!(message(Repeated::from_tokens(vec![5, 5])).contains("1 tokens"));
+    // The same sequences as with a tokenizer that has these tokens.
+    let tokenizer = mini();
+    let pool: Vec<u32> = (10..30).collect();
+    let with = Repeated::from_pool(&tokenizer, pool.clone()).unwrap();
+    let without = Repeated::from_tokens(pool).unwrap();
+    let tokens = |of: Repeated<'_>| -> Vec<Vec<u32>> {
+        let found = of.prompts(3, 5, 2, 7).unwrap().into_iter();
+        found.map(|sequence| sequence.prompt.tokens).collect()
+    };
+    assert_eq!(tokens(with), tokens(without));
 }
 
 #[test]
@@ -106,4 +137,62 @@ fn f20_a_missing_size_is_an_error() {
         let expected = format!("config.json: config field `{field}`: found nothing");
         assert!(found.starts_with(&expected), "{found}");
     }
+}
+
+/// What a clone without Git LFS has in the place of large files.
+#[test]
+fn f20_a_pointer_of_git_lfs_is_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\n\
+                   oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n\
+                   size 548105171\n";
+    for file in ["model.safetensors", "config.json"] {
+        let dir = tiny_checkpoint();
+        std::fs::write(dir.path().join(file), pointer).unwrap();
+        let found = message(Parameters::load(&dir));
+        let expected = format!(
+            "{}: a pointer of Git LFS; expected the file that it stands for (`git lfs pull` \
+             fetches it)",
+            dir.path().join(file).display()
+        );
+        assert_eq!(found, expected);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tokenizer.json"), pointer).unwrap();
+    assert!(message(Tokenizer::open(&dir)).contains("`git lfs pull`"));
+}
+
+#[test]
+fn f20_caches_and_lenses_are_saved_as_safetensors_only() {
+    let model = tiny();
+    let points = [Site::ResidPre.at(1)];
+    let (_, cache) = model
+        .run_with_cache([1, 2], &Selection::points(points))
+        .unwrap();
+    let lens = TunedLens::identity(model.config(), &points).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["cache.npy", "cache", "cache.safetensors.bak"] {
+        let path = dir.path().join(name);
+        for result in [cache.save(&path), lens.save(&path)] {
+            let found = message(result);
+            assert!(found.contains("expected `safetensors`"), "{found}");
+            assert!(!path.exists());
+        }
+    }
+    cache.save(dir.path().join("cache.safetensors")).unwrap();
+}
+
+#[test]
+fn f20_the_error_for_a_subject_that_occurs_twice_names_the_way_out() {
+    let tokenizer = mini();
+    let text = "Ada Brown plays the sport of Ada Brown";
+    let fact = FactPrompt::new(&tokenizer, text, "Ada Brown", " tennis", "sport");
+    assert_eq!(
+        message(fact),
+        format!(
+            "`{text}`: the subject twice, at bytes 0 and 29; expected the subject `Ada Brown` \
+             once; `TracedFact::new` takes the positions of the one that is meant"
+        )
+    );
+    let prompt = tokenizer.encode(text).unwrap();
+    assert_eq!(TracedFact::new(prompt, 6..8).unwrap().subject, 6..8);
 }

@@ -7,6 +7,7 @@ mod common;
 #[path = "../small_tokenizer/mod.rs"]
 mod small_tokenizer;
 
+#[cfg(unix)]
 mod attack;
 mod bad_files;
 mod bad_input;
