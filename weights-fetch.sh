@@ -2,6 +2,8 @@
 # Fetch a GPT-2 checkpoint (config.json, model.safetensors, tokenizer.json).
 # POSIX sh; needs curl or wget. Run with --help for everything it can do.
 set -eu
+LC_ALL=C
+export LC_ALL                             # ranges of letters, and the texts of curl and wget
 
 usage() {
     cat <<'END'
@@ -16,14 +18,17 @@ Fetch config.json, tokenizer.json and model.safetensors of one checkpoint.
   -h, --help   show this text
 
 A file is written to FILE.part, checked, and only then renamed to FILE. A broken
-download is resumed from FILE.part, in the same run or the next one. Files that
-are there and pass the checks are not fetched again. Checks: the size; the
-SHA-256 where it is known for the pinned revision; the tensor table of
-model.safetensors against the file's length; the shape of the JSON files.
+download is resumed from FILE.part, in the same run or the next one, unless the
+server's file has changed since. Files that are there and pass the checks are not
+fetched again. Checks: the size; the SHA-256 where it is known for the pinned
+revision; the tensor table of model.safetensors against the file's length; that
+the other files are JSON, with the fields expected where no SHA-256 is known.
+Runs for the same DIR take turns.
 
 environment:
   HF_ENDPOINT        server to ask, default https://huggingface.co; files are at
-                     HF_ENDPOINT/ORG/MODEL/resolve/REVISION/FILE
+                     HF_ENDPOINT/ORG/MODEL/resolve/REVISION/FILE; a name and a
+                     password in it are used, but not shown
   REVISION           commit (better than a branch) to fetch instead of the pinned
                      one; the known sizes and checksums then do not apply
   PATCHLENS_SHA256   expected SHA-256 of model.safetensors, 64 hex digits; used
@@ -37,10 +42,12 @@ resume); 2 wrong use or a missing tool; 3 a file failed its check; 130 stopped.
 END
 }
 
+told=''                                   # set once a failure has been explained
+
 say() { printf '%s\n' "$*"; }            # results, to standard output
 note() { printf '%s\n' "$*" >&2; }       # progress and problems, to standard error
 fail() {                                  # fail STATUS LINE...
-    status=$1; shift
+    status=$1 told=yes; shift
     note "error: $1"; shift
     for line in "$@"; do note "  $line"; done
     exit "$status"
@@ -53,6 +60,14 @@ human() {                                 # human BYTES -> "548.1 MB"
         else printf "%.2f GB", n / 1e9 }'
 }
 size_of() { if [ -f "$1" ]; then wc -c <"$1" | tr -d ' '; else echo 0; fi; }
+
+# shown URL: without its name and password.
+shown() {
+    case $1 in
+        *//*@*) say "${1%%//*}//***@${1##*@}" ;;
+        *) say "$1" ;;
+    esac
+}
 
 have_tool() { command -v "$1" >/dev/null 2>&1; }
 # shellcheck disable=SC2086  # sha_tool is a command with its options
@@ -110,13 +125,82 @@ set_wanted() {
     fi
 }
 
-# check_json PATH: begins with { and ends with }, so it is no HTML page and not cut.
+# json_types <TEXT: one line for each of its outer two levels of fields, "NAME TYPE" or
+# "NAME.NAME TYPE", the type being s(tring), n(umber), l(iteral), { or [. Fails if the text is
+# not one whole JSON object. Quotes separate awk's records, so strings and the rest alternate.
+json_types() {
+    awk '
+        BEGIN { RS = "\""; want = "value" }
+        function name(   i, path) {
+            for (i = 1; i <= depth && i <= 2; i++) path = path (i > 1 ? "." : "") key[i]
+            return path
+        }
+        function value(type) {            # a value begins; arrays have no names
+            if (want != "value" && want != "value or end") bad = 1
+            if (depth == 0 && type != "{") bad = 1
+            if (depth == 1 || (depth == 2 && open[1] open[2] == "{{")) print name(), type
+            want = depth ? "comma or end" : "nothing"
+        }
+        function opens(c) {
+            value(c)
+            open[++depth] = c
+            want = (c == "{") ? "key or end" : "value or end"
+        }
+        function closes(c) {
+            if (depth == 0 || open[depth] != c || want !~ /or end$/) { bad = 1; return }
+            want = --depth ? "comma or end" : "nothing"
+        }
+        function scalar(text) {
+            if (text ~ /^(true|false|null)$/) value("l")
+            else if (text ~ /^-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][-+]?[0-9]+)?$/) value("n")
+            else bad = 1
+        }
+        function string(text) {
+            if (want ~ /^key/) { if (depth <= 2) key[depth] = text; want = "colon" }
+            else value("s")
+        }
+        function outside(text,   i, c, word) {
+            gsub(/[ \t\r\n]+/, " ", text)
+            for (i = 1; i <= length(text) + 1 && !bad; i++) {
+                c = substr(text, i, 1)
+                if (c != "" && index("{}[],: ", c) == 0) { word = word c; continue }
+                if (word != "") { scalar(word); word = "" }
+                if (c == "{" || c == "[") opens(c)
+                else if (c == "}") closes("{")
+                else if (c == "]") closes("[")
+                else if (c == ":") { if (want != "colon") bad = 1; want = "value" }
+                else if (c == ",") {
+                    if (want != "comma or end") bad = 1
+                    want = (open[depth] == "{") ? "key" : "value"
+                }
+            }
+        }
+        bad { exit }
+        !within { outside($0); within = 1; text = ""; next }
+        {
+            text = text $0
+            match($0, /\\*$/)
+            if (RLENGTH % 2) text = text RS # this quote is part of the string
+            else { string(text); within = 0 }
+        }
+        END { exit bad || want != "nothing" }'
+}
+
+# check_json PATH FILE: one whole JSON object; where no hash is known, also the fields that
+# FILE always has, so that an error message in JSON does not pass for it.
 check_json() {
-    first=$(od -An -tx1 -N1 "$1" | tr -d ' \n')
-    last=$(tail -c 64 "$1" | tr -d ' \t\r\n' | tail -c 1)
-    [ "$first" = 7b ] && [ "$last" = '}' ] && return 0
     why="it is not a whole JSON object (an error page, or cut short?)"
-    return 1
+    types=$(json_types <"$1") || return 1
+    [ -z "$want_sha" ] || return 0
+    case $2 in
+        config.json) fields='n_layer:n n_head:n n_embd:n vocab_size:n' ;;
+        *) fields='model:{ model.vocab:{ model.merges:[' ;;
+    esac
+    for field in $fields; do
+        case ${field#*:} in n) type='a number' ;; \[) type='an array' ;; *) type='an object' ;; esac
+        why="it has no field ${field%:*} that is $type (an error message of the server?)"
+        printf '%s\n' "$types" | grep -qxF "${field%:*} ${field#*:}" || return 1
+    done
 }
 
 # check_safetensors PATH: the 8-byte header length is plausible, the header is JSON,
@@ -147,7 +231,7 @@ verify() {
         return 1
     fi
     case $2 in
-        *.json) check_json "$1" || return 1; how="JSON braces" ;;
+        *.json) check_json "$1" "$2" || return 1; how="JSON fields" ;;
         *) check_safetensors "$1" || return 1; how="safetensors header" ;;
     esac
     if [ -n "$want_sha" ]; then
@@ -160,32 +244,52 @@ verify() {
     fi
 }
 
-# Read a log of response headers: "STATUS TOTAL" of the last response, TOTAL being the
-# size of the whole file ("-" if the server did not say).
+# Read a log of response headers: "STATUS TOTAL VALIDATOR" of the last response, TOTAL being
+# the size of the whole file ("-" if the server did not say), VALIDATOR what tells its version
+# for If-Range: a strong ETag, else the date of its last change, else nothing.
 read_headers() {
-    tr -d '\r' <"$log" | awk '
-        tolower($1) ~ /^http\// { status = $2; len = "-"; total = "-" }
+    tr -d '\r' <"$1" | awk '
+        function field() { sub(/^[^:]*:[ \t]*/, ""); return $0 }
+        tolower($1) ~ /^http\// { status = $2; len = total = "-"; etag = date = "" }
         tolower($1) == "content-length:" { len = $2 }
         tolower($1) == "content-range:" { n = split($0, part, "/"); total = part[n] }
+        tolower($1) == "etag:" && $2 ~ /^"/ { etag = field() }
+        tolower($1) == "last-modified:" { date = field() }
         END { if (total !~ /^[0-9]+$/) total = (status == 200) ? len : "-"
-              print (status ? status : "000"), total }'
+              print (status ? status : "000"), total, (etag != "" ? etag : date) }'
 }
 
-# request URL PART: one request from byte $have on; the headers go to $log.
+# set_answer LOG: http (status), total (bytes or "-") and version (validator) of LOG's answer.
+set_answer() {
+    http=000 total=- version=''
+    [ -f "$1" ] || return 0
+    answer=$(read_headers "$1")
+    http=${answer%% *} answer=${answer#* }
+    total=${answer%% *} version=${answer#* }
+}
+
+# request URL PART: one request from byte $have on; the headers go to $log. The ticket learns
+# of the child before it begins to write, so that it counts even if this script is killed.
 request() {
     if [ "$fetcher" = curl ]; then
-        set -- curl -sS -f -L --connect-timeout 20 --speed-limit 1 --speed-time 60 \
-            -D "$log" -o "$2" "$1"
-        [ "$have" -eq 0 ] || set -- "$@" -C "$have"
-        "$@" 2>"$log.err" &
+        set -- --proto =http,https -sS -f -g -L --connect-timeout 20 --speed-limit 1 \
+            --speed-time 60 -D "$log" -o "$2" --url "$1"
+        if [ "$have" -gt 0 ]; then
+            set -- "$@" -C "$have"
+            [ -z "$validator" ] || set -- "$@" -H "If-Range: $validator"
+        fi
     else
-        set -- -S -O "$2" "$1"
-        [ "$have" -eq 0 ] || set -- -c "$@"
+        set -- -S -O "$2" -- "$1"
+        if [ "$have" -gt 0 ]; then
+            [ -z "$validator" ] || set -- --header "If-Range: $validator" "$@"
+            set -- -c "$@"
+        fi
         case $(wget --version 2>/dev/null) in *GNU*) set -- -t 1 -T 60 "$@" ;; esac
-        LC_ALL=C wget "$@" 2>"$log" &
     fi
+    if [ "$fetcher" = curl ]; then errors=$log.err; else errors=$log; fi
+    # shellcheck disable=SC2016  # for the inner shell
+    sh -c 'echo $$ >>"$0" && exec "$@"' "$ticket" "$fetcher" "$@" 2>"$errors" &
     child=$!
-    echo "$$ $child" >"$lock/pids"
 }
 
 # Report progress every 5 seconds until killed, or until the download has ended.
@@ -195,10 +299,10 @@ watch() {                                 # watch NAME PART
     done
 }
 
-# try_once URL PART NAME: sets got (exit code), http (status), total and now (bytes), reason.
+# try_once URL PART NAME: sets got (exit code), now (bytes), reason, and what set_answer sets.
 try_once() {
-    : >"$log" && : >"$log.err"
-    part_name=$2 got=0
+    printf '' >"$log" && printf '' >"$log.err"
+    got=0
     request "$1" "$2"
     watch "$3" "$2" &
     watcher=$!
@@ -206,25 +310,24 @@ try_once() {
     kill -KILL "$watcher" 2>/dev/null || : # a TERM may be lost while it starts
     wait "$watcher" 2>/dev/null || :
     child='' watcher=''
-    # shellcheck disable=SC2046  # two words on purpose
-    set -- $(read_headers)
-    http=$1 total=$2
-    now=$(size_of "$part_name")
-    [ "$now" -gt 0 ] || rm -f "$part_name"
+    set_answer "$log"
+    now=$(size_of "$2")
+    [ "$now" -gt 0 ] || rm -f "$2"
     case $fetcher in
         curl) reason=$(tail -n 1 "$log.err") ;;
         *) reason=$(grep -v '^ ' "$log" | grep . | tail -n 1) || : ;;
     esac
+    reason=$(printf '%s' "$reason" | sed 's|//[^/ ]*@|//***@|g; s|\(//[^ ?]*\)?[^ ]*|\1?...|g')
     reason="HTTP status $http, $fetcher exit code $got${reason:+: $reason}"
 }
 
 # Errors that another try cannot mend.
 stop_if_hopeless() {                      # stop_if_hopeless URL NAME
     case $http in
-        401 | 403) fail 1 "$2: the server refuses access (HTTP status $http)" "url: $1" \
+        401 | 403) fail 1 "$2: the server refuses access (HTTP status $http)" "url: $(shown "$1")" \
             "open the url in a browser, or set HF_ENDPOINT to a mirror" ;;
         408 | 416 | 425 | 429) ;;
-        4??) fail 1 "$2: not found (HTTP status $http)" "url: $1" \
+        4??) fail 1 "$2: not found (HTTP status $http)" "url: $(shown "$1")" \
             "check HF_ENDPOINT and REVISION; unset them to use the pinned revision" ;;
     esac
     case $fetcher$got in
@@ -240,26 +343,73 @@ is_whole() {
     fi
 }
 
+# Remember the version of which PART has the beginning: that of the answer that began it.
+keep_version() {                          # keep_version PART
+    [ "$http" = 200 ] && [ -s "$1" ] || return 0
+    if [ -n "$version" ]; then printf '%s\n' "$version" >"$1.version"; else rm -f "$1.version"; fi
+}
+
+# Does PART hold bytes of two versions now? Sets anew, the reason to start over.
+is_mixed() {
+    [ "$have" -gt 0 ] || return 1
+    if [ "$http" = 200 ]; then            # wget keeps its bytes and skips as many of the new ones
+        anew="the server sent the file from its beginning"
+        [ -z "$validator" ] || [ "$validator" != "$version" ]
+        return
+    fi
+    anew="the server's file has changed"
+    [ -n "$validator" ] && [ -n "$version" ] || return 1
+    case $validator in \"*) kind='etag' ;; *) kind='date' ;; esac
+    case $version in \"*) [ $kind = etag ] ;; *) [ $kind = date ] ;; esac &&
+        [ "$validator" != "$version" ]
+}
+
+start_over() {                            # start_over NAME PART WHY
+    note "$1: $3; starting over"
+    rm -f "$2" "$2.version"
+}
+
+# set_start NAME PART: have, and the validator of these bytes. Bytes of an unknown version are
+# only kept where a checksum will tell whether they fit the rest.
+set_start() {
+    have=$(size_of "$2") validator=''
+    [ "$have" -gt 0 ] || { rm -f "$2.version"; return 0; }
+    [ ! -s "$2.version" ] || IFS= read -r validator <"$2.version"
+    [ -z "$validator$want_sha" ] || return 0
+    start_over "$1" "$2" "no telling whether the server still has the file that was begun"
+    have=0
+}
+
 # download URL PART NAME: fetch, with retries and resuming, until PART is whole.
 download() {
-    left=$tries
+    left=$tries log=$2.headers
+    if [ ! -e "$2.version" ]; then        # a run may have been killed before it kept that
+        set_answer "$log"
+        keep_version "$2"
+    fi
     while :; do
-        have=$(size_of "$2")
+        set_start "$3" "$2"
         if [ "$have" -gt 0 ] && [ "$have" = "$want_size" ]; then return 0; fi
         if [ "$have" -gt 0 ]; then note "$3: resuming at $(human "$have")"; fi
         try_once "$1" "$2" "$3"
+        left=$((left - 1))
+        if is_mixed; then
+            start_over "$3" "$2" "$anew"
+            [ "$http" != 200 ] || left=$((left + 1)) # from 0 bytes this cannot come again
+            [ "$left" -gt 0 ] || fail 1 "$3: the server's file keeps changing" "url: $(shown "$1")"
+            continue
+        fi
+        keep_version "$2"
         if is_whole; then announced=${total#-}; return 0; fi
         stop_if_hopeless "$1" "$3"
-        left=$((left - 1))
         if [ "$http" = 206 ] && [ "$now" -gt "$have" ]; then
             left=$tries                   # progress: the count starts again
         elif [ "$have" -gt 0 ] && { [ "$http" = 416 ] || [ "$http" = 200 ]; }; then
-            note "$3: the server did not resume; starting over"
-            rm -f "$2"
-            left=$((left + 1))            # from 0 bytes this cannot come again
+            start_over "$3" "$2" "the server did not resume"
+            left=$((left + 1))            # nor can this
             continue
         fi
-        [ "$left" -gt 0 ] || fail 1 "$3: download failed" "$reason" "url: $1" \
+        [ "$left" -gt 0 ] || fail 1 "$3: download failed" "$reason" "url: $(shown "$1")" \
             "have $(human "$now"); check the network, then run the same command again to resume"
         note "$3: broken off at $(human "$now"), trying again in $pause s ($reason)"
         sleep "$pause"
@@ -286,12 +436,13 @@ fetch() {
         say "$1: already there, $(human "$found"), $how"
         return 0
     fi
-    note "$1: fetching${want_size:+ $(human "$want_size")} from $url"
+    note "$1: fetching${want_size:+ $(human "$want_size")} from $(shown "$url")"
     need_space "$1" "$part"
     download "$url" "$part" "$1"
+    rm -f "$part.version" "$part.headers" "$part.headers.err"
     if ! verify "$part" "$1"; then
         mv -f "$part" "$target.bad"
-        fail 3 "$1: the download failed its check" "$why" "url: $url" \
+        fail 3 "$1: the download failed its check" "$why" "url: $(shown "$url")" \
             "kept as $target.bad; delete it and run again, or use another HF_ENDPOINT"
     fi
     mv -f "$part" "$target"
@@ -305,19 +456,77 @@ holds_files() {
     return 1
 }
 
+# Runs for one DIR take turns, by tickets as in a shop (Lamport's bakery): files in DIR/.lock
+# named ticket.NUMBER.PID. Whoever takes a number shows choosing.PID meanwhile, and the lowest
+# number is served, at equal numbers the lowest PID. Nothing is ever taken from a run that
+# lives, and since names say whose a file is, whoever finds one of a dead run may delete it.
+is_running() {                            # is_running PID...
+    for pid in "$@"; do
+        if kill -0 "$pid" 2>/dev/null || [ -d "/proc/$pid" ] || ps -p "$pid" >/dev/null 2>&1
+        then return 0; fi
+    done
+    return 1
+}
+
+# others NAME: the PIDs of other living runs whose files are named NAME*; those of dead ones go.
+# A ticket also lists the curl or wget that its run began, which may outlive it.
+others() {
+    for file in "$queue/$1"*; do
+        pid=${file##*.}
+        if [ ! -e "$file" ] || [ "$pid" = $$ ]; then continue; fi
+        # shellcheck disable=SC2046  # words
+        if is_running "$pid" $(cat "$file" 2>/dev/null); then say "${file#"$queue/$1"}"
+        else rm -f "$file"; fi
+    done
+}
+
+choose_number() {
+    mkdir -p "$queue" && printf '' >"$queue/choosing.$$"
+} 2>/dev/null
+
+take_ticket() {
+    attempts=0
+    until choose_number; do               # another run may just have removed the folder
+        attempts=$((attempts + 1))
+        [ "$attempts" -lt 20 ] || fail 1 "cannot write to $dir" "choose another DIR"
+    done
+    number=0
+    for file in "$queue"/ticket.*; do
+        taken=${file#"$queue/ticket."} taken=${taken%.*}
+        case $taken in '' | *[!0-9]*) continue ;; esac
+        [ "$taken" -le "$number" ] || number=$taken
+    done
+    number=$((number + 1))
+    ticket=$queue/ticket.$number.$$
+    printf '' >"$ticket"
+    rm -f "$queue/choosing.$$"
+}
+
+# The PID of a run that is served before this one, or nothing.
+served_first() {
+    chooser=$(others choosing. | head -n 1)
+    if [ -n "$chooser" ]; then say "$chooser"; return 0; fi
+    others ticket. | awk -F . -v n="$number" -v me=$$ '
+        $1 < n || ($1 == n && $2 < me) { print $2; exit }'
+}
+
+wait_for_turn() {
+    waited=0
+    while other=$(served_first) && [ -n "$other" ]; do
+        # A number is chosen in no time; later on, say so every minute.
+        [ "$((waited % 60))" -ne 1 ] || note "waiting for another run (process $other) that uses" \
+            "$dir; if it is none of yours, stop this and delete $queue"
+        sleep 1
+        waited=$((waited + 1))
+    done
+}
+
 # Make DIR and lock it; DIR/SOURCE says which checkpoint it holds, so that two never mix.
 claim_dir() {
     mkdir -p "$dir" || fail 1 "cannot make $dir" "choose another DIR"
-    # shellcheck disable=SC2013  # words: the ids of a script and of its curl or wget
-    for pid in $(cat "$dir/.lock/pids" 2>/dev/null); do
-        if kill -0 "$pid" 2>/dev/null; then
-            fail 1 "$dir is in use by another run (process $pid)" "wait, or choose another DIR"
-        fi
-    done
-    rm -rf "$dir/.lock"                   # left by a run that was killed
-    mkdir "$dir/.lock" || fail 1 "cannot write to $dir" "choose another DIR"
-    lock=$dir/.lock log=$dir/.lock/headers
-    echo $$ >"$lock/pids"
+    queue=$dir/.lock
+    take_ticket
+    wait_for_turn
     line="$repo $revision"
     if [ -f "$dir/SOURCE" ] && [ "$(cat "$dir/SOURCE")" != "$line" ] && holds_files; then
         fail 2 "$dir holds another checkpoint: $(cat "$dir/SOURCE")" \
@@ -327,9 +536,14 @@ claim_dir() {
 }
 
 clean_up() {
+    status=$?
     [ -z "${child-}" ] || kill "$child" 2>/dev/null || :
     [ -z "${watcher-}" ] || kill -KILL "$watcher" 2>/dev/null || :
-    [ -z "${lock-}" ] || rm -rf "$lock"
+    [ -z "${queue-}" ] || rm -f "$queue/choosing.$$" "${ticket-}"
+    [ -z "${log-}" ] || rm -f "$log" "$log.err"
+    [ -z "${queue-}" ] || rmdir "$queue" 2>/dev/null || : # others may be waiting
+    [ "$status" -eq 0 ] || [ -n "$told" ] ||
+        note "error: stopped by something unforeseen (status $status); please report this"
 }
 
 choose_tools() {
@@ -365,8 +579,20 @@ read_arguments() {
     case $dir in -*) dir=./$dir ;; esac
     endpoint=${HF_ENDPOINT:-https://huggingface.co}
     endpoint=${endpoint%/}
+    case $endpoint in                     # not shown: it may hold a password
+        *[!]A-Za-z0-9/:._~%@!+=,[-]*) fail 2 "HF_ENDPOINT has a character that is not allowed" \
+            "write it as %XX; a query (?) or a fragment (#) cannot be part of it" ;;
+        *@*@* | *//*/*@*) fail 2 "HF_ENDPOINT has an @ beyond the one before the server's name" \
+            "write @ and / in a name or a password as %40 and %2F" ;;
+        http://?* | https://?*) ;;
+        *) fail 2 "HF_ENDPOINT does not begin with http:// or https://" ;;
+    esac
     pinned=$(pinned_revision "$model")
     revision=${REVISION:-$pinned}
+    case /$revision/ in
+        *[!A-Za-z0-9./_%-]* | */../*)
+            fail 2 "REVISION is '$revision'" "it must be a commit, a branch or a tag" ;;
+    esac
     tries=${PATCHLENS_TRIES:-5} pause=${PATCHLENS_WAIT:-3}
     case $tries:$pause in
         *[!0-9:]* | 0:*) fail 2 "PATCHLENS_TRIES and PATCHLENS_WAIT must be whole numbers" \
@@ -384,11 +610,11 @@ main() {
     read_arguments "$@"
     choose_tools
     trap clean_up EXIT
-    trap 'note "stopped; run the same command again to resume"; exit 130' INT TERM HUP
+    trap 'told=yes; note "stopped; run the same command again to resume"; exit 130' INT TERM HUP
     claim_dir
     note "model:    $model ($repo)"
     note "revision: $revision"
-    note "from:     $endpoint (with $fetcher)"
+    note "from:     $(shown "$endpoint") (with $fetcher)"
     note "to:       $dir"
     for file in config.json tokenizer.json model.safetensors; do fetch "$file"; done
     say "done: $dir has all 3 files of $model"

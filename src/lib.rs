@@ -23,6 +23,7 @@ mod attribution;
 mod base;
 mod cache;
 mod checkpoint;
+pub mod circuits;
 mod component;
 mod config;
 mod error;

@@ -1,5 +1,5 @@
-//! Published figures of GPT-2 small, for those who fetched its weights
-//! (`./weights-fetch.sh gpt2`). Without them these tests say that they are skipped.
+//! Published figures of GPT-2 small, for those who fetched its weights: after
+//! `./weights-fetch.sh gpt2`, `cargo test --release --tests -- --ignored` runs them.
 
 use std::path::PathBuf;
 
@@ -12,16 +12,12 @@ use patchlens::{
     logit_diffs, next_token_loss, pattern_scores,
 };
 
-fn gpt2() -> Option<(Transformer, Tokenizer)> {
+fn gpt2() -> (Transformer, Tokenizer) {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/gpt2");
-    if !dir.join("model.safetensors").exists() {
-        println!("skipped: no weights/gpt2; fetch them with ./weights-fetch.sh gpt2");
-        return None;
-    }
-    Some((
+    (
         Transformer::open(&dir).unwrap(),
         Tokenizer::open(&dir).unwrap(),
-    ))
+    )
 }
 
 /// TransformerLens's demo prompts: four templates, both names as the answer.
@@ -86,10 +82,9 @@ fn close(found: f32, expected: f32, within: f32, what: &str) {
 }
 
 #[test]
+#[ignore = "needs weights/gpt2: ./weights-fetch.sh gpt2"]
 fn the_loss_of_hello_world() {
-    let Some((model, tokenizer)) = gpt2() else {
-        return;
-    };
+    let (model, tokenizer) = gpt2();
     let prompt = tokenizer.encode_with_bos("Hello world!").unwrap();
     let logits = model.forward(&prompt).unwrap();
     let (loss, _) = next_token_loss(logits.view(), &prompt.tokens).unwrap();
@@ -97,10 +92,9 @@ fn the_loss_of_hello_world() {
 }
 
 #[test]
+#[ignore = "needs weights/gpt2: ./weights-fetch.sh gpt2"]
 fn indirect_object_identification() {
-    let Some((model, tokenizer)) = gpt2() else {
-        return;
-    };
+    let (model, tokenizer) = gpt2();
     let demo = demo(&tokenizer);
     let metric = logit_diffs(&demo.answers);
     let study = ActivationPatching::new(&model, &demo.clean, &demo.corrupted).unwrap();
@@ -126,10 +120,9 @@ fn indirect_object_identification() {
 }
 
 #[test]
+#[ignore = "needs weights/gpt2: ./weights-fetch.sh gpt2"]
 fn ablating_a_name_mover() {
-    let Some((model, tokenizer)) = gpt2() else {
-        return;
-    };
+    let (model, tokenizer) = gpt2();
     let demo = demo(&tokenizer);
     let target = Target::new(Site::Z.at(9))
         .at_heads(9)
@@ -147,10 +140,9 @@ fn ablating_a_name_mover() {
 }
 
 #[test]
+#[ignore = "needs weights/gpt2: ./weights-fetch.sh gpt2"]
 fn what_name_movers_write_directly() {
-    let Some((model, tokenizer)) = gpt2() else {
-        return;
-    };
+    let (model, tokenizer) = gpt2();
     let text = "When John and Mary went to the shops, John gave the bag to";
     let prompt = tokenizer.encode_with_bos(text).unwrap();
     let token = |name: &str| tokenizer.token(name).unwrap();
@@ -165,10 +157,9 @@ fn what_name_movers_write_directly() {
 }
 
 #[test]
+#[ignore = "needs weights/gpt2: ./weights-fetch.sh gpt2"]
 fn heads_of_known_kinds() {
-    let Some((model, tokenizer)) = gpt2() else {
-        return;
-    };
+    let (model, tokenizer) = gpt2();
     let pool = (1000..30_000).collect();
     let task = Repeated::from_pool(&tokenizer, pool).unwrap();
     let drawn = task.with_bos().unwrap().prompts(10, 25, 2, 0).unwrap();

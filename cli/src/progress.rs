@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use patchlens::Progress;
 
 use crate::interrupt;
 
@@ -34,6 +35,12 @@ impl Reporter {
             begun: Instant::now(),
             told: Mutex::new(Instant::now()),
         }
+    }
+
+    /// The observer of a study that can tell how far it has come.
+    pub fn observer(&self, what: &str) -> impl FnMut(&Progress) -> ControlFlow<()> + Send + use<> {
+        let steps = self.steps(what);
+        move |progress| steps.observe(progress.done as u64, progress.total as u64, progress.unit)
     }
 
     /// A step that cannot: a spinner with the time gone.

@@ -5,7 +5,15 @@ use std::sync::LazyLock;
 
 use pulp::Arch;
 
-pub(super) static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
+/// The widest vector unit at hand. Tests of narrower ones are built with `PATCHLENS_VECTORS` set
+/// to `8` (AVX2, no AVX-512) or `none`: see `variants` in `.ci/run`.
+pub(super) static ARCH: LazyLock<Arch> = LazyLock::new(|| match option_env!("PATCHLENS_VECTORS") {
+    None => Arch::new(),
+    Some("none") => Arch::Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Some("8") => Arch::V3(pulp::x86::V3::try_new().expect("built for vectors of 8")),
+    Some(other) => panic!("built with PATCHLENS_VECTORS={other}; expected 8 or none"),
+});
 
 /// Number of partial sums in every reduction.
 pub(super) const LANES: usize = 16;

@@ -18,8 +18,10 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     paths.safetensors        path patching (keys: paths.py), for two of the models
     heads.safetensors        pattern and copy scores, products and norms of circuits
     heads.json               its prompts, and what each key means
+    circuits.safetensors     edges' and nodes' scores, runs of circuits, ACDC (some models)
+    circuits.json            its pairs, graph and circuits, and what each key means
 
-The folder mini has the last two only, of the shipped model in assets/mini.
+The folder mini has the last four only, of the shipped model in assets/mini.
 
 All expected tensors are f32 and have no batch axis. Expected values come from
 TransformerLens (no weight processing unless named), whose logits and parameter gradients
@@ -39,6 +41,7 @@ import torch
 from safetensors.torch import save_file
 
 import analysis
+import circuits
 import heads
 import models
 import paths
@@ -141,6 +144,8 @@ def write_model(spec: Spec, out: Path) -> None:
     models.write_json(directory / "reference.json", metadata)
     if spec.reference == "full":
         write_heads(spec, weights, directory)
+    if spec.name in circuits.MODELS:
+        write_circuits(spec, weights, directory)
     if spec.name in tracing.MODELS:
         tensors, metadata = tracing.tracing_reference(spec, weights, METRIC_TOKENS)
         save_tensors(tensors, directory / "tracing.safetensors")
@@ -152,6 +157,12 @@ def write_heads(spec: Spec, weights: Tensors, directory: Path) -> None:
     tensors, metadata = heads.head_reference(spec, weights)
     save_tensors(tensors, directory / "heads.safetensors")
     models.write_json(directory / "heads.json", metadata)
+
+
+def write_circuits(spec: Spec, weights: Tensors, directory: Path) -> None:
+    tensors, metadata = circuits.circuit_reference(spec, weights)
+    save_tensors(tensors, directory / "circuits.safetensors")
+    models.write_json(directory / "circuits.json", metadata)
 
 
 def save_tensors(tensors: Tensors, path: Path) -> None:
@@ -175,6 +186,7 @@ def main() -> None:
             print(f"wrote {arguments.out / spec.name}")
     if arguments.only in (None, heads.SHIPPED):
         write_heads(*heads.shipped(), arguments.out / heads.SHIPPED)
+        write_circuits(*heads.shipped(), arguments.out / heads.SHIPPED)
         print(f"wrote {arguments.out / heads.SHIPPED}")
 
 

@@ -14,6 +14,7 @@ mod bad_input;
 mod checkpoint;
 mod errors;
 mod frictions;
+mod fuzz_corpus;
 mod pair_files;
 mod tokenizer;
 #[cfg(unix)]

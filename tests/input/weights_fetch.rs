@@ -1,128 +1,16 @@
 //! `weights-fetch.sh` against a small HTTP server on 127.0.0.1, once with curl and once with
 //! wget (skipped, with a line that says so, where one is not installed).
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+
+mod hostile;
+mod server;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-const MODEL: &str = "model.safetensors";
-const MODEL_LEN: usize = 200_098;
-/// SHA-256 of [`model_bytes`].
-const MODEL_SHA: &str = "e9960857bfaeb9ce9f2d5cf95bee2be1b768a7d2c36b0c60f1e9403e2cb6d876";
-const CUT: usize = 90_000;
-
-/// A whole safetensors file with one tensor of 50 000 floats.
-fn model_bytes() -> Vec<u8> {
-    let header = r#"{"w":{"dtype":"F32","shape":[50000],"data_offsets":[0,200000]}}"#;
-    let mut file = 90u64.to_le_bytes().to_vec();
-    file.extend(format!("{header:90}").bytes());
-    file.extend((0..200_000u32).map(|i| (i * 31 % 251) as u8));
-    file
-}
-
-/// What the server does with the model file.
-#[derive(Clone, Copy, PartialEq)]
-enum Quirk {
-    Cut,      // the first answer breaks off after CUT bytes
-    NoRange,  // a Range request is answered with 200 and the whole file
-    Busy,     // the first request is answered with 503
-    Redirect, // a redirect leads to the file, as on the hub
-}
-
-/// One answer: path, first byte of the Range asked for, status, bytes of the body sent.
-type Answer = (String, Option<usize>, u16, usize);
-
-struct Server {
-    url: String,
-    config: Vec<u8>,
-    model: Vec<u8>,
-    quirks: &'static [Quirk],
-    answers: Mutex<Vec<Answer>>,
-}
-
-impl Server {
-    /// An empty model is answered with 404. The thread ends with the test program.
-    fn start(quirks: &'static [Quirk], config: &[u8], model: &[u8]) -> Arc<Server> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Arc::new(Server {
-            url: format!("http://{}", listener.local_addr().unwrap()),
-            config: config.to_vec(),
-            model: model.to_vec(),
-            quirks,
-            answers: Mutex::default(),
-        });
-        let there = Arc::clone(&server);
-        thread::spawn(move || listener.incoming().for_each(|s| there.serve(s.unwrap())));
-        server
-    }
-
-    fn answers(&self) -> Vec<Answer> {
-        self.answers.lock().unwrap().clone()
-    }
-
-    fn serve(&self, mut stream: TcpStream) {
-        let limit = Duration::from_secs(10);
-        stream.set_read_timeout(Some(limit)).unwrap();
-        let Some((path, start)) = read_request(&mut stream) else {
-            return;
-        };
-        let is_first = |(path, _, status, _): &Answer| !path.ends_with(MODEL) || *status == 302;
-        let first = self.answers().iter().all(is_first);
-        let (status, extra, body) = self.choose(&path, start, first);
-        let length = body.len();
-        let cuts = self.quirks.contains(&Quirk::Cut) && path.ends_with(MODEL);
-        let sent = if cuts && first && status == 200 {
-            CUT
-        } else {
-            length
-        };
-        let common = format!("Content-Length: {length}\r\nConnection: close");
-        let head = format!("HTTP/1.1 {status} x\r\n{common}\r\n{extra}\r\n");
-        // Noted before it is sent: the script may end right after the last byte.
-        let answer = (path, start, status, sent);
-        self.answers.lock().unwrap().push(answer);
-        let _ = stream.write_all(head.as_bytes());
-        let _ = stream.write_all(&body[..sent]);
-    }
-
-    /// Status, further header lines and body.
-    fn choose(&self, path: &str, start: Option<usize>, first: bool) -> (u16, String, &[u8]) {
-        let has = |quirk| self.quirks.contains(&quirk);
-        let none = String::new();
-        match path.rsplit('/').next().unwrap() {
-            "config.json" => (200, none, &self.config),
-            "tokenizer.json" => (200, none, b"{\"model\": {}}\n"),
-            _ if self.model.is_empty() => (404, none, b"<html>no</html>"),
-            _ if first && has(Quirk::Busy) => (503, none, b"busy"),
-            _ if has(Quirk::Redirect) && !path.starts_with("/cdn/") => {
-                (302, format!("Location: /cdn/{MODEL}\r\n"), b"")
-            }
-            _ if start.is_none() || has(Quirk::NoRange) => (200, none, &self.model),
-            _ => {
-                let (start, total) = (start.unwrap(), self.model.len());
-                let range = format!("Content-Range: bytes {start}-{}/{total}\r\n", total - 1);
-                (206, range, &self.model[start..])
-            }
-        }
-    }
-}
-
-/// The path of a request and the first byte of its Range.
-fn read_request(stream: &mut TcpStream) -> Option<(String, Option<usize>)> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0u8];
-        stream.read_exact(&mut byte).ok()?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).ok()?.to_ascii_lowercase();
-    let range = head.split("\r\nrange: bytes=").nth(1);
-    let start = range.and_then(|r| r.split('-').next()?.parse().ok());
-    Some((head.split(' ').nth(1)?.to_string(), start))
-}
+use server::{CONFIG, CUT, Files, MODEL, MODEL_LEN, MODEL_SHA, Quirk, Server, model_bytes};
 
 /// Exit code, standard output and standard error of the script.
 #[derive(Debug)]
@@ -178,7 +66,7 @@ impl Drop for Setting {
 
 impl Setting {
     fn new(fetcher: &'static str, quirks: &'static [Quirk]) -> Setting {
-        Setting::with(fetcher, Server::start(quirks, b"{}", &model_bytes()))
+        Setting::with(fetcher, Server::start(quirks, Files::good()))
     }
 
     fn with(fetcher: &'static str, server: Arc<Server>) -> Setting {
@@ -209,7 +97,7 @@ impl Setting {
     fn assert_complete(&self, outcome: &Outcome) {
         outcome.assert(0, &[]);
         assert!(outcome.1.contains("has all 3 files of gpt2"), "{outcome:?}");
-        assert_eq!(self.file("config.json").unwrap(), b"{}");
+        assert_eq!(self.file("config.json").unwrap(), CONFIG.as_bytes());
         assert!(self.file(MODEL) == Some(model_bytes()), "{outcome:?}");
         assert!(self.file("tokenizer.json").is_some() && self.file("SOURCE").is_some());
         assert_eq!(fs::read_dir(&self.dir).unwrap().count(), 4);
@@ -222,18 +110,9 @@ impl Setting {
         assert!(!outcome.1.contains("done:"), "{outcome:?}");
     }
 
-    /// The answers that carried the model, or a part of it.
-    fn model_answers(&self) -> Vec<(Option<usize>, u16, usize)> {
-        let all = self.server.answers().into_iter();
-        let model = all.filter(|(path, _, status, _)| path.ends_with(MODEL) && status / 100 == 2);
-        model
-            .map(|(_, start, status, sent)| (start, status, sent))
-            .collect()
-    }
-
     fn assert_nothing_sent_twice(&self) {
         let rest = (Some(CUT), 206, MODEL_LEN - CUT);
-        assert_eq!(self.model_answers(), [(None, 200, CUT), rest]);
+        assert_eq!(self.server.model_answers(), [(None, 200, CUT), rest]);
     }
 }
 
@@ -260,20 +139,30 @@ fn with_fetcher(fetcher: &'static str, test: fn(&'static str)) {
     }
 }
 
+/// A server of this config and this model.
+fn serving(fetcher: &'static str, config: impl AsRef<[u8]>, model: &[u8]) -> Setting {
+    let files = Files {
+        config: config.as_ref().to_vec(),
+        model: model.to_vec(),
+        ..Files::good()
+    };
+    Setting::with(fetcher, Server::start(&[], files))
+}
+
 fn fetches_all_files_though_busy(fetcher: &'static str) {
     let setting = Setting::new(fetcher, &[Quirk::Redirect, Quirk::Busy]);
     let outcome = setting.run(&[("PATCHLENS_SHA256", MODEL_SHA)]);
     setting.assert_complete(&outcome);
     assert!(outcome.1.contains("0.2 MB, SHA-256 matches"), "{outcome:?}");
     assert!(
-        outcome.1.contains("2 bytes, checksum not known"),
+        outcome.1.contains("57 bytes, checksum not known"),
         "{outcome:?}"
     );
     outcome.assert(0, &["model.safetensors: broken off", "HTTP status 503"]);
     let asked = setting.server.answers();
     let at = "/openai-community/gpt2/resolve/rev1";
-    for ((path, ..), name) in asked.iter().zip(["config.json", "tokenizer.json", MODEL]) {
-        assert_eq!(*path, format!("{at}/{name}"));
+    for (answer, name) in asked.iter().zip(["config.json", "tokenizer.json", MODEL]) {
+        assert_eq!(answer.path, format!("{at}/{name}"));
     }
 }
 
@@ -299,7 +188,7 @@ fn copes_with_a_server_that_cannot_resume(fetcher: &'static str) {
     setting.assert_complete(&setting.run(&[("PATCHLENS_SHA256", MODEL_SHA)]));
     let tried_to_resume = (Some(CUT), 200, MODEL_LEN);
     assert_eq!(
-        setting.model_answers()[..2],
+        setting.server.model_answers()[..2],
         [(None, 200, CUT), tried_to_resume]
     );
 }
@@ -314,7 +203,7 @@ fn refuses_a_wrong_checksum(fetcher: &'static str) {
 
 fn refuses_a_file_that_is_not_the_pinned_one(fetcher: &'static str) {
     let config = format!("{{{}}}", " ".repeat(663)); // as long as the real one
-    let setting = Setting::with(fetcher, Server::start(&[], config.as_bytes(), b""));
+    let setting = serving(fetcher, &config, b"");
     let outcome = setting.run(&[("REVISION", "")]);
     let words = ["failed its check", "SHA-256: expected 0daed7749b4f02b8"];
     setting.assert_refused(&outcome, "config.json", 3, &words);
@@ -322,7 +211,7 @@ fn refuses_a_file_that_is_not_the_pinned_one(fetcher: &'static str) {
 
 fn refuses_html_and_cut_files(fetcher: &'static str) {
     let page = &b"<!DOCTYPE html>\n<html><body>please log in {}</body></html>\n"[..];
-    let (json, model) = (&b"{}"[..], &model_bytes()[..]);
+    let (json, model) = (CONFIG.as_bytes(), &model_bytes()[..]);
     let not_json = "not a whole JSON object";
     let too_short = "its tensors end at byte 200098, the file at byte 150000";
     for (config, model, name, word) in [
@@ -331,13 +220,13 @@ fn refuses_html_and_cut_files(fetcher: &'static str) {
         (json, page, MODEL, "not a safetensors file"),
         (json, &model[..150_000], MODEL, too_short),
     ] {
-        let setting = Setting::with(fetcher, Server::start(&[], config, model));
+        let setting = serving(fetcher, config, model);
         setting.assert_refused(&setting.run(&[]), name, 3, &[name, word]);
     }
 }
 
 fn says_which_url_is_missing(fetcher: &'static str) {
-    let setting = Setting::with(fetcher, Server::start(&[], b"{}", b""));
+    let setting = serving(fetcher, CONFIG, b"");
     let url = format!("/openai-community/gpt2/resolve/rev1/{MODEL}");
     let words = ["not found (HTTP status 404)", &url, "check HF_ENDPOINT"];
     setting.assert_refused(&setting.run(&[]), MODEL, 1, &words);

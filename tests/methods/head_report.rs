@@ -1,16 +1,13 @@
 //! The head report and the circuit search on the shipped model: their figures are those of full
 //! runs, and labels have the evidence that they claim.
-#[path = "../../examples/support/heads.rs"]
-#[allow(dead_code)] // The examples use the rest.
-mod heads;
-
 use ndarray::{ArrayD, Axis, Slice};
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Repeated, RepeatedPrompt, Split};
 use patchlens::{
-    Config, Decomposition, Edit, FunctionVectors, Head, HeadLabel, HeadReport, HeadReporter,
-    HeadTask, InductionSearch, Intervention, LogitDirection, Prompt, Replacement, Run, Selection,
-    Site, Sweep, Target, TokenPair, Tokenizer, Transformer, direct_logit_attribution,
-    head_direct_effect, in_context_score_by_head, induction_circuit, repeated_loss,
+    Ablation, CircuitNode, Config, Decomposition, Edit, FunctionVectors, Head, HeadLabel,
+    HeadReport, HeadReporter, HeadTask, InductionSearch, Intervention, LogitDirection, Prompt,
+    Replacement, Run, Selection, Site, Sweep, Target, TokenPair, Tokenizer, Transformer,
+    direct_logit_attribution, head_direct_effect, in_context_score_by_head, induction_circuit,
+    repeated_loss,
 };
 
 fn pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
@@ -22,6 +19,27 @@ fn pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
 fn more_pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
     let ioi = Ioi::new(tokenizer).unwrap();
     ioi.pairs(256, Corruption::RandomNames, 1).unwrap()
+}
+
+/// What IOI's logit difference loses when each head is replaced at END by its mean over prompts of
+/// the same template with other names (Wang et al. 2022), in the order of [`Head::all`].
+fn cost_at_end(model: &Transformer, clean: &[IoiPrompt], others: &[IoiPrompt]) -> Vec<f32> {
+    let prompts = |of: &[IoiPrompt]| -> (Vec<Prompt>, Vec<usize>) {
+        of.iter().map(|p| (Prompt::from(p), p.template)).unzip()
+    };
+    let ends = clean.iter().map(|p| vec![p.positions.end]).collect();
+    let (originals, others) = (prompts(clean), prompts(others));
+    let means = (&others.0[..], &others.1[..]);
+    let ablation = Ablation::mean_by_template(model, (&originals.0[..], &originals.1[..]), means)
+        .and_then(|ablation| ablation.with_class("END", ends))
+        .unwrap();
+    let node = |head: Head| vec![CircuitNode::head(head.layer, head.head).at("END")];
+    let sets: Vec<_> = Head::all(model.config()).map(node).collect();
+    let found = ablation
+        .knock_out(&sets, &HeadTask::ioi(clean).metric)
+        .unwrap();
+    let whole = found.clean.mean().unwrap();
+    found.effect.values().iter().map(|v| whole - v).collect()
 }
 
 fn task(pairs: &[IoiPair]) -> HeadTask {
@@ -103,9 +121,10 @@ fn most_name_movers_also_cost_most_when_their_template_is_known() {
     let (pairs, more) = (pairs(&tokenizer), more_pairs(&tokenizer));
     let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
-    let cost = heads::cost_at_end(&model, &clean, &others.collect::<Vec<_>>()).unwrap();
-    println!("{cost}");
-    let knocked_out = |head: &Head| cost.values()[[head.layer, head.head]];
+    let cost = cost_at_end(&model, &clean, &others.collect::<Vec<_>>());
+    println!("{cost:?}");
+    let n_heads = model.config().n_heads;
+    let knocked_out = |head: &Head| cost[head.layer * n_heads + head.head];
     let mut heads: Vec<Head> = Head::all(model.config()).collect();
     heads.sort_by(|a, b| knocked_out(b).total_cmp(&knocked_out(a)));
     let agree = heads[..movers.len()].iter().filter(|h| movers.contains(h));

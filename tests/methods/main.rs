@@ -8,6 +8,7 @@ mod small_tokenizer;
 mod ablation;
 mod attribution;
 mod causal_tracing;
+mod circuits;
 mod constructed;
 mod head_goldens;
 #[cfg(feature = "mini")]

@@ -165,8 +165,8 @@ impl InContext {
         let answers: Vec<(u32, u32)> = pairs.iter().map(|p| (p.answer, p.other)).collect();
         let metric = logit_diffs(&answers);
         let step = session.progress.step("patching the mapping");
-        let found = activation_patching(model, &clean, &corrupted, Grid::heads(Site::Z), &metric)?;
-        let grid = Grid::positions(Site::ResidPre);
+        let found = activation_patching(model, &clean, &corrupted, Grid::Heads(Site::Z), &metric)?;
+        let grid = Grid::Positions(Site::ResidPre);
         let stream = activation_patching(model, &clean, &corrupted, grid, &metric)?;
         let stream = by_role(&stream, &pairs)?.normalized()?;
         drop(step);

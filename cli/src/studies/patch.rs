@@ -74,14 +74,14 @@ const BY_POSITION: [Sweep; 3] = [Sweep::ResidPre, Sweep::AttnOut, Sweep::MlpOut]
 impl Sweep {
     fn grid(self) -> Grid {
         match self {
-            Sweep::ResidPre => Grid::positions(Site::ResidPre),
-            Sweep::AttnOut => Grid::positions(Site::AttnOut),
-            Sweep::MlpOut => Grid::positions(Site::MlpOut),
-            Sweep::Z => Grid::heads(Site::Z),
-            Sweep::Q => Grid::heads(Site::Q),
-            Sweep::K => Grid::heads(Site::K),
-            Sweep::V => Grid::heads(Site::V),
-            Sweep::Pattern => Grid::heads(Site::Pattern),
+            Sweep::ResidPre => Grid::Positions(Site::ResidPre),
+            Sweep::AttnOut => Grid::Positions(Site::AttnOut),
+            Sweep::MlpOut => Grid::Positions(Site::MlpOut),
+            Sweep::Z => Grid::Heads(Site::Z),
+            Sweep::Q => Grid::Heads(Site::Q),
+            Sweep::K => Grid::Heads(Site::K),
+            Sweep::V => Grid::Heads(Site::V),
+            Sweep::Pattern => Grid::Heads(Site::Pattern),
         }
     }
 
@@ -112,20 +112,20 @@ impl Patch {
         let corrupted = Prompts::new(&questions.corrupted)?;
         let sweeps = self.sweeps(&questions)?;
         session.introduce(&questions)?;
-        let mut study = ActivationPatching::new(&session.model, &questions.clean, &corrupted)?;
-        study.memory_limit = session.memory;
-        study.position_labels = questions.labels.clone();
-        study.direction = match self.direction {
+        let direction = match self.direction {
             Way::Denoising => Direction::Denoising,
             Way::Noising => Direction::Noising,
         };
+        let mut study = ActivationPatching::new(&session.model, &questions.clean, &corrupted)?
+            .memory_limit(session.memory)
+            .direction(direction);
+        if let Some(labels) = &questions.labels {
+            study = study.position_labels(labels.clone());
+        }
         let mut found = Vec::new();
         for (i, sweep) in sweeps.into_iter().enumerate() {
-            let steps = session.progress.steps(&sweep.name());
-            let patching = study.run_observed(sweep.grid(), &metric, |p| {
-                steps.observe(p.multiply_adds, p.multiply_adds_planned, "multiply-adds")
-            })?;
-            drop(steps);
+            let observer = session.progress.observer(&sweep.name());
+            let patching = study.clone().observe(observer).run(sweep.grid(), &metric)?;
             if i == 0 {
                 output.say(baselines(&patching, metric.name()))?;
             }

@@ -4,7 +4,9 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use patchlens::report::{Labelled, RankedCell};
 use patchlens::tasks::Corruption;
-use patchlens::{Head, Metric, PathEffects, PathPatching, PathReceiver, Prompts, Select, Senders};
+use patchlens::{
+    Head, Metric, PathEffects, PathPatching, PathReceiver, Prompts, Qkv, Select, Senders,
+};
 use serde_json::json;
 
 use crate::interrupt;
@@ -61,10 +63,10 @@ impl Paths {
         let metric = questions.metric(self.prompts.metric)?;
         session.introduce(&questions)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
-        let mut study = PathPatching::new(model, &questions.clean, &corrupted)?;
-        study.linearised = true;
-        study.freeze_mlps = self.freeze_mlps;
-        study.memory_limit = session.memory;
+        let study = PathPatching::new(model, &questions.clean, &corrupted)?
+            .linearised(true)
+            .freeze_mlps(self.freeze_mlps)
+            .memory_limit(session.memory);
         let run = Run {
             session,
             questions: &questions,
@@ -94,8 +96,8 @@ impl Paths {
         let names: Vec<String> = after_others.iter().map(Head::to_string).collect();
         for what in ["queries", "values"] {
             let receiver = |head: &Head| match what {
-                "queries" => end(PathReceiver::query(head.layer, head.head)),
-                _ => PathReceiver::value(head.layer, head.head),
+                "queries" => end(PathReceiver::head(*head, Qkv::Q)),
+                _ => PathReceiver::head(*head, Qkv::V),
             };
             let to: Vec<PathReceiver> = after_others.iter().map(receiver).collect();
             let title = format!("Heads and MLPs -> {what} of {}", names.join(", "));
@@ -125,13 +127,9 @@ impl Run<'_> {
     ) -> Result<(PathEffects, Labelled)> {
         interrupt::check()?;
         let output = &self.session.output;
-        let steps = self.session.progress.steps(&format!("-> {what}"));
-        let effects =
-            self.study
-                .run_observed(Senders::Components, receivers, self.metric, |done, all| {
-                    steps.observe(done as u64, all as u64, "senders")
-                })?;
-        drop(steps);
+        let observer = self.session.progress.observer(&format!("-> {what}"));
+        let study = self.study.clone().observe(observer);
+        let effects = study.run(Senders::Components, receivers, self.metric)?;
         let relative = self.questions.seeded(&effects.relative()?);
         output.say(title)?;
         output.table(&relative)?;

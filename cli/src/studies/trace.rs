@@ -92,21 +92,17 @@ impl Trace {
         output.say(format_args!("Model: {}", output.model()))?;
         let (facts, skipped) = self.facts(tokenizer, output)?;
         let traced: Vec<TracedFact> = facts.iter().map(TracedFact::from).collect();
-        let mut tracing = CausalTracing::new(model, self.corruption(model, &traced)?);
-        tracing.memory_limit = session.memory;
-        let mut sets = Vec::new();
-        for (name, study) in self.studies(tracing, model.config().n_layers)? {
-            let steps = session.progress.steps(name);
-            let set = study.trace_set_observed(&traced, |p| {
-                steps.observe(p.facts_done as u64, p.facts as u64, "facts")
-            })?;
-            drop(steps);
+        let tracing = CausalTracing::new(model, self.corruption(model, &traced)?)
+            .memory_limit(session.memory)
+            .observe(session.progress.observer("tracing"));
+        let restores = self.restores(model.config().n_layers)?;
+        let (names, restores): (Vec<&str>, Vec<Restore>) = restores.into_iter().unzip();
+        let sets = tracing.trace_set(&traced, &restores)?;
+        drop(tracing);
+        let sets: Vec<(&str, SetTrace)> = names.into_iter().zip(sets).collect();
+        for (name, set) in &sets {
             output.table(&set.average)?;
             output.keep(name, &set.average)?;
-            sets.push((name, set));
-            if interrupt::requested() {
-                break;
-            }
         }
         let (_, first) = &sets[0];
         say_counts(first, &facts, tokenizer, output)?;
@@ -195,29 +191,24 @@ impl Trace {
     }
 
     /// What is restored, by the name of its result.
-    fn studies<'m>(
-        &self,
-        tracing: CausalTracing<'m>,
-        n_layers: usize,
-    ) -> Result<Vec<(&'static str, CausalTracing<'m>)>> {
+    fn restores(&self, n_layers: usize) -> Result<Vec<(&'static str, Restore)>> {
         let by_default = DEFAULT_WINDOW.min((n_layers / 4).max(1));
         let window = self.window.unwrap_or(by_default);
         ensure!(
             (1..=n_layers).contains(&window),
             "--window: found {window}; expected 1 to {n_layers}, the model's layers"
         );
-        let restoring = |restore| tracing.clone().restoring(restore);
-        let mut studies = vec![
-            ("states", tracing.clone()),
-            ("mlp", restoring(Restore::mlp(window))),
-            ("attention", restoring(Restore::attention(window))),
+        let mut restores = vec![
+            ("states", Restore::states()),
+            ("mlp", Restore::mlp(window)),
+            ("attention", Restore::attention(window)),
         ];
         if self.severed {
-            studies.push(("states_mlp_severed", tracing.clone().severing(Severed::Mlp)));
-            let without_attention = tracing.severing(Severed::Attention);
-            studies.push(("states_attention_severed", without_attention));
+            let severed = |what| Restore::states().severing(what);
+            restores.push(("states_mlp_severed", severed(Severed::Mlp)));
+            restores.push(("states_attention_severed", severed(Severed::Attention)));
         }
-        Ok(studies)
+        Ok(restores)
     }
 
     fn corruption(&self, model: &Transformer, facts: &[TracedFact]) -> Result<SubjectCorruption> {
@@ -269,14 +260,14 @@ fn say_counts(
             tokenizer.token_text(dropped.attribute)?
         ))?;
     }
-    let error = match (error(set.total_effect_std_error), set.kept.len()) {
+    let error = match (error(set.total_effect.std_error), set.kept.len()) {
         (Some(error), _) => format!("{error} (standard error)"),
         (None, 1) => " (one fact: no standard error)".to_string(),
         (None, _) => " (no standard error)".to_string(),
     };
     output.say(format_args!(
         "Total effect of the corruption: {:.3}{error} of the answer's probability.",
-        set.total_effect
+        set.total_effect.mean
     ))
 }
 
@@ -308,7 +299,7 @@ fn strongest(average: &Labelled, class: PositionClass) -> (usize, f32, f32) {
 
 /// Where facts are recalled, a line for each study.
 fn conclusion(sets: &[(&str, SetTrace)]) -> String {
-    let total = sets[0].1.total_effect;
+    let total = sets[0].1.total_effect.mean;
     // What is left of rounding is no effect.
     if total <= 1e-6 {
         return "The corruption costs nothing of the answer's probability: there is nothing to \
@@ -330,7 +321,7 @@ fn conclusion(sets: &[(&str, SetTrace)]) -> String {
         let Some((class, (layer, effect, std_error))) = best else {
             continue;
         };
-        let share = 100.0 * effect / set.total_effect;
+        let share = 100.0 * effect / set.total_effect.mean;
         let mut line = format!(
             "  {name}: at the {class} in L{layer}, {effect:.3}{}, {share:.0} % of the total effect",
             error(std_error).unwrap_or_default()
@@ -347,7 +338,7 @@ fn conclusion(sets: &[(&str, SetTrace)]) -> String {
 fn arrival(set: &SetTrace) -> Option<usize> {
     let average = set.average.values();
     let row = average.index_axis(ndarray::Axis(0), PositionClass::ALL.len() - 1);
-    let enough = |layer: &usize| row[*layer] >= 0.9 * set.total_effect;
+    let enough = |layer: &usize| row[*layer] >= 0.9 * set.total_effect.mean;
     (0..row.len()).rev().take_while(enough).last()
 }
 

@@ -165,7 +165,7 @@ fn errors_name_what_is_wrong() {
         ),
         (
             one(PathSender::new(Component::Mlp(1)), PathReceiver::mlp(1)),
-            "`MLP 1`, to which no path leads from mlp1;",
+            "`mlp1`, to which no path leads from mlp1;",
         ),
         (
             one(

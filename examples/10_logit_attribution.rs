@@ -1,0 +1,29 @@
+//! Direct logit attribution: who wrote the answer? The shares sum to the logit difference itself.
+//!
+//!     cargo run --release --example 10_logit_attribution
+
+use patchlens::tasks::Ioi;
+use patchlens::{
+    Decomposition, LogitDirection, Prompts, Tokenizer, Transformer, direct_logit_attribution,
+};
+
+fn main() -> anyhow::Result<()> {
+    let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+    let drawn = Ioi::new(&tokenizer)?.prompts(20, 0)?;
+    let prompts = Prompts::new(&drawn)?;
+    let directions: Vec<_> = drawn
+        .iter()
+        .map(|p| LogitDirection::difference(p.io, p.s))
+        .collect();
+
+    let by = Decomposition::Heads; // or Layers, Components, Writers (heads, neurons, biases)
+    let shares = direct_logit_attribution(&model, &prompts, &directions, by)?;
+    println!("{}", shares.top(6));
+    for (name, value) in &shares.about.baselines {
+        println!(
+            "{name}: {value:.3}; all shares together: {:.3}",
+            shares.values().sum()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! Ablation: what does the model lose without a head? Each head's output is set to zero in turn.
+//!
+//!     cargo run --release --example 12_ablation
+
+use patchlens::tasks::Ioi;
+use patchlens::{Ablation, CircuitNode, Head, Prompts, Tokenizer, Transformer, logit_diffs};
+
+fn main() -> anyhow::Result<()> {
+    let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+    let drawn = Ioi::new(&tokenizer)?.prompts(32, 0)?;
+    let prompts = Prompts::new(&drawn)?;
+    let names: Vec<(u32, u32)> = drawn.iter().map(|p| (p.io, p.s)).collect();
+
+    // Sets of nodes: every head alone, and two together.
+    let mut sets: Vec<Vec<CircuitNode>> = Head::all(model.config())
+        .map(|head| vec![CircuitNode::head(head.layer, head.head)])
+        .collect();
+    sets.push(vec![CircuitNode::head(3, 0), CircuitNode::head(3, 2)]);
+    let found = Ablation::zero(&model, &prompts)?.knock_out(&sets, &logit_diffs(&names))?;
+
+    let whole = found.clean.mean().unwrap_or(f32::NAN);
+    println!("logit difference of the whole model {whole:.2}; without");
+    let labels = &found.effect.axes()[0].labels;
+    let mut lost: Vec<(f32, &String)> = found.effect.values().iter().copied().zip(labels).collect();
+    lost.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for (value, set) in lost.iter().take(6) {
+        println!("  {set:12} {value:6.2}  ({:+.2})", value - whole);
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! The bodies of the fuzz targets, one for each kind of file or text that comes from outside.
+//! Each takes any bytes, returns whether they were accepted, and panics where a promise is broken:
+//! what is accepted has finite values, or reads back equal after it was written.
+//!
+//! `fuzz/` runs them under libFuzzer; `tests/input/fuzz_corpus.rs` runs `corpus/` on stable Rust.
+
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use patchlens::tasks::KnownFacts;
+use patchlens::{
+    ActivationCache, Config, Error, HookPoint, Labelled, Parameters, Tokenizer, TunedLens,
+};
+
+/// `config.json`.
+pub fn config(data: &[u8]) -> bool {
+    let path = Path::new("config.json");
+    let Ok(text) = str::from_utf8(data) else {
+        return false;
+    };
+    Config::from_json(text, path).map_or_else(refused, |config| {
+        assert_eq!(Config::from_json(&config.to_json(), path).unwrap(), config);
+        true
+    })
+}
+
+/// `model.safetensors` of a model with this config.
+pub fn header(data: &[u8]) -> bool {
+    const CONFIG: &str = r#"{"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 2,
+        "n_inner": 2, "n_positions": 2, "vocab_size": 3}"#;
+    Parameters::from_bytes(CONFIG, data).map_or_else(refused, |(config, parameters)| {
+        assert_eq!(
+            parameters.count(),
+            Parameters::zeros(&config).unwrap().count()
+        );
+        for (name, tensor) in parameters.tensors() {
+            assert!(tensor.iter().all(|value| value.is_finite()), "{name}");
+        }
+        true
+    })
+}
+
+/// `model.safetensors.index.json` beside two good shards.
+pub fn index(data: &[u8]) -> bool {
+    const CONFIG: &str = include_str!("../golden/tiny-gelu/config.json");
+    const SHARDS: [(&str, &[u8]); 2] = [
+        (
+            "model-00001-of-00002.safetensors",
+            include_bytes!("../golden/tiny-gelu/model-00001-of-00002.safetensors"),
+        ),
+        (
+            "model-00002-of-00002.safetensors",
+            include_bytes!("../golden/tiny-gelu/model-00002-of-00002.safetensors"),
+        ),
+    ];
+    const INDEX: &[u8] = include_bytes!("../golden/tiny-gelu/model.safetensors.index.json");
+    let load = |index: &[u8]| {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in SHARDS {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        fs::write(dir.path().join("config.json"), CONFIG).unwrap();
+        fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+        Parameters::load(dir.path())
+    };
+    load(data).map_or_else(refused, |(_, found)| {
+        let (_, expected) = load(INDEX).unwrap();
+        assert!(found == expected, "the same shards, other parameters");
+        true
+    })
+}
+
+/// `tokenizer.json`.
+pub fn tokenizer(data: &[u8]) -> bool {
+    const TEXTS: [&str; 4] = [
+        "When Mary and John",
+        "",
+        " a\u{301}\n\0",
+        "<|endoftext|>ß 中",
+    ];
+    Tokenizer::from_bytes(data).map_or_else(refused, |tokenizer| {
+        let size = tokenizer.vocab_size();
+        for text in TEXTS {
+            if let Ok(prompt) = tokenizer.encode(text) {
+                assert_eq!(prompt.tokens.len(), prompt.labels.len());
+                let _ = tokenizer.decode(&prompt.tokens);
+            }
+            let _ = (tokenizer.token(text), tokenizer.encode_with_bos(text));
+        }
+        for token in (0..size.min(300) as u32).chain([u32::MAX]) {
+            let _ = tokenizer.token_text(token);
+        }
+        true
+    })
+}
+
+/// A file of [`ActivationCache::save`].
+pub fn cache(data: &[u8]) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let [found, again] = ["found", "again"].map(|name| dir.path().join(name));
+    fs::write(&found, data).unwrap();
+    ActivationCache::open(&found).map_or_else(refused, |cache| {
+        cache.save(&again).unwrap();
+        let reread = ActivationCache::open(&again).unwrap();
+        assert_eq!(reread.tokens(), cache.tokens());
+        assert_eq!(reread.positions(), cache.positions());
+        assert!(reread.points().eq(cache.points()));
+        for point in cache.points() {
+            let [a, b] = [&cache, &reread].map(|cache| cache.get(point).unwrap());
+            let same = a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same && a.shape() == b.shape(), "{point}");
+        }
+        true
+    })
+}
+
+/// A file of [`TunedLens::save`].
+pub fn lens(data: &[u8]) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let [found, again] = ["found", "again"].map(|name| dir.path().join(name));
+    fs::write(&found, data).unwrap();
+    TunedLens::open(&found).map_or_else(refused, |lens| {
+        lens.save(&again).unwrap();
+        assert!(TunedLens::open(&again).unwrap() == lens);
+        true
+    })
+}
+
+/// A file of [`Labelled::save`] in JSON.
+pub fn result(data: &[u8]) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("result.json");
+    fs::write(&path, data).unwrap();
+    Labelled::open_json(&path).map_or_else(refused, |result| {
+        let json = result.to_json().unwrap();
+        fs::write(&path, &json).unwrap();
+        assert_eq!(Labelled::open_json(&path).unwrap().to_json().unwrap(), json);
+        let _ = (result.to_string(), result.to_csv(), result.to_html());
+        let _ = (result.top(3), result.normalized());
+        true
+    })
+}
+
+/// A list of facts as [`KnownFacts::open`] reads it.
+pub fn facts(data: &[u8]) -> bool {
+    static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
+        let json = patchlens::tasks::mini_tokenizer_json().unwrap();
+        Tokenizer::from_bytes(json.as_bytes()).unwrap()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("facts.json");
+    fs::write(&path, data).unwrap();
+    let accepted = [false, true].map(|bos| {
+        KnownFacts::open(&path, &TOKENIZER, bos).map_or_else(refused, |known| {
+            let skipped = known.skipped.iter().map(|fact| fact.index);
+            assert!(skipped.is_sorted_by(|a, b| a < b));
+            for fact in &known.facts {
+                let subject = fact.subject.clone();
+                assert!(subject.end <= fact.prompt.tokens.len() && !subject.is_empty());
+            }
+            true
+        })
+    });
+    assert_eq!(accepted[0], accepted[1], "with and without BOS");
+    accepted[0]
+}
+
+/// A hook point's name; those that are accepted print back as they were.
+pub fn hook_names(data: &[u8]) -> bool {
+    let Ok(name) = str::from_utf8(data) else {
+        return false;
+    };
+    name.parse::<HookPoint>().map_or_else(refused, |point| {
+        assert_eq!(point.to_string(), name);
+        true
+    })
+}
+
+/// An error has a message.
+fn refused(error: Error) -> bool {
+    assert!(!error.to_string().is_empty());
+    false
+}
