@@ -83,7 +83,7 @@ impl Parameters {
     /// All zeros, in the shapes that the config asks for.
     ///
     /// # Errors
-    /// As [`Config::check`], and where the system has not as much memory.
+    /// Same as [`Config::check`], and where the system has not as much memory.
     pub fn zeros(config: &Config) -> Result<Self> {
         config.check()?;
         config.check_memory(config.n_layers * size_of::<Block>())?;

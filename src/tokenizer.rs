@@ -121,7 +121,7 @@ impl Tokenizer {
     /// may be empty.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`], and when the tokenizer has no such token.
+    /// Same as [`Tokenizer::encode`], and when the tokenizer has no such token.
     pub fn encode_with_bos(&self, text: &str) -> Result<Prompt> {
         let mut ids = vec![self.bos()?];
         ids.extend(self.ids(text)?);

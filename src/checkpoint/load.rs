@@ -43,10 +43,10 @@ impl Parameters {
         Ok((config, parameters))
     }
 
-    /// As [`Parameters::load`], from the contents of `config.json` and of `model.safetensors`.
+    /// Same as [`Parameters::load`], from the contents of `config.json` and of `model.safetensors`.
     ///
     /// # Errors
-    /// As [`Parameters::load`].
+    /// Same as [`Parameters::load`].
     pub fn from_bytes(config_json: &str, safetensors: &[u8]) -> Result<(Config, Parameters)> {
         let config = Config::from_json(config_json, Path::new("config.json"))?;
         let path = Path::new(SINGLE);

@@ -12,7 +12,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::names::prefixed;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::{Staged, parse_error};
+use crate::files::{Staged, parse_error, read_bytes};
 use crate::parameters::Parameters;
 
 impl Parameters {
@@ -43,7 +43,7 @@ impl Parameters {
             tensors.iter().try_for_each(|(_, t)| write_values(file, t))
         })?;
         let (path, json) = (dir.join("config.json"), config.to_json());
-        let unchanged = fs::read(&path).is_ok_and(|old| old == json.as_bytes());
+        let unchanged = read_bytes(&path, 1 << 20).is_ok_and(|old| old == json.as_bytes());
         if unchanged {
             return weights.commit();
         }

@@ -26,13 +26,13 @@ struct Entry {
 /// may be given too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownFacts {
-    /// The facts that this tokenizer can tell, in the order of the file.
+    /// The facts that this tokenizer can express, in the order of the file.
     pub facts: Vec<FactPrompt>,
     /// The others.
     pub skipped: Vec<SkippedFact>,
 }
 
-/// A fact that a tokenizer cannot tell.
+/// A fact that a tokenizer cannot express.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedFact {
     /// Its index in the file.
@@ -50,7 +50,7 @@ impl KnownFacts {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Format`] for anything but such a list, or one without a single
-    /// fact that the tokenizer can tell; [`Error::Tokenizer`] if it lacks BOS.
+    /// fact that the tokenizer can express; [`Error::Tokenizer`] if it lacks BOS.
     pub fn open(path: impl AsRef<Path>, tokenizer: &Tokenizer, bos: bool) -> Result<Self> {
         let path = path.as_ref();
         let expected = "a JSON list of facts with `prompt`, `subject` and `attribute`";

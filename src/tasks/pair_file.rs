@@ -92,7 +92,7 @@ assert!(file.skipped.is_empty() && file.unequal().is_empty());
 )]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairFile {
-    /// What this tokenizer can tell, in the order of the file.
+    /// What this tokenizer can express, in the order of the file.
     pub pairs: Vec<PromptPair>,
     /// The other entries.
     pub skipped: Vec<SkippedPair>,
@@ -244,7 +244,7 @@ impl PairFile {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Format`] for anything but the layouts above, for more than 64 MiB,
-    /// or for a file without a single pair that the tokenizer can tell; [`Error::Tokenizer`] if
+    /// or for a file without a single pair that the tokenizer can express; [`Error::Tokenizer`] if
     /// it lacks BOS.
     pub fn open(path: impl AsRef<Path>, tokenizer: &Tokenizer, bos: bool) -> Result<Self> {
         let path = path.as_ref();
