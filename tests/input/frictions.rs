@@ -82,7 +82,7 @@ fn f10_counts_are_said_once_where_there_is_one_prompt() {
     let model = tiny();
     let sweep = |prompts: &[Prompt]| {
         let metric = logit_diffs(&[(1, 2), (1, 3), (1, 4)]);
-        let sweep = Sweep::new(&model, &Prompts::new(prompts).unwrap()).unwrap();
+        let sweep = Sweep::new(&model, Prompts::new(prompts).unwrap()).unwrap();
         message(sweep.run(&[], &metric))
     };
     let one = sweep(&[Prompt::from([1, 2])]);
