@@ -1,11 +1,16 @@
 //! The crate's one error type: every variant says what was found and what was expected.
 
+use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong, with the facts needed to mend it.
+/// An error of another library.
+type Cause = Box<dyn StdError + Send + Sync>;
+
+/// Everything that can go wrong, with the facts needed to mend it. Where another library's error is
+/// behind it, that is its [`source`](std::error::Error::source); the message says it too.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,7 +20,16 @@ pub enum Error {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
+        #[source]
         reason: std::io::Error,
+    },
+    /// A result could not be turned into a page, a picture or a text.
+    #[error("<{format}>: {source}")]
+    Render {
+        /// The format: `html`, `png`, ...
+        format: String,
+        /// What the encoder or the template engine said.
+        source: Cause,
     },
     /// A file's content is not what its format demands.
     #[error("{}: {found}; expected {expected}", path.display())]
@@ -26,6 +40,8 @@ pub enum Error {
         found: String,
         /// What should stand there.
         expected: String,
+        /// The parser's error, if it was one that found this.
+        source: Option<Cause>,
     },
     /// A field of `config.json` (or of a [`Config`](crate::Config)) is missing or unsupported.
     #[error("{}config field `{field}`: found {found}; expected {expected}", prefix(path.as_deref()))]
@@ -106,6 +122,8 @@ pub enum Error {
         found: String,
         /// What was expected.
         expected: String,
+        /// The tokenizer library's error, if it was one that found this.
+        source: Option<Cause>,
     },
     /// A point that an activation cache does not hold.
     #[error("the cache does not hold `{at}`; it holds {holds}")]
@@ -114,6 +132,14 @@ pub enum Error {
         at: String,
         /// What is there, in words.
         holds: String,
+    },
+    /// Not even one lane of a sweep fits the memory limit.
+    #[error("memory limit in bytes: found {limit}; expected at least {least}")]
+    MemoryLimit {
+        /// The limit, in bytes.
+        limit: u64,
+        /// The lowest limit with which this sweep runs, in bytes.
+        least: u64,
     },
     /// An argument with a value that makes no sense.
     #[error("{what}: found {found}; expected {expected}")]
@@ -145,6 +171,41 @@ impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |reason| Error::Io { path, reason }
+    }
+
+    /// An [`Error::Tokenizer`].
+    pub(crate) fn tokenizer(found: impl Into<String>, expected: impl Into<String>) -> Self {
+        Error::Tokenizer {
+            found: found.into(),
+            expected: expected.into(),
+            source: None,
+        }
+    }
+
+    /// An [`Error::Render`] from an encoder's error.
+    pub(crate) fn render(format: impl Into<String>, source: impl Into<Cause>) -> Self {
+        Error::Render {
+            format: format.into(),
+            source: source.into(),
+        }
+    }
+
+    /// Keeps another library's error as the source of an [`Error::Format`] or
+    /// [`Error::Tokenizer`].
+    pub(crate) fn caused_by(mut self, cause: impl Into<Cause>) -> Self {
+        if let Error::Format { source, .. } | Error::Tokenizer { source, .. } = &mut self {
+            *source = Some(cause.into());
+        }
+        self
+    }
+}
+
+/// How many there may be of what is given once for all or for each: `1 or 3, one per prompt`.
+pub(crate) fn one_or_each(count: usize, of: &str) -> String {
+    if count == 1 {
+        "1".to_string()
+    } else {
+        format!("1 or {count}, one per {of}")
     }
 }
 

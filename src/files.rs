@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 
@@ -22,31 +24,71 @@ pub(crate) fn format_error(
         path: path.to_path_buf(),
         found: found.into(),
         expected: expected.into(),
+        source: None,
     }
 }
 
-/// Opens a regular file (a pipe could block for ever) and tells its size.
+/// An [`Error::Format`] at `path`, found by a parser.
+pub(crate) fn parse_error(
+    path: &Path,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    expected: impl Into<String>,
+) -> Error {
+    let error = error.into();
+    format_error(path, error.to_string(), expected).caused_by(error)
+}
+
+/// What Git LFS leaves in the place of a file that it has not fetched.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Opens a regular file and returns its size, too. The other kinds are errors at once: a pipe
+/// could block for ever, a device never end.
 pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
     let metadata = fs::metadata(path).map_err(Error::io(path))?;
     if !metadata.is_file() {
-        return Err(format_error(path, "not a regular file", "a regular file"));
+        return Err(not_regular(path, metadata.file_type()));
     }
-    let file = File::open(path).map_err(Error::io(path))?;
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    // Pointers are texts of some 130 bytes.
+    if metadata.len() < 1024 {
+        let mut start = Vec::new();
+        file.read_to_end(&mut start).map_err(Error::io(path))?;
+        if start.starts_with(LFS_POINTER) {
+            let expected = "the file that it stands for (`git lfs pull` fetches it)";
+            return Err(format_error(path, "a pointer of Git LFS", expected));
+        }
+        file.rewind().map_err(Error::io(path))?;
+    }
     Ok((file, metadata.len()))
 }
 
-/// Reads a whole text file of at most `limit` bytes.
-pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
+fn not_regular(path: &Path, found: fs::FileType) -> Error {
+    let found = if found.is_dir() {
+        "a folder"
+    } else {
+        "a device, pipe or socket"
+    };
+    format_error(path, found, "a regular file")
+}
+
+/// Reads a whole file of at most `limit` bytes.
+pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let (file, size) = open(path)?;
     if size > limit {
         let found = format!("a file of {size} bytes");
         return Err(format_error(path, found, format!("at most {limit} bytes")));
     }
-    let mut text = String::new();
+    let mut bytes = Vec::with_capacity(size as usize);
     file.take(limit)
-        .read_to_string(&mut text)
+        .read_to_end(&mut bytes)
         .map_err(Error::io(path))?;
-    Ok(text)
+    Ok(bytes)
+}
+
+/// Reads a whole text file of at most `limit` bytes.
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
+    String::from_utf8(read_bytes(path, limit)?)
+        .map_err(|error| parse_error(path, error, "a text in UTF-8"))
 }
 
 /// Writes a file next to its final place, flushes it to the disk and renames it, so that a reader
@@ -55,22 +97,110 @@ pub(crate) fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let attempt = || -> io::Result<()> {
-        // `make_in` leaves the permissions to the umask; `tempfile_in` would make the file private.
-        let temporary = tempfile::Builder::new()
-            .prefix(".patchlens-")
-            .suffix(".part")
-            .make_in(folder.unwrap_or(Path::new(".")), |p| File::create_new(p))?;
-        let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
-        write(&mut writer)?;
-        writer.flush()?;
-        drop(writer);
-        temporary.as_file().sync_all()?;
-        temporary.persist(path).map_err(|error| error.error)?;
+    Staged::new(path, write)?.commit()
+}
+
+/// A file that is complete and on the disk, but not in its place yet. Dropped, it is removed.
+pub(crate) struct Staged {
+    path: PathBuf,
+    temporary: NamedTempFile,
+}
+
+/// Names of files that are being written begin and end like this.
+const STAGED: (&str, &str) = (".patchlens-", ".part");
+
+/// A file that nobody writes to for so long, and nobody holds, was left by a process that is gone.
+const STALE: Duration = Duration::from_secs(60);
+
+impl Staged {
+    /// Writes a file beside `path`, or beside the file that a symlink there leads to.
+    pub fn new(
+        path: &Path,
+        write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+    ) -> Result<Self> {
+        let path = destination(path)?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        remove_stale(folder);
+        let attempt = || -> io::Result<NamedTempFile> {
+            // `make_in` leaves the permissions to the umask; `tempfile_in` would make the file
+            // private.
+            let temporary = tempfile::Builder::new()
+                .prefix(STAGED.0)
+                .suffix(STAGED.1)
+                .make_in(folder, |p| File::create_new(p))?;
+            // Tells other processes that this one is alive; where there are no locks, age has to do.
+            let _ = temporary.as_file().try_lock();
+            let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
+            write(&mut writer)?;
+            writer.flush()?;
+            drop(writer);
+            temporary.as_file().sync_all()?;
+            Ok(temporary)
+        };
+        let temporary = attempt().map_err(Error::io(&path))?;
+        Ok(Staged { path, temporary })
+    }
+
+    /// Removes the file that it is to replace, if there is one.
+    pub fn clear_place(&self) -> Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(&self.path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the file in its place.
+    pub fn commit(self) -> Result<()> {
+        let moved = self.temporary.persist(&self.path);
+        moved.map_err(|error| Error::io(&self.path)(error.error))?;
         Ok(())
-    };
-    attempt().map_err(Error::io(path))
+    }
+}
+
+/// Where a file goes: symlinks are followed, as when a file is opened; what is there may only be
+/// a regular file.
+fn destination(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_path_buf();
+    // As many as Linux follows.
+    for _ in 0..40 {
+        let kind = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata.file_type(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(Error::io(path)(error)),
+        };
+        if kind.is_file() {
+            return Ok(path);
+        }
+        if !kind.is_symlink() {
+            return Err(not_regular(&path, kind));
+        }
+        let target = fs::read_link(&path).map_err(Error::io(&path))?;
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    Err(format_error(
+        &path,
+        "symlinks in a circle",
+        "a regular file",
+    ))
+}
+
+/// Removes what earlier processes were writing into a folder when they were killed. What cannot be
+/// looked at or removed stays: that is no reason not to write.
+fn remove_stale(folder: &Path) {
+    let ours = |name: &str| name.starts_with(STAGED.0) && name.ends_with(STAGED.1);
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(ours)) {
+        let age = entry.metadata().and_then(|metadata| metadata.modified());
+        if age.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE))
+            && let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// A JSON object whose keys are all different; serde's own maps silently keep the last of two.
@@ -118,6 +248,8 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for UniqueVisitor<V> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -138,7 +270,25 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_turned_down() {
+    fn what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = |name: &str, age: u64| {
+            let path = dir.path().join(format!(".patchlens-{name}.part"));
+            let file = File::create_new(&path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age))
+                .unwrap();
+            (path, file)
+        };
+        let (left, _) = part("left", 3600);
+        let (held, file) = part("held", 3600);
+        file.lock().unwrap();
+        let (young, _) = part("young", 1);
+        write_atomically(&dir.path().join("file"), |file| file.write_all(b"new")).unwrap();
+        assert!(!left.exists() && held.exists() && young.exists());
+    }
+
+    #[test]
+    fn long_texts_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "12345").unwrap();

@@ -182,13 +182,13 @@ pub enum HookPoint {
     Logits,
 }
 
-/// The hook points outside the blocks: name and point.
-const GLOBALS: [(&str, HookPoint); 5] = [
-    ("hook_embed", HookPoint::Embed),
-    ("hook_pos_embed", HookPoint::PosEmbed),
-    ("ln_final.hook_scale", HookPoint::LnFinalScale),
-    ("ln_final.hook_normalized", HookPoint::LnFinalNormalized),
-    ("unembed.hook_out", HookPoint::Logits),
+/// The hook points outside the blocks.
+const GLOBALS: [HookPoint; 5] = [
+    HookPoint::Embed,
+    HookPoint::PosEmbed,
+    HookPoint::LnFinalScale,
+    HookPoint::LnFinalNormalized,
+    HookPoint::Logits,
 ];
 
 impl HookPoint {
@@ -271,14 +271,14 @@ impl HookPoint {
 
 impl fmt::Display for HookPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let HookPoint::Block(layer, site) = self {
-            return write!(f, "blocks.{layer}.{}", site.name());
-        }
-        let (name, _) = GLOBALS
-            .iter()
-            .find(|(_, point)| point == self)
-            .unwrap_or(&GLOBALS[0]);
-        f.write_str(name)
+        f.write_str(match self {
+            HookPoint::Block(layer, site) => return write!(f, "blocks.{layer}.{}", site.name()),
+            HookPoint::Embed => "hook_embed",
+            HookPoint::PosEmbed => "hook_pos_embed",
+            HookPoint::LnFinalScale => "ln_final.hook_scale",
+            HookPoint::LnFinalNormalized => "ln_final.hook_normalized",
+            HookPoint::Logits => "unembed.hook_out",
+        })
     }
 }
 
@@ -288,13 +288,13 @@ impl FromStr for HookPoint {
     /// # Errors
     /// [`Error::UnknownHook`] with the nearest valid name.
     fn from_str(name: &str) -> Result<Self> {
-        if let Some((_, point)) = GLOBALS.iter().find(|(global, _)| *global == name) {
-            return Ok(*point);
-        }
-        parse_block(name).ok_or_else(|| Error::UnknownHook {
-            name: name.to_string(),
-            suggestion: nearest(name).to_string(),
-        })
+        let global = GLOBALS.into_iter().find(|point| point.to_string() == name);
+        global
+            .or_else(|| parse_block(name))
+            .ok_or_else(|| Error::UnknownHook {
+                name: name.to_string(),
+                suggestion: nearest(name).to_string(),
+            })
     }
 }
 
@@ -319,8 +319,7 @@ fn nearest(name: &str) -> HookPoint {
         .unwrap_or(0);
     let blocks = Site::ALL.iter().map(|site| site.at(layer));
     GLOBALS
-        .iter()
-        .map(|(_, point)| *point)
+        .into_iter()
         .chain(blocks)
         .min_by_key(|point| {
             let full = point.to_string();
@@ -328,7 +327,7 @@ fn nearest(name: &str) -> HookPoint {
             let last = full.rsplit('.').next().unwrap_or(&full).to_string();
             edit_distance(name, &full).min(1 + edit_distance(name, &last))
         })
-        .unwrap_or(HookPoint::Embed)
+        .expect("there are points to choose from")
 }
 
 /// Levenshtein distance between two short names.

@@ -196,7 +196,7 @@ impl Target {
                     .check(self.point, axes.names()[axes.pos_axis()], *n)?;
                 self.src.check(self.point, "src", *n)?;
                 if let Select::At(list) = &self.positions
-                    && !list.iter().any(|p| run.computes(self.point, *p, *n))
+                    && !list.iter().all(|p| run.computes(self.point, *p, *n))
                 {
                     return Err(run.only_last(self.point));
                 }
@@ -219,10 +219,11 @@ impl fmt::Display for Target {
         .filter(|(_, select)| **select != Select::All)
         .map(|(axis, select)| format!("{axis} {select}"))
         .collect();
-        match parts.is_empty() {
-            true => write!(f, "{}", self.point),
-            false => write!(f, "{}[{}]", self.point, parts.join(", ")),
+        write!(f, "{}", self.point)?;
+        if parts.is_empty() {
+            return Ok(());
         }
+        write!(f, "[{}]", parts.join(", "))
     }
 }
 
@@ -246,7 +247,7 @@ pub type MapFn = Arc<dyn Fn(Row, &mut [f32]) + Send + Sync>;
 pub enum Edit {
     /// Takes the values of another run, see [`Edit::patch`].
     Patch(Values),
-    /// Sets values.
+    /// Sets values; infinite ones too, such as scores of −∞, which block attention.
     Set(Values),
     /// Sets to zero.
     Zero,
@@ -254,7 +255,7 @@ pub enum Edit {
     Mean(Values),
     /// Adds values.
     Add(Values),
-    /// Multiplies by a factor.
+    /// Multiplies by a factor, which must be finite.
     Scale(f32),
     /// Adds Gaussian noise. The noise of a row depends on the seed, the position and the head
     /// only, so that it is the same in every run, sequence and cell.
@@ -269,7 +270,7 @@ pub enum Edit {
 }
 
 impl Edit {
-    /// Takes the values that other runs had at `point`: one cache a sequence, or one for all.
+    /// Takes the values that other runs had at `point`: one cache per sequence, or one for all.
     ///
     /// # Errors
     /// [`Error::NotCached`] if one does not hold the point at every position.
@@ -344,7 +345,8 @@ impl Intervention {
         let at = || format!("{} at {}", self.edit.name(), self.target);
         match &self.edit {
             Edit::Scale(factor) if !factor.is_finite() => {
-                Err(Error::invalid(at(), factor, "a finite factor"))
+                let expected = "a finite factor: with any other, zeros would become NaN";
+                Err(Error::invalid(at(), factor, expected))
             }
             Edit::Noise { std, .. } if !(std.is_finite() && *std >= 0.0) => Err(Error::invalid(
                 at(),

@@ -1,6 +1,7 @@
 //! Metrics: numbers read off the logits. A metric declares which positions and tokens it needs,
 //! so that a sweep computes nothing else.
 
+mod check;
 mod gradient;
 mod reduce;
 
@@ -30,7 +31,7 @@ enum Kind {
     Closure(MetricFn),
 }
 
-/// One number a prompt, read off the logits at one position (the last, unless
+/// One number per prompt, read off the logits at one position (the last, unless
 /// [`Metric::at_position`] says otherwise).
 ///
 /// ```
@@ -58,7 +59,7 @@ pub fn logit_diff(a: u32, b: u32) -> Metric {
     logit_diffs(&[(a, b)])
 }
 
-/// The logit of the first token minus that of the second: one pair a prompt, or one for all.
+/// The logit of the first token minus that of the second: one pair per prompt, or one for all.
 pub fn logit_diffs(pairs: &[(u32, u32)]) -> Metric {
     let sets: Vec<_> = pairs.iter().map(|(a, b)| (vec![*a], vec![*b])).collect();
     logit_diff_sets(&sets, Reduce::Mean)
@@ -85,19 +86,19 @@ pub fn logit_diff_sets(sets: &[(Vec<u32>, Vec<u32>)], reduce: Reduce) -> Metric 
     Metric::new(name, Kind::LogitDiff(sets.into(), reduce))
 }
 
-/// The probability of one token a prompt, or of one for all.
+/// The probability of one token per prompt, or of one for all.
 pub fn probability(tokens: &[u32]) -> Metric {
     let sets = tokens.iter().map(|t| (vec![*t], Vec::new())).collect();
     Metric::new("probability", Kind::Probability(sets))
 }
 
-/// The total probability of the first tokens minus that of the second ones: one pair of sets a
+/// The total probability of the first tokens minus that of the second ones: one pair of sets per
 /// prompt, or one for all. With later and earlier years, Hanna et al. (2023)'s greater-than metric.
 pub fn probability_diff(sets: &[(Vec<u32>, Vec<u32>)]) -> Metric {
     Metric::new("probability difference", Kind::Probability(sets.into()))
 }
 
-/// The natural logarithm of the probability of one token a prompt, or of one for all.
+/// The natural logarithm of the probability of one token per prompt, or of one for all.
 pub fn log_probability(tokens: &[u32]) -> Metric {
     Metric::new(
         "log-probability (nats)",
@@ -105,13 +106,13 @@ pub fn log_probability(tokens: &[u32]) -> Metric {
     )
 }
 
-/// The rank of one token a prompt, or of one for all: 0 is the likeliest. Equal logits count
+/// The rank of one token per prompt, or of one for all: 0 is the likeliest. Equal logits count
 /// half, so that a token among `k` equals has their mean rank.
 pub fn rank(tokens: &[u32]) -> Metric {
     Metric::new("rank", Kind::Rank(tokens.into()))
 }
 
-/// KL(clean ‖ run) in nats. Experiments give it the clean run's logits;
+/// KL(clean ‖ run) in nats. Experiments measure it to the clean run;
 /// [`Metric::with_reference`] does so by hand.
 pub fn kl_divergence() -> Metric {
     Metric::new("KL divergence to the clean run (nats)", Kind::Kl(None))
@@ -149,7 +150,7 @@ impl Metric {
     }
 
     /// Reads the logits at this position instead of the last. A KL divergence that had its
-    /// reference read elsewhere needs it anew; a closure, which reads all positions, is refused.
+    /// reference read elsewhere needs it anew; a closure, which reads all positions, is rejected.
     pub fn at_position(mut self, position: usize) -> Self {
         if self.position != Some(position)
             && let Kind::Kl(reference) = &mut self.kind
@@ -160,26 +161,35 @@ impl Metric {
         self
     }
 
-    /// Gives a KL divergence the logits `[pos, d_vocab]` of the runs that it is measured to.
-    /// Other metrics stay as they are.
-    pub fn with_reference(self, logits: &[ArrayView2<'_, f32>]) -> Self {
-        let row = |logits: &ArrayView2<'_, f32>| {
-            let position = self.position.unwrap_or(logits.nrows().saturating_sub(1));
-            if position >= logits.nrows() {
-                return Vec::new();
-            }
-            logits.row(position).to_vec()
+    /// A KL divergence to these runs, given by their logits `[pos, d_vocab]`: one per prompt, or
+    /// one for all.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for any other metric, which has no reference; [`Error::OutOfRange`] for
+    /// logits without the position that it reads.
+    pub fn with_reference(self, logits: &[ArrayView2<'_, f32>]) -> Result<Self> {
+        if !matches!(self.kind, Kind::Kl(_)) {
+            let expected = "a KL divergence, the only metric that is measured to other runs";
+            return Err(Error::invalid(
+                "metric with a reference",
+                self.name,
+                expected,
+            ));
+        }
+        let row = |(prompt, logits): (usize, &ArrayView2<'_, f32>)| {
+            self.check_position(prompt, logits.nrows())?;
+            let position = self.position.unwrap_or(logits.nrows() - 1);
+            Ok(logits.row(position).to_vec())
         };
-        let rows = logits.iter().map(row).collect();
-        self.with_reference_rows(rows)
+        let rows = logits.iter().enumerate().map(row).collect::<Result<_>>()?;
+        Ok(self.with_reference_rows(rows))
     }
 
-    /// The same with the logits `[d_vocab]` at the position that it reads, by prompt.
+    /// A KL divergence to runs given by their logits `[d_vocab]` at the position that it reads.
     pub(crate) fn with_reference_rows(mut self, mut rows: Vec<Vec<f32>>) -> Self {
-        if let Kind::Kl(reference) = &mut self.kind {
-            rows.iter_mut().for_each(|row| log_softmax_row(row));
-            *reference = Some(rows.into());
-        }
+        debug_assert!(matches!(self.kind, Kind::Kl(_)), "{} has none", self.name);
+        rows.iter_mut().for_each(|row| log_softmax_row(row));
+        self.kind = Kind::Kl(Some(rows.into()));
         self
     }
 
@@ -193,21 +203,6 @@ impl Metric {
         matches!(self.kind, Kind::Kl(None))
     }
 
-    /// Checks it against prompts of these lengths.
-    pub(crate) fn check(&self, lengths: &[usize], d_vocab: usize) -> Result<()> {
-        let count = self.targets();
-        if count != 1 && count != lengths.len() {
-            let expected = format!("1 or {}, one a prompt", lengths.len());
-            return Err(Error::invalid(
-                format!("{}: number of targets", self.name),
-                count,
-                expected,
-            ));
-        }
-        let mut prompts = lengths.iter().enumerate();
-        prompts.try_for_each(|(prompt, n)| self.check_one(prompt, *n, d_vocab))
-    }
-
     /// Number of prompts that it knows targets of; 1 is one for all.
     fn targets(&self) -> usize {
         match &self.kind {
@@ -215,15 +210,6 @@ impl Metric {
             Kind::LogProbability(tokens) | Kind::Rank(tokens) => tokens.len(),
             Kind::Kl(Some(rows)) => rows.len(),
             Kind::Kl(None) | Kind::Closure(_) => 1,
-        }
-    }
-
-    fn out_of_range(&self, prompt: usize, axis: &'static str, found: usize, end: usize) -> Error {
-        Error::OutOfRange {
-            at: format!("{} of prompt {prompt}", self.name),
-            axis,
-            found,
-            expected: format!("0..{end}"),
         }
     }
 
@@ -272,67 +258,6 @@ impl Metric {
         })
     }
 
-    fn check_one(&self, prompt: usize, n: usize, d_vocab: usize) -> Result<()> {
-        if self.lacks_reference() {
-            return Err(Error::invalid(
-                &self.name,
-                "no reference",
-                "`with_reference` before use, after `at_position`",
-            ));
-        }
-        let count = self.targets();
-        if count == 0 || (count > 1 && prompt >= count) {
-            let expected = format!("1, or one for prompt {prompt}");
-            let what = format!("{}: number of targets", self.name);
-            return Err(Error::invalid(what, count, expected));
-        }
-        if matches!(self.kind, Kind::Closure(_)) {
-            return match self.position {
-                Some(position) => Err(Error::invalid(
-                    &self.name,
-                    format!("`at_position({position})`"),
-                    "none: a closure gets all positions",
-                )),
-                None => Ok(()),
-            };
-        }
-        self.check_position(prompt, n)?;
-        if let Kind::LogitDiff(sets, _) = &self.kind {
-            let (a, b) = of::<(Vec<u32>, Vec<u32>)>(sets, prompt);
-            for (what, set) in [("right", a), ("wrong", b)] {
-                if set.is_empty() {
-                    let what = format!("{}: {what} tokens of prompt {prompt}", self.name);
-                    return Err(Error::invalid(what, "none", "at least one"));
-                }
-            }
-        }
-        if let Kind::Kl(Some(rows)) = &self.kind
-            && of(rows, prompt).len() != d_vocab
-        {
-            return Err(Error::invalid(
-                format!("{}: logits of the reference", self.name),
-                of(rows, prompt).len(),
-                format!("{d_vocab} at the position read"),
-            ));
-        }
-        match self
-            .tokens(prompt)
-            .into_iter()
-            .find(|t| *t as usize >= d_vocab)
-        {
-            Some(token) => Err(self.out_of_range(prompt, "token", token as usize, d_vocab)),
-            None => Ok(()),
-        }
-    }
-
-    /// Checks that a prompt of `n` tokens has the position that it reads.
-    pub(crate) fn check_position(&self, prompt: usize, n: usize) -> Result<()> {
-        match self.position.unwrap_or(0) {
-            found if found >= n => Err(self.out_of_range(prompt, "pos", found, n)),
-            _ => Ok(()),
-        }
-    }
-
     /// The metric of what [`Metric::needs`] asked for: rows are its positions, columns its tokens.
     pub(crate) fn read(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> f32 {
         let log_probabilities = || {
@@ -364,7 +289,7 @@ impl Metric {
     }
 }
 
-/// One entry for all, or one a prompt.
+/// One entry for all, or one per prompt.
 fn of<T>(list: &[T], prompt: usize) -> &T {
     if list.len() == 1 {
         &list[0]

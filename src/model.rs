@@ -6,6 +6,7 @@ mod forward;
 mod heads;
 pub(crate) mod hooks;
 pub(crate) mod lane;
+mod maps;
 pub(crate) mod pass;
 pub(crate) mod recorder;
 pub(crate) mod rows;
@@ -15,15 +16,12 @@ pub(crate) mod stage;
 
 use std::path::Path;
 
-use ndarray::ArrayView2;
-
 pub use hooks::{Footprint, HookFn, Hooks, RunShape, Visit, hook_fn};
 pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::ops::part;
 use crate::parameters::Parameters;
 
 /// A GPT-2-style transformer.
@@ -50,7 +48,7 @@ impl Transformer {
     /// As [`Parameters::load`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let (config, parameters) = Parameters::load(dir)?;
-        Self::new(config, parameters)
+        Ok(Self::sound(config, parameters))
     }
 
     /// The small trained model that the crate ships (`assets/mini/`): 4 layers of 4 heads, trained
@@ -74,9 +72,9 @@ impl Transformer {
     pub fn mini() -> Self {
         let config = include_str!("../assets/mini/config.json");
         let weights = include_bytes!("../assets/mini/model.safetensors");
-        Parameters::from_bytes(config, weights)
-            .and_then(|(config, parameters)| Self::new(config, parameters))
-            .unwrap_or_else(|error| unreachable!("the shipped model: {error}"))
+        let (config, parameters) =
+            Parameters::from_bytes(config, weights).expect("a test opens the shipped model");
+        Self::sound(config, parameters)
     }
 
     /// Writes the same layout as [`Transformer::open`] reads.
@@ -93,7 +91,12 @@ impl Transformer {
     /// [`Error::Config`](crate::Error::Config) for a config that makes no model.
     pub fn random(config: Config, seed: u64) -> Result<Self> {
         let parameters = Parameters::random(&config, seed)?;
-        Self::new(config, parameters)
+        Ok(Self::sound(config, parameters))
+    }
+
+    /// A model of parameters that have been checked where they were made.
+    fn sound(config: Config, parameters: Parameters) -> Self {
+        Transformer { config, parameters }
     }
 
     /// The model's shape.
@@ -109,15 +112,5 @@ impl Transformer {
     /// Gives back the parts.
     pub fn into_parts(self) -> (Config, Parameters) {
         (self.config, self.parameters)
-    }
-
-    /// One head's output map `[d_head, d_model]`.
-    ///
-    /// # Panics
-    /// If the model lacks the layer or the head.
-    pub fn w_o(&self, layer: usize, head: usize) -> ArrayView2<'_, f32> {
-        let d_head = self.config.d_head();
-        let rows = head * d_head..(head + 1) * d_head;
-        part(self.parameters.h[layer].attn.c_proj.weight.view(), 0, rows)
     }
 }

@@ -4,7 +4,8 @@
 mod random;
 mod table;
 
-use ndarray::{Array, Array1, Array2, ArrayD, ArrayView2, Dimension};
+use ndarray::{Array, Array1, Array2, ArrayD, ArrayView2, ArrayViewD, Dimension};
+use rayon::prelude::*;
 
 pub(crate) use table::Tensor;
 
@@ -82,7 +83,7 @@ impl Parameters {
     /// All zeros, in the shapes that the config asks for.
     ///
     /// # Errors
-    /// As [`Config::check`], and where the system has not as much memory.
+    /// Same as [`Config::check`], and where the system has not as much memory.
     pub fn zeros(config: &Config) -> Result<Self> {
         config.check()?;
         config.check_memory(config.n_layers * size_of::<Block>())?;
@@ -121,7 +122,8 @@ impl Parameters {
     ///
     /// # Errors
     /// [`Error::Config`] as in [`Config::check`]; [`Error::Shape`] for the first tensor that is
-    /// missing (a shape of `[]`), too many, or of another shape than the config asks for.
+    /// missing (a shape of `[]`), too many, or of another shape than the config asks for;
+    /// [`Error::Invalid`] for a value that is not finite.
     pub fn check(&self, config: &Config) -> Result<()> {
         config.check()?;
         let wrong = |at: &str, found: &[usize], expected: String| Error::Shape {
@@ -151,8 +153,27 @@ impl Parameters {
                 return Err(wrong(name, tensor.shape(), format!("[{}]", config.d_vocab)));
             }
         }
-        Ok(())
+        let first = tensors.par_iter().find_map_first(not_finite);
+        first.map_or(Ok(()), Err)
     }
+}
+
+/// The error of a tensor that is not finite.
+fn not_finite((name, tensor): &(String, ArrayViewD<'_, f32>)) -> Option<Error> {
+    let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
+    // Much faster than an iterator with places, which few need.
+    if tensor.as_slice_memory_order().is_some_and(finite) {
+        return None;
+    }
+    let (at, value) = tensor
+        .indexed_iter()
+        .find(|(_, value)| !value.is_finite())?;
+    let found = format!("{value} at {:?}", at.slice());
+    Some(Error::invalid(
+        format!("parameter `{name}`"),
+        found,
+        "finite numbers",
+    ))
 }
 
 /// Zeros in the next of the shapes.

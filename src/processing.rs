@@ -11,7 +11,7 @@ use crate::ops::{part, part_mut};
 use crate::parameters::{LayerNorm, Linear, Parameters};
 
 /// A transformation of weights. Nothing is ever applied silently: a loaded model is as its file
-/// says until [`Transformer::processed`] gives a new one.
+/// says until [`Transformer::processed`] returns a new one.
 ///
 /// Each step computes in f64 and rounds its results to f32 once (TransformerLens truncates to
 /// f32 in between). Probabilities stay the same within [`Processing::TOLERANCE`].
@@ -88,7 +88,7 @@ impl Transformer {
     /// ```
     ///
     /// # Errors
-    /// As [`Transformer::new`]; none for the weights of a model that is one already.
+    /// Same as [`Transformer::new`]; none for the weights of a model that is one already.
     pub fn processed(&self, steps: &[Processing]) -> Result<Transformer> {
         let (mut config, mut parameters) = self.clone().into_parts();
         for step in steps {

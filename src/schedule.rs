@@ -216,7 +216,7 @@ impl<'j> Schedule<'j> {
     /// Plans the job's lanes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if not even one lane fits the memory limit.
+    /// [`Error::MemoryLimit`] if not even one lane fits the memory limit.
     pub fn new(job: Job<'j>) -> Result<Self> {
         let prompts = job.prompts.len();
         let mut lanes: Vec<Planned> = (0..job.cells.len() * prompts)
@@ -343,8 +343,8 @@ const CHUNK_BYTES: u64 = 1 << 27;
 fn chunks(lanes: &[Planned], fixed: u64, limit: u64) -> Result<(Vec<Range<usize>>, u64)> {
     let largest = lanes.iter().map(|lane| lane.cost.bytes).max().unwrap_or(0);
     if fixed + largest > limit {
-        let expected = format!("at least {}", fixed + largest);
-        return Err(Error::invalid("memory limit in bytes", limit, expected));
+        let least = fixed + largest;
+        return Err(Error::MemoryLimit { limit, least });
     }
     let most = limit.min(fixed.saturating_add(CHUNK_BYTES));
     let mut chunks = Vec::new();

@@ -167,8 +167,8 @@ impl<'m> Sweep<'m> {
     /// Before anything is computed, same as [`Intervention::check`](crate::Intervention::check)
     /// for each intervention; [`Error::OutOfRange`](crate::Error::OutOfRange) for a metric that
     /// reads what is not there; [`Error::NotCached`](crate::Error::NotCached) if a given base
-    /// lacks an activation; [`Error::Invalid`](crate::Error::Invalid) if not even one lane fits
-    /// the memory limit.
+    /// lacks an activation; [`Error::MemoryLimit`](crate::Error::MemoryLimit) if not even one lane
+    /// fits the memory limit.
     pub fn prepare<'s>(&'s self, cells: &'s [Cell], metric: &'s Metric) -> Result<Prepared<'s>> {
         Prepared::new(self, cells, metric)
     }

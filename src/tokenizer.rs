@@ -1,17 +1,27 @@
 //! Text to tokens and back: [`Tokenizer`], a `tokenizer.json` that never adds, drops or replaces
 //! anything silently.
 
+use std::any::Any;
 use std::collections::HashSet;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 
+use serde_json::value::RawValue;
 use tokenizers::{DecoderWrapper, ModelWrapper, OffsetReferential, OffsetType};
 use tokenizers::{PreTokenizedString, PreTokenizer as _};
 
 use crate::error::{Error, Result};
+use crate::files::{UniqueKeys, format_error, parse_error, read_bytes, read_text};
 use crate::prompt::Prompt;
 
 /// GPT-2's begin-of-text token, taken where no `tokenizer_config.json` names another.
 pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// Real ones have up to some 30 MB.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// What would cut or lengthen texts unasked. It is not even parsed.
+const IGNORED: [&str; 3] = ["padding", "post_processor", "truncation"];
 
 /// A tokenizer in the Hugging Face format.
 ///
@@ -33,6 +43,8 @@ assert_eq!(tokenizer.encode_with_bos("When Mary")?.labels[0], "<|endoftext|>");
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The file, for error messages.
+    path: PathBuf,
     bos: Option<String>,
     /// Stands for unknown words: id and text.
     unknown: Option<(u32, String)>,
@@ -48,7 +60,7 @@ impl Tokenizer {
     /// [`Error::Io`] when a file can't be read, [`Error::Format`] when it is not what it should be.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let path = dir.as_ref().join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let bytes = read_bytes(&path, MAX_BYTES)?;
         let mut tokenizer = Self::read(&bytes, &path)?;
         if let Some(bos) = configured_bos(dir.as_ref())? {
             tokenizer.bos = Some(bos);
@@ -73,23 +85,23 @@ impl Tokenizer {
     }
 
     fn read(bytes: &[u8], path: &Path) -> Result<Self> {
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|source| Error::Format {
+        let expected = "a Hugging Face tokenizer";
+        let fields: UniqueKeys<Box<RawValue>> =
+            serde_json::from_slice(bytes).map_err(|error| parse_error(path, error, expected))?;
+        let mut fields = fields.0;
+        fields.retain(|field, _| !IGNORED.contains(&field.as_str()));
+        let text = serde_json::to_vec(&fields).expect("parts of a JSON text are one themselves");
+        guarded(path, || {
+            let inner = tokenizers::Tokenizer::from_bytes(text)
+                .map_err(|error| parse_error(path, error, expected))?;
+            let bos = inner.token_to_id(END_OF_TEXT).map(|_| END_OF_TEXT.into());
+            Ok(Tokenizer {
+                bos,
+                unknown: unknown_token(&inner),
+                added: inner.get_added_tokens_decoder().into_keys().collect(),
+                inner,
                 path: path.to_path_buf(),
-                found: source.to_string(),
-                expected: "a Hugging Face tokenizer".to_string(),
-            })?;
-        // A tokenizer.json may ask for both, and would then cut or lengthen texts unasked.
-        inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .expect("only a truncation, not its absence, can be invalid");
-        let bos = inner.token_to_id(END_OF_TEXT).map(|_| END_OF_TEXT.into());
-        Ok(Tokenizer {
-            bos,
-            unknown: unknown_token(&inner),
-            added: inner.get_added_tokens_decoder().into_keys().collect(),
-            inner,
+            })
         })
     }
 
@@ -100,7 +112,7 @@ impl Tokenizer {
     /// know (it is never replaced by `[UNK]`).
     pub fn encode(&self, text: &str) -> Result<Prompt> {
         if text.is_empty() {
-            return Err(bad("an empty text", "at least one token"));
+            return Err(Error::tokenizer("an empty text", "at least one token"));
         }
         self.prompt(self.ids(text)?)
     }
@@ -109,7 +121,7 @@ impl Tokenizer {
     /// may be empty.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`], and when the tokenizer has no such token.
+    /// Same as [`Tokenizer::encode`], and when the tokenizer has no such token.
     pub fn encode_with_bos(&self, text: &str) -> Result<Prompt> {
         let mut ids = vec![self.bos()?];
         ids.extend(self.ids(text)?);
@@ -124,9 +136,11 @@ impl Tokenizer {
         for &token in tokens {
             self.raw(token)?;
         }
-        self.inner
-            .decode(tokens, false)
-            .map_err(|e| bad(e.to_string(), "tokens that decode to a text"))
+        let text = guarded(&self.path, || Ok(self.inner.decode(tokens, false)))?;
+        text.map_err(|error| {
+            let expected = "tokens that decode to a text";
+            Error::tokenizer(error.to_string(), expected).caused_by(error)
+        })
     }
 
     /// The text of one token, made to be read: spaces are spaces (` Mary`, not `ĠMary`), control
@@ -176,7 +190,7 @@ impl Tokenizer {
         let shown = |id: &u32| Ok(format!("`{}` ({id})", self.token_text(*id)?));
         let list: Vec<String> = prompt.tokens.iter().map(shown).collect::<Result<_>>()?;
         let found = format!("`{text}` is {} tokens: {}", list.len(), list.join(", "));
-        Err(bad(found, "exactly one token"))
+        Err(Error::tokenizer(found, "exactly one token"))
     }
 
     /// Number of tokens, special ones included.
@@ -194,7 +208,7 @@ impl Tokenizer {
         let id = self.inner.token_to_id(name);
         id.ok_or_else(|| {
             let found = format!("no begin-of-text token `{name}`");
-            bad(found, "a vocabulary that has it, or a prompt without BOS")
+            Error::tokenizer(found, "a vocabulary that has it, or a prompt without BOS")
         })
     }
 
@@ -221,17 +235,17 @@ impl Tokenizer {
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
         let unknown = |word: &str| {
             let found = format!("unknown word `{word}` in `{text}`");
-            bad(
-                found,
-                format!("words among the vocabulary's {}", self.vocab_size()),
-            )
+            let expected = format!("words among the vocabulary's {}", self.vocab_size());
+            Error::tokenizer(found, expected)
         };
-        // The model's own message ("Missing [UNK] token") does not say which word it misses.
-        let encoding = self.inner.encode(text, false).map_err(|source| {
-            self.first_unknown(text).map_or_else(
-                || bad(source.to_string(), "a text of known words"),
-                |w| unknown(&w),
-            )
+        let encoding = guarded(&self.path, || {
+            // The model's own message ("Missing [UNK] token") does not say which word it misses.
+            self.inner.encode(text, false).map_err(|error| {
+                let plain = || Error::tokenizer(error.to_string(), "a text of known words");
+                let word = self.first_unknown(text);
+                word.map_or_else(plain, |word| unknown(&word))
+                    .caused_by(error)
+            })
         })?;
         let ids = encoding.get_ids();
         if let Some((unk, unk_text)) = &self.unknown {
@@ -282,19 +296,31 @@ fn unknown_token(tokenizer: &tokenizers::Tokenizer) -> Option<(u32, String)> {
     Some((tokenizer.token_to_id(text)?, text.to_string()))
 }
 
+/// Runs a part of the tokenizer library, which panics on some of the files that it accepts.
+fn guarded<T>(path: &Path, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    // All that could be left half done is the library's cache of words.
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let found = format!("a panic of the tokenizer library: {}", message(&*panic));
+        Err(format_error(path, found, "a tokenizer that it can run"))
+    })
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or(panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
 /// `bos_token` of `tokenizer_config.json`: a string, or an object with the string as `content`.
 fn configured_bos(dir: &Path) -> Result<Option<String>> {
     let path = dir.join("tokenizer_config.json");
     if !path.exists() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = read_text(&path, MAX_BYTES)?;
     let config: serde_json::Value =
-        serde_json::from_str(&text).map_err(|source| Error::Format {
-            path,
-            found: source.to_string(),
-            expected: "a JSON object".to_string(),
-        })?;
+        serde_json::from_str(&text).map_err(|error| parse_error(&path, error, "a JSON object"))?;
     let bos = &config["bos_token"];
     Ok(bos.as_str().or(bos["content"].as_str()).map(str::to_string))
 }
@@ -324,11 +350,4 @@ fn escaped(bytes: &[u8]) -> String {
         text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
     }
     text
-}
-
-fn bad(found: impl Into<String>, expected: impl Into<String>) -> Error {
-    Error::Tokenizer {
-        found: found.into(),
-        expected: expected.into(),
-    }
 }

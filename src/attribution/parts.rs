@@ -183,7 +183,7 @@ impl DirectLogitAttribution<'_> {
 
     /// `W_O` of a head through the reader, `[d_head]`: what a `z` counts.
     pub(super) fn read_by(&self, head: Head) -> Array1<f64> {
-        let w_o = self.model.w_o(head.layer, head.head);
+        let w_o = self.model.output_map(head);
         w_o.mapv(f64::from).dot(&self.reader)
     }
 

@@ -72,7 +72,7 @@ impl<'m> Base<'m> {
     ///
     /// # Errors
     /// Same as [`Intervention::check`]; [`Error::Invalid`] for a change before an intervention of the
-    /// base's, which would have to act again, or if not even one lane fits the memory limit;
+    /// base's, which would have to act again; [`Error::MemoryLimit`] if not even one lane fits;
     /// [`Error::NotCached`] if given caches lack an activation.
     pub(crate) fn depart<'d>(&self, runs: Departure<'d>) -> Result<Made<Schedule<'d>>>
     where

@@ -22,7 +22,7 @@ impl ActivationCache {
     /// In Python: `safetensors.torch.load_file(path)["blocks.0.hook_resid_post"]`.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Invalid`] for another extension than `safetensors`; [`Error::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let named = |point: HookPoint| Ok((point.to_string(), self.get(point)?));
         let floats: Vec<(String, ArrayViewD<'_, f32>)> =

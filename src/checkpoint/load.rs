@@ -9,11 +9,11 @@ use ndarray::Array1;
 use serde::Deserialize;
 
 use super::decode::Float;
-use super::names::{canonical, is_mask};
+use super::names::{PREFIX, canonical, is_mask, prefixed};
 use super::source::{Source, tensor_error};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::{UniqueKeys, format_error, read_text};
+use crate::files::{UniqueKeys, parse_error, read_text};
 use crate::parameters::{Parameters, Tensor};
 
 const SINGLE: &str = "model.safetensors";
@@ -43,10 +43,10 @@ impl Parameters {
         Ok((config, parameters))
     }
 
-    /// As [`Parameters::load`], from the contents of `config.json` and of `model.safetensors`.
+    /// Same as [`Parameters::load`], from the contents of `config.json` and of `model.safetensors`.
     ///
     /// # Errors
-    /// As [`Parameters::load`].
+    /// Same as [`Parameters::load`].
     pub fn from_bytes(config_json: &str, safetensors: &[u8]) -> Result<(Config, Parameters)> {
         let config = Config::from_json(config_json, Path::new("config.json"))?;
         let path = Path::new(SINGLE);
@@ -128,12 +128,15 @@ impl<'a> Checkpoint<'a> {
         for Tensor { name, shape, .. } in Tensor::required(config) {
             if !self.places.contains_key(&name) {
                 let shape = format!("a tensor of shape {shape:?} ({})", shape_of_model(config));
-                return Err(tensor_error(
-                    &self.path,
-                    &name,
-                    "nothing".to_string(),
-                    shape,
-                ));
+                // As it would stand in this file.
+                let has_prefix = |place: &Place| place.name.starts_with(PREFIX);
+                let name = if self.places.values().any(has_prefix) {
+                    prefixed(&name)
+                } else {
+                    name
+                };
+                let found = "nothing".to_string();
+                return Err(tensor_error(&self.path, &name, found, shape));
             }
             self.check_tensor(&name, &shape)?;
             known.insert(name);
@@ -245,7 +248,7 @@ fn open_shards(dir: &Path, path: &Path) -> Result<Vec<Source<'static>>> {
     let text = read_text(path, MAX_INDEX)?;
     let index: Index = serde_json::from_str(&text).map_err(|error| {
         let expected = "a JSON object with `weight_map`, from tensors to files";
-        format_error(path, error.to_string(), expected)
+        parse_error(path, error, expected)
     })?;
     let map = index.weight_map.0;
     let mut shards: BTreeMap<&str, Source<'static>> = BTreeMap::new();

@@ -10,10 +10,9 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::names::prefixed;
-use super::source::{tensor_error, unravel};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::{format_error, write_atomically};
+use crate::files::{Staged, parse_error, read_bytes};
 use crate::parameters::Parameters;
 
 impl Parameters {
@@ -21,43 +20,39 @@ impl Parameters {
     /// needed; [`Parameters::load`] reads them back to the bit, and so does Hugging Face's
     /// transformers (which has no place for [`Parameters::lm_head_bias`] and ignores it).
     ///
-    /// Each file is written beside its place, flushed and renamed: if the writing is cut short,
-    /// an older file stays whole.
+    /// Both files are written beside their places, flushed and then renamed. If that is cut short,
+    /// the folder has the old checkpoint or the new one; between the renames, where the config
+    /// changes, it has no `config.json`. Never does it have weights beside another model's config.
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::Config`] as in [`Parameters::check`]; [`Error::Tensor`] if a
-    /// value is not finite, as nothing could load it; [`Error::Io`] if a file cannot be written.
+    /// Same as [`Parameters::check`]; [`Error::Io`] if a file cannot be written.
     pub fn save(&self, dir: impl AsRef<Path>, config: &Config) -> Result<()> {
         self.check(config)?;
         let dir = dir.as_ref();
         let path = dir.join("model.safetensors");
         let mut tensors = self.tensors();
-        for (name, tensor) in &mut tensors {
-            check_finite(&path, name, tensor)?;
+        for (name, _) in &mut tensors {
             *name = prefixed(name);
         }
         tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
         let header = header(&path, &tensors)?;
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        write_atomically(&path, |file| {
+        let weights = Staged::new(&path, |file| {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)?;
             tensors.iter().try_for_each(|(_, t)| write_values(file, t))
         })?;
-        write_atomically(&dir.join("config.json"), |file| {
-            file.write_all(config.to_json().as_bytes())
-        })
-    }
-}
-
-fn check_finite(path: &Path, name: &str, tensor: &ArrayViewD<'_, f32>) -> Result<()> {
-    match tensor.iter().position(|value| !value.is_finite()) {
-        Some(flat) => {
-            let at = unravel(flat, tensor.shape());
-            let found = format!("{} at {at:?}", tensor[at.as_slice()]);
-            Err(tensor_error(path, name, found, "finite numbers"))
+        let (path, json) = (dir.join("config.json"), config.to_json());
+        let unchanged = read_bytes(&path, 1 << 20).is_ok_and(|old| old == json.as_bytes());
+        if unchanged {
+            return weights.commit();
         }
-        None => Ok(()),
+        let config = Staged::new(&path, |file| file.write_all(json.as_bytes()))?;
+        // Whoever reads between the two sees no checkpoint rather than weights of one model with
+        // the config of another.
+        config.clear_place()?;
+        weights.commit()?;
+        config.commit()
     }
 }
 
@@ -76,10 +71,11 @@ fn header(path: &Path, tensors: &[(String, ArrayViewD<'_, f32>)]) -> Result<Vec<
     });
     // Without the format, transformers refuses to read the file.
     let format = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let wrong = |error: String| format_error(path, error, "tensors that safetensors can hold");
-    let metadata =
-        Metadata::new(Some(format), infos.collect()).map_err(|error| wrong(error.to_string()))?;
-    let mut json = serde_json::to_vec(&metadata).map_err(|error| wrong(error.to_string()))?;
+    let expected = "tensors that safetensors can hold";
+    let metadata = Metadata::new(Some(format), infos.collect())
+        .map_err(|error| parse_error(path, error, expected))?;
+    let mut json =
+        serde_json::to_vec(&metadata).map_err(|error| parse_error(path, error, expected))?;
     json.resize(json.len().next_multiple_of(8), b' ');
     Ok(json)
 }

@@ -45,7 +45,7 @@ impl<'a> Source<'a> {
         let tensors: UniqueKeys<TensorInfo> = serde_json::from_slice(&header).map_err(|error| {
             let found = format!("header with {error}");
             let expected = "a JSON object of tensors with dtype, shape and data_offsets";
-            format_error(path, found, expected)
+            format_error(path, found, expected).caused_by(error)
         })?;
         check_layout(path, &tensors.0, size - 8 - length)?;
         Ok(Source {
@@ -83,6 +83,18 @@ impl<'a> Source<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// The bytes of tensor `name`, as they stand in the file.
+    pub(super) fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
+        let (start, end) = self.tensors[name].data_offsets;
+        let mut bytes = vec![0; end - start];
+        let position = SeekFrom::Start(self.data_start + start as u64);
+        let moved = self.reader.seek(position);
+        moved
+            .and_then(|_| self.reader.read_exact(&mut bytes))
+            .map_err(Error::io(&self.path))?;
+        Ok(bytes)
     }
 
     /// Goes to the first byte of a tensor of `count` numbers.

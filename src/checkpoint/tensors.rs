@@ -5,11 +5,12 @@ use std::io::Write;
 use std::path::Path;
 
 use ndarray::{ArrayD, ArrayViewD};
+use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
-use safetensors::{Dtype, SafeTensors};
 
+use super::source::{Source, tensor_error};
 use crate::error::{Error, Result};
-use crate::files::{format_error, open, write_atomically};
+use crate::files::{parse_error, write_atomically};
 
 /// Named arrays of a safetensors file.
 #[derive(Debug, Default)]
@@ -21,12 +22,24 @@ pub(crate) struct NamedArrays {
 }
 
 /// Writes F32 tensors, I64 vectors and metadata; an existing file is replaced in one step.
+///
+/// # Errors
+/// [`Error::Invalid`] for another extension than `safetensors`, by which other programs know the
+/// format; [`Error::Io`].
 pub(crate) fn write_arrays(
     path: &Path,
     floats: &[(String, ArrayViewD<'_, f32>)],
     integers: &[(&str, Vec<i64>)],
     metadata: HashMap<String, String>,
 ) -> Result<()> {
+    if path
+        .extension()
+        .is_none_or(|extension| extension != "safetensors")
+    {
+        let what = format!("extension of {}", path.display());
+        let found = path.extension().unwrap_or_default().to_string_lossy();
+        return Err(Error::invalid(what, format!("`{found}`"), "`safetensors`"));
+    }
     let floats = floats.iter().map(|(name, values)| {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         (name.clone(), Dtype::F32, values.shape().to_vec(), bytes)
@@ -36,7 +49,7 @@ pub(crate) fn write_arrays(
         (name.to_string(), Dtype::I64, vec![values.len()], bytes)
     });
     let data: Vec<_> = floats.chain(integers).collect();
-    let wrong = |e: safetensors::SafeTensorError| format_error(path, e.to_string(), "tensors");
+    let wrong = |e: safetensors::SafeTensorError| parse_error(path, e, "tensors");
     let views = data.iter().map(|(name, dtype, shape, bytes)| {
         let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(wrong)?;
         Ok((name.as_str(), view))
@@ -52,28 +65,22 @@ pub(crate) fn write_arrays(
 /// [`Error::Io`]; [`Error::Format`] for what is no safetensors file; [`Error::Tensor`] for a
 /// tensor of another type.
 pub(crate) fn read_arrays(path: &Path) -> Result<NamedArrays> {
-    open(path)?;
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|e| format_error(path, e.to_string(), "a safetensors file"))?;
+    let mut source = Source::open(path)?;
     let mut arrays = NamedArrays::default();
-    for (name, view) in file.tensors() {
-        let wrong = |found: String| Error::Tensor {
-            path: path.to_path_buf(),
-            tensor: name.clone(),
-            found,
-            expected: "dtype F32, or I64 with one axis".to_string(),
-        };
-        match (view.dtype(), view.shape()) {
+    for (name, info) in source.tensors.clone() {
+        let bytes = source.bytes(&name)?;
+        let wrong =
+            |found: String| tensor_error(path, &name, found, "dtype F32, or I64 with one axis");
+        match (info.dtype, &info.shape[..]) {
             (Dtype::F32, shape) => {
-                let (chunks, _) = view.data().as_chunks::<4>();
+                let (chunks, _) = bytes.as_chunks::<4>();
                 let values = chunks.iter().map(|b| f32::from_le_bytes(*b)).collect();
                 let array = ArrayD::from_shape_vec(shape, values);
                 let array = array.map_err(|e| wrong(format!("shape {shape:?}: {e}")))?;
                 arrays.floats.insert(name, array);
             }
             (Dtype::I64, [_]) => {
-                let (chunks, _) = view.data().as_chunks::<8>();
+                let (chunks, _) = bytes.as_chunks::<8>();
                 let values = chunks.iter().map(|b| i64::from_le_bytes(*b)).collect();
                 arrays.integers.insert(name, values);
             }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Activation, Config};
 use crate::error::{Error, Result};
-use crate::files::{UniqueKeys, format_error, read_text};
+use crate::files::{UniqueKeys, parse_error, read_text};
 
 /// Real ones have about 1 kB.
 const MAX_BYTES: u64 = 16 << 20;
@@ -44,18 +44,20 @@ impl Config {
 
     /// Reads the text of Hugging Face's `config.json` of a GPT-2; `path` is for error messages.
     ///
-    /// Absent fields have the defaults of Hugging Face's `GPT2Config`, which are GPT-2 small's.
-    /// `hidden_size`, `max_position_embeddings` (or `n_ctx`), `num_attention_heads` and
-    /// `num_hidden_layers` stand for `n_embd`, `n_positions`, `n_head` and `n_layer`.
+    /// The sizes `n_layer`, `n_head`, `n_embd`, `n_positions` and `vocab_size` must be there, by
+    /// these names or as `num_hidden_layers`, `num_attention_heads`, `hidden_size`,
+    /// `max_position_embeddings` (or `n_ctx`). Other absent fields have the defaults of Hugging
+    /// Face's `GPT2Config`.
     ///
     /// ```
     /// use patchlens::Config;
-    /// let text = r#"{"model_type": "gpt2", "n_layer": 6, "dtype": "float32"}"#;
+    /// let text = r#"{"model_type": "gpt2", "n_layer": 6, "n_head": 12, "n_embd": 768,
+    ///     "n_positions": 1024, "vocab_size": 50257}"#;
     /// assert_eq!(Config::from_json(text, "config.json".as_ref())?.n_layers, 6);
     ///
-    /// let text = r#"{"model_type": "gpt2", "activation_function": "silu"}"#;
-    /// let error = Config::from_json(text, "config.json".as_ref()).unwrap_err();
-    /// assert!(error.to_string().contains("`activation_function`: found \"silu\""));
+    /// let text = text.replace("gpt2", "llama");
+    /// let error = Config::from_json(&text, "config.json".as_ref()).unwrap_err();
+    /// assert!(error.to_string().contains("`model_type`: found \"llama\"; expected \"gpt2\""));
     /// # Ok::<(), patchlens::Error>(())
     /// ```
     ///
@@ -65,7 +67,7 @@ impl Config {
     ///   it might change what the model computes.
     pub fn from_json(text: &str, path: &Path) -> Result<Self> {
         let parsed: UniqueKeys<Value> = serde_json::from_str(text)
-            .map_err(|error| format_error(path, error.to_string(), "a JSON object of fields"))?;
+            .map_err(|error| parse_error(path, error, "a JSON object of fields"))?;
         read(Fields(parsed.0)).map_err(|error| match error {
             Error::Config {
                 field,
@@ -140,15 +142,15 @@ fn read(mut fields: Fields) -> Result<Config> {
         return Err(bad(field, &value, "\"gpt2\""));
     }
     let base = Config::gpt2();
-    let d_model = fields.size(&["n_embd", "hidden_size"], base.d_model)?;
+    let d_model = fields.size(&["n_embd", "hidden_size"])?;
     let positions = ["n_positions", "max_position_embeddings", "n_ctx"];
     let config = Config {
-        n_layers: fields.size(&["n_layer", "num_hidden_layers"], base.n_layers)?,
-        n_heads: fields.size(&["n_head", "num_attention_heads"], base.n_heads)?,
+        n_layers: fields.size(&["n_layer", "num_hidden_layers"])?,
+        n_heads: fields.size(&["n_head", "num_attention_heads"])?,
         d_model,
         d_mlp: fields.d_mlp(d_model)?,
-        n_ctx: fields.size(&positions, base.n_ctx)?,
-        d_vocab: fields.size(&["vocab_size"], base.d_vocab)?,
+        n_ctx: fields.size(&positions)?,
+        d_vocab: fields.size(&["vocab_size"])?,
         activation: fields.activation()?,
         layer_norm_eps: fields.epsilon(base.layer_norm_eps)?,
         scale_attn_weights: fields.flag("scale_attn_weights", base.scale_attn_weights)?,
@@ -185,17 +187,18 @@ impl Fields {
         Ok(taken)
     }
 
-    fn size(&mut self, names: &[&'static str], default: usize) -> Result<usize> {
+    /// A size, without which no model can be told from another.
+    fn size(&mut self, names: &[&'static str]) -> Result<usize> {
         match self.take(names)? {
             Some((field, value)) => whole_number(field, &value),
-            None => Ok(default),
+            None => Err(super::bad(names[0], "nothing", "a whole number")),
         }
     }
 
     fn d_mlp(&mut self, d_model: usize) -> Result<usize> {
         match self.take(&["n_inner"])? {
             Some((field, value)) if !value.is_null() => whole_number(field, &value),
-            // Saturating: `Config::check` turns down a size like that.
+            // Saturating: `Config::check` rejects a size like that.
             _ => Ok(d_model.saturating_mul(4)),
         }
     }
@@ -230,7 +233,7 @@ impl Fields {
         }
     }
 
-    /// Turns down what is left, unless it is harmless or switched off.
+    /// Rejects what is left, unless it is harmless or switched off.
     fn check_rest(&self) -> Result<()> {
         let expected = "no such field, or null or false: it is not supported. \
                         If it does not change what the model computes, delete it";
@@ -258,7 +261,7 @@ fn whole_number(field: &str, value: &Value) -> Result<usize> {
         .ok_or_else(|| bad(field, value, "a whole number"))
 }
 
-/// As [`super::bad`], with at most 60 characters of the value.
+/// Same as [`super::bad`], with at most 60 characters of the value.
 fn bad(field: &str, value: &Value, expected: &str) -> Error {
     let text = value.to_string();
     let found = match text.char_indices().nth(60) {
@@ -278,14 +281,10 @@ mod tests {
 
     #[test]
     fn harmless_fields_may_have_any_value() {
-        let text = r#"{"_attn_implementation_autoset": true, "initializer_range": 0.5,
+        let text = r#"{"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024,
+            "vocab_size": 50257, "_attn_implementation_autoset": true, "initializer_range": 0.5,
             "reorder_and_upcast_attn": true, "torch_dtype": "float16", "use_cache": true}"#;
         assert_eq!(parse(text).unwrap(), Config::gpt2());
-    }
-
-    #[test]
-    fn absent_fields_have_the_defaults_of_gpt2_small() {
-        assert_eq!(parse("{}").unwrap(), Config::gpt2());
     }
 
     #[test]
@@ -327,7 +326,7 @@ mod tests {
     #[test]
     fn other_names_of_the_same_fields() {
         let text = r#"{"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "max_position_embeddings": 6, "n_ctx": 6, "n_positions": 6,
+            "max_position_embeddings": 6, "n_ctx": 6, "n_positions": 6, "vocab_size": 9,
             "activation_function": "gelu_pytorch_tanh", "pruned_heads": {}, "new": null}"#;
         let config = parse(text).unwrap();
         assert_eq!((config.d_model, config.d_mlp), (8, 32));

@@ -227,7 +227,7 @@ impl HeadReport {
     /// One self-contained page: the table, and each head's attention on one prompt.
     ///
     /// # Errors
-    /// As [`Transformer::run`]; [`Error::Io`] from the template engine.
+    /// As [`Transformer::run`]; [`Error::Render`] from the template engine.
     pub fn to_html(&self, title: &str, model: &Transformer, prompt: &Prompt) -> Result<String> {
         let mut attention = vec![Vec::new(); self.cards.len()];
         let heads = model.config().n_heads;
@@ -247,10 +247,7 @@ impl HeadReport {
                 attention,
             },
         };
-        page.render().map_err(|error| Error::Io {
-            path: "heads.html".into(),
-            reason: std::io::Error::other(error),
-        })
+        page.render().map_err(|error| Error::render("html", error))
     }
 }
 

@@ -126,7 +126,7 @@ impl<'m> FunctionVectors<'m> {
         for head in heads {
             head.check(self.model.config())?;
             let mean = self.means[head.layer].row(head.head);
-            vector += &mean.dot(&self.model.w_o(head.layer, head.head));
+            vector += &mean.dot(&self.model.output_map(*head));
         }
         Ok(vector)
     }

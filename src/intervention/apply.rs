@@ -128,13 +128,15 @@ fn apply(
     activation: ArrayViewMutD<'_, f32>,
     count: &mut Count,
 ) {
-    count.times += 1;
+    let rows = count.rows;
     match intervention.edit.values() {
         Some(values) => values.with_broadcast(at.sequence, &at.shape, |values| {
             edit_rows(intervention, at, activation, Some(&values), count);
         }),
         None => edit_rows(intervention, at, activation, None, count),
     }
+    // Not where the rows shown are all others: those of a later step of generation, say.
+    count.times += usize::from(count.rows > rows);
 }
 
 /// As in a run, without a receipt.
@@ -204,7 +206,7 @@ fn row_mut(
     };
     let n = x.len();
     x.into_shape_with_order(n)
-        .unwrap_or_else(|_| unreachable!("one row is left of {axes:?}"))
+        .expect("the axes other than the last one have been taken")
 }
 
 fn row_of(x: ArrayViewD<'_, f32>, axes: Axes, position: usize, head: usize) -> ArrayViewD<'_, f32> {

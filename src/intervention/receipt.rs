@@ -9,7 +9,8 @@ pub struct Fired {
     pub target: String,
     /// Its edit's name.
     pub edit: String,
-    /// How often it fired: once a sequence (generation: once a step).
+    /// How often it fired: once per sequence (generation: once per step that runs some of its
+    /// rows).
     pub times: usize,
     /// How many rows (position × head) it was applied to.
     pub rows: usize,
@@ -20,7 +21,7 @@ pub struct Fired {
 /// What the interventions of a run did, in the order in which they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Receipt {
-    /// One entry an intervention.
+    /// One entry per intervention.
     pub fired: Vec<Fired>,
 }
 

@@ -6,12 +6,12 @@ use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use super::Select;
 use crate::cache::ActivationCache;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_or_each};
 use crate::hook::HookPoint;
 use crate::model::RunShape;
 
 /// Values for an activation: broadcast to its shape by NumPy's rule (aligned at the last axis),
-/// one array for all sequences or one a sequence. Clones share their memory.
+/// one array for all sequences or one per sequence. Clones share their memory.
 ///
 /// ```
 /// use patchlens::Values;
@@ -39,12 +39,12 @@ impl Values {
         Values(Source::Arrays(Arc::new([values.into_dyn()])))
     }
 
-    /// One array a sequence.
+    /// One array per sequence.
     pub fn arrays(values: Vec<ArrayD<f32>>) -> Self {
         Values(Source::Arrays(values.into()))
     }
 
-    /// What runs had at a point: one cache a sequence, or one for all.
+    /// What runs had at a point: one cache per sequence, or one for all.
     ///
     /// # Errors
     /// [`Error::NotCached`] if one does not hold the point, [`Error::Shape`] if it kept only some
@@ -74,7 +74,7 @@ impl Values {
     /// The mean over runs of one length at a point, position by position.
     ///
     /// # Errors
-    /// As [`Values::from_caches`]; [`Error::Shape`] if the runs' shapes differ.
+    /// Same as [`Values::from_caches`]; [`Error::Shape`] if the runs' shapes differ.
     pub fn mean(caches: &[ActivationCache], point: HookPoint) -> Result<Self> {
         Self::from_caches(caches, point)?;
         let mut sum = caches[0].get(point)?.mapv(f64::from);
@@ -107,7 +107,7 @@ impl Values {
             Source::Arrays(arrays) => arrays[index].view(),
             Source::Caches(caches, point) => caches[index]
                 .get(*point)
-                .unwrap_or_else(|error| unreachable!("checked when made: {error}")),
+                .expect("`from_caches` has checked that every cache holds the point"),
         }
     }
 
@@ -133,12 +133,9 @@ impl Values {
     ) -> Result<()> {
         let count = run.lengths.len();
         if self.len() != 1 && self.len() != count {
-            let expected = format!("1 or {count}, one a sequence");
-            return Err(Error::invalid(
-                format!("{at}: number of arrays"),
-                self.len(),
-                expected,
-            ));
+            let what = format!("{at}: number of arrays");
+            let expected = one_or_each(count, "sequence");
+            return Err(Error::invalid(what, self.len(), expected));
         }
         for (i, n) in run.lengths.iter().enumerate() {
             if !sequences.contains(i, count) {

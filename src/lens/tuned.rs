@@ -139,7 +139,7 @@ impl TunedLens {
     /// Writes the translators as a safetensors file, see [`TunedLens`].
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Invalid`] for another extension than `safetensors`; [`Error::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let named = |(point, translator): (&HookPoint, &'_ Translator)| {
             let weight = translator.weight.view().into_dyn();

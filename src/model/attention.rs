@@ -11,7 +11,7 @@ use super::pass::Pass;
 use super::rows::{Layout, Rows};
 use super::split::SplitInputs;
 use super::stage::Stage;
-use crate::component::Qkv;
+use crate::component::{Head, Qkv};
 use crate::hook::{HookPoint, Site};
 use crate::ops::{self, AttnScratch, part};
 use crate::parameters::Linear;
@@ -233,7 +233,7 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         let z = z.data.select(Axis(0), rows);
         let mut results = Array3::zeros((rows.len(), config.n_heads, config.d_model));
         for head in 0..config.n_heads {
-            let w_o = model.w_o(layer, head);
+            let w_o = model.output_map(Head::new(layer, head));
             let product = self.product(
                 part(z.view(), 1, head * d_head..(head + 1) * d_head),
                 w_o,

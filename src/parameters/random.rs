@@ -24,7 +24,7 @@ impl Parameters {
     /// platform may differ in a last digit.)
     ///
     /// # Errors
-    /// As [`Parameters::zeros`].
+    /// Same as [`Parameters::zeros`].
     pub fn random(config: &Config, seed: u64) -> Result<Self> {
         let mut parameters = Self::zeros(config)?;
         let scale = (2.0 * config.n_layers as f32).sqrt().recip();

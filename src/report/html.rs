@@ -40,7 +40,7 @@ impl Labelled {
     /// labels and the value of the cell under the pointer.
     ///
     /// # Errors
-    /// [`Error::Io`] from the template engine.
+    /// [`Error::Render`] from the template engine.
     pub fn to_html(&self) -> Result<String> {
         let scale = ColorScale::new(&self.values(), self.about.palette);
         let cells = |array: ndarray::ArrayViewD<'_, f32>| array.iter().map(|&v| v.into()).collect();

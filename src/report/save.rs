@@ -8,7 +8,10 @@ use ndarray::Dimension as _;
 use super::label::legible;
 use super::labelled::Labelled;
 use crate::error::{Error, Result};
-use crate::files::{format_error, write_atomically};
+use crate::files::{parse_error, read_bytes, write_atomically};
+
+/// A result of 10 million cells with their errors has some 300 MB.
+const MAX_JSON: u64 = 1 << 30;
 
 /// A format: its extension and its encoder.
 type Format<T> = (&'static str, fn(&T) -> Result<Vec<u8>>);
@@ -41,10 +44,10 @@ impl Labelled {
     /// [`Error::Io`]; [`Error::Format`] for anything but a result, with the place and the reason.
     pub fn open_json(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read(path).map_err(Error::io(path))?;
+        let text = read_bytes(path, MAX_JSON)?;
         serde_json::from_slice(&text).map_err(|error| {
             let expected = "a result as `Labelled::save` writes it";
-            format_error(path, error.to_string(), expected)
+            parse_error(path, error, expected)
         })
     }
 
@@ -52,7 +55,7 @@ impl Labelled {
     /// `std_error` and `texts` flat in row-major order, with `null` for NaN and `"inf"`, `"-inf"`.
     ///
     /// # Errors
-    /// [`Error::Io`] from the encoder.
+    /// [`Error::Render`] from the encoder.
     pub fn to_json(&self) -> Result<String> {
         serde_json::to_string_pretty(self).map_err(|e| encoder("json", e))
     }
@@ -62,7 +65,7 @@ impl Labelled {
     /// gets a leading `'`.
     ///
     /// # Errors
-    /// [`Error::Io`] from the encoder.
+    /// [`Error::Render`] from the encoder.
     pub fn to_csv(&self) -> Result<String> {
         let mut writer = csv::Writer::from_writer(Vec::new());
         let names = self.axes().iter().map(|axis| harmless(&axis.name));
@@ -160,5 +163,5 @@ pub(super) fn encoder(
     format: &str,
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> Error {
-    Error::io(format!("<{format}>"))(std::io::Error::other(error))
+    Error::render(format, error)
 }

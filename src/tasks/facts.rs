@@ -2,7 +2,7 @@
 //! al. 2022, "Locating and Editing Factual Associations in GPT").
 //!
 //! People have two-word names. Every first and every last name belongs to four people, so that
-//! only the whole name tells who is meant.
+//! only the whole name says who is meant.
 
 use std::ops::Range;
 
@@ -179,9 +179,14 @@ fn subject_span(
     let next = start + subject.chars().next().map_or(1, char::len_utf8);
     if let Some(again) = text[next..].find(subject) {
         let second = next + again;
-        return Err(wrong(format!(
-            "the subject twice, at bytes {start} and {second}"
-        )));
+        return Err(Error::Prompt {
+            at: format!("`{text}`"),
+            found: format!("the subject twice, at bytes {start} and {second}"),
+            expected: format!(
+                "the subject `{subject}` once; `TracedFact::new` takes the positions of the one \
+                 that is meant"
+            ),
+        });
     }
     let count = |part: &str| -> Result<usize> {
         if part.is_empty() {
@@ -276,7 +281,7 @@ impl<'t> Facts<'t> {
     /// Every fact in every phrasing of the split.
     ///
     /// # Errors
-    /// As [`FactPrompt::new`].
+    /// Same as [`FactPrompt::new`].
     pub fn all(&self) -> Result<Vec<FactPrompt>> {
         let fact = |known| {
             let phrasings = self.phrasings(known).into_iter();
@@ -288,7 +293,7 @@ impl<'t> Facts<'t> {
     /// `n` facts drawn at random, each in a random phrasing of the split.
     ///
     /// # Errors
-    /// As [`FactPrompt::new`].
+    /// Same as [`FactPrompt::new`].
     pub fn prompts(&self, n: usize, seed: u64) -> Result<Vec<FactPrompt>> {
         let mut rng = rng(seed);
         (0..n).map(|_| self.draw(&mut rng)).collect()
@@ -321,7 +326,7 @@ impl<'t> Facts<'t> {
     }
 }
 
-/// What a relation says about everyone, as far as the tokenizer can tell it.
+/// What a relation says about everyone, as far as the tokenizer can express it.
 fn facts_of(relation: usize, setting: &Setting<'_>) -> Result<Vec<Known>> {
     let Relation {
         name,

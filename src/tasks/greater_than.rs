@@ -167,7 +167,7 @@ impl<'t> GreaterThan<'t> {
     /// year is as good. The two differ at `year_position` only.
     ///
     /// # Errors
-    /// As [`GreaterThan::prompts`].
+    /// Same as [`GreaterThan::prompts`].
     pub fn pairs(&self, n: usize, seed: u64) -> Result<Vec<[GreaterThanPrompt; 2]>> {
         let mut rng = rng(seed);
         (0..n)

@@ -253,7 +253,7 @@ impl<'t> Ioi<'t> {
     /// `n` clean prompts, each with its corruption.
     ///
     /// # Errors
-    /// As [`Ioi::prompts`], and when the two prompts of a pair differ in length.
+    /// Same as [`Ioi::prompts`], and when the two prompts of a pair differ in length.
     pub fn pairs(&self, n: usize, corruption: Corruption, seed: u64) -> Result<Vec<IoiPair>> {
         let mut rng = rng(seed);
         (0..n)

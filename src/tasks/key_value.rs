@@ -171,9 +171,10 @@ impl<'t> KeyValue<'t> {
             self.bos.map(|_| KeyValueRole::Bos).into_iter().collect();
         let fill = |n: usize, role| std::iter::repeat_n(role, n);
         for example in 0..shots {
-            let (key, value) = match example == queried {
-                true => (KeyValueRole::QueriedKey, KeyValueRole::QueriedValue),
-                false => (KeyValueRole::OtherKey, KeyValueRole::OtherValue),
+            let (key, value) = if example == queried {
+                (KeyValueRole::QueriedKey, KeyValueRole::QueriedValue)
+            } else {
+                (KeyValueRole::OtherKey, KeyValueRole::OtherValue)
             };
             roles.push(key);
             roles.extend(fill(self.arrow.len(), KeyValueRole::Between));
@@ -236,7 +237,7 @@ impl<'t> KeyValue<'t> {
     /// shots or more than leave a key for the query.
     pub fn function_prompts(&self, n: usize, shots: usize, seed: u64) -> Result<FunctionPrompts> {
         if self.keys.len() != self.values.len() {
-            let expected = format!("{}, one a key", self.keys.len());
+            let expected = format!("{}, one per key", self.keys.len());
             return Err(Error::invalid("values", self.values.len(), expected));
         }
         self.check_shots(shots, self.keys.len() - 1)?;

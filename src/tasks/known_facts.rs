@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::FactPrompt;
-use crate::error::{Error, Result};
-use crate::files::read_text;
+use crate::error::Result;
+use crate::files::{format_error, parse_error, read_text};
 use crate::tokenizer::Tokenizer;
 
 /// Longest file that is read: a hundred times `known_1000.json`.
@@ -26,13 +26,13 @@ struct Entry {
 /// may be given too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownFacts {
-    /// The facts that this tokenizer can tell, in the order of the file.
+    /// The facts that this tokenizer can express, in the order of the file.
     pub facts: Vec<FactPrompt>,
     /// The others.
     pub skipped: Vec<SkippedFact>,
 }
 
-/// A fact that a tokenizer cannot tell.
+/// A fact that a tokenizer cannot express.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedFact {
     /// Its index in the file.
@@ -50,16 +50,12 @@ impl KnownFacts {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Format`] for anything but such a list, or one without a single
-    /// fact that the tokenizer can tell; [`Error::Tokenizer`] if it lacks BOS.
+    /// fact that the tokenizer can express; [`Error::Tokenizer`] if it lacks BOS.
     pub fn open(path: impl AsRef<Path>, tokenizer: &Tokenizer, bos: bool) -> Result<Self> {
         let path = path.as_ref();
-        let wrong = |found: String| Error::Format {
-            path: path.to_path_buf(),
-            found,
-            expected: "a JSON list of facts with `prompt`, `subject` and `attribute`".to_string(),
-        };
-        let entries: Vec<Entry> =
-            serde_json::from_str(&read_text(path, LIMIT)?).map_err(|e| wrong(e.to_string()))?;
+        let expected = "a JSON list of facts with `prompt`, `subject` and `attribute`";
+        let entries: Vec<Entry> = serde_json::from_str(&read_text(path, LIMIT)?)
+            .map_err(|error| parse_error(path, error, expected))?;
         if bos {
             tokenizer.bos()?;
         }
@@ -77,7 +73,7 @@ impl KnownFacts {
         if facts.is_empty() {
             let first = skipped.first().map_or("it is empty", |s| &s.reason);
             let found = format!("no usable fact among {}: {first}", entries.len());
-            return Err(wrong(found));
+            return Err(format_error(path, found, expected));
         }
         Ok(KnownFacts { facts, skipped })
     }

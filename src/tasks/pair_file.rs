@@ -92,7 +92,7 @@ assert!(file.skipped.is_empty() && file.unequal().is_empty());
 )]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairFile {
-    /// What this tokenizer can tell, in the order of the file.
+    /// What this tokenizer can express, in the order of the file.
     pub pairs: Vec<PromptPair>,
     /// The other entries.
     pub skipped: Vec<SkippedPair>,
@@ -194,10 +194,10 @@ impl Text {
             Text::Words(text) => tokenizer.token(text).map_err(|error| {
                 let spaced = format!(" {}", text.trim_start());
                 match tokenizer.token(&spaced) {
-                    Ok(_) if spaced != *text => Error::Tokenizer {
-                        found: format!("{what} `{text}` is not one token"),
-                        expected: format!("exactly one token, as `{spaced}` is"),
-                    },
+                    Ok(_) if spaced != *text => Error::tokenizer(
+                        format!("{what} `{text}` is not one token"),
+                        format!("exactly one token, as `{spaced}` is"),
+                    ),
                     _ => at(what, error),
                 }
             }),
@@ -215,9 +215,14 @@ impl Text {
 /// An error with what it is about before what was found.
 fn at(what: &str, error: Error) -> Error {
     match error {
-        Error::Tokenizer { found, expected } => Error::Tokenizer {
+        Error::Tokenizer {
+            found,
+            expected,
+            source,
+        } => Error::Tokenizer {
             found: format!("{what}: {found}"),
             expected,
+            source,
         },
         Error::OutOfRange {
             axis,
@@ -239,7 +244,7 @@ impl PairFile {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Format`] for anything but the layouts above, for more than 64 MiB,
-    /// or for a file without a single pair that the tokenizer can tell; [`Error::Tokenizer`] if
+    /// or for a file without a single pair that the tokenizer can express; [`Error::Tokenizer`] if
     /// it lacks BOS.
     pub fn open(path: impl AsRef<Path>, tokenizer: &Tokenizer, bos: bool) -> Result<Self> {
         let path = path.as_ref();

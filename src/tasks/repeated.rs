@@ -62,7 +62,7 @@ assert_eq!(repeated.predictable(), 11..20);
 )]
 #[derive(Clone, Debug)]
 pub struct Repeated<'t> {
-    tokenizer: &'t Tokenizer,
+    tokenizer: Option<&'t Tokenizer>,
     pool: Vec<u32>,
     bos: Option<u32>,
 }
@@ -81,20 +81,36 @@ impl<'t> Repeated<'t> {
     /// # Errors
     /// [`Error::OutOfRange`] when one is not in the vocabulary, [`Error::Tokenizer`] when there
     /// are fewer than 2 different ones.
-    pub fn from_pool(tokenizer: &'t Tokenizer, mut pool: Vec<u32>) -> Result<Self> {
+    pub fn from_pool(tokenizer: &'t Tokenizer, pool: Vec<u32>) -> Result<Self> {
         for &token in &pool {
             tokenizer.token_text(token)?;
         }
+        Ok(Repeated {
+            tokenizer: Some(tokenizer),
+            ..Repeated::from_tokens(pool)?
+        })
+    }
+
+    /// Draws from the tokens given, for a model without tokenizer: labels are the tokens' ids.
+    ///
+    /// ```
+    /// use patchlens::tasks::Repeated;
+    /// let repeated = &Repeated::from_tokens((1..50).collect())?.with_bos_token(0).prompts(1, 10, 2, 0)?[0];
+    /// assert_eq!((repeated.prompt.len(), repeated.start), (21, 1));
+    /// # Ok::<(), patchlens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when there are fewer than 2 different ones.
+    pub fn from_tokens(mut pool: Vec<u32>) -> Result<Repeated<'static>> {
         pool.sort_unstable();
         pool.dedup();
         if pool.len() < 2 {
-            return Err(Error::Tokenizer {
-                found: format!("{} tokens for random sequences", pool.len()),
-                expected: "at least 2 different ones".to_string(),
-            });
+            let found = format!("{} tokens for random sequences", pool.len());
+            return Err(Error::tokenizer(found, "at least 2 different ones"));
         }
         Ok(Repeated {
-            tokenizer,
+            tokenizer: None,
             pool,
             bos: None,
         })
@@ -103,17 +119,29 @@ impl<'t> Repeated<'t> {
     /// Puts BOS before every sequence, once.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when the tokenizer has none.
-    pub fn with_bos(mut self) -> Result<Self> {
-        self.bos = Some(self.tokenizer.bos()?);
-        Ok(self)
+    /// [`Error::Tokenizer`] when the tokenizer has none, or there is no tokenizer.
+    pub fn with_bos(self) -> Result<Self> {
+        let Some(tokenizer) = self.tokenizer else {
+            return Err(Error::tokenizer(
+                "none",
+                "one that knows BOS, or `with_bos_token`",
+            ));
+        };
+        Ok(self.with_bos_token(tokenizer.bos()?))
+    }
+
+    /// Puts this token before every sequence, once.
+    pub fn with_bos_token(mut self, bos: u32) -> Self {
+        self.bos = Some(bos);
+        self
     }
 
     /// `n` sequences of `period` tokens, each repeated `repeats` times in all.
     ///
     /// # Errors
     /// [`Error::Invalid`] when `period` is 0 or more than the pool has, or when `repeats` is 0 or
-    /// makes a sequence of more than a million tokens.
+    /// makes a sequence of more than a million tokens; [`Error::OutOfRange`] for a BOS that the
+    /// tokenizer lacks.
     pub fn prompts(
         &self,
         n: usize,
@@ -154,8 +182,12 @@ impl<'t> Repeated<'t> {
             .into_iter()
             .chain(sequence.repeat(repeats))
             .collect();
+        let prompt = match self.tokenizer {
+            Some(tokenizer) => tokenizer.prompt(tokens)?,
+            None => Prompt::from(tokens),
+        };
         Ok(RepeatedPrompt {
-            prompt: self.tokenizer.prompt(tokens)?,
+            prompt,
             start: usize::from(self.bos.is_some()),
             period,
         })

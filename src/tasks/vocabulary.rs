@@ -79,8 +79,5 @@ fn texts() -> Vec<String> {
 }
 
 fn library(source: tokenizers::Error) -> Error {
-    Error::Tokenizer {
-        found: source.to_string(),
-        expected: "a tokenizer that can be built".to_string(),
-    }
+    Error::tokenizer(source.to_string(), "a tokenizer that can be built").caused_by(source)
 }

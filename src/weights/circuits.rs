@@ -9,7 +9,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use crate::component::{Head, Qkv};
 use crate::error::{Error, Result};
 use crate::model::Transformer;
-use crate::ops::{largest, matmul, part};
+use crate::ops::{largest, matmul};
 use crate::report::{About, Axis, Labelled};
 use crate::weights::factored::{FactoredMatrix, copying_score, eigenvalues};
 
@@ -21,13 +21,6 @@ pub enum Embedding {
     Tokens,
     /// Position embeddings, `[n_ctx, d_model]`.
     Positions,
-}
-
-pub(crate) fn weight(model: &Transformer, head: Head, input: Qkv) -> ArrayView2<'_, f32> {
-    let (d_head, d_model) = (model.config().d_head(), model.config().d_model);
-    let start = input as usize * d_model + head.head * d_head;
-    let all = model.parameters().h[head.layer].attn.c_attn.weight.view();
-    part(all, 1, start..start + d_head)
 }
 
 /// The weight circuits of a model's heads, as factored matrices of rank `d_head`.
@@ -57,7 +50,7 @@ impl<'m> Circuits<'m> {
 
     fn w(&self, head: Head, input: Qkv) -> Result<ArrayView2<'m, f32>> {
         head.check(self.model.config())?;
-        Ok(weight(self.model, head, input))
+        Ok(self.model.input_map(head, input))
     }
 
     fn embedding(&self, of: Embedding) -> ArrayView2<'m, f32> {
@@ -73,7 +66,7 @@ impl<'m> Circuits<'m> {
     /// [`Error::OutOfRange`] for a head that the model lacks.
     pub fn ov(&self, head: Head) -> Result<FactoredMatrix> {
         let w_v = self.w(head, Qkv::V)?;
-        let w_o = self.model.w_o(head.layer, head.head);
+        let w_o = self.model.output_map(head);
         Ok(FactoredMatrix::of(w_v.to_owned(), w_o.to_owned()))
     }
 
@@ -93,7 +86,7 @@ impl<'m> Circuits<'m> {
     /// [`Error::OutOfRange`] for a head that the model lacks.
     pub fn full_ov(&self, head: Head) -> Result<FactoredMatrix> {
         let w_v = self.w(head, Qkv::V)?;
-        let w_o = self.model.w_o(head.layer, head.head);
+        let w_o = self.model.output_map(head);
         let a = matmul(self.embedding(Embedding::Tokens), w_v);
         Ok(FactoredMatrix::of(
             a,
@@ -125,9 +118,9 @@ impl<'m> Circuits<'m> {
             self.embedding(Embedding::Tokens),
         );
         let score = |head: Head| {
-            let w_v = weight(self.model, head, Qkv::V);
+            let w_v = self.model.input_map(head, Qkv::V);
             let [wide, w_v] = [
-                matmul(self.model.w_o(head.layer, head.head), through.view()),
+                matmul(self.model.output_map(head), through.view()),
                 w_v.to_owned(),
             ]
             .map(|m| m.mapv(f64::from));

@@ -7,7 +7,7 @@ use crate::component::{Head, Qkv};
 use crate::error::Result;
 use crate::ops::matmul;
 use crate::report::{About, Axis, Labelled, Palette};
-use crate::weights::circuits::{Circuits, weight};
+use crate::weights::circuits::Circuits;
 use crate::weights::factored::gram;
 
 impl<'m> Circuits<'m> {
@@ -32,7 +32,7 @@ impl<'m> Circuits<'m> {
                 .enumerate()
                 .filter(|(_, h)| h.layer > from.layer)
             {
-                let middle = self.model.w_o(from.layer, from.head);
+                let middle = self.model.output_map(from);
                 let middle = matmul(middle, self.reader(to, kind).0);
                 scores[[from.layer, from.head, to.layer, to.head]] =
                     composition(&writers[i], middle, &readers[j]);
@@ -96,11 +96,11 @@ impl<'m> Circuits<'m> {
 
     /// The factors of the matrix with which a head reads what another one wrote.
     fn reader(&self, head: Head, kind: Qkv) -> (ArrayView2<'m, f32>, ArrayView2<'m, f32>) {
-        let w = |input| weight(self.model, head, input);
+        let w = |input| self.model.input_map(head, input);
         match kind {
             Qkv::Q => (w(Qkv::Q), w(Qkv::K).reversed_axes()),
             Qkv::K => (w(Qkv::K), w(Qkv::Q).reversed_axes()),
-            Qkv::V => (w(Qkv::V), self.model.w_o(head.layer, head.head)),
+            Qkv::V => (w(Qkv::V), self.model.output_map(head)),
         }
     }
 

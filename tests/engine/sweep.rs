@@ -222,7 +222,7 @@ fn patching_what_is_there_already_runs_nothing() {
     );
 }
 
-/// The lowest memory limit, as the error of a lower one tells it.
+/// The lowest memory limit, which the error of a lower one names.
 fn least_limit(
     model: &Transformer,
     prompts: impl IntoPrompts,
@@ -231,9 +231,7 @@ fn least_limit(
 ) -> u64 {
     let sweep = Sweep::new(model, prompts).unwrap().memory_limit(1);
     match sweep.prepare(cells, metric).err().unwrap() {
-        Error::Invalid { expected, .. } => {
-            expected.strip_prefix("at least ").unwrap().parse().unwrap()
-        }
+        Error::MemoryLimit { limit: 1, least } => least,
         other => panic!("{other}"),
     }
 }

@@ -98,7 +98,7 @@ pub fn tokenizer(data: &[u8]) -> bool {
 /// A file of [`ActivationCache::save`].
 pub fn cache(data: &[u8]) -> bool {
     let dir = tempfile::tempdir().unwrap();
-    let [found, again] = ["found", "again"].map(|name| dir.path().join(name));
+    let [found, again] = ["found", "again.safetensors"].map(|name| dir.path().join(name));
     fs::write(&found, data).unwrap();
     ActivationCache::open(&found).map_or_else(refused, |cache| {
         cache.save(&again).unwrap();
@@ -118,7 +118,7 @@ pub fn cache(data: &[u8]) -> bool {
 /// A file of [`TunedLens::save`].
 pub fn lens(data: &[u8]) -> bool {
     let dir = tempfile::tempdir().unwrap();
-    let [found, again] = ["found", "again"].map(|name| dir.path().join(name));
+    let [found, again] = ["found", "again.safetensors"].map(|name| dir.path().join(name));
     fs::write(&found, data).unwrap();
     TunedLens::open(&found).map_or_else(refused, |lens| {
         lens.save(&again).unwrap();

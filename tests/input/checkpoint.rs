@@ -341,7 +341,7 @@ fn bytes_in_memory_load_as_files_do() {
     let (config, parameters) = Parameters::from_bytes(&config, &bytes).unwrap();
     assert_eq!(config, tiny_config());
     assert_same_bits(&parameters, &distinct_parameters(&config));
-    let message = Parameters::from_bytes("{}", &bytes[..9])
+    let message = Parameters::from_bytes(&config.to_json(), &bytes[..9])
         .unwrap_err()
         .to_string();
     assert!(

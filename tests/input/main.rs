@@ -7,9 +7,13 @@ mod common;
 #[path = "../small_tokenizer/mod.rs"]
 mod small_tokenizer;
 
+#[cfg(unix)]
+mod attack;
 mod bad_files;
 mod bad_input;
 mod checkpoint;
+mod errors;
+mod frictions;
 mod fuzz_corpus;
 mod pair_files;
 mod tokenizer;

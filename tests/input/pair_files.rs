@@ -254,7 +254,9 @@ fn b35_files_that_are_none_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let message = PairFile::open(folder.path(), &mini(), false).unwrap_err();
     assert!(
-        message.to_string().contains("not a regular file"),
+        message
+            .to_string()
+            .contains("a folder; expected a regular file"),
         "{message}"
     );
     let path = folder.path().join("large.json");

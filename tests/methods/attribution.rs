@@ -165,7 +165,7 @@ fn sources_sum_to_their_heads_and_lie_before_the_position() {
             .into_shape_with_order((1, model.config().d_head()))
             .unwrap();
         let weight = cache.get(Site::Pattern.at(layer)).unwrap()[[head, dest, src]];
-        let out = v.dot(&model.w_o(layer, head)) * weight;
+        let out = v.dot(&model.w_o(Head::new(layer, head)).unwrap()) * weight;
         let mut vectors = Array3::zeros((1, prompt.len(), model.config().d_model));
         vectors
             .index_axis_mut(Axis(0), 0)

@@ -19,7 +19,7 @@ impl Curves<'_> {
     /// The line plot as SVG.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) from the encoder.
+    /// [`Error::Render`](crate::Error::Render) from the encoder.
     pub fn to_svg(&self) -> Result<String> {
         scene(self, str::to_string).to_svg()
     }
@@ -27,7 +27,7 @@ impl Curves<'_> {
     /// The line plot as PNG, two pixels per unit of the SVG.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) from the encoder.
+    /// [`Error::Render`](crate::Error::Render) from the encoder.
     pub fn to_png(&self) -> Result<Vec<u8>> {
         scene(self, covered).to_png()
     }

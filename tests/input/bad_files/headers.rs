@@ -16,7 +16,7 @@ fn bad_headers() {
                 fs::remove_file(d.join(FILE)).unwrap();
                 fs::create_dir(d.join(FILE)).unwrap();
             },
-            &["model.safetensors: not a regular file; expected a regular file"],
+            &["model.safetensors: a folder; expected a regular file"],
         ),
         (
             "empty",
@@ -26,10 +26,7 @@ fn bad_headers() {
         (
             "a git LFS pointer",
             |d| fs::write(d.join(FILE), "version https://git-lfs.github.com/spec/v1").unwrap(),
-            &[
-                "model.safetensors: a header length of",
-                "in a file of 42 bytes; expected a header within the file",
-            ],
+            &["model.safetensors: a pointer of Git LFS; expected the file"],
         ),
         (
             "an absurd header length",

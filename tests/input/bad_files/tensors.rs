@@ -13,7 +13,7 @@ fn bad_tensors() {
                 });
             },
             &[
-                "model.safetensors: tensor `h.1.mlp.c_fc.bias`: found nothing; \
+                "model.safetensors: tensor `transformer.h.1.mlp.c_fc.bias`: found nothing; \
                expected a tensor of shape [10] (config.json: n_layer 2",
             ],
         ),
@@ -24,18 +24,23 @@ fn bad_tensors() {
                     t.retain(|t| t.name != "transformer.h.0.attn.c_attn.bias");
                 });
             },
-            &["tensor `h.0.attn.c_attn.bias`: found nothing; expected a tensor of shape [18]"],
+            &[
+                "tensor `transformer.h.0.attn.c_attn.bias`: found nothing; expected a tensor of shape [18]",
+            ],
         ),
         (
             "more layers in the config",
             |d| set(d, "n_layer", json!(3)),
-            &["tensor `h.2.ln_1.weight`: found nothing", "n_layer 3"],
+            &[
+                "tensor `transformer.h.2.ln_1.weight`: found nothing",
+                "n_layer 3",
+            ],
         ),
         (
             "10^9 layers",
             |d| set(d, "n_layer", json!(1_000_000_000)),
             &[
-                "tensor `h.2.ln_1.weight`: found nothing",
+                "tensor `transformer.h.2.ln_1.weight`: found nothing",
                 "n_layer 1000000000",
             ],
         ),

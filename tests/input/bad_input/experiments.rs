@@ -106,14 +106,28 @@ pub fn cases() -> Vec<Case> {
             sweep(
                 &kl_divergence()
                     .with_reference(&[known.view()])
+                    .unwrap()
                     .at_position(0),
             ),
             &["no reference", "after `at_position`"],
         ),
         (
             "KL of another vocabulary",
-            sweep(&kl_divergence().with_reference(&[known.view()])),
+            sweep(&kl_divergence().with_reference(&[known.view()]).unwrap()),
             &["logits of the reference", "found 2", "53"],
+        ),
+        (
+            "reference of a metric that has none",
+            logit_diff(1, 2).with_reference(&[known.view()]).map(|_| ()),
+            &["metric with a reference", "found logit difference", "KL"],
+        ),
+        (
+            "reference without the position",
+            kl_divergence()
+                .at_position(7)
+                .with_reference(&[known.view()])
+                .map(|_| ()),
+            &["KL divergence", "pos 7 is out of range"],
         ),
         (
             "targets by hand",

@@ -300,7 +300,7 @@ fn interventions() -> Vec<Case> {
                 z(),
                 Edit::Set(Values::arrays(vec![ndarray::arr0(0.0).into_dyn(); 2])),
             ),
-            &["number of arrays", "found 2", "1 or 1"],
+            &["number of arrays", "found 2", "found 2; expected 1"],
         ),
         (
             "patch from nothing",

@@ -119,11 +119,10 @@ fn a_cancelled_set_says_so() {
         let small = tracing.clone().memory_limit(limit);
         match small.trace_set(&facts, &states) {
             Ok(mut all) => break all.remove(0),
-            // The error tells how much it takes: about one lane a chunk.
-            Err(Error::Invalid { expected, .. }) => {
-                let needed = expected.split(' ').next_back().unwrap().parse().unwrap();
-                assert!(needed > limit, "{expected}");
-                limit = needed;
+            // About one lane per chunk.
+            Err(Error::MemoryLimit { least, .. }) => {
+                assert!(least > limit);
+                limit = least;
             }
             Err(error) => panic!("{error}"),
         }

@@ -221,7 +221,7 @@ fn small_steps_are_linear() {
         probability(&[4]),
         probability_diff(&[(vec![1, 2], vec![3, 6])]),
         log_probability(&[4]),
-        kl_divergence().with_reference(&[reference.view()]),
+        kl_divergence().with_reference(&[reference.view()]).unwrap(),
     ];
     let sets = [
         vec![PathSender::new(Component::Embedding)],

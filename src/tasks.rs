@@ -109,10 +109,8 @@ fn enough(list: &str, kept: usize, of: usize, least: usize) -> Result<()> {
     if kept >= least {
         return Ok(());
     }
-    Err(Error::Tokenizer {
-        found: format!("{kept} of {of} {list} can be used with this vocabulary"),
-        expected: format!("at least {least}"),
-    })
+    let found = format!("{kept} of {of} {list} can be used with this vocabulary");
+    Err(Error::tokenizer(found, format!("at least {least}")))
 }
 
 /// The generator behind all tasks: its numbers are the same on every machine.

@@ -1,0 +1,117 @@
+//! Whether a metric can be read off what there is.
+
+use std::collections::HashSet;
+
+use super::{Kind, Metric, of};
+use crate::error::{Error, Result, one_or_each};
+
+/// Right and wrong tokens.
+type Sets = (Vec<u32>, Vec<u32>);
+
+impl Metric {
+    /// Checks it against prompts of these lengths.
+    pub(crate) fn check(&self, lengths: &[usize], d_vocab: usize) -> Result<()> {
+        let count = self.targets();
+        if count != 1 && count != lengths.len() {
+            let what = format!("{}: number of targets", self.name);
+            let expected = one_or_each(lengths.len(), "prompt");
+            return Err(Error::invalid(what, count, expected));
+        }
+        let mut prompts = lengths.iter().enumerate();
+        prompts.try_for_each(|(prompt, n)| self.check_one(prompt, *n, d_vocab))
+    }
+
+    pub(super) fn check_one(&self, prompt: usize, n: usize, d_vocab: usize) -> Result<()> {
+        if self.lacks_reference() {
+            return Err(Error::invalid(
+                &self.name,
+                "no reference",
+                "`with_reference` before use, after `at_position`",
+            ));
+        }
+        let count = self.targets();
+        if count == 0 || (count > 1 && prompt >= count) {
+            let expected = format!("1, or one for prompt {prompt}");
+            let what = format!("{}: number of targets", self.name);
+            return Err(Error::invalid(what, count, expected));
+        }
+        if matches!(self.kind, Kind::Closure(_)) {
+            return match self.position {
+                Some(position) => Err(Error::invalid(
+                    &self.name,
+                    format!("`at_position({position})`"),
+                    "none: a closure gets all positions",
+                )),
+                None => Ok(()),
+            };
+        }
+        self.check_position(prompt, n)?;
+        self.check_targets(prompt, d_vocab)?;
+        let mut tokens = self.tokens(prompt).into_iter();
+        match tokens.find(|t| *t as usize >= d_vocab) {
+            Some(token) => Err(self.out_of_range(prompt, "token", token as usize, d_vocab)),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks what a prompt's logits are compared with, as far as it needs no look at them.
+    fn check_targets(&self, prompt: usize, d_vocab: usize) -> Result<()> {
+        match &self.kind {
+            Kind::LogitDiff(sets, _) => {
+                let (right, wrong) = of::<Sets>(sets, prompt);
+                for (what, set) in [("right", right), ("wrong", wrong)] {
+                    if set.is_empty() {
+                        let what = format!("{}: {what} tokens of prompt {prompt}", self.name);
+                        return Err(Error::invalid(what, "none", "at least one"));
+                    }
+                }
+                self.check_disjoint(prompt, right, wrong)
+            }
+            Kind::Probability(sets) => {
+                let (right, wrong) = of::<Sets>(sets, prompt);
+                if right.is_empty() && wrong.is_empty() {
+                    let what = format!("{}: tokens of prompt {prompt}", self.name);
+                    return Err(Error::invalid(what, "none", "at least one"));
+                }
+                self.check_disjoint(prompt, right, wrong)
+            }
+            Kind::Kl(Some(rows)) if of(rows, prompt).len() != d_vocab => {
+                let what = format!("{}: logits of the reference", self.name);
+                let expected = format!("{d_vocab} at the position read");
+                Err(Error::invalid(what, of(rows, prompt).len(), expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that no token is right and wrong at once: it would say nothing, and alone it would
+    /// make a metric that is always 0.
+    fn check_disjoint(&self, prompt: usize, right: &[u32], wrong: &[u32]) -> Result<()> {
+        let wrong: HashSet<&u32> = wrong.iter().collect();
+        match right.iter().find(|token| wrong.contains(token)) {
+            Some(token) => Err(Error::invalid(
+                format!("{}: tokens of prompt {prompt}", self.name),
+                format!("token {token} on both sides"),
+                "each token on one side of the difference",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that a prompt of `n` tokens has the position that it reads.
+    pub(crate) fn check_position(&self, prompt: usize, n: usize) -> Result<()> {
+        match self.position.unwrap_or(0) {
+            found if found >= n => Err(self.out_of_range(prompt, "pos", found, n)),
+            _ => Ok(()),
+        }
+    }
+
+    fn out_of_range(&self, prompt: usize, axis: &'static str, found: usize, end: usize) -> Error {
+        Error::OutOfRange {
+            at: format!("{} of prompt {prompt}", self.name),
+            axis,
+            found,
+            expected: format!("0..{end}"),
+        }
+    }
+}
