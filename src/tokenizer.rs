@@ -57,7 +57,9 @@ impl Tokenizer {
     /// where there is one.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file can't be read, [`Error::Format`] when it is not what it should be.
+    /// [`Error::Io`] when a file can't be read, [`Error::Format`] when it is not what it should be,
+    /// or makes the tokenizer library panic. (It may do so later, too: the methods below then
+    /// return this error.)
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let path = dir.as_ref().join("tokenizer.json");
         let bytes = read_bytes(&path, MAX_BYTES)?;

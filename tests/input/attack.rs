@@ -332,6 +332,11 @@ fn t10_a_killed_save_leaves_no_mixed_pair() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        // On a busy machine, the first save may take its time.
+        let start = Instant::now();
+        while !dir.path().join("config.json").exists() && start.elapsed().as_secs() < 60 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         std::thread::sleep(Duration::from_millis(60 + 7 * round));
         child.kill().unwrap();
         child.wait().unwrap();
