@@ -80,3 +80,35 @@ function enlarge(root, head, tokens, mode) {
     limits: [0, 1], ends: [0, 1], shown: [0, 254], colors: BLUES, inks: ON_BLUES, decimals: 2,
   });
 }
+// A choice of what tokens show; returns how to read it.
+function chooseMode(root, changed) {
+  const select = add(add(add(root, "p"), "label", "A token shows "), "select");
+  const choices = { from: "where it attends (it is the destination)", to: "who attends to it (it is the source)" };
+  for (const [value, text] of Object.entries(choices)) add(select, "option", text).value = value;
+  select.onchange = changed;
+  return () => select.value;
+}
+// Thumbnails of all heads; those chosen are enlarged below.
+function showAttention(root, attention) {
+  add(root, "p", "Choose heads to enlarge them; then point at a token, or at a cell of a pattern. Rows of a "
+    + "pattern are destinations (queries), columns are sources (keys); white is 0, dark blue is 1.");
+  const chosen = new Set();
+  const mode = chooseMode(root, () => draw());
+  const thumbs = add(root, "div", undefined, "thumbs");
+  const panels = add(root, "div");
+  const draw = () => {
+    panels.replaceChildren();
+    for (const h of [...chosen].sort((a, b) => a - b)) {
+      const panel = add(panels, "section", undefined, "panel");
+      add(panel, "h3", `Head ${attention.heads[h].name}`);
+      enlarge(panel, attention.heads[h], attention.tokens, mode);
+    }
+  };
+  const choose = (h, button) => {
+    if (!chosen.delete(h)) chosen.add(h);
+    button.setAttribute("aria-pressed", chosen.has(h));
+    draw();
+  };
+  const buttons = thumbnails(thumbs, attention.heads, attention.tokens.length, choose);
+  choose(0, buttons[0]);
+}

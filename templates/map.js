@@ -236,6 +236,11 @@ function colorKey(root, map) {
   }
   if (map.note) add(root, "p", map.note, "note");
 }
+function download(root, [name, text]) {
+  const link = add(add(root, "p"), "a", `Download ${name}`);
+  link.download = name;
+  link.href = "data:text/csv;charset=utf-8," + encodeURIComponent(text);
+}
 
 // The whole map with its choices of leading indices, the readout and the key of colours.
 function showMap(root, map) {
@@ -258,4 +263,5 @@ function showMap(root, map) {
   new ResizeObserver(() => resize()).observe(root);
   window.addEventListener("resize", () => resize());
   colorKey(root, map);
+  if (map.file) download(root, map.file);
 }

@@ -22,6 +22,12 @@ pub enum Absent {
 }
 
 impl Absent {
+    /// [`Absent::NotRun`] for each cell that a run did not finish.
+    pub(crate) fn not_run(finished: &[bool]) -> impl Iterator<Item = Option<Absent>> {
+        let reason = |finished: &bool| (!finished).then_some(Absent::NotRun);
+        finished.iter().map(reason)
+    }
+
     /// What it means, in a few words.
     pub fn describe(self) -> &'static str {
         match self {

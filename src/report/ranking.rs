@@ -4,6 +4,7 @@ use std::fmt;
 
 use ndarray::Dimension as _;
 
+use super::absent::Absent;
 use super::axis::Part;
 use super::digits::estimate;
 use super::label::{legible, width};
@@ -12,7 +13,7 @@ use crate::ops::largest;
 use crate::statistics::write_with_error;
 
 /// A cell with its place in the array. Prints as its value with the error, where that is known:
-/// `+1.23 ± 0.04` by `{:+.2}`.
+/// `+1.23 ± 0.04` by `{:+.2}`; where there is no value, as the reason.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RankedCell {
     /// One index per axis.
@@ -24,6 +25,8 @@ pub struct RankedCell {
     pub names: Vec<String>,
     /// The value; those of a ranking are never NaN.
     pub value: f32,
+    /// Why there is no value, where there is none.
+    pub absent: Option<Absent>,
     /// Its standard error, if known.
     pub std_error: Option<f32>,
     /// The cell's text, raw, if it has one.
@@ -76,6 +79,7 @@ impl Labelled {
             labels: labels.map(String::from).collect(),
             names: parts.iter().map(name).collect(),
             value: values[index],
+            absent: self.absent()[index],
             std_error: self.std_error().map(|errors| errors[index]),
             text: self.texts().map(|texts| texts[index].clone()),
         }
@@ -99,7 +103,10 @@ impl Labelled {
 
 impl fmt::Display for RankedCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_with_error(f, self.value, self.std_error)
+        match self.absent {
+            Some(reason) => write!(f, "{reason}"),
+            None => write_with_error(f, self.value, self.std_error),
+        }
     }
 }
 
