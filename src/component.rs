@@ -156,8 +156,11 @@ const SINGLE: [(&str, Component); 4] = [
     ("b_U", Component::UnembeddingBias),
 ];
 
-/// The components of which a layer has one: what stands before the layer's number.
-const OF_LAYER: [(&str, fn(usize) -> Component); 5] = [
+/// What stands before a layer's number, and the component of that layer.
+type OfLayer = (&'static str, fn(usize) -> Component);
+
+/// The components of which a layer has one.
+const OF_LAYER: [OfLayer; 5] = [
     ("attn", Component::Attention),
     ("b_O", Component::AttentionBias),
     ("mlp", Component::Mlp),

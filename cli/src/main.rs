@@ -136,7 +136,7 @@ fn in_session(
     interrupt::listen()?;
     let session = Session::open(name, common)?;
     let done = study(&session);
-    let ended_early = done.as_ref().is_err_and(|error| error.is::<EndedEarly>());
+    let ended_early = done.as_ref().is_err_and(anyhow::Error::is::<EndedEarly>);
     if done.is_ok() || ended_early {
         session.output.finish(ended_early)?;
     }

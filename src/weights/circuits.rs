@@ -78,7 +78,7 @@ impl<'m> Circuits<'m> {
     }
 
     /// `W_Q · W_Kᵀ`, `[d_model, d_model]`: which destinations look at which sources. Without the
-    /// scale of the scores, which [`Config::attn_scale`] gives.
+    /// scale of the scores, which [`Config::attn_scale`](crate::Config::attn_scale) gives.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for a head that the model lacks.

@@ -95,7 +95,6 @@ impl Induction {
             min_previous_token: self.min_previous_token,
             min_share: self.min_share,
             memory_limit: session.memory,
-            ..InductionSearch::default()
         };
         let step = session.progress.step("ablation of heads, paths into keys");
         let found = induction_circuit(model, &repeated, search)?;
