@@ -59,8 +59,8 @@ impl ColorScale {
             let mut scale = ColorScale::over(-limit, limit, &colorgrad::preset::rd_bu());
             let middle = STEPS / 2;
             match (scale.step(min), scale.step(max)) {
-                (low, high) if low == middle && high > middle => scale.shown.0 = middle,
-                (low, high) if low < middle && high == middle => scale.shown.1 = middle,
+                (low, high) if low >= middle && high > middle => scale.shown.0 = middle,
+                (low, high) if low < middle && high <= middle => scale.shown.1 = middle,
                 _ => {}
             }
             scale

@@ -111,7 +111,7 @@ fn normalization_is_explicit_and_checked() {
     assert!(
         normalized
             .to_string()
-            .contains("unit: logit difference, normalized")
+            .contains("logit difference, normalized\n")
     );
 
     let with = |clean: Option<f32>| {

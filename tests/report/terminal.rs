@@ -175,7 +175,7 @@ fn fewer_axes_print_too() {
     assert!(scalar.to_string().contains("0.250"));
     let row = Labelled::new(array![1.0, f32::NAN], vec![Axis::heads(2)], about()).unwrap();
     let expected = format!(
-        "H0    {}   1.000\nH1    {}     NaN\n",
+        "H0    {}  1.000\nH1    {}    NaN\n",
         "█".repeat(40),
         " ".repeat(40)
     );
@@ -272,7 +272,7 @@ fn standard_errors_are_printed() {
     };
     let beside = of(2, 3);
     assert!(
-        beside.contains("L1    0.500±0.010 0.500±0.020 0.500±0.030"),
+        beside.contains("L1           0.500±0.010 0.500±0.020 0.500±0.030"),
         "{beside}"
     );
     let apart = of(2, 14);
@@ -292,7 +292,7 @@ fn texts_stand_beside_values() {
     let texts = array![[" Mary".to_string(), " a very long word".to_string()]];
     let table = table.with_texts(texts).unwrap();
     let text = table.to_string();
-    assert!(text.contains(" ·Mary 0.250 ·a ve…word 1.000"), "{text}");
+    assert!(text.contains(" ·Mary 0.25 ·a ve…word 1.00"), "{text}");
     let top = table.top(1).to_string();
     assert!(top.contains("1  0.1   ·a very long word "), "{top}");
 }

@@ -1,6 +1,6 @@
 //! Results with one axis in a terminal: a bar per cell.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use super::PrintStyle;
 use crate::report::color::ColorScale;
@@ -73,11 +73,13 @@ impl<'a> Bars<'a> {
             write!(f, "{label}{}  ", pad(left, label))?;
             let bar = self.bar(row, room);
             self.style.write_in(f, &bar, scale.of_sign(row.value))?;
-            write!(f, "  {}{value}", pad(right, value))?;
-            if let Some(text) = &row.text {
-                write!(f, "  {}", shorten(text, TEXT))?;
-            }
-            f.write_char('\n')?;
+            let text = row.text.as_ref().map(|text| shorten(text, TEXT));
+            let tail = format!(
+                "  {}{value}  {}",
+                pad(right, value),
+                text.unwrap_or_default()
+            );
+            writeln!(f, "{}", tail.trim_end())?;
         }
         let (all, shown) = (self.of.values().len(), self.lines.len());
         if all > shown {
@@ -100,7 +102,7 @@ impl<'a> Bars<'a> {
                 (0.5.., true) => '▒',
                 (_, true) => '░',
                 (0.75.., _) => '█',
-                (0.25.., _) if value > 0.0 => '▌',
+                (0.25.., _) if from <= left => '▌',
                 (0.25.., _) => '▐',
                 // The line of zero, where there are bars to both sides.
                 _ if low < 0.0 && left <= 0.0 && 0.0 < right => '│',
