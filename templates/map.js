@@ -150,7 +150,8 @@ function fit(root, table, cells, linesOf, map, reasonOf) {
   const roomY = (window.innerHeight - 250) / cells.length;
   // A text may be cut; a number may not.
   const texts = map.texts ? Math.min(8, widest(all.map(cell => cell[0]))) : 0;
-  const size = { w: Math.min(260, Math.max(18, texts * 6.8 + 6, Math.floor(roomX))), h: Math.min(130, Math.max(18, Math.floor(roomY))) };
+  const size = { w: Math.min(260, Math.max(18, texts * 6.8 + 6, Math.floor(roomX))), h: 0 };
+  size.h = Math.min(130, 2 * size.w, Math.max(18, Math.floor(roomY)));
   const chars = n => Math.max(texts, widest(all.flatMap(cell => cell.slice(map.texts && cell.length > 1 ? 1 : 0, n))));
   let n = widest(all), font = 17;
   const fits = () => chars(n) * font * 0.61 + 4 <= size.w && n * font * 1.3 + 4 <= Math.max(size.h, roomY < 18 ? 0 : 20);

@@ -82,12 +82,12 @@ impl Labelled {
         for (index, value) in self.values().indexed_iter() {
             let labels = self.labels_at(index.slice()).into_iter().map(harmless);
             let reason = reasons[&index];
-            let value = match reason {
+            let number = |value: f32| match reason {
                 None | Some(Absent::NotANumber) => value.to_string(),
                 Some(_) => String::new(),
             };
-            let mut record: Vec<String> = labels.chain([value]).collect();
-            record.extend(self.std_error().map(|errors| errors[&index].to_string()));
+            let mut record: Vec<String> = labels.chain([number(*value)]).collect();
+            record.extend(self.std_error().map(|errors| number(errors[&index])));
             record.extend(self.texts().map(|texts| harmless(&texts[&index])));
             let reason = reason.map(|reason| reason.to_string());
             record.extend(any.then(|| reason.unwrap_or_default()));
