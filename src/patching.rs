@@ -22,7 +22,7 @@ use crate::model::Transformer;
 use crate::model::stage::Frozen;
 use crate::pairs::{check_pairs, count_pairs, pairs, position_labels};
 use crate::prompt::IntoPrompts;
-use crate::report::{About, Direction, Labelled};
+use crate::report::{About, Absent, Direction, Labelled};
 use crate::statistics::{shaped, with_errors};
 use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 
@@ -182,7 +182,8 @@ impl<'m> ActivationPatching<'m> {
         let with_prompts = [&shape[..], &[clean.len()]].concat();
         let mean = result.values.mean_axis(Dim(1)).unwrap_or_default();
         let per_prompt = shaped(&with_prompts, result.values);
-        let effect = Labelled::new(shaped(&shape, mean), axes, about)?;
+        let absent = shaped(&shape, Absent::not_run(&result.finished));
+        let effect = Labelled::new(shaped(&shape, mean), axes, about)?.with_absent(absent)?;
         Ok(Patching {
             effect: with_errors(effect, per_prompt.view())?,
             per_prompt,

@@ -94,6 +94,7 @@ impl PathEffects {
         about.unit = format!("change of {}", about.unit);
         let changes = &self.per_prompt - &self.original;
         labelled_means(changes.view(), self.effect.axes().to_vec(), about)
+            .and_then(|change| change.with_absent(self.effect.absent().to_owned()))
             .expect("the changes have the effect's axes")
     }
 
@@ -112,7 +113,8 @@ impl PathEffects {
         relative.about.unit = format!("relative {}", relative.about.unit);
         let errors = relative.std_error().map(|e| e.mapv(|v| v / original.abs()));
         let values = relative.values().mapv(|v| v / original);
-        let relative = Labelled::new(values, relative.axes().to_vec(), relative.about)?;
+        let relative = Labelled::new(values, relative.axes().to_vec(), relative.about)?
+            .with_absent(self.effect.absent().to_owned())?;
         match errors {
             Some(errors) => relative.with_std_error(errors),
             None => Ok(relative),
@@ -125,7 +127,8 @@ impl PathEffects {
         let mut about = linear.about.clone();
         about.title = format!("{}: error of the linearisation", self.effect.about.title);
         let error = &linear.values() - &self.effect.values();
-        Labelled::new(error, linear.axes().to_vec(), about).ok()
+        let error = Labelled::new(error, linear.axes().to_vec(), about).ok()?;
+        error.with_absent(self.effect.absent().to_owned()).ok()
     }
 }
 
@@ -323,7 +326,8 @@ impl<'m> PathPatching<'m> {
         let with_prompts = [&shape[..], &[raw.original.len()]].concat();
         let means = |values: &Array2<f32>, about: About| {
             let mean = shaped(&shape, values.mean_axis(Dim(1)).unwrap_or_default());
-            let means = Labelled::new(mean, axes.clone(), about)?;
+            let absent = shaped(&shape, raw.absent.iter().copied());
+            let means = Labelled::new(mean, axes.clone(), about)?.with_absent(absent)?;
             let samples = shaped(&with_prompts, values.iter().copied());
             with_errors(means, samples.view())
         };

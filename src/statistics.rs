@@ -99,9 +99,8 @@ pub(crate) fn over_first(samples: ArrayViewD<'_, f32>) -> (ArrayD<f32>, ArrayD<f
 }
 
 /// Values in row-major order as an array, of a shape that has as many places.
-pub(crate) fn shaped(shape: &[usize], values: impl IntoIterator<Item = f32>) -> ArrayD<f32> {
-    ArrayD::from_shape_vec(IxDyn(shape), values.into_iter().collect())
-        .unwrap_or_else(|_| unreachable!("one value a place of {shape:?}"))
+pub(crate) fn shaped<T>(shape: &[usize], values: impl IntoIterator<Item = T>) -> ArrayD<T> {
+    ArrayD::from_shape_vec(IxDyn(shape), values.into_iter().collect()).expect("one value per place")
 }
 
 /// Means over the last axis, that of the prompts, labelled; with standard errors where there are

@@ -112,6 +112,8 @@ impl fmt::Display for Plan {
 pub struct SweepResult {
     /// The metric, `[cell, prompt]`; NaN for what a cancelled sweep did not reach.
     pub values: Array2<f32>,
+    /// Whether each cell was reached on every prompt, `[cell]`.
+    pub finished: Vec<bool>,
     /// The metric of the base run, `[prompt]`.
     pub base: Array1<f32>,
     /// The plan it ran by.

@@ -23,8 +23,8 @@ use crate::limits::{Limits, limits_methods};
 use crate::metric::{Metric, Needs, probability};
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
-use crate::report::{About, Axis, Direction, Labelled};
-use crate::statistics::mean;
+use crate::report::{About, Absent, Axis, Direction, Labelled};
+use crate::statistics::{mean, shaped};
 use crate::sweep::{Cell, Sweep};
 
 /// Layers of the paper's windows of MLP or attention outputs.
@@ -255,6 +255,7 @@ impl<'m> CausalTracing<'m> {
         let metric = probability(&[clean.answer]);
         let result = Sweep::limited(&corrupted, limits).run(&cells.concat(), &metric)?;
         let mut values = result.values.into_iter();
+        let mut absent = Absent::not_run(&result.finished);
         let shape = (fact.prompt.len(), n_layers, prompts.len());
         let traces = restores.iter().map(|restore| {
             let own = values.by_ref().take(shape.0 * shape.1 * shape.2);
@@ -262,7 +263,8 @@ impl<'m> CausalTracing<'m> {
                 .expect("one value per cell and sample");
             let mut about = self.about(*restore, &metric);
             about.partial = result.partial;
-            label(fact, clean, result.base.clone(), restored, about)
+            let absent = absent.by_ref().take(shape.0 * shape.1).collect();
+            label(fact, clean, result.base.clone(), (restored, absent), about)
         });
         traces.collect()
     }
@@ -327,13 +329,13 @@ impl<'m> CausalTracing<'m> {
     }
 }
 
-/// The trace of what a fact's cells gave, `[token, layer, sample]`, and its corrupted runs,
-/// `[sample]`.
+/// The trace of what a fact's cells gave, `[token, layer, sample]`, with reasons where they gave
+/// nothing, and its corrupted runs, `[sample]`.
 fn label(
     fact: &TracedFact,
     clean: &Clean<'_>,
     samples: Array1<f32>,
-    restored: Array3<f32>,
+    (restored, absent): (Array3<f32>, Vec<Option<Absent>>),
     mut about: About,
 ) -> Result<FactTrace> {
     let corrupted = mean(samples.iter().copied());
@@ -360,7 +362,8 @@ fn label(
             effects.expect("one mean per token and layer"),
             axes,
             about,
-        )?,
+        )?
+        .with_absent(shaped(&[tokens, layers], absent))?,
         restored,
     })
 }

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use patchlens::report::{Labelled, use_color};
+use patchlens::report::{Labelled, Page, use_color};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -108,8 +108,11 @@ impl Output {
 
     /// Keeps a result for the folder and the report alone.
     pub fn picture(&self, name: &str, result: &Labelled) {
+        let mut result = result.clone();
+        let model = &mut result.about.model;
+        model.get_or_insert_with(|| self.model.clone());
         let mut found = self.found.borrow_mut();
-        found.results.push((name.to_string(), result.clone()));
+        found.results.push((name.to_string(), result));
     }
 
     /// Keeps a page of its own for the folder.
@@ -141,6 +144,7 @@ impl Output {
             for (name, result) in &found.results {
                 save(result, dir, name)?;
             }
+            self.report(&found)?.save(dir.join("report.html"))?;
             for (name, html) in &found.pages {
                 let path = dir.join(name);
                 std::fs::write(&path, html)
@@ -166,6 +170,17 @@ impl Output {
             None => {}
         }
         Ok(())
+    }
+}
+
+impl Output {
+    /// One page with all results, and what was said.
+    fn report(&self, found: &Found) -> Result<Page> {
+        let mut page = Page::new(format!("{}: {}", self.study, self.model));
+        for (name, result) in &found.results {
+            page = page.result(name, result)?;
+        }
+        Ok(page.text("In words", &found.text))
     }
 }
 

@@ -206,6 +206,7 @@ struct PageData<'a> {
     tokens: Vec<String>,
     /// By card, `[dest * src]`.
     attention: Vec<Vec<f32>>,
+    heads_per_layer: usize,
 }
 
 impl HeadReport {
@@ -245,6 +246,7 @@ impl HeadReport {
                 report: self,
                 tokens: prompt.labels.iter().map(|label| legible(label)).collect(),
                 attention,
+                heads_per_layer: model.config().n_heads,
             },
         };
         page.render().map_err(|error| Error::render("html", error))

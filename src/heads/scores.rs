@@ -9,7 +9,7 @@ use crate::heads::role::Role;
 use crate::hook::{HookPoint, Site};
 use crate::model::{Hooks, KeepLogits, Run, RunShape, Transformer, Visit};
 use crate::prompt::Prompt;
-use crate::report::{About, Axis, Labelled};
+use crate::report::{About, Absent, Axis, Labelled};
 use crate::statistics::over_first;
 
 /// Prompts that run at once: bounds the memory, not the result.
@@ -82,11 +82,15 @@ pub(crate) fn summary(
         mean = mean.index_axis_move(Dim(0), 0);
         error = error.index_axis_move(Dim(0), 0);
     }
+    // A NaN among samples is one that is not there.
+    let absent = mean.mapv(|v| v.is_nan().then_some(Absent::NoSamples));
     let axes = measures
         .into_iter()
         .chain([Axis::layers(layers), Axis::heads(heads)]);
     about.counts.insert("prompts".to_string(), prompts as u64);
-    Labelled::new(mean, axes.collect(), about)?.with_std_error(error)
+    Labelled::new(mean, axes.collect(), about)?
+        .with_std_error(error)?
+        .with_absent(absent)
 }
 
 pub(crate) fn about(title: &str, caption: &str, unit: &str) -> About {

@@ -7,7 +7,7 @@ use crate::metric::next_token_loss;
 use crate::model::Transformer;
 use crate::ops::part;
 use crate::prompt::Prompt;
-use crate::report::{About, Axis, Labelled};
+use crate::report::{About, Axis, AxisKind, Labelled};
 use crate::statistics::{Estimate, over_first};
 use crate::tasks::RepeatedPrompt;
 
@@ -97,7 +97,8 @@ pub fn repeated_loss(model: &Transformer, repeated: &[RepeatedPrompt]) -> Result
 fn by_position(values: Array2<f32>, title: &str, unit: &str) -> Result<Labelled> {
     let (mean, error) = over_first(values.view().into_dyn());
     let sequences = values.nrows() as u64;
-    let axis = Axis::new("position", (0..mean.len()).map(|i| i.to_string()));
+    let axis =
+        Axis::new("position", (0..mean.len()).map(|i| i.to_string())).of_kind(AxisKind::Numbers);
     let about = About {
         title: title.to_string(),
         caption: "At each position, of the token that follows it.".to_string(),

@@ -16,6 +16,7 @@ use crate::hook::{Axes, HookPoint};
 use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::metric::Metric;
 use crate::model::stage::Frozen;
+use crate::report::Absent;
 use crate::schedule::{End, kept_bytes};
 use crate::sweep::{Cell, Sweep};
 
@@ -146,6 +147,8 @@ pub(super) struct Raw {
     /// None where senders are ablated.
     pub new: Option<Array1<f32>>,
     pub multiply_adds: u64,
+    /// Why cells have no value, `[cell]`.
+    pub absent: Vec<Option<Absent>>,
     pub partial: bool,
 }
 
@@ -197,14 +200,18 @@ impl<'p, 'm> Runs<'p, 'm> {
             original: study.original.metric(self.metric)?,
             new,
             multiply_adds: 0,
+            absent: vec![Some(Absent::NoPath); shape.0],
             partial: false,
         };
         let run: Vec<usize> = (0..shape.0).filter(|cell| connected[*cell]).collect();
+        run.iter()
+            .for_each(|cell| raw.absent[*cell] = Some(Absent::NotRun));
         let mut done = shape.0 - run.len();
         let kept = self.kept_bytes();
         let group = (study.limits.memory / 4 / kept.max(1)).clamp(1, GROUP as u64);
         for group in run.chunks(group as usize) {
             self.run_group(group, kept, &mut raw)?;
+            group.iter().for_each(|cell| raw.absent[*cell] = None);
             done += group.len();
             let told = study.limits.report(done, shape.0, "senders");
             if told.is_break() && done < shape.0 {

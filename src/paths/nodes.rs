@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Select, Target};
 use crate::model::stage::leads_to;
-use crate::report::Axis;
+use crate::report::{Axis, AxisKind};
 
 /// What is sent along the paths: the output of a head, an attention layer, an MLP or an embedding.
 ///
@@ -206,8 +206,11 @@ impl Senders {
         let layers = Axis::layers(config.n_layers);
         let positions = Axis::tokens("position", tokens);
         let heads = Axis::heads(config.n_heads);
-        let mut components = Axis::new("component", heads.labels.clone());
+        let mut components = heads.clone().named("component");
         components.labels.push("MLP".to_string());
+        if let AxisKind::InLayer(names) = &mut components.kind {
+            names.push("mlp{}".to_string());
+        }
         match self {
             Senders::Heads => vec![layers, heads],
             Senders::HeadPositions => vec![layers, positions, heads],

@@ -5,13 +5,15 @@ use std::fmt;
 #[cfg(feature = "pictures")]
 use std::path::Path;
 
-use super::label::{legible, number, width};
+use super::axis::AxisKind;
+use super::digits::number;
+use super::label::{legible, width};
 use super::labelled::Labelled;
 #[cfg(feature = "pictures")]
 use super::save::save_as;
 use crate::error::{Error, Result};
 
-/// A [`Labelled`] array with the axes `[series, x]` or `[x]`, where the labels of `x` are numbers.
+/// A [`Labelled`] array with the axes `[series, x]` or `[x]`, where `x` is an axis of numbers.
 /// Prints as a plot of characters; the standard errors become error bars in pictures.
 ///
 /// ```
@@ -41,8 +43,8 @@ impl Labelled {
     /// This result as lines over its last axis.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless there are one or two axes, [`Error::Invalid`] with the first label
-    /// of the last axis that is no finite number.
+    /// [`Error::Shape`] unless there are one or two axes, [`Error::Invalid`] unless the last one is
+    /// of numbers ([`Axis::numbers`](super::Axis::numbers)), all of them finite.
     pub fn curves(&self) -> Result<Curves<'_>> {
         let (Some(last), 1..=2) = (self.axes().last(), self.axes().len()) else {
             return Err(Error::Shape {
@@ -51,10 +53,17 @@ impl Labelled {
                 expected: "the axes [x] or [series, x]".to_string(),
             });
         };
+        let what = format!("labels of axis `{}`", last.name);
+        if last.kind != AxisKind::Numbers {
+            return Err(Error::invalid(
+                what,
+                "names",
+                "numbers, see `Axis::numbers`",
+            ));
+        }
         let parse = |label: &String| {
-            let number = label.trim().parse::<f64>().ok().filter(|x| x.is_finite());
-            let what = format!("labels of axis `{}`", last.name);
-            number.ok_or_else(|| Error::invalid(what, format!("`{label}`"), "finite numbers"))
+            let number = label.parse::<f64>().ok().filter(|x| x.is_finite());
+            number.ok_or_else(|| Error::invalid(&what, format!("`{label}`"), "finite numbers"))
         };
         let x = last.labels.iter().map(parse).collect::<Result<_>>()?;
         Ok(Curves { of: self, x })

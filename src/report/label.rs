@@ -1,55 +1,8 @@
-//! Axis labels, and how they are made fit to be shown.
+//! Labels, and how they are made fit to be shown.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
-
-/// One dimension of a [`Labelled`](super::Labelled) array: its name and a label per index.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Axis {
-    /// What the axis runs over: `layer`, `pos`, `head`, ...
-    pub name: String,
-    /// One label per index, raw: made legible only when shown.
-    pub labels: Vec<String>,
-}
-
-impl Axis {
-    /// An axis with any labels.
-    pub fn new<L: Into<String>>(
-        name: impl Into<String>,
-        labels: impl IntoIterator<Item = L>,
-    ) -> Self {
-        Axis {
-            name: name.into(),
-            labels: labels.into_iter().map(Into::into).collect(),
-        }
-    }
-
-    /// The axis `layer` with the labels `L0`, `L1`, ...
-    pub fn layers(n: usize) -> Self {
-        Axis::new("layer", (0..n).map(|i| format!("L{i}")))
-    }
-
-    /// The axis `head` with the labels `H0`, `H1`, ...
-    pub fn heads(n: usize) -> Self {
-        Axis::new("head", (0..n).map(|i| format!("H{i}")))
-    }
-
-    /// Tokens with their positions: ` Mary` at 4 becomes ` Mary@4`.
-    pub fn tokens<T: AsRef<str>>(name: impl Into<String>, tokens: &[T]) -> Self {
-        let label = |(i, token): (usize, &T)| format!("{}@{i}", token.as_ref());
-        Axis::new(name, tokens.iter().enumerate().map(label))
-    }
-
-    /// Numbers, such as the scales of a dose-response curve.
-    pub fn numbers(name: impl Into<String>, numbers: &[f32]) -> Self {
-        Axis::new(name, numbers.iter().map(f32::to_string))
-    }
-
-    /// The labels as they are shown.
-    pub(super) fn legible(&self) -> Vec<String> {
-        self.labels.iter().map(|label| legible(label)).collect()
-    }
-}
 
 /// A label as it can be shown anywhere: spaces that the eye would miss become `·`; control,
 /// zero-width and bidirectional-control characters become escapes; a backslash is doubled, but not
@@ -116,6 +69,37 @@ pub(super) fn shorten(text: &str, limit: usize) -> String {
         .collect()
 }
 
+/// Labels of at most `limit` columns each. Different ones that would look alike get twice the room,
+/// and where that is not enough, their end gives way to their index.
+pub(super) fn shorten_apart(labels: &[String], limit: usize) -> Vec<String> {
+    let cut: Vec<String> = labels.iter().map(|label| shorten(label, limit)).collect();
+    let cut = tell_apart(labels, cut, |i| shorten(&labels[i], 2 * limit));
+    tell_apart(labels, cut, |i| {
+        let number = format!("…#{i}");
+        let room = limit.saturating_sub(width(&number));
+        let head = take_width(labels[i].chars(), room).into_iter();
+        head.collect::<String>() + &number
+    })
+}
+
+/// Puts another text wherever several labels have the same one.
+fn tell_apart(
+    labels: &[String],
+    mut cut: Vec<String>,
+    other: impl Fn(usize) -> String,
+) -> Vec<String> {
+    let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (i, text) in cut.iter().enumerate() {
+        alike.entry(text.clone()).or_default().push(i);
+    }
+    for group in alike.into_values() {
+        if group.iter().any(|&i| labels[i] != labels[group[0]]) {
+            group.into_iter().for_each(|i| cut[i] = other(i));
+        }
+    }
+    cut
+}
+
 fn take_width(chars: impl Iterator<Item = char>, room: usize) -> Vec<char> {
     let mut used = 0;
     chars
@@ -148,21 +132,4 @@ pub(super) fn sanitized(text: &str) -> String {
         }
     }
     safe
-}
-
-/// A number for people: four significant digits, `n/a` where there is none.
-pub(super) fn number(value: f32) -> String {
-    let magnitude = value.abs();
-    if value.is_nan() {
-        "n/a".to_string()
-    } else if value == 0.0 {
-        "0".to_string()
-    } else if value.is_infinite() {
-        value.to_string()
-    } else if (1e-3..1e6).contains(&magnitude) {
-        let decimals = (3 - magnitude.log10().floor() as i32).clamp(0, 6);
-        format!("{value:.*}", decimals as usize)
-    } else {
-        format!("{value:.3e}")
-    }
 }

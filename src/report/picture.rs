@@ -1,14 +1,16 @@
 //! Pictures: a layout of shapes, the same for SVG and PNG, in which every text has its room.
 
+mod bars;
 mod heat_map;
 mod panel;
 mod plot;
 mod png;
 mod svg;
+mod ticks;
 
+use super::about::About;
 use super::color::Rgb;
-use super::label::{width, wrap};
-use super::labelled::About;
+use super::label::{sanitized, width, wrap};
 
 /// Font sizes, in pixels per em.
 const TITLE: i32 = 16;
@@ -17,8 +19,11 @@ const SMALL: i32 = 10;
 /// Space around the picture and between its parts.
 const PAD: i32 = 14;
 
+const WHITE: Rgb = [0xff; 3];
 const BLACK: Rgb = [0x20, 0x20, 0x20];
 const GREY: Rgb = [0x70, 0x70, 0x70];
+/// Lines behind the data.
+const GRID: Rgb = [0xe0, 0xe0, 0xe0];
 
 /// Where a text stands relative to its point, along its direction of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +33,17 @@ enum Anchor {
     End,
 }
 
+impl Anchor {
+    /// Its name in SVG.
+    fn name(self) -> &'static str {
+        match self {
+            Anchor::Start => "start",
+            Anchor::Middle => "middle",
+            Anchor::End => "end",
+        }
+    }
+}
+
 /// What a picture is made of; positions in pixels from the upper left corner.
 #[derive(Clone, Debug)]
 enum Shape {
@@ -35,6 +51,8 @@ enum Shape {
         from: (i32, i32),
         to: (i32, i32),
         color: Rgb,
+        /// What an SVG's reader shows under the pointer.
+        title: Option<String>,
     },
     Line {
         points: Vec<(i32, i32)>,
@@ -55,6 +73,8 @@ enum Shape {
 /// A picture before it is encoded.
 #[derive(Clone, Debug, Default)]
 struct Scene {
+    /// What it is a picture of, for those who cannot see it.
+    name: String,
     width: i32,
     height: i32,
     shapes: Vec<Shape>,
@@ -65,8 +85,23 @@ type Spelling = fn(&str) -> String;
 
 impl Scene {
     fn rect(&mut self, from: (i32, i32), size: (i32, i32), color: Rgb) {
+        self.titled_rect(from, size, color, None);
+    }
+
+    fn titled_rect(
+        &mut self,
+        from: (i32, i32),
+        size: (i32, i32),
+        color: Rgb,
+        title: Option<String>,
+    ) {
         let to = (from.0 + size.0, from.1 + size.1);
-        self.shapes.push(Shape::Rect { from, to, color });
+        self.shapes.push(Shape::Rect {
+            from,
+            to,
+            color,
+            title,
+        });
     }
 
     fn line(&mut self, points: Vec<(i32, i32)>, color: Rgb, width: i32) {
@@ -133,6 +168,7 @@ impl Scene {
 
     /// Title and caption at the top of the picture; returns where they end.
     fn head(&mut self, about: &About, spell: Spelling) -> i32 {
+        self.name = sanitized(&format!("{} ({})", about.title, about.unit_label()));
         let y = self.paragraph(PAD, &spell(&about.title), (TITLE, BLACK));
         self.paragraph(y, &spell(&about.caption), (TEXT, GREY)) + PAD
     }
@@ -147,8 +183,8 @@ impl Scene {
     }
 }
 
-/// Pixels that so many columns of a monospaced font take at most: the fonts named in
-/// `svg::FAMILY` advance by at most 0.61 em.
+/// Pixels that so many columns of a monospaced font take at most: those named in
+/// `picture.svg` advance by at most 0.61 em.
 fn columns_px(columns: usize, size: i32) -> i32 {
     (columns as f64 * f64::from(size) * 0.61).ceil() as i32
 }
@@ -167,6 +203,6 @@ fn widest_px(texts: &[String]) -> i32 {
         .unwrap_or(0)
 }
 
-fn line_height(size: i32) -> i32 {
+const fn line_height(size: i32) -> i32 {
     size * 3 / 2
 }

@@ -4,23 +4,33 @@ use std::fmt;
 
 use ndarray::Dimension as _;
 
-use super::label::{legible, number, width};
+use super::absent::Absent;
+use super::axis::Part;
+use super::digits::estimate;
+use super::label::{legible, width};
 use super::labelled::Labelled;
 use crate::ops::largest;
 use crate::statistics::write_with_error;
 
 /// A cell with its place in the array. Prints as its value with the error, where that is known:
-/// `+1.23 ± 0.04` by `{:+.2}`.
+/// `+1.23 ± 0.04` by `{:+.2}`; where there is no value, as the reason.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RankedCell {
     /// One index per axis.
     pub index: Vec<usize>,
     /// One label per axis, raw.
     pub labels: Vec<String>,
+    /// What the cell is called, raw: as the labels, but a layer and what lies in it have one name
+    /// (`3.1`), see [`AxisKind::InLayer`](super::AxisKind::InLayer).
+    pub names: Vec<String>,
     /// The value; those of a ranking are never NaN.
     pub value: f32,
+    /// Why there is no value, where there is none.
+    pub absent: Option<Absent>,
     /// Its standard error, if known.
     pub std_error: Option<f32>,
+    /// The cell's text, raw, if it has one.
+    pub text: Option<String>,
 }
 
 /// Cells in order of falling magnitude; prints as an aligned list.
@@ -28,8 +38,8 @@ pub struct RankedCell {
 pub struct Ranking {
     /// The unit of the values.
     pub unit: String,
-    /// The names of the axes.
-    pub axes: Vec<String>,
+    /// What the cells' names are names of.
+    pub names: Vec<String>,
     /// The cells, strongest first; ties in row-major order.
     pub cells: Vec<RankedCell>,
     /// How many cells have a value.
@@ -42,10 +52,12 @@ impl Labelled {
         let ranked = self.ranked();
         let of = ranked.len();
         let best = largest(of, n, |i| f64::from(ranked[i].1.abs()));
+        let parts = self.parts();
+        let cell = |i: usize| self.cell_of(&parts, &ranked[i].0);
         Ranking {
             unit: self.about.unit_label(),
-            axes: self.axes().iter().map(|axis| axis.name.clone()).collect(),
-            cells: best.into_iter().map(|i| self.cell(&ranked[i].0)).collect(),
+            names: parts.iter().map(|part| part.name.clone()).collect(),
+            cells: best.into_iter().map(cell).collect(),
             of,
         }
     }
@@ -55,15 +67,21 @@ impl Labelled {
     /// # Panics
     /// If there is no such cell.
     pub fn cell(&self, index: &[usize]) -> RankedCell {
+        self.cell_of(&self.parts(), index)
+    }
+
+    fn cell_of(&self, parts: &[Part], index: &[usize]) -> RankedCell {
+        let values = self.values();
+        let name = |part: &Part| part.at(index, values.shape()).to_string();
+        let labels = self.labels_at(index).into_iter();
         RankedCell {
             index: index.to_vec(),
-            labels: self
-                .labels_at(index)
-                .into_iter()
-                .map(String::from)
-                .collect(),
-            value: self.values()[index],
+            labels: labels.map(String::from).collect(),
+            names: parts.iter().map(name).collect(),
+            value: values[index],
+            absent: self.absent()[index],
             std_error: self.std_error().map(|errors| errors[index]),
+            text: self.texts().map(|texts| texts[index].clone()),
         }
     }
 
@@ -85,29 +103,33 @@ impl Labelled {
 
 impl fmt::Display for RankedCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_with_error(f, self.value, self.std_error)
+        match self.absent {
+            Some(reason) => write!(f, "{reason}"),
+            None => write_with_error(f, self.value, self.std_error),
+        }
     }
 }
 
 impl fmt::Display for Ranking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let header = ["#".to_string()]
-            .into_iter()
-            .chain(self.axes.iter().map(|name| legible(name)));
-        let mut rows = vec![header.chain([legible(&self.unit)]).collect::<Vec<_>>()];
+        let texts = self.cells.iter().any(|cell| cell.text.is_some());
+        let mut header = vec!["#".to_string()];
+        header.extend(self.names.iter().map(|name| legible(name)));
+        header.extend(texts.then(|| "text".to_string()));
+        header.push(legible(&self.unit));
+        let mut rows = vec![header];
         for (rank, cell) in self.cells.iter().enumerate() {
-            let labels = cell.labels.iter().map(|label| legible(label));
-            let error = cell.std_error.map(|e| format!(" ± {}", number(e)));
-            let value = number(cell.value) + error.as_deref().unwrap_or_default();
-            rows.push(
-                [(rank + 1).to_string()]
-                    .into_iter()
-                    .chain(labels)
-                    .chain([value])
-                    .collect(),
+            let mut row = vec![(rank + 1).to_string()];
+            row.extend(
+                cell.names
+                    .iter()
+                    .chain(&cell.text)
+                    .map(|name| legible(name)),
             );
+            row.push(estimate(cell.value, cell.std_error));
+            rows.push(row);
         }
-        let columns = self.axes.len() + 2;
+        let columns = rows[0].len();
         let widest = |c: usize| rows.iter().map(|row| width(&row[c])).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(widest).collect();
         for row in &rows {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use ndarray::Dimension as _;
 
+use super::absent::Absent;
 use super::label::legible;
 use super::labelled::Labelled;
 use crate::error::{Error, Result};
@@ -52,7 +53,9 @@ impl Labelled {
     }
 
     /// The JSON text: [`About`](super::About)'s fields, `axes`, `shape`, and `values`,
-    /// `std_error` and `texts` flat in row-major order, with `null` for NaN and `"inf"`, `"-inf"`.
+    /// `std_error` and `texts` flat in row-major order, with `null` for NaN and `"inf"`, `"-inf"`;
+    /// `absent` has the flat indices of the values that are `null`, by reason (see
+    /// [`Absent`](super::Absent)).
     ///
     /// # Errors
     /// [`Error::Render`] from the encoder.
@@ -61,8 +64,9 @@ impl Labelled {
     }
 
     /// One row per cell: a column per axis with its legible labels, then `value`, and `std_error`
-    /// and `text` where there are such. Missing values are `NaN`. A label that a spreadsheet would run as a formula
-    /// gets a leading `'`.
+    /// and `text` where there are such. A value that was computed as NaN is `NaN`; one that is
+    /// absent is empty, and a column `absent` says why. A label that a spreadsheet would run as a
+    /// formula gets a leading `'`.
     ///
     /// # Errors
     /// [`Error::Render`] from the encoder.
@@ -72,14 +76,24 @@ impl Labelled {
         let mut header: Vec<String> = names.chain(["value".to_string()]).collect();
         header.extend(self.std_error().map(|_| "std_error".to_string()));
         header.extend(self.texts().map(|_| "text".to_string()));
+        let reasons = self.absent();
+        let any = reasons.iter().any(Option::is_some);
+        header.extend(any.then(|| "absent".to_string()));
         writer
             .write_record(&header)
             .map_err(|e| encoder("csv", e))?;
         for (index, value) in self.values().indexed_iter() {
             let labels = self.labels_at(index.slice()).into_iter().map(harmless);
-            let mut record: Vec<String> = labels.chain([value.to_string()]).collect();
-            record.extend(self.std_error().map(|errors| errors[&index].to_string()));
+            let reason = reasons[&index];
+            let number = |value: f32| match reason {
+                None | Some(Absent::NotANumber) => value.to_string(),
+                Some(_) => String::new(),
+            };
+            let mut record: Vec<String> = labels.chain([number(*value)]).collect();
+            record.extend(self.std_error().map(|errors| number(errors[&index])));
             record.extend(self.texts().map(|texts| harmless(&texts[&index])));
+            let reason = reason.map(|reason| reason.to_string());
+            record.extend(any.then(|| reason.unwrap_or_default()));
             writer
                 .write_record(&record)
                 .map_err(|e| encoder("csv", e))?;

@@ -1,16 +1,18 @@
-//! The heat map in a terminal.
+//! Results in a terminal: heat maps, and bars where there is one axis.
+
+mod bars;
+mod table;
 
 use std::ffi::OsStr;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::IsTerminal as _;
 
 use anstyle::{RgbColor, Style};
-use ndarray::ArrayView2;
 
-use super::color::{ColorScale, ink};
-use super::label::{legible, number, shorten, width, wrap};
+use super::color::{ColorScale, Rgb, ink};
+use super::digits::{estimate, number};
+use super::label::{legible, wrap};
 use super::labelled::Labelled;
-use super::view::View;
 
 /// Which colours a terminal gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -31,7 +33,7 @@ pub struct PrintStyle {
     pub color: ColorMode,
     /// Columns of the terminal; wider tables are folded.
     pub width: usize,
-    /// Rows and columns shown of each slice; a note tells how many are left out.
+    /// Rows and columns shown of each slice, or bars; a note says how many are left out.
     pub max_cells: (usize, usize),
     /// Slices shown of an array with more than two axes.
     pub max_slices: usize,
@@ -110,67 +112,86 @@ impl fmt::Display for Printed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let about = &self.of.about;
         write_lines(f, [&about.title, &about.caption], self.style.width)?;
-        let table = Table::new(self.of, self.style);
-        for slice in table.view.slices().take(self.style.max_slices) {
-            if !slice.heading.is_empty() {
-                writeln!(f, "\n{}", slice.heading)?;
-            }
-            table.write(f, &slice.values)?;
+        if self.of.axes().len() < 2 {
+            bars::Bars::new(self.of, self.style).write(f)?;
+        } else {
+            table::write(f, self.of, self.style)?;
+            self.write_extremes(f)?;
         }
-        let hidden = table.view.len().saturating_sub(self.style.max_slices);
-        if hidden > 0 {
-            writeln!(
-                f,
-                "... {hidden} more slices of {} not shown",
-                table.view.len()
-            )?;
+        for (reason, cells) in self.of.absent_by_reason() {
+            let what = reason.describe();
+            let cells = match cells.len() {
+                1 => "1 cell".to_string(),
+                n => format!("{n} cells"),
+            };
+            writeln!(f, "{reason}: {cells} ({what})")?;
         }
-        self.write_legend(f, &table)?;
         write_lines(f, about.facts(), self.style.width)
     }
 }
 
 impl Printed<'_> {
-    /// The colour scale, the extremes and where they are, and what `n/a` means.
-    fn write_legend(&self, f: &mut fmt::Formatter<'_>, table: &Table<'_>) -> fmt::Result {
-        writeln!(f, "unit: {}", self.of.about.unit_label())?;
-        if self.style.color != ColorMode::Plain {
-            let (low, high) = (table.scale.low, table.scale.high);
-            write!(f, "scale: {} ", number(low))?;
+    /// The unit, the colour scale, the extremes and where they are.
+    fn write_extremes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let style = self.style;
+        writeln!(f, "unit: {}", legible(&self.of.about.unit_label()))?;
+        if style.color != ColorMode::Plain {
+            let scale = ColorScale::new(self.of);
+            let [low, _, high] = scale.ends().map(|v| number(v as f32));
+            write!(f, "scale: {low} ")?;
+            let colors = scale.bar();
             for i in 0..=32 {
-                let value =
-                    f64::from(low) + (f64::from(high) - f64::from(low)) * f64::from(i) / 32.0;
-                table.write_cell(f, " ", value as f32)?;
+                let color = colors[i * (colors.len() - 1) / 32];
+                style.write(f, " ", Some(color))?;
             }
-            writeln!(f, " {}", number(high))?;
+            writeln!(f, " {high}")?;
+            write_lines(f, scale.note(), style.width)?;
         }
         let ranked = self.of.ranked();
-        let by_value = |a: &&_, b: &&_| f32::total_cmp(value_of(a), value_of(b));
-        let extremes = [
+        let by_value = |a: &&(_, f32), b: &&(_, f32)| a.1.total_cmp(&b.1);
+        let ends = [
             ranked.iter().min_by(by_value),
             ranked.iter().max_by(by_value),
         ];
-        for (name, extreme) in ["min", "max"].into_iter().zip(extremes) {
-            if let Some((index, value)) = extreme {
-                let place = self
-                    .of
-                    .labels_at(index)
-                    .iter()
-                    .map(|l| legible(l))
-                    .collect::<Vec<_>>();
-                writeln!(f, "{name}: {} at ({})", number(*value), place.join(", "))?;
+        let parts = self.of.parts();
+        let shape = self.of.values().shape().to_vec();
+        for (name, end) in ["min", "max"].into_iter().zip(ends) {
+            if let Some((index, value)) = end {
+                let error = self.of.std_error().map(|e| e[index.as_slice()]);
+                let places = parts.iter().map(|part| legible(part.at(index, &shape)));
+                let place = places.collect::<Vec<_>>().join(", ");
+                writeln!(f, "{name}: {} at {place}", estimate(*value, error))?;
             }
-        }
-        let missing = self.of.values().len() - ranked.len();
-        if missing > 0 {
-            writeln!(f, "n/a: no value (not run, or no path): {missing} cells")?;
         }
         Ok(())
     }
 }
 
-fn value_of<I>((_, value): &(I, f32)) -> &f32 {
-    value
+impl PrintStyle {
+    /// A text on a background.
+    fn write(self, f: &mut fmt::Formatter<'_>, text: &str, background: Option<Rgb>) -> fmt::Result {
+        let Some(background) = background else {
+            return f.write_str(text);
+        };
+        let [fg, bg] = [ink(background), background].map(|color| self.color(color));
+        let style = Style::new().fg_color(fg).bg_color(bg);
+        write!(f, "{style}{text}{style:#}")
+    }
+
+    /// A text in a colour.
+    fn write_in(self, f: &mut fmt::Formatter<'_>, text: &str, color: Rgb) -> fmt::Result {
+        let style = Style::new().fg_color(self.color(color));
+        write!(f, "{style}{text}{style:#}")
+    }
+
+    fn color(self, [r, g, b]: Rgb) -> Option<anstyle::Color> {
+        let color = RgbColor(r, g, b);
+        match self.color {
+            ColorMode::Plain => None,
+            ColorMode::TrueColor => Some(color.into()),
+            ColorMode::Ansi256 => Some(anstyle_lossy::rgb_to_xterm(color).into()),
+        }
+    }
 }
 
 fn write_lines<T: AsRef<str>>(
@@ -184,168 +205,6 @@ fn write_lines<T: AsRef<str>>(
         }
     }
     Ok(())
-}
-
-/// Everything that all slices of an array share when printed.
-struct Table<'a> {
-    view: View<'a>,
-    scale: ColorScale,
-    style: PrintStyle,
-    row_labels: Vec<String>,
-    col_labels: Vec<String>,
-    corner: String,
-    label_width: usize,
-    col_widths: Vec<usize>,
-    decimals: Decimals,
-}
-
-/// Widest row and column labels, in columns of the terminal.
-const ROW_LABEL: usize = 24;
-const COL_LABEL: usize = 12;
-
-impl<'a> Table<'a> {
-    fn new(of: &'a Labelled, style: PrintStyle) -> Self {
-        let view = View::new(of);
-        let (rows, cols) = style.max_cells;
-        let cut = |labels: Vec<String>, n: usize, limit: usize| -> Vec<String> {
-            let kept = labels.into_iter().take(n.max(1));
-            kept.map(|label| shorten(&label, limit)).collect()
-        };
-        let row_labels = cut(view.row_labels(), rows, ROW_LABEL);
-        let col_labels = cut(view.col_labels(), cols, COL_LABEL);
-        let names: Vec<String> = [view.rows, view.cols]
-            .iter()
-            .flatten()
-            .map(|axis| legible(&axis.name))
-            .collect();
-        let corner = shorten(&names.join(" \\ "), ROW_LABEL);
-        let widest = |labels: &[String]| labels.iter().map(|l| width(l)).max().unwrap_or(0);
-        let decimals = Decimals::new(of);
-        let numbers = of.values();
-        let number_width = numbers
-            .iter()
-            .map(|&v| width(&decimals.format(v)))
-            .max()
-            .unwrap_or(0);
-        Table {
-            scale: ColorScale::new(&of.values(), of.about.palette),
-            label_width: widest(&row_labels).max(width(&corner)),
-            col_widths: col_labels
-                .iter()
-                .map(|label| width(label).max(number_width))
-                .collect(),
-            view,
-            style,
-            row_labels,
-            col_labels,
-            corner,
-            decimals,
-        }
-    }
-
-    /// One slice, folded into blocks of columns that fit the width.
-    fn write(&self, f: &mut fmt::Formatter<'_>, values: &ArrayView2<'_, f32>) -> fmt::Result {
-        let (n_rows, n_cols) = (self.row_labels.len(), self.col_labels.len());
-        let mut start = 0;
-        while start < n_cols {
-            let end = self.block_end(start);
-            if end - start < n_cols {
-                writeln!(f, "columns {start} to {} of {n_cols}:", end - 1)?;
-            }
-            self.write_row(f, &self.corner, |f| {
-                (start..end).try_for_each(|c| f.write_str(&self.pad(c, &self.col_labels[c])))
-            })?;
-            for (label, row) in self.row_labels.iter().zip(values.rows()) {
-                self.write_row(f, label, |f| {
-                    (start..end).try_for_each(|c| {
-                        let text = self.pad(c, &self.decimals.format(row[c]));
-                        self.write_cell(f, &text, row[c])
-                    })
-                })?;
-            }
-            start = end;
-        }
-        let (all_rows, all_cols) = self.view.dim();
-        for (all, shown, what) in [(all_rows, n_rows, "rows"), (all_cols, n_cols, "columns")] {
-            if all > shown {
-                writeln!(f, "... {} more {what} of {all} not shown", all - shown)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write_row(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        label: &str,
-        cells: impl FnOnce(&mut fmt::Formatter<'_>) -> fmt::Result,
-    ) -> fmt::Result {
-        write!(f, "{label}{:1$}", "", self.label_width - width(label))?;
-        cells(f)?;
-        f.write_char('\n')
-    }
-
-    /// The column after the last that fits beside column `start`, which is always shown.
-    fn block_end(&self, start: usize) -> usize {
-        let mut used = self.label_width;
-        let fits = |width: &&usize| {
-            used += *width + 1;
-            used <= self.style.width
-        };
-        let fitting = self.col_widths[start..].iter().take_while(fits).count();
-        start + fitting.max(1)
-    }
-
-    /// A text right-aligned in its column, after the space between columns.
-    fn pad(&self, col: usize, text: &str) -> String {
-        " ".repeat(1 + self.col_widths[col].saturating_sub(width(text))) + text
-    }
-
-    fn write_cell(&self, f: &mut fmt::Formatter<'_>, text: &str, value: f32) -> fmt::Result {
-        let background = self.scale.color(value);
-        let [fg, bg] = [ink(background), background].map(|[r, g, b]| RgbColor(r, g, b));
-        let style = Style::new();
-        let style = match self.style.color {
-            ColorMode::Plain => style,
-            ColorMode::TrueColor => style.fg_color(Some(fg.into())).bg_color(Some(bg.into())),
-            ColorMode::Ansi256 => style
-                .fg_color(Some(anstyle_lossy::rgb_to_xterm(fg).into()))
-                .bg_color(Some(anstyle_lossy::rgb_to_xterm(bg).into())),
-        };
-        write!(f, "{style}{text}{style:#}")
-    }
-}
-
-/// How the numbers of one table are written: all alike, three digits of the largest.
-enum Decimals {
-    Fixed(usize),
-    Scientific,
-}
-
-impl Decimals {
-    fn new(of: &Labelled) -> Self {
-        let values = of.values();
-        let finite = values.iter().copied().filter(|v| v.is_finite());
-        let largest = finite.map(f32::abs).fold(0.0, f32::max);
-        match largest {
-            0.0 => Decimals::Fixed(2),
-            1e-4..1e6 => Decimals::Fixed((2 - largest.log10().floor() as i32).clamp(0, 6) as usize),
-            _ => Decimals::Scientific,
-        }
-    }
-
-    fn format(&self, value: f32) -> String {
-        match self {
-            _ if !value.is_finite() => number(value),
-            Decimals::Scientific => format!("{value:.2e}"),
-            Decimals::Fixed(n) => {
-                let text = format!("{value:.n$}");
-                // `-0.00` would suggest a sign that the digits do not show.
-                let zero = text.bytes().all(|b| b"-0.".contains(&b));
-                if zero { text.replace('-', "") } else { text }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! Any array as a stack of 2-D slices, the way terminal, pictures and pages show it.
 
-use ndarray::{ArrayView, ArrayView2, ArrayViewD, Axis as Dim, IxDyn};
+use ndarray::{ArrayView, ArrayView2, Axis as Dim, IxDyn};
 
-use super::label::{Axis, legible};
+use super::absent::Absent;
+use super::axis::{Axis, Part};
+use super::label::legible;
 use super::labelled::Labelled;
 
 /// A labelled array seen as slices of rows and columns: its last two axes. An array with fewer
 /// axes has a row, or a row and a column, without label.
 pub(super) struct View<'a> {
-    values: ArrayViewD<'a, f32>,
-    texts: Option<ArrayView<'a, String, IxDyn>>,
+    of: &'a Labelled,
     leading: &'a [Axis],
     /// The axis of the rows, if there is one.
     pub(super) rows: Option<&'a Axis>,
@@ -17,17 +18,19 @@ pub(super) struct View<'a> {
     pub(super) cols: Option<&'a Axis>,
 }
 
-/// One 2-D slice with the labels of its leading indices.
+/// One 2-D slice with the labels of its leading indices; all arrays are `[row, col]`.
 pub(super) struct Slice<'a> {
+    /// The leading indices.
+    pub(super) indices: Vec<usize>,
     /// `component = q, layer = L3`; empty where the array has no further axes.
     pub(super) heading: String,
-    /// The values, `[row, col]`.
+    /// The values.
     pub(super) values: ArrayView2<'a, f32>,
+    /// Why values are absent.
+    pub(super) absent: ArrayView2<'a, Option<Absent>>,
+    /// The standard errors.
+    pub(super) std_error: Option<ArrayView2<'a, f32>>,
     /// The cells' texts, raw.
-    #[cfg_attr(
-        not(feature = "pictures"),
-        expect(dead_code, reason = "pictures alone draw them")
-    )]
     pub(super) texts: Option<ArrayView2<'a, String>>,
 }
 
@@ -35,10 +38,8 @@ impl<'a> View<'a> {
     pub(super) fn new(of: &'a Labelled) -> Self {
         let axes = of.axes();
         let (leading, inner) = axes.split_at(axes.len().saturating_sub(2));
-        let missing = 2_usize.saturating_sub(inner.len());
         View {
-            values: with_axes(of.values(), missing),
-            texts: of.texts().map(|texts| with_axes(texts, missing)),
+            of,
             leading,
             rows: (inner.len() == 2).then(|| &inner[0]),
             cols: inner.last(),
@@ -52,8 +53,8 @@ impl<'a> View<'a> {
 
     /// Rows and columns of every slice.
     pub(super) fn dim(&self) -> (usize, usize) {
-        let shape = self.values.shape();
-        (shape[shape.len() - 2], shape[shape.len() - 1])
+        let n = |axis: Option<&Axis>| axis.map_or(1, |axis| axis.labels.len());
+        (n(self.rows), n(self.cols))
     }
 
     /// Labels of the rows, fit to be shown.
@@ -72,41 +73,38 @@ impl<'a> View<'a> {
     }
 
     fn slice(&self, number: usize) -> Slice<'a> {
+        let shape: Vec<usize> = self.leading.iter().map(|axis| axis.labels.len()).collect();
         let mut rest = number;
-        let mut indices = vec![0; self.leading.len()];
-        let mut heading = Vec::new();
-        for (i, axis) in self.leading.iter().enumerate().rev() {
-            let index = rest % axis.labels.len();
-            rest /= axis.labels.len();
-            indices[i] = index;
-            heading.push(format!(
-                "{} = {}",
-                legible(&axis.name),
-                legible(&axis.labels[index])
-            ));
+        let mut indices = vec![0; shape.len()];
+        for (index, n) in indices.iter_mut().zip(&shape).rev() {
+            *index = rest % n;
+            rest /= n;
         }
-        heading.reverse();
+        let parts = Part::all(self.leading);
+        let headings = parts.iter().map(|part| {
+            let label = part.at(&indices, &shape);
+            format!("{} = {}", legible(&part.name), legible(label))
+        });
         Slice {
-            heading: heading.join(", "),
-            values: at(&self.values, &indices),
-            texts: self.texts.as_ref().map(|texts| at(texts, &indices)),
+            heading: headings.collect::<Vec<_>>().join(", "),
+            values: at(self.of.values(), &indices),
+            absent: at(self.of.absent(), &indices),
+            std_error: self.of.std_error().map(|errors| at(errors, &indices)),
+            texts: self.of.texts().map(|texts| at(texts, &indices)),
+            indices,
         }
     }
 }
 
-/// An array with so many axes of length 1 before its own.
-fn with_axes<T>(mut array: ArrayView<'_, T, IxDyn>, count: usize) -> ArrayView<'_, T, IxDyn> {
-    (0..count).for_each(|_| array.insert_axis_inplace(Dim(0)));
-    array
-}
-
-/// The slice at the indices of all axes but the last two.
-fn at<'a, T>(array: &ArrayView<'a, T, IxDyn>, indices: &[usize]) -> ArrayView2<'a, T> {
-    let mut array = array.clone();
+/// The slice at the indices of all axes but the last two; missing axes are of length 1.
+fn at<'a, T>(mut array: ArrayView<'a, T, IxDyn>, indices: &[usize]) -> ArrayView2<'a, T> {
+    while array.ndim() < 2 {
+        array.insert_axis_inplace(Dim(0));
+    }
     for index in indices {
         array = array.index_axis_move(Dim(0), *index);
     }
     array
         .into_dimensionality()
-        .expect("`new` leaves at least two axes, of which all but the last two are gone")
+        .expect("the leading indices leave two axes")
 }

@@ -78,6 +78,7 @@ impl<'s> Prepared<'s> {
         }
         SweepResult {
             values,
+            finished: open.iter().map(|left| *left == 0).collect(),
             base,
             plan: self.plan.clone(),
             multiply_adds: counted.multiply_adds,

@@ -8,7 +8,7 @@ use ndarray::Array2;
 use super::{CausalTracing, FactTrace, Restore, TracedFact};
 use crate::error::{Error, Result};
 use crate::metric::probability;
-use crate::report::{Axis, Labelled};
+use crate::report::{Absent, Axis, Labelled};
 use crate::statistics::{Estimate, mean};
 
 /// The roles of tokens in the paper's averages. As in the authors' code, the only token of a
@@ -213,8 +213,17 @@ impl CausalTracing<'_> {
         let (total_effect, std_error) = clustered(&effects);
         let classes = Axis::new("token", PositionClass::ALL.map(PositionClass::name));
         let axes = vec![classes, Axis::layers(values.ncols())];
+        let none = |class: PositionClass| {
+            let mut traced = kept.iter().map(|(index, _)| &facts[*index]);
+            traced.all(|fact| class.positions(fact).next().is_none())
+        };
+        let absent = Array2::from_shape_fn(values.dim(), |(class, _)| {
+            none(PositionClass::ALL[class]).then_some(Absent::NoSamples)
+        });
         Ok(SetTrace {
-            average: Labelled::new(values, axes, about)?.with_std_error(errors)?,
+            average: Labelled::new(values, axes, about)?
+                .with_std_error(errors)?
+                .with_absent(absent)?,
             total_effect: Estimate {
                 mean: total_effect,
                 std_error,

@@ -41,8 +41,8 @@ impl<'m> Circuits<'m> {
         let axes = vec![
             Axis::layers(layers),
             Axis::heads(heads),
-            Axis::new("later layer", (0..layers).map(|i| format!("L{i}"))),
-            Axis::new("later head", (0..heads).map(|i| format!("H{i}"))),
+            Axis::layers(layers).named("later layer"),
+            Axis::heads(heads).named("later head"),
         ];
         let about = About {
             title: format!("Composition through {}", kind.describe()),

@@ -10,13 +10,20 @@ use crate::about;
 fn curves_need_numbers_and_at_most_two_axes() {
     let axes = vec![
         Axis::new("series", ["a", "b"]),
-        Axis::new("scale", ["0", "1", "x"]),
+        Axis::new("scale", ["0", "1", "2"]),
     ];
     let table = Labelled::new(Array2::<f32>::zeros((2, 3)), axes, about()).unwrap();
     let error = table.curves().unwrap_err().to_string();
     assert_eq!(
         error,
-        "labels of axis `scale`: found `x`; expected finite numbers"
+        "labels of axis `scale`: found names; expected numbers, see `Axis::numbers`"
+    );
+    let axes = vec![Axis::numbers("scale", &[0.0, f32::INFINITY])];
+    let table = Labelled::new(array![1.0, 2.0], axes, about()).unwrap();
+    let error = table.curves().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "labels of axis `scale`: found `inf`; expected finite numbers"
     );
     let cube = Labelled::new(
         Array3::<f32>::zeros((1, 1, 1)),

@@ -1,7 +1,7 @@
 //! JSON, CSV, npy, and how files are written.
 
 use ndarray::{Array1, Array2, ArrayD, IxDyn, array};
-use patchlens::report::{About, Axis, Labelled, Palette};
+use patchlens::report::{About, Absent, Axis, Labelled, Palette};
 use proptest::prelude::*;
 
 use crate::{about, hostile};
@@ -18,6 +18,8 @@ fn json_reads_back_equal() {
         .unwrap();
     result.about.baselines.insert("nan".into(), f32::NAN);
     result.about.partial = true;
+    result.about = result.about.model("tiny");
+    result = result.with_color_range(-1.5..=7.0).unwrap();
     result.about.palette = Palette::Sequential;
     result.save(&path).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
@@ -94,7 +96,7 @@ fn csv_has_one_row_per_cell_and_no_formula() {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     assert_eq!(
         reader.headers().unwrap(),
-        vec!["layer", "pos", "value", "std_error"]
+        vec!["layer", "pos", "value", "std_error", "absent"]
     );
     let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
     assert_eq!(rows.len(), 24);
@@ -177,7 +179,7 @@ fn saving_is_atomic_and_knows_its_formats() {
     assert!(
         std::fs::read_to_string(&path)
             .unwrap()
-            .starts_with("layer,pos,value\n")
+            .starts_with("layer,pos,value,absent\n")
     );
     // A folder in the way: the rename fails, and no temporary file stays behind.
     let taken = folder.path().join("taken.json");
@@ -204,5 +206,92 @@ fn saving_is_atomic_and_knows_its_formats() {
             mode(&usual),
             "readable for those who may read other new files"
         );
+    }
+}
+
+/// One cell of every kind of absence.
+fn absences() -> Labelled {
+    use Absent::{NoPath, NoSamples, NotANumber, NotRun};
+    let reasons = array![
+        None,
+        Some(NoPath),
+        Some(NotRun),
+        Some(NoSamples),
+        Some(NotANumber),
+        None
+    ];
+    let mut values = Array1::from_elem(6, f32::NAN);
+    values[0] = 1.5;
+    let axes = vec![Axis::new("cell", ["a", "b", "c", "d", "e", "f"])];
+    let table = Labelled::new(values, axes, about()).unwrap();
+    table.with_absent(reasons).unwrap()
+}
+
+#[test]
+fn absences_stay_apart_in_files() {
+    let table = absences();
+    let text = table.to_json().unwrap();
+    let back: Labelled = serde_json::from_str(&text).unwrap();
+    assert_eq!(back, table);
+    let other = Labelled::new(table.values().to_owned(), table.axes().to_vec(), about()).unwrap();
+    assert_ne!(other, table, "reasons count");
+    assert_eq!(
+        table.to_csv().unwrap(),
+        "cell,value,absent\na,1.5,\nb,,no path\nc,,not run\nd,,no samples\ne,NaN,NaN\nf,NaN,NaN\n"
+    );
+    // A file of an older version has `null` alone.
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["absent"]["no_path"], serde_json::json!([1]));
+    assert_eq!(json["absent"]["not_a_number"], serde_json::json!([4, 5]));
+    json.as_object_mut().unwrap().remove("absent");
+    let old: Labelled = serde_json::from_value(json.clone()).unwrap();
+    assert_eq!(old.absent()[[0]], None);
+    assert_eq!(old.absent()[[4]], Some(Absent::Unstated));
+    assert!(old.to_string().contains("n/a: 5 cells"), "{old}");
+    let back: Labelled = serde_json::from_str(&old.to_json().unwrap()).unwrap();
+    assert_eq!(back, old);
+    for (absent, expected) in [
+        (
+            serde_json::json!({"no_path": [6]}),
+            "found 6; expected the index of one of 6 cells",
+        ),
+        (
+            serde_json::json!({"no_path": [0]}),
+            "found 1.5; expected NaN",
+        ),
+        (serde_json::json!({"lost": [1]}), "unknown variant `lost`"),
+    ] {
+        json["absent"] = absent;
+        let error = serde_json::from_value::<Labelled>(json.clone()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn absences_stay_apart_for_the_eye() {
+    let table = absences();
+    let printed = table.to_string();
+    let words = ["no path", "not run", "no samples", "NaN"];
+    for (word, n) in words.into_iter().zip([1, 1, 1, 2]) {
+        let cells = if n == 1 { "1 cell" } else { "2 cells" };
+        assert!(printed.contains(&format!("{word}: {cells} (")), "{printed}");
+        assert!(table.to_html().unwrap().contains(word));
+        #[cfg(feature = "pictures")]
+        assert!(table.to_svg().unwrap().contains(&format!(">{word}</text>")));
+    }
+    let map = Labelled::new(
+        table
+            .values()
+            .to_owned()
+            .into_shape_with_order((2, 3))
+            .unwrap(),
+        vec![Axis::layers(2), Axis::heads(3)],
+        about(),
+    );
+    let reasons = table.absent().to_owned().into_shape_with_order((2, 3));
+    let map = map.unwrap().with_absent(reasons.unwrap()).unwrap();
+    let printed = map.to_string();
+    for word in words {
+        assert!(printed.contains(&format!(" {word}")), "{printed}");
     }
 }

@@ -36,11 +36,11 @@ fn terminal_rows_are_aligned() {
     let row = rows[1].split_whitespace().collect::<Vec<_>>();
     assert_eq!(
         &row[..4],
-        ["L0", "0.00", "n/a", "-2.00"],
+        ["L0", "0.00", "NaN", "-2.00"],
         "a true zero, then no value\n{text}"
     );
     assert!(
-        text.contains("n/a: no value (not run, or no path): 1 cells"),
+        text.contains("NaN: 1 cell (the computation's result is not a number)"),
         "{text}"
     );
     assert!(
@@ -174,10 +174,15 @@ fn fewer_axes_print_too() {
     let scalar = Labelled::new(ndarray::arr0(0.25), vec![], about()).unwrap();
     assert!(scalar.to_string().contains("0.250"));
     let row = Labelled::new(array![1.0, f32::NAN], vec![Axis::heads(2)], about()).unwrap();
-    assert!(row.to_string().contains("head   H0   H1\n"), "{row}");
+    let expected = format!(
+        "H0    {}  1.000\nH1    {}    NaN\n",
+        "█".repeat(40),
+        " ".repeat(40)
+    );
+    assert!(row.to_string().contains(&expected), "{row}");
     let empty = Labelled::new(array![f32::NAN], vec![Axis::heads(1)], about()).unwrap();
     let text = empty.to_string();
-    assert!(text.contains("n/a") && !text.contains("min:") && empty.top(3).cells.is_empty());
+    assert!(text.contains("NaN") && !text.contains("min:") && empty.top(3).cells.is_empty());
 }
 
 #[test]
@@ -212,4 +217,162 @@ fn ranking_is_by_magnitude_and_skips_missing_values() {
         table.top(100).cells.iter().all(|cell| cell.index != [0, 1]),
         "NaN ranks"
     );
+}
+
+#[test]
+fn one_axis_prints_as_bars_with_errors() {
+    let axes = vec![Axis::new("part", ["embed", "a longer name", "up"])];
+    let table = Labelled::new(array![0.0, -2.0, 4.0], axes, about()).unwrap();
+    let table = table.with_std_error(array![0.0, 1.0, f32::NAN]).unwrap();
+    let text = table.print_style(PrintStyle {
+        width: 60,
+        ..PrintStyle::default()
+    });
+    let text = text.to_string();
+    let lines: Vec<&str> = text.lines().skip(2).take(4).collect();
+    let header = lines[0].trim_start();
+    assert!(
+        header.starts_with("part") && header.ends_with("logit difference"),
+        "{text}"
+    );
+    let widths: Vec<usize> = lines[1..]
+        .iter()
+        .map(|line| line.trim_end().width())
+        .collect();
+    assert_eq!(widths[0], widths[1], "{text}");
+    let bar = |line: &str| {
+        line.chars()
+            .skip(15)
+            .take_while(|c| !c.is_ascii_digit())
+            .collect::<String>()
+    };
+    let [zero, down, up] = [1, 2, 3].map(|i| bar(lines[i]));
+    assert!(zero.contains('│') && !zero.contains('█'), "{text}");
+    assert!(
+        down.contains("░") && down.contains("▒█"),
+        "an error of 1 about -2\n{text}"
+    );
+    assert!(
+        up.contains('█') && !up.contains('▒'),
+        "an unknown error\n{text}"
+    );
+    assert!(
+        text.contains(" -2.000 ± 1.000\n") && text.contains("  4.000\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn standard_errors_are_printed() {
+    let of = |rows: usize, cols: usize| {
+        let axes = vec![Axis::layers(rows), Axis::heads(cols)];
+        let table = Labelled::new(Array2::from_elem((rows, cols), 0.5), axes, about());
+        let errors = Array2::from_shape_fn((rows, cols), |(i, j)| (i + j) as f32 / 100.0);
+        table.unwrap().with_std_error(errors).unwrap().to_string()
+    };
+    let beside = of(2, 3);
+    assert!(
+        beside.contains("L1           0.500±0.010 0.500±0.020 0.500±0.030"),
+        "{beside}"
+    );
+    let apart = of(2, 14);
+    let (_, errors) = apart.split_once("standard errors:\n").unwrap();
+    assert!(
+        errors.contains("L1") && errors.contains(" 0.140"),
+        "{apart}"
+    );
+    let many = of(40, 20);
+    assert!(many.contains("standard errors: at most 0.5800\n"), "{many}");
+}
+
+#[test]
+fn texts_stand_beside_values() {
+    let axes = vec![Axis::layers(1), Axis::heads(2)];
+    let table = Labelled::new(array![[0.25, 1.0]], axes, about()).unwrap();
+    let texts = array![[" Mary".to_string(), " a very long word".to_string()]];
+    let table = table.with_texts(texts).unwrap();
+    let text = table.to_string();
+    assert!(text.contains(" ·Mary 0.25 ·a ve…word 1.00"), "{text}");
+    let top = table.top(1).to_string();
+    assert!(top.contains("1  0.1   ·a very long word "), "{top}");
+}
+
+#[test]
+fn shortened_labels_stay_different() {
+    let labels = [
+        "a_name_that_begins_alike_1_x_and_ends",
+        "a_name_that_begins_alike_2_x_and_ends",
+    ];
+    let long = |i: usize| {
+        format!(
+            "a_very_long_name_{}_that_ends_alike",
+            "y".repeat(30 + 2 * i)
+        )
+    };
+    let labels = labels
+        .map(String::from)
+        .into_iter()
+        .chain([long(0), long(1)]);
+    let axes = vec![Axis::layers(1), Axis::new("x", labels)];
+    let text = Labelled::new(Array2::zeros((1, 4)), axes, about())
+        .unwrap()
+        .to_string();
+    let header = text
+        .lines()
+        .find(|line| line.starts_with("layer \\"))
+        .unwrap();
+    let mut shown: Vec<&str> = header.split_whitespace().skip(3).collect();
+    assert_eq!(shown.len(), 4, "{text}");
+    shown.sort_unstable();
+    shown.dedup();
+    assert_eq!(shown.len(), 4, "{text}");
+}
+
+#[test]
+fn captions_speak_to_people() {
+    let mut about = about().model("tiny");
+    let counts = [
+        ("prompt pairs", 8),
+        ("multiply-adds", 117_895_168),
+        ("multiply-adds, naive", 5_298_585_600),
+    ];
+    about.counts = counts.map(|(name, n)| (name.to_string(), n)).into();
+    let table = |about| Labelled::new(array![[0.5]], vec![Axis::layers(1), Axis::heads(1)], about);
+    let text = table(about.clone()).unwrap().to_string();
+    let expected = "\n8 prompt pairs; 45 × fewer multiply-adds than full passes\n";
+    assert!(
+        text.contains(expected) && text.contains("\nmodel: tiny\n"),
+        "{text}"
+    );
+    about.partial = true;
+    let text = table(about.clone()).unwrap().to_string();
+    assert!(
+        text.contains("8 prompt pairs; 117.9 million multiply-adds\n"),
+        "{text}"
+    );
+    about.counts = [("facts".to_string(), 1), ("tokens".to_string(), 12_345)].into();
+    let text = table(about).unwrap().to_string();
+    assert!(text.contains("\nfacts: 1; 12,345 tokens\n"), "{text}");
+}
+
+#[test]
+fn half_a_scale_says_so() {
+    let axes = || vec![Axis::layers(1), Axis::heads(2)];
+    let note = |values| {
+        let table = Labelled::new(values, axes(), about()).unwrap();
+        let text = plain(&table.colored(true).to_string());
+        let lines = text.lines().filter(|line| line.starts_with("colours: "));
+        lines.map(String::from).collect::<String>()
+    };
+    let found = note(array![[1.0, -0.001]]);
+    assert_eq!(
+        found,
+        "colours: only the half from 0 is used; the smallest value is -0.001000"
+    );
+    let found = note(array![[-1.0, -0.5]]);
+    assert_eq!(
+        found,
+        "colours: only the half up to 0 is used; the largest value is -0.5000"
+    );
+    assert_eq!(note(array![[1.0, -0.1]]), "");
 }

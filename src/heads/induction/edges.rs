@@ -6,7 +6,7 @@ use super::paths::KeyPaths;
 use super::{InductionEdge, Study};
 use crate::component::{Head, Qkv};
 use crate::error::Result;
-use crate::report::{About, Axis, Labelled};
+use crate::report::{About, Absent, Axis, Labelled};
 use crate::weights::Circuits;
 
 /// What the search found about the keys; the fields are those of
@@ -174,6 +174,15 @@ impl Study<'_> {
                 values[[i, from.layer, from.head]] = *share;
             }
         }
+        // Of heads that are no senders, nothing was run.
+        let mut absent = values.mapv(|v| v.is_nan().then_some(Absent::NotRun));
+        for from in senders {
+            let later = |to: &Head| from.layer < to.layer;
+            let paths = receivers.iter().map(later);
+            for (i, path) in paths.chain([receivers.iter().any(later)]).enumerate() {
+                absent[[i, from.layer, from.head]] = (!path).then_some(Absent::NoPath);
+            }
+        }
         let names = receivers.iter().map(ToString::to_string);
         let axes = vec![
             Axis::new("induction head", names.chain(["all".to_string()])),
@@ -190,6 +199,6 @@ impl Study<'_> {
             counts: [("prompts".to_string(), self.sweep.prompts().len() as u64)].into(),
             ..About::default()
         };
-        Labelled::new(values, axes, about)
+        Labelled::new(values, axes, about)?.with_absent(absent)
     }
 }

@@ -2,10 +2,12 @@
 
 use super::panel::Panel;
 use super::png::covered;
-use super::{Anchor, PAD, Scene, Spelling, TEXT, line_height, text_px, widest_px};
+use super::{Anchor, PAD, SMALL, Scene, Spelling, TEXT, bars, line_height, text_px, widest_px};
 use crate::error::{Error, Result};
-use crate::report::color::{ColorScale, MISSING, ink};
-use crate::report::label::{legible, number, shorten};
+use crate::report::absent::Absent;
+use crate::report::color::{ColorScale, ink, missing};
+use crate::report::digits::number;
+use crate::report::label::{legible, shorten};
 use crate::report::labelled::Labelled;
 use crate::report::view::{Slice, View};
 
@@ -21,7 +23,9 @@ const BREAK: i32 = 1500;
 const BAR: (i32, i32) = (18, 200);
 
 impl Labelled {
-    /// The heat map as SVG: labels, colour bar, title, caption and facts, all inside the view box.
+    /// The heat map as SVG, or bars where there is one axis: labels, colour bar, title, caption and
+    /// facts, all inside the view box. Small maps have their numbers in the cells; up to 40,000
+    /// cells say their names and values under the pointer.
     ///
     /// # Errors
     /// [`Error::Invalid`] for more than 2048 rows or columns, or more than 400,000 cells.
@@ -29,7 +33,7 @@ impl Labelled {
         scene(self, str::to_string)?.to_svg()
     }
 
-    /// The heat map as PNG, two pixels per unit of the SVG; characters that the font lacks are
+    /// The picture as PNG, two pixels per unit of the SVG; characters that the font lacks are
     /// written as escapes.
     ///
     /// # Errors
@@ -43,10 +47,13 @@ fn scene(of: &Labelled, spell: Spelling) -> Result<Scene> {
     let view = View::new(of);
     let shown = view.len().min(MOST_SLICES);
     check_size(&view, shown)?;
+    if of.axes().len() < 2 {
+        return Ok(bars::scene(of, spell));
+    }
     let heading = |slice: Slice<'_>| shorten(&spell(&slice.heading), 60);
     let headings: Vec<String> = view.slices().take(shown).map(heading).collect();
-    let panel = Panel::new(&view, &headings, spell);
-    let scale = ColorScale::new(&of.values(), of.about.palette);
+    let panel = Panel::new(of, &view, &headings, spell);
+    let scale = ColorScale::new(of);
     let bar = Bar::new(of, &scale, spell);
     let (width, height) = (panel.size().0 + PAD, panel.size().1 + PAD);
     let per_row = ((BREAK - 2 * PAD) / width).clamp(1, shown as i32);
@@ -68,6 +75,7 @@ fn scene(of: &Labelled, spell: Spelling) -> Result<Scene> {
     let hidden = view.len() - shown;
     let note = format!("{hidden} more slices of {} not shown", view.len());
     let mut notes: Vec<String> = (hidden > 0).then_some(note).into_iter().collect();
+    notes.extend(scale.note());
     notes.extend(of.about.facts());
     scene.foot(end, &notes, spell);
     Ok(scene)
@@ -93,62 +101,70 @@ fn tick(value: f64) -> String {
     }
 }
 
-/// The colour bar with its ticks and the unit, and the mark of missing values.
+/// The colour bar with its ticks and the unit, and the marks of absent values.
 struct Bar {
     unit: String,
     ticks: Vec<String>,
-    missing: bool,
+    /// The colours' height in pixels: half for half a scale.
+    height: i32,
+    /// Marks and meanings.
+    missing: Vec<(Absent, String, String)>,
     size: (i32, i32),
 }
 
+/// One line of the key below a colour bar.
+const KEY: i32 = line_height(TEXT) + 4;
+/// The width of its sample.
+const SAMPLE: i32 = 24;
+
 impl Bar {
     fn new(of: &Labelled, scale: &ColorScale, spell: Spelling) -> Self {
-        let middle = (f64::from(scale.low) + f64::from(scale.high)) / 2.0;
-        let ticks = [f64::from(scale.high), middle, f64::from(scale.low)]
-            .map(tick)
-            .to_vec();
+        let mut ends = scale.ends();
+        ends.reverse();
+        let ticks = ends.map(tick).to_vec();
         let unit = shorten(&spell(&legible(&of.about.unit_label())), 60);
-        let missing = of.values().iter().any(|v| v.is_nan());
-        let key = if missing { line_height(TEXT) + PAD } else { 0 };
-        let width = (BAR.0 + 8 + widest_px(&ticks)).max(BAR.0 + 8 + text_px("n/a", TEXT));
-        let height = (BAR.1 + TEXT).max(text_px(&unit, TEXT));
+        let reasons = of.absent_by_reason().into_keys();
+        let key = |reason: Absent| (reason, spell(reason.mark()), spell(&reason.to_string()));
+        let missing: Vec<_> = reasons.map(key).collect();
+        let words = missing
+            .iter()
+            .map(|(_, _, words)| text_px(words, TEXT) + 6)
+            .max();
+        let width = BAR.0 + 8 + widest_px(&ticks) + 6 + line_height(TEXT);
+        let height = BAR.1 * scale.bar().len() as i32 / scale.colors().len() as i32;
+        let room = (height + TEXT).max(text_px(&unit, TEXT));
+        let keys = missing.len() as i32 * KEY + if missing.is_empty() { 0 } else { PAD };
         Bar {
-            size: (width + 6 + line_height(TEXT), height + key),
+            size: (width.max(SAMPLE + words.unwrap_or(0)), room + keys),
             unit,
             ticks,
+            height,
             missing,
         }
     }
 
     fn draw(&self, scene: &mut Scene, (x, y): (i32, i32), scale: &ColorScale) {
-        let key = if self.missing {
-            line_height(TEXT) + PAD
-        } else {
-            0
-        };
-        let middle = y + (self.size.1 - key) / 2;
-        let (top, steps) = (middle - BAR.1 / 2, scale.colors().len() as i32);
-        for (i, &color) in (0..).zip(scale.colors().iter().rev()) {
-            let (from, to) = (i * BAR.1 / steps, (i + 1) * BAR.1 / steps);
+        let unit_px = text_px(&self.unit, TEXT);
+        let middle = y + (self.height + TEXT).max(unit_px) / 2;
+        let (top, steps) = (middle - self.height / 2, scale.bar().len() as i32);
+        for (i, &color) in (0..).zip(scale.bar().iter().rev()) {
+            let (from, to) = (i * self.height / steps, (i + 1) * self.height / steps);
             scene.rect((x, top + from), (BAR.0, to - from), color);
         }
         for (i, tick) in (0..).zip(&self.ticks) {
-            scene.label((x + BAR.0 + 6, top + i * BAR.1 / 2), tick, Anchor::Start);
+            let level = top + i * self.height / 2;
+            scene.label((x + BAR.0 + 6, level), tick, Anchor::Start);
         }
-        let beside = x + self.size.0 - line_height(TEXT) / 2;
+        let beside = x + BAR.0 + 14 + widest_px(&self.ticks) + line_height(TEXT) / 2;
         scene.upward((beside, middle), &self.unit, Anchor::Middle);
-        if self.missing {
-            let below = y + self.size.1 - line_height(TEXT);
-            scene.rect((x, below), (BAR.0, line_height(TEXT)), MISSING);
-            let level = below + line_height(TEXT) / 2;
-            scene.push_text(
-                (x + BAR.0 / 2, level),
-                "×",
-                (TEXT, ink(MISSING)),
-                Anchor::Middle,
-                false,
-            );
-            scene.label((x + BAR.0 + 6, level), "n/a", Anchor::Start);
+        let below = y + self.size.1 - self.missing.len() as i32 * KEY;
+        for (i, (reason, mark, words)) in (0..).zip(&self.missing) {
+            let (top, color) = (below + i * KEY, missing(*reason));
+            scene.rect((x, top), (SAMPLE, line_height(TEXT)), color);
+            let level = top + line_height(TEXT) / 2;
+            let middle = (x + SAMPLE / 2, level);
+            scene.push_text(middle, mark, (SMALL, ink(color)), Anchor::Middle, false);
+            scene.label((x + SAMPLE + 6, level), words, Anchor::Start);
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use super::{Anchor, GREY, SMALL, Scene, Spelling, TEXT, line_height, text_px, widest_px};
 use crate::report::Axis;
+use crate::report::axis::Part;
 use crate::report::color::{ColorScale, ink};
-use crate::report::label::{legible, shorten};
+use crate::report::digits::Decimals;
+use crate::report::label::{legible, shorten, shorten_apart};
+use crate::report::labelled::Labelled;
 use crate::report::view::{Slice, View};
 
 /// Columns that a label may take before its middle is cut.
@@ -12,26 +15,42 @@ const LABEL: usize = 28;
 const PITCH: i32 = 15;
 /// Columns that the text of a cell may take.
 const CELL_TEXT: usize = 8;
-/// Pixels of the cells of a row, all together, up to which texts widen them.
-const WIDEST: i32 = 2800;
+/// Pixels of the cells of a row, all together, up to which texts or numbers widen them.
+const WIDEST_TEXTS: i32 = 2800;
+const WIDEST_NUMBERS: i32 = 1100;
+/// Most cells of a panel, and of a picture, that have numbers in them.
+const NUMBERED: (usize, usize) = (256, 1024);
+/// Most cells of a picture whose SVG says their values under the pointer.
+const TITLED: usize = 40_000;
 /// Room for the labels and the name of an axis, apart from their texts.
 const GAP: i32 = 8;
 
 /// The layout that all panels of a picture share.
-pub(super) struct Panel {
+pub(super) struct Panel<'a> {
+    of: &'a Labelled,
+    parts: Vec<Part>,
     row_labels: Vec<String>,
     col_labels: Vec<String>,
     row_name: String,
     col_name: String,
     /// The size of a cell.
     cell: (i32, i32),
-    /// Whether cells show their texts.
-    texts: bool,
+    content: Content,
+    /// Whether cells say their values under the pointer.
+    titled: bool,
     spell: Spelling,
     /// Whether the columns' labels read upward, being wider than their cells.
     cols_upward: bool,
     /// Room around the cells.
     pub(super) margin: Margin,
+}
+
+/// What is written into cells.
+#[derive(Clone, Copy)]
+struct Content {
+    texts: bool,
+    /// How numbers are written, if they are.
+    numbers: Option<Decimals>,
 }
 
 /// Room around the cells of a panel.
@@ -44,23 +63,32 @@ pub(super) struct Margin {
     right: i32,
 }
 
-impl Panel {
+impl<'a> Panel<'a> {
     /// The layout for a view whose slices have these headings.
-    pub(super) fn new(view: &View<'_>, headings: &[String], spell: Spelling) -> Self {
-        let cut = |label: &String| shorten(&spell(label), LABEL);
-        let name = |axis: Option<&Axis>| axis.map_or_else(String::new, |a| cut(&legible(&a.name)));
+    pub(super) fn new(
+        of: &'a Labelled,
+        view: &View<'_>,
+        headings: &[String],
+        spell: Spelling,
+    ) -> Self {
+        let cut = |labels: Vec<String>| {
+            let spelled: Vec<String> = labels.iter().map(|label| spell(label)).collect();
+            shorten_apart(&spelled, LABEL)
+        };
+        let name = |axis: Option<&Axis>| {
+            axis.map_or_else(String::new, |a| shorten(&spell(&legible(&a.name)), LABEL))
+        };
         let (rows, cols) = view.dim();
         let most = if view.len() > 1 { (22, 20) } else { (36, 28) };
-        let mut cell = (cell_px(cols, 760, most.0), cell_px(rows, 520, most.1));
-        let widened = widest_text(view, spell).map(|px| cell.0.max(px + 6));
-        let widened = widened.filter(|px| px * cols as i32 <= WIDEST);
-        if let Some(px) = widened {
-            cell = (px, cell.1.max(line_height(TEXT)));
-        }
-        let col_labels: Vec<String> = view.col_labels().iter().map(cut).collect();
+        let cell = (cell_px(cols, 760, most.0), cell_px(rows, 520, most.1));
+        let (content, cell) = Content::fitting(of, view, cell, spell);
+        let col_labels = cut(view.col_labels());
         let mut panel = Panel {
-            row_labels: view.row_labels().iter().map(cut).collect(),
-            texts: widened.is_some(),
+            of,
+            parts: of.parts(),
+            row_labels: cut(view.row_labels()),
+            content,
+            titled: of.values().len() <= TITLED,
             spell,
             cols_upward: widest_px(&col_labels) + 6 > cell.0,
             col_labels,
@@ -128,15 +156,19 @@ impl Panel {
         let (left, top) = (x + self.margin.left, y + self.margin.above);
         for ((r, c), &value) in slice.values.indexed_iter() {
             let from = (left + c as i32 * self.cell.0, top + r as i32 * self.cell.1);
-            let color = scale.color(value);
-            scene.rect(from, self.cell, color);
-            let middle = (from.0 + self.cell.0 / 2, from.1 + self.cell.1 / 2);
-            let mark = mark(value).filter(|_| self.cell.0.min(self.cell.1) >= PITCH);
-            let own = slice.texts.as_ref().filter(|_| self.texts);
-            let own = own.map(|texts| cell_text(&texts[[r, c]], self.spell));
-            let text = mark.map(|mark| (mark.to_string(), TEXT));
-            if let Some((text, size)) = text.or(own.map(|own| (own, SMALL))) {
-                scene.push_text(middle, &text, (size, ink(color)), Anchor::Middle, false);
+            let color = scale.color(value, slice.absent[(r, c)]);
+            let title = self.titled.then(|| {
+                let index = [&slice.indices[..], &[r, c]].concat();
+                self.of
+                    .describe(&self.parts, &index[..self.of.axes().len()])
+            });
+            scene.titled_rect(from, self.cell, color, title);
+            let lines = self.content.lines(slice, (r, c), self.cell, self.spell);
+            let pitch = SMALL + 3;
+            let middle = from.1 + self.cell.1 / 2 - pitch * (lines.len() as i32 - 1) / 2;
+            for (i, (text, size)) in (0..).zip(&lines) {
+                let at = (from.0 + self.cell.0 / 2, middle + i * pitch);
+                scene.push_text(at, text, (*size, ink(color)), Anchor::Middle, false);
             }
         }
         self.frame(scene, (left, top));
@@ -169,24 +201,92 @@ impl Panel {
     }
 }
 
-/// The text of a cell as it is drawn.
-fn cell_text(text: &str, spell: Spelling) -> String {
-    shorten(&spell(&legible(text)), CELL_TEXT)
-}
+impl Content {
+    /// Texts and numbers for cells of this size, as far as there is room, and the size that cells
+    /// have with them.
+    fn fitting(
+        of: &Labelled,
+        view: &View<'_>,
+        cell: (i32, i32),
+        spell: Spelling,
+    ) -> (Content, (i32, i32)) {
+        let (rows, cols) = view.dim();
+        let few = rows * cols <= NUMBERED.0 && of.values().len() <= NUMBERED.1;
+        let numbers = few.then(|| Decimals::new(&of.values(), 3));
+        let texts = of.texts().is_some();
+        let widest = if texts { WIDEST_TEXTS } else { WIDEST_NUMBERS };
+        let contents = [numbers, None].map(|numbers| Content { texts, numbers });
+        let sized = contents
+            .into_iter()
+            .filter(|c| c.texts || c.numbers.is_some());
+        let mut sized = sized.map(|content| (content, content.size(view, cell, spell)));
+        let fits = |(_, size): &(Content, (i32, i32))| size.0 * cols as i32 <= widest;
+        let none = Content {
+            texts: false,
+            numbers: None,
+        };
+        sized.find(fits).unwrap_or((none, cell))
+    }
 
-/// Pixels of the widest text of a cell, if cells have texts.
-fn widest_text(view: &View<'_>, spell: Spelling) -> Option<i32> {
-    let texts = view.slices().filter_map(|slice| slice.texts);
-    let widest = |texts: ndarray::ArrayView2<'_, String>| {
-        let px = texts.iter().map(|t| text_px(&cell_text(t, spell), SMALL));
-        px.max()
-    };
-    texts.filter_map(widest).max()
+    /// The size of cells that hold their lines.
+    fn size(self, view: &View<'_>, cell: (i32, i32), spell: Spelling) -> (i32, i32) {
+        let (mut width, mut height) = (cell.0, cell.1.max(line_height(TEXT)));
+        for slice in view.slices() {
+            for (at, _) in slice.values.indexed_iter() {
+                let lines = self.lines(&slice, at, (i32::MAX, i32::MAX), spell);
+                let widest = lines.iter().map(|(text, size)| text_px(text, *size)).max();
+                width = width.max(widest.unwrap_or(0) + 6);
+                height = height.max(lines.len() as i32 * (SMALL + 3) + 6);
+            }
+        }
+        (width, height)
+    }
+
+    /// What is written into a cell of a size: lines of text with their font sizes.
+    fn lines(
+        self,
+        slice: &Slice<'_>,
+        at: (usize, usize),
+        cell: (i32, i32),
+        spell: Spelling,
+    ) -> Vec<(String, i32)> {
+        let value = slice.values[at];
+        if let Some(reason) = slice.absent[at] {
+            let (mark, words) = (spell(reason.mark()), spell(&reason.to_string()));
+            let roomy = self.numbers.is_some() && cell.0 >= text_px(&words, SMALL);
+            return if roomy {
+                vec![(words, SMALL)]
+            } else if cell.1 >= PITCH && cell.0 >= PITCH.max(text_px(&mark, SMALL)) {
+                vec![(mark, SMALL)]
+            } else {
+                Vec::new()
+            };
+        }
+        if value.is_infinite() {
+            let mark = if value > 0.0 { "∞" } else { "-∞" };
+            let shown = cell.0.min(cell.1) >= PITCH;
+            return shown
+                .then(|| (mark.to_string(), TEXT))
+                .into_iter()
+                .collect();
+        }
+        let text = slice.texts.filter(|_| self.texts);
+        let text = text.map(|texts| shorten(&spell(&legible(&texts[at])), CELL_TEXT));
+        let number = self.numbers.map(|decimals| decimals.format(value));
+        let error = slice
+            .std_error
+            .map(|errors| errors[at])
+            .filter(|e| !e.is_nan());
+        let error = self.numbers.zip(error);
+        let error = error.map(|(decimals, error)| format!("±{}", decimals.format(error)));
+        let lines = [text, number, error].into_iter().flatten();
+        lines.map(|line| (line, SMALL)).collect()
+    }
 }
 
 /// Pixels of a cell: as large as `room` allows between `PITCH` and `most`; below `PITCH`, where
 /// labels are thinned, only if there are very many.
-fn cell_px(n: usize, room: i32, most: i32) -> i32 {
+pub(super) fn cell_px(n: usize, room: i32, most: i32) -> i32 {
     let n = n as i32;
     if n * PITCH <= 2 * room {
         (room / n).clamp(PITCH, most)
@@ -196,17 +296,7 @@ fn cell_px(n: usize, room: i32, most: i32) -> i32 {
 }
 
 /// The labels that have room, with their indices.
-fn thinned(labels: &[String], cell: i32) -> impl Iterator<Item = (i32, &String)> {
+pub(super) fn thinned(labels: &[String], cell: i32) -> impl Iterator<Item = (i32, &String)> {
     let stride = (PITCH + cell - 1) / cell;
     (0..).zip(labels).step_by(stride.max(1) as usize)
-}
-
-/// How a cell is marked whose value no colour can show.
-fn mark(value: f32) -> Option<&'static str> {
-    match value {
-        v if v.is_nan() => Some("×"),
-        f32::INFINITY => Some("∞"),
-        f32::NEG_INFINITY => Some("-∞"),
-        _ => None,
-    }
 }

@@ -1,19 +1,17 @@
 //! The line plot: axes with ticks, lines with error bars, a legend.
 
 use colorgrad::Gradient as _;
-use plotters::coord::ranged1d::Ranged as _;
-use plotters::coord::types::RangedCoordf64;
 
 use super::png::covered;
-use super::{Anchor, GREY, PAD, Scene, Spelling, TEXT, line_height, widest_px};
+use super::ticks::ticks;
+use super::{Anchor, GREY, GRID, PAD, Scene, Spelling, TEXT, line_height, widest_px};
 use crate::error::Result;
 use crate::report::color::Rgb;
 use crate::report::curves::{Curves, Point};
-use crate::report::label::{legible, shorten};
+use crate::report::label::{legible, shorten, shorten_apart};
 
 /// The plotting area.
 const AREA: (i32, i32) = (560, 320);
-const GRID: Rgb = [0xe0, 0xe0, 0xe0];
 
 impl Curves<'_> {
     /// The line plot as SVG.
@@ -36,54 +34,39 @@ impl Curves<'_> {
 /// Where numbers lie in the picture.
 struct Frame {
     corner: (i32, i32),
-    x: RangedCoordf64,
-    y: RangedCoordf64,
+    x: (f64, f64),
+    y: (f64, f64),
 }
+
+/// Most numbers along an axis.
+const TICKS: u32 = 8;
 
 impl Frame {
     fn new(curves: &Curves<'_>) -> Self {
         let [(x0, x1), (y0, y1)] = curves.bounds();
         // A little air, so that no point lies on the frame.
         let (dx, dy) = ((x1 - x0) * 0.02, (y1 - y0) * 0.05);
-        let x = RangedCoordf64::from(x0 - dx..x1 + dx);
-        let y = RangedCoordf64::from(y0 - dy..y1 + dy);
-        let corner = (PAD + line_height(TEXT) + widest_px(&ticks(&y).1) + 8, 0);
+        let (x, y) = ((x0 - dx, x1 + dx), (y0 - dy, y1 + dy));
+        let labels = widest_px(&ticks(y, TICKS).1);
+        let corner = (PAD + line_height(TEXT) + labels + 8, 0);
         Frame { corner, x, y }
     }
 
     fn x_px(&self, x: f64) -> i32 {
-        self.x.map(&x, (self.corner.0, self.corner.0 + AREA.0))
+        let part = (x - self.x.0) / (self.x.1 - self.x.0);
+        self.corner.0 + (part * f64::from(AREA.0)) as i32
     }
 
     fn y_px(&self, y: f64) -> i32 {
-        self.y.map(&y, (self.corner.1 + AREA.1, self.corner.1))
+        let part = (self.y.1 - y) / (self.y.1 - self.y.0);
+        self.corner.1 + (part * f64::from(AREA.1)) as i32
     }
-}
-
-/// Round numbers along an axis, and their texts.
-fn ticks(axis: &RangedCoordf64) -> (Vec<f64>, Vec<String>) {
-    let numbers = axis.key_points(8);
-    let steps = numbers.windows(2).map(|pair| pair[1] - pair[0]);
-    let step = steps.fold(f64::INFINITY, f64::min);
-    let largest = numbers.iter().map(|v| v.abs()).fold(0.0, f64::max);
-    // As many digits as it takes to tell neighbours apart.
-    let text = |v: &f64| {
-        if (1e-5..1e6).contains(&step) && largest < 1e7 {
-            let digits = (-step.log10().floor()).max(0.0) as usize;
-            format!("{v:.digits$}")
-        } else {
-            let digits = (largest / step).log10().ceil().clamp(0.0, 9.0) as usize;
-            format!("{v:.digits$e}")
-        }
-    };
-    let texts = numbers.iter().map(text).collect();
-    (numbers, texts)
 }
 
 fn scene(curves: &Curves<'_>, spell: Spelling) -> Scene {
     let about = &curves.of.about;
-    let name = |name: &String| shorten(&spell(name), 32);
-    let names: Vec<String> = curves.names().iter().map(name).collect();
+    let names: Vec<String> = curves.names().iter().map(|name| spell(name)).collect();
+    let names = shorten_apart(&names, 32);
     let mut frame = Frame::new(curves);
     let legend = frame.corner.0 + AREA.0 + 2 * PAD;
     let mut scene = Scene {
@@ -131,13 +114,13 @@ fn draw_axes(scene: &mut Scene, frame: &Frame, curves: &Curves<'_>, spell: Spell
     let (left, top) = frame.corner;
     let (right, bottom) = (left + AREA.0, top + AREA.1);
     let shade = |value: f64| if value == 0.0 { GREY } else { GRID };
-    let (values, texts) = ticks(&frame.x);
+    let (values, texts) = ticks(frame.x, TICKS);
     for (value, text) in values.into_iter().zip(&texts) {
         let at = frame.x_px(value);
         scene.line(vec![(at, top), (at, bottom)], shade(value), 1);
         scene.label((at, bottom + 4 + TEXT / 2), text, Anchor::Middle);
     }
-    let (values, texts) = ticks(&frame.y);
+    let (values, texts) = ticks(frame.y, TICKS);
     for (value, text) in values.into_iter().zip(&texts) {
         let at = frame.y_px(value);
         scene.line(vec![(left, at), (right, at)], shade(value), 1);

@@ -1,5 +1,4 @@
-//! Scenes as PNG. Drawn here because plotters' bitmaps drop the bearings of glyphs and have no
-//! smooth lines; outlines and coverage come from `ab_glyph`.
+//! Scenes as PNG. Outlines of glyphs and their coverage come from `ab_glyph`.
 
 use std::sync::OnceLock;
 
@@ -62,7 +61,9 @@ struct Canvas {
 impl Canvas {
     fn draw(&mut self, shape: &Shape) {
         match shape {
-            Shape::Rect { from, to, color } => {
+            Shape::Rect {
+                from, to, color, ..
+            } => {
                 for y in from.1 * ZOOM..to.1 * ZOOM {
                     for x in from.0 * ZOOM..to.0 * ZOOM {
                         self.blend((x, y), *color, 1.0);
