@@ -38,7 +38,7 @@ pub enum Normalization {
     Normalized,
 }
 
-/// What the numbers of a [`Labelled`] array are.
+/// What the numbers of a [`Labelled`](super::Labelled) array are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// One line.

@@ -49,8 +49,12 @@ impl KnownFacts {
     /// none.)
     ///
     /// # Errors
-    /// [`crate::Error::Io`]; [`crate::Error::Format`] for anything but such a list, or one without a single
-    /// fact that the tokenizer can express; [`crate::Error::Tokenizer`] if it lacks BOS.
+    /// [`Error::Io`]; [`Error::Format`] for anything but such a list, or one without a single
+    /// fact that the tokenizer can express; [`Error::Tokenizer`] if it lacks BOS.
+    ///
+    /// [`Error::Io`]: crate::Error::Io
+    /// [`Error::Format`]: crate::Error::Format
+    /// [`Error::Tokenizer`]: crate::Error::Tokenizer
     pub fn open(path: impl AsRef<Path>, tokenizer: &Tokenizer, bos: bool) -> Result<Self> {
         let path = path.as_ref();
         let expected = "a JSON list of facts with `prompt`, `subject` and `attribute`";
