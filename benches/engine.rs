@@ -4,9 +4,8 @@ use std::hint::black_box;
 
 use criterion::Criterion;
 use ndarray::Array2;
-use patchlens::{
-    ActivationPatching, Config, Grid, Prompt, Run, Selection, Site, Transformer, logit_diff, ops,
-};
+use patchlens::patching::ActivationPatching;
+use patchlens::{Config, Grid, Prompt, Run, Selection, Site, Transformer, logit_diff, ops};
 
 fn model() -> Transformer {
     let config = Config {

@@ -8,9 +8,10 @@ use std::time::Instant;
 use anyhow::Result;
 use ndarray::Array1;
 use patchlens::report::{About, Axis, Labelled};
+use patchlens::sweep::Cell;
 use patchlens::{
-    ActivationCache, Base, Cell, Config, Edit, Intervention, Prompt, Run, Selection, Site, Sweep,
-    Target, Transformer, logit_diff,
+    ActivationCache, Base, Config, Edit, Intervention, Prompt, Run, Selection, Site, Sweep, Target,
+    Transformer, logit_diff,
 };
 
 const ROUNDS: usize = 3;

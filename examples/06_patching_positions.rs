@@ -2,8 +2,9 @@
 //!
 //!     cargo run --release --example 06_patching_positions
 
+use patchlens::metric::logit_diffs;
 use patchlens::tasks::{Corruption, Ioi};
-use patchlens::{Grid, Prompts, Site, Tokenizer, Transformer, activation_patching, logit_diffs};
+use patchlens::{Grid, Prompts, Site, Tokenizer, Transformer, activation_patching};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());

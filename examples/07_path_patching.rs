@@ -2,10 +2,10 @@
 //!
 //!     cargo run --release --example 07_path_patching
 
+use patchlens::metric::logit_diffs;
+use patchlens::paths::{PathPatching, PathReceiver, Senders};
 use patchlens::tasks::{Corruption, Ioi};
-use patchlens::{
-    PathPatching, PathReceiver, Prompts, Select, Senders, Tokenizer, Transformer, logit_diffs,
-};
+use patchlens::{Prompts, Select, Tokenizer, Transformer};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());

@@ -2,9 +2,10 @@
 //!
 //!     cargo run --release --example 08_causal_tracing
 
-use patchlens::subject_noise_std;
 use patchlens::tasks::FactPrompt;
-use patchlens::{CausalTracing, Restore, SubjectCorruption, Tokenizer, TracedFact, Transformer};
+use patchlens::tracing::subject_noise_std;
+use patchlens::tracing::{CausalTracing, Restore, SubjectCorruption, TracedFact};
+use patchlens::{Tokenizer, Transformer};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());

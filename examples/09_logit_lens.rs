@@ -2,7 +2,8 @@
 //!
 //!     cargo run --release --example 09_logit_lens
 
-use patchlens::{LogitLens, Tokenizer, Transformer};
+use patchlens::lens::LogitLens;
+use patchlens::{Tokenizer, Transformer};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());

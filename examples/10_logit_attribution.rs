@@ -2,10 +2,9 @@
 //!
 //!     cargo run --release --example 10_logit_attribution
 
+use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
 use patchlens::tasks::Ioi;
-use patchlens::{
-    Decomposition, LogitDirection, Prompts, Tokenizer, Transformer, direct_logit_attribution,
-};
+use patchlens::{Prompts, Tokenizer, Transformer};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());

@@ -2,8 +2,10 @@
 //!
 //!     cargo run --release --example 11_induction_heads
 
+use patchlens::heads::{AttentionPattern, pattern_scores};
+use patchlens::in_context::repeated_loss;
 use patchlens::tasks::Repeated;
-use patchlens::{AttentionPattern, Prompts, Tokenizer, Transformer, pattern_scores, repeated_loss};
+use patchlens::{Prompts, Tokenizer, Transformer};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());

@@ -2,8 +2,10 @@
 //!
 //!     cargo run --release --example 12_ablation
 
+use patchlens::ablation::{Ablation, CircuitNode};
+use patchlens::metric::logit_diffs;
 use patchlens::tasks::Ioi;
-use patchlens::{Ablation, CircuitNode, Head, Prompts, Tokenizer, Transformer, logit_diffs};
+use patchlens::{Head, Prompts, Tokenizer, Transformer};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());

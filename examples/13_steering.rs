@@ -2,10 +2,10 @@
 //!
 //!     cargo run --release --example 13_steering
 
+use patchlens::generate::Generation;
+use patchlens::steering::Steering;
 use patchlens::tasks::Ioi;
-use patchlens::{
-    Generation, Interventions, Prompts, Select, Site, Steering, Tokenizer, Transformer,
-};
+use patchlens::{Interventions, Prompts, Select, Site, Tokenizer, Transformer};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());

@@ -2,9 +2,8 @@
 //!
 //!     cargo run --release --example 14_own_sweep
 
-use patchlens::{
-    Cell, Edit, Intervention, Site, Sweep, Target, Tokenizer, Transformer, logit_diff,
-};
+use patchlens::sweep::Cell;
+use patchlens::{Edit, Intervention, Site, Sweep, Target, Tokenizer, Transformer, logit_diff};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());

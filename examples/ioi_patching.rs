@@ -7,9 +7,11 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use patchlens::metric::logit_diffs;
+use patchlens::patching::ActivationPatching;
 use patchlens::report::use_color;
 use patchlens::tasks::{Corruption, Ioi, Split};
-use patchlens::{ActivationPatching, Grid, Prompts, Site, Tokenizer, Transformer, logit_diffs};
+use patchlens::{Grid, Prompts, Site, Tokenizer, Transformer};
 
 /// Patches clean activations into corrupted runs of indirect object identification
 #[derive(Parser)]

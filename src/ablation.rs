@@ -32,7 +32,8 @@ type Removed = BTreeMap<AblationNode, Vec<BTreeSet<usize>>>;
 /// A knock-out study: prompts, and what replaces a node that is knocked out.
 ///
 /// ```
-/// use patchlens::{Ablation, CircuitNode, Config, Prompts, Transformer, logit_diff};
+/// use patchlens::{Config, Prompts, Transformer, logit_diff};
+/// use patchlens::ablation::{Ablation, CircuitNode};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5, 6]])?;

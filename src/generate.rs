@@ -94,7 +94,8 @@ impl Transformer {
     /// intervention must fit any length: one row for all positions. The last new token is not run.
     ///
     /// ```
-    /// use patchlens::{Config, Generation, Prompt, Transformer};
+    /// use patchlens::{Config, Prompt, Transformer};
+    /// use patchlens::generate::Generation;
     /// let config = Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
     /// let model = Transformer::random(config, 0)?;
     /// let texts = model.generate(&Prompt::from([1, 2, 3]), (), &Generation::greedy(4))?;

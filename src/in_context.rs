@@ -80,7 +80,8 @@ pub struct InContextScore {
 /// The in-context-learning score over a set of texts.
 ///
 /// ```
-/// use patchlens::{Config, Prompt, TokenPair, Transformer, in_context_score};
+/// use patchlens::{Config, Prompt, Transformer};
+/// use patchlens::in_context::{TokenPair, in_context_score};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = [Prompt::from([1, 2, 3, 4, 5]), Prompt::from([5, 6, 7, 8, 9])];

@@ -21,7 +21,8 @@ use crate::tokenizer::Tokenizer;
 /// unembedding with its bias; before it the tuned lens's translator, if there is one.
 ///
 /// ```
-/// use patchlens::{Config, LogitLens, Prompt, Transformer};
+/// use patchlens::{Config, Prompt, Transformer};
+/// use patchlens::lens::LogitLens;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let mut lens = LogitLens::new(&model);

@@ -89,7 +89,7 @@ impl fmt::Debug for Limits<'_> {
 macro_rules! limits_methods {
     ($life:lifetime) => {
         /// Bounds the working memory, in bytes; the result is the same.
-        /// [`DEFAULT_MEMORY_LIMIT`](crate::DEFAULT_MEMORY_LIMIT) by default.
+        /// [`DEFAULT_MEMORY_LIMIT`](crate::sweep::DEFAULT_MEMORY_LIMIT) by default.
         #[must_use]
         pub fn memory_limit(mut self, bytes: u64) -> Self {
             self.limits.memory = bytes;

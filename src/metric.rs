@@ -69,7 +69,7 @@ pub fn logit_diffs(pairs: &[(u32, u32)]) -> Metric {
 /// of sets `(right, wrong)` per prompt, or one for all. Neither set may be empty.
 ///
 /// ```
-/// use patchlens::{Reduce, logit_diff_sets};
+/// use patchlens::metric::{Reduce, logit_diff_sets};
 /// let logits = ndarray::arr2(&[[5.0, 1.0, 4.0, 2.0]]); // [pos, d_vocab]
 /// let sets = [(vec![0], vec![1, 2, 3])];
 /// let mean = logit_diff_sets(&sets, Reduce::Mean).evaluate(0, logits.view())?;

@@ -37,7 +37,8 @@ use engine::{Ends, Raw, Runs};
 /// the graph has none, the effect is NaN, which is not a path of zero effect.
 ///
 /// ```
-/// use patchlens::{Config, Head, PathPatching, PathReceiver, Prompt, Qkv, Senders, Transformer};
+/// use patchlens::{Config, Head, Prompt, Qkv, Transformer};
+/// use patchlens::paths::{PathPatching, PathReceiver, Senders};
 /// use patchlens::logit_diff;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;

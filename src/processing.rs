@@ -78,7 +78,8 @@ impl Transformer {
     /// A new model with these steps applied in the order given; `self` stays as it is.
     ///
     /// ```
-    /// use patchlens::{Config, Processing, Transformer};
+    /// use patchlens::{Config, Transformer};
+    /// use patchlens::processing::Processing;
     /// let config = Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
     /// let model = Transformer::random(config, 0)?;
     /// let folded = model.processed(&[Processing::FoldLayerNorm])?;

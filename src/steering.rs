@@ -17,7 +17,9 @@ use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
 /// A direction for each of some points, and the positions where it is added.
 ///
 /// ```
-/// use patchlens::{Config, Generation, Interventions, Prompt, Select, Site, Steering, Transformer};
+/// use patchlens::{Config, Interventions, Prompt, Select, Site, Transformer};
+/// use patchlens::generate::Generation;
+/// use patchlens::steering::Steering;
 /// use patchlens::logit_diff;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;

@@ -128,7 +128,8 @@ impl Severed {
 /// A causal tracing study: how subjects are corrupted.
 ///
 /// ```
-/// use patchlens::{CausalTracing, Config, Prompt, Restore, SubjectCorruption, TracedFact};
+/// use patchlens::{Config, Prompt};
+/// use patchlens::tracing::{CausalTracing, Restore, SubjectCorruption, TracedFact};
 /// use patchlens::Transformer;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;

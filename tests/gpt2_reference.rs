@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 
 use ndarray::Array1;
+use patchlens::attribution::{Decomposition, DirectLogitAttribution, LogitDirection};
+use patchlens::heads::{AttentionPattern, pattern_scores};
+use patchlens::metric::{logit_diffs, next_token_loss};
+use patchlens::patching::ActivationPatching;
 use patchlens::report::Labelled;
 use patchlens::tasks::Repeated;
 use patchlens::{
-    ActivationPatching, AttentionPattern, Decomposition, DirectLogitAttribution, Edit, Grid,
-    Intervention, LogitDirection, Prompts, Select, Site, Sweep, Target, Tokenizer, Transformer,
-    logit_diffs, next_token_loss, pattern_scores,
+    Edit, Grid, Intervention, Prompts, Select, Site, Sweep, Target, Tokenizer, Transformer,
 };
 
 fn gpt2() -> (Transformer, Tokenizer) {

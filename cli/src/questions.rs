@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum as _;
+use patchlens::metric::{
+    Reduce, kl_divergence, log_probability, logit_diff_sets, probability_diff,
+};
 use patchlens::report::Labelled;
 use patchlens::tasks::{
     Corruption, Facts, GreaterThan, GreaterThanPrompt, Ioi, IoiPrompt, KeyValue, KeyValuePair,
     PairFile, PromptPair, Split,
 };
-use patchlens::{
-    Metric, Prompt, Prompts, Reduce, Tokenizer, kl_divergence, log_probability, logit_diff_sets,
-    probability_diff,
-};
+use patchlens::{Metric, Prompt, Prompts, Tokenizer};
 
 use crate::options::{MetricName, PromptArgs, TaskName};
 use crate::output::Output;

@@ -157,7 +157,8 @@ impl HeadAblation {
 /// Ablates every head in turn at all positions, in one sweep.
 ///
 /// ```
-/// use patchlens::{Replacement, Config, Prompt, Transformer, head_ablation, logit_diff};
+/// use patchlens::{Config, Prompt, Transformer, logit_diff};
+/// use patchlens::ablation::{Replacement, head_ablation};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let found = head_ablation(&model, &Prompt::from([1, 2, 3]), &logit_diff(4, 5), Replacement::Zero)?;
@@ -222,7 +223,8 @@ pub(crate) fn ablate_at(
 /// logits with MLPs frozen.)
 ///
 /// ```
-/// use patchlens::{Replacement, Config, Prompt, Transformer, head_direct_effect, logit_diff};
+/// use patchlens::{Config, Prompt, Transformer, logit_diff};
+/// use patchlens::ablation::{Replacement, head_direct_effect};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let found = head_direct_effect(&model, &Prompt::from([1, 2, 3]), &logit_diff(4, 5), Replacement::Zero)?;

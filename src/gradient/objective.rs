@@ -14,7 +14,8 @@ use crate::prompt::Prompt;
 /// The mean loss of a prompt of `n` tokens is that with all weights `1 / (n - 1)`.
 ///
 /// ```
-/// use patchlens::{Backward, Config, Prompts, Transformer, cross_entropy};
+/// use patchlens::{Config, Prompts, Transformer};
+/// use patchlens::gradient::{Backward, cross_entropy};
 /// let config = Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5]])?;

@@ -21,7 +21,8 @@ use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
 /// with its sign flipped, which is high for heads that suppress what they attend to.
 ///
 /// ```
-/// use patchlens::{Config, Prompt, Transformer, copy_scores};
+/// use patchlens::{Config, Prompt, Transformer};
+/// use patchlens::heads::copy_scores;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let scores = copy_scores(&model, &Prompt::from([1, 2, 3]), &[vec![1, 2]], 5)?;

@@ -165,7 +165,7 @@ impl InductionCircuit {
 /// a share of the receiver's attention to the induction pattern.
 ///
 /// # Errors
-/// As [`repeated_loss`](crate::repeated_loss); [`Error::Invalid`] if a threshold is not within 0 to
+/// As [`repeated_loss`](crate::in_context::repeated_loss); [`Error::Invalid`] if a threshold is not within 0 to
 /// 1, or if the model gains nothing from the repetition.
 pub fn induction_circuit(
     model: &Transformer,

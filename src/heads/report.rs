@@ -61,8 +61,8 @@ impl HeadReporter {
     /// Measures all heads and labels them.
     ///
     /// # Errors
-    /// As [`pattern_scores`], [`attention_to_roles`](crate::attention_to_roles),
-    /// [`copy_scores_of_tokens`] and [`head_ablation`](crate::head_ablation); [`Error::Invalid`] if
+    /// As [`pattern_scores`], [`attention_to_roles`](crate::heads::attention_to_roles),
+    /// [`copy_scores_of_tokens`] and [`head_ablation`](crate::ablation::head_ablation); [`Error::Invalid`] if
     /// the answer is none of the roles.
     pub fn run(&self, model: &Transformer) -> Result<HeadReport> {
         let circuits = Circuits::new(model);

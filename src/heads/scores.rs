@@ -107,7 +107,8 @@ pub(crate) fn about(title: &str, caption: &str, unit: &str) -> About {
 /// occurs twice, say) does not count; a pattern without any such prompt is NaN.
 ///
 /// ```
-/// use patchlens::{AttentionPattern, Config, Prompt, Transformer, pattern_scores};
+/// use patchlens::{Config, Prompt, Transformer};
+/// use patchlens::heads::{AttentionPattern, pattern_scores};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let scores = pattern_scores(&model, &Prompt::from([1, 2, 3, 1, 2, 3]), &AttentionPattern::STANDARD)?;

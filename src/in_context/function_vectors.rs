@@ -20,7 +20,8 @@ use crate::sweep::{Cell, Sweep};
 /// The mean outputs of all heads at the last position of prompts that show a task by examples.
 ///
 /// ```
-/// use patchlens::{Config, FunctionVectors, Head, Prompt, Transformer};
+/// use patchlens::{Config, Head, Prompt, Transformer};
+/// use patchlens::in_context::FunctionVectors;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let shown = [Prompt::from([1, 2, 3, 4, 5]), Prompt::from([3, 4, 1, 2, 5])];

@@ -14,7 +14,7 @@ use crate::model::RunShape;
 /// one array for all sequences or one per sequence. Clones share their memory.
 ///
 /// ```
-/// use patchlens::Values;
+/// use patchlens::intervention::Values;
 /// let _zero_point_five_everywhere = Values::scalar(0.5);
 /// let _one_vector_for_every_position = Values::array(ndarray::arr1(&[0.0, 1.0]));
 /// ```

@@ -13,7 +13,8 @@ use crate::report::{Axis, AxisKind};
 /// What is sent along the paths: the output of a head, an attention layer, an MLP or an embedding.
 ///
 /// ```
-/// use patchlens::{Head, PathSender};
+/// use patchlens::Head;
+/// use patchlens::paths::PathSender;
 /// let sender = PathSender::new(Head::new(9, 6)).at_positions(4);
 /// assert_eq!(sender.to_string(), "9.6 at pos 4");
 /// ```
@@ -71,7 +72,8 @@ impl fmt::Display for PathSender {
 /// Where paths end: the input of one node.
 ///
 /// ```
-/// use patchlens::{Head, PathReceiver, Qkv, Select};
+/// use patchlens::{Head, Qkv, Select};
+/// use patchlens::paths::PathReceiver;
 /// let receiver = PathReceiver::head(Head::new(9, 6), Qkv::Q).at_positions(Select::Last);
 /// assert_eq!(receiver.to_string(), "queries of 9.6 at pos last");
 /// ```

@@ -26,7 +26,8 @@ pub enum Embedding {
 /// The weight circuits of a model's heads, as factored matrices of rank `d_head`.
 ///
 /// ```
-/// use patchlens::{Circuits, Config, Embedding, Head, Transformer};
+/// use patchlens::{Config, Head, Transformer};
+/// use patchlens::weights::{Circuits, Embedding};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, n_ctx: 6, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let circuits = Circuits::new(&model);

@@ -11,7 +11,7 @@ use crate::ops::matmul;
 ///
 /// ```
 /// use ndarray::array;
-/// use patchlens::FactoredMatrix;
+/// use patchlens::weights::FactoredMatrix;
 /// let m = FactoredMatrix::new(array![[1.0], [2.0]], array![[3.0, 4.0]])?;
 /// assert_eq!(m.dense(), array![[3.0, 4.0], [6.0, 8.0]]);
 /// assert!((m.svd()?.singular_values[0] - 125_f64.sqrt()).abs() < 1e-6);

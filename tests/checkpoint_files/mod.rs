@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use patchlens::{Config, Parameters};
+use patchlens::Config;
+use patchlens::parameters::Parameters;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 

@@ -1,8 +1,11 @@
 //! Bases: what they keep, runs over others and under interventions, against full passes by `==`.
 
+use patchlens::intervention::Values;
+use patchlens::metric::{kl_divergence, probability};
+use patchlens::sweep::Cell;
 use patchlens::{
-    Base, Cell, Edit, Error, HookPoint, Intervention, Metric, Prompts, Run, Selection, Site, Sweep,
-    Target, Transformer, Values, kl_divergence, logit_diff, probability,
+    Base, Edit, Error, HookPoint, Intervention, Metric, Prompts, Run, Selection, Site, Sweep,
+    Target, Transformer, logit_diff,
 };
 
 use super::sweep::{assert_same, config, model, ragged};
@@ -117,7 +120,7 @@ fn sweeps_over_a_base_under_interventions_equal_full_passes() {
             let add = Target::new(point).at_positions(1);
             [vec![Intervention::new(add, ramp())], zero(point)]
         })
-        .filter(|cell| cell[0].target.point.axes() != patchlens::Axes::Attention)
+        .filter(|cell| cell[0].target.point.axes() != patchlens::hook::Axes::Attention)
         .collect();
     for prompts in [&clean, &corrupted] {
         let noisy = Base::over(&base, prompts, noise(3)).unwrap();

@@ -1,9 +1,10 @@
 //! Where the design promises the same bits, bits are compared.
 
 use ndarray::{Array2, ArrayViewD, Axis};
+use patchlens::intervention::Values;
 use patchlens::{
     ActivationCache, Config, Edit, HookPoint, Intervention, Interventions, Metric, Prompt, Prompts,
-    Run, Select, Selection, Site, Sweep, Target, Transformer, Values, hook_fn, logit_diff,
+    Run, Select, Selection, Site, Sweep, Target, Transformer, hook_fn, logit_diff,
 };
 use proptest::prelude::*;
 

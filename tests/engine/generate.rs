@@ -2,9 +2,11 @@
 
 use crate::common::MODELS;
 use ndarray::Array1;
+use patchlens::generate::{Generation, Sampling};
+use patchlens::intervention::Values;
+use patchlens::steering::Steering;
 use patchlens::{
-    Edit, Generation, Intervention, Interventions, Prompt, Sampling, Select, Site, Steering,
-    Target, Transformer, Values, logit_diff,
+    Edit, Intervention, Interventions, Prompt, Select, Site, Target, Transformer, logit_diff,
 };
 
 fn prompts(model: &str) -> Vec<Prompt> {

@@ -2,7 +2,8 @@
 
 use crate::common::Comparison;
 use ndarray::{arr0, arr1};
-use patchlens::{HookPoint, Selection, next_token_loss};
+use patchlens::metric::next_token_loss;
+use patchlens::{HookPoint, Selection};
 
 /// f32 against f32 computed in another order: relative to each tensor's largest value.
 const BOUND: f32 = 1e-5;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::common::Comparison;
 use ndarray::{Array2, ArrayD};
-use patchlens::{Processing, Transformer, ops};
+use patchlens::processing::Processing;
+use patchlens::{Transformer, ops};
 
 const BOUND: f32 = 1e-5;
 

@@ -3,10 +3,14 @@
 use std::ops::ControlFlow;
 
 use ndarray::Array2;
+use patchlens::hook::Axes;
+use patchlens::intervention::Values;
+use patchlens::metric::{log_probability, probability};
+use patchlens::prompt::IntoPrompts;
+use patchlens::sweep::Cell;
 use patchlens::{
-    ActivationCache, Axes, Base, Cell, Config, Edit, Error, HookPoint, Intervention, IntoPrompts,
-    Metric, Prompt, Prompts, Run, Selection, Sweep, Target, Transformer, Values, log_probability,
-    logit_diff, probability,
+    ActivationCache, Base, Config, Edit, Error, HookPoint, Intervention, Metric, Prompt, Prompts,
+    Run, Selection, Sweep, Target, Transformer, logit_diff,
 };
 use proptest::prelude::*;
 
@@ -365,8 +369,9 @@ proptest! {
 #[cfg(feature = "mini")]
 #[test]
 fn every_grid_edit_and_direction_equals_full_passes_on_the_shipped_model() {
+    use patchlens::metric::logit_diffs;
     use patchlens::tasks::{Corruption, Ioi};
-    use patchlens::{Grid, Site, Tokenizer, logit_diffs};
+    use patchlens::{Grid, Site, Tokenizer};
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     let pairs = Ioi::new(&tokenizer).unwrap().template(0).unwrap();
     let pairs = pairs.pairs(2, Corruption::Aba, 3).unwrap();

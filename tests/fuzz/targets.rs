@@ -8,10 +8,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use patchlens::lens::TunedLens;
+use patchlens::parameters::Parameters;
 use patchlens::tasks::KnownFacts;
-use patchlens::{
-    ActivationCache, Config, Error, HookPoint, Labelled, Parameters, Tokenizer, TunedLens,
-};
+use patchlens::{ActivationCache, Config, Error, HookPoint, Labelled, Tokenizer};
 
 /// `config.json`.
 pub fn config(data: &[u8]) -> bool {

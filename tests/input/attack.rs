@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 use crate::checkpoint_files::*;
 use crate::small_tokenizer::{message, mini, word_level_json};
 use ndarray::{arr1, arr2};
+use patchlens::config::Activation;
+use patchlens::generate::Generation;
+use patchlens::lens::TunedLens;
+use patchlens::metric::probability_diff;
+use patchlens::parameters::Parameters;
 use patchlens::report::Axis;
 use patchlens::tasks::{KnownFacts, PairFile};
 use patchlens::{
-    Activation, ActivationCache, Config, Edit, Error, Generation, HookPoint, Intervention,
-    Interventions, KeepLogits, Labelled, Parameters, Prompt, Run, Select, Site, Target, Tokenizer,
-    Transformer, TunedLens, probability_diff,
+    ActivationCache, Config, Edit, Error, HookPoint, Intervention, Interventions, KeepLogits,
+    Labelled, Prompt, Run, Select, Site, Target, Tokenizer, Transformer,
 };
 use serde_json::{Value, json};
 

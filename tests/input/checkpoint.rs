@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint_files::*;
 use half::{bf16, f16};
-use patchlens::{Activation, Config, Parameters};
+use patchlens::Config;
+use patchlens::config::Activation;
+use patchlens::parameters::Parameters;
 use safetensors::{Dtype, SafeTensors};
 
 /// Every option of a config away from its default, one at a time.

@@ -4,7 +4,8 @@ use std::error::Error as _;
 
 use crate::checkpoint_files::tiny_checkpoint;
 use crate::small_tokenizer::word_level_json;
-use patchlens::{Error, Parameters, Tokenizer};
+use patchlens::parameters::Parameters;
+use patchlens::{Error, Tokenizer};
 
 #[test]
 fn other_libraries_errors_are_kept_as_sources() {

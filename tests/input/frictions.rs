@@ -3,11 +3,15 @@
 use crate::checkpoint_files::*;
 use crate::small_tokenizer::{message, mini};
 use ndarray::arr2;
+use patchlens::intervention::Values;
+use patchlens::lens::TunedLens;
+use patchlens::metric::{logit_diff_sets, logit_diffs, probability, probability_diff};
+use patchlens::parameters::Parameters;
 use patchlens::tasks::{FactPrompt, Repeated};
+use patchlens::tracing::TracedFact;
 use patchlens::{
-    Config, Edit, Head, Intervention, Interventions, Parameters, Prompt, Prompts, Selection, Site,
-    Sweep, Tokenizer, TracedFact, Transformer, TunedLens, Values, logit_diff, logit_diff_sets,
-    logit_diffs, probability, probability_diff,
+    Config, Edit, Head, Intervention, Interventions, Prompt, Prompts, Selection, Site, Sweep,
+    Tokenizer, Transformer, logit_diff,
 };
 use serde_json::{Map, Value};
 

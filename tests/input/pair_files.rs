@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use patchlens::Tokenizer;
+use patchlens::metric::{Reduce, logit_diff_sets};
 use patchlens::tasks::{PairFile, PromptPair, UnequalPair};
-use patchlens::{Reduce, Tokenizer, logit_diff_sets};
 use serde_json::json;
 
 use crate::small_tokenizer::mini;

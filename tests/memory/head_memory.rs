@@ -2,7 +2,8 @@
 //! it counts every allocation of the process.
 
 use crate::{ALLOCATOR, alone};
-use patchlens::{Config, HeadReporter, HeadTask, Prompt, Role, Transformer, logit_diff};
+use patchlens::heads::{HeadReporter, HeadTask, Role};
+use patchlens::{Config, Prompt, Transformer, logit_diff};
 
 #[test]
 fn report_stays_below_one_and_a_half_times_the_weights() {

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use crate::checkpoint_files::{RawTensor, edit_tensors, join, shard, split, tiny_checkpoint};
 use crate::{ALLOCATOR, alone};
-use patchlens::{Config, Parameters};
+use patchlens::Config;
+use patchlens::parameters::Parameters;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde_json::{Value, json};
 

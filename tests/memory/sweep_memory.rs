@@ -1,9 +1,10 @@
 //! The memory of a sweep stays under its stated bound, on GPT-2 small's widths with 4 layers.
 
 use crate::{ALLOCATOR, alone};
+use patchlens::sweep::Prepared;
 use patchlens::{
-    Base, Config, Edit, Grid, Intervention, Prepared, Prompt, Prompts, Run, Selection, Site, Sweep,
-    Target, Transformer, logit_diff,
+    Base, Config, Edit, Grid, Intervention, Prompt, Prompts, Run, Selection, Site, Sweep, Target,
+    Transformer, logit_diff,
 };
 
 #[test]

@@ -2,10 +2,8 @@
 
 use crate::common::Comparison;
 use ndarray::{Array1, Array3, arr1};
-use patchlens::{
-    Ablation, AblationNode, Circuit, CircuitNode, Metric, Prompt, Prompts, Run, Transformer,
-    logit_diff,
-};
+use patchlens::ablation::{Ablation, AblationNode, Circuit, CircuitNode};
+use patchlens::{Metric, Prompt, Prompts, Run, Transformer, logit_diff};
 use serde_json::Value;
 
 const MODELS: [&str; 2] = ["tiny-gelu-new", "tiny-gelu"];

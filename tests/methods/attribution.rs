@@ -2,10 +2,13 @@
 
 use crate::common::Comparison;
 use ndarray::{Array2, Array3, Axis};
+use patchlens::attribution::{
+    Decomposition, DirectLogitAttribution, LogitDirection, Part, direct_logit_attribution,
+};
+use patchlens::intervention::Values;
 use patchlens::{
-    Component, Decomposition, DirectLogitAttribution, Edit, Head, HookPoint, Intervention,
-    Interventions, Labelled, LogitDirection, Part, Prompt, Run, Selection, Site, Target,
-    Transformer, Values, direct_logit_attribution,
+    Component, Edit, Head, HookPoint, Intervention, Interventions, Labelled, Prompt, Run,
+    Selection, Site, Target, Transformer,
 };
 
 const BOUND: f32 = 1e-5;

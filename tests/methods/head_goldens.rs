@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use crate::common::Comparison;
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
-use patchlens::{
-    AttentionPattern, Circuits, Closeness, Detection, Embedding, FactoredMatrix, Head, Prompt, Qkv,
-    Transformer, copy_scores, detect_heads, pattern_scores,
+use patchlens::heads::{
+    AttentionPattern, Closeness, Detection, copy_scores, detect_heads, pattern_scores,
 };
+use patchlens::weights::{Circuits, Embedding, FactoredMatrix};
+use patchlens::{Head, Prompt, Qkv, Transformer};
 
 const BOUND: f32 = 1e-5;
 

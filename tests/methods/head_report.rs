@@ -1,13 +1,16 @@
 //! The head report and the circuit search on the shipped model: their figures are those of full
 //! runs, and labels have the evidence that they claim.
 use ndarray::{ArrayD, Axis, Slice};
+use patchlens::ablation::{Ablation, CircuitNode, Replacement, head_direct_effect};
+use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
+use patchlens::heads::{
+    HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch, induction_circuit,
+};
+use patchlens::in_context::{FunctionVectors, TokenPair, in_context_score_by_head, repeated_loss};
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Repeated, RepeatedPrompt, Split};
 use patchlens::{
-    Ablation, CircuitNode, Config, Decomposition, Edit, FunctionVectors, Head, HeadLabel,
-    HeadReport, HeadReporter, HeadTask, InductionSearch, Intervention, LogitDirection, Prompt,
-    Replacement, Run, Selection, Site, Sweep, Target, TokenPair, Tokenizer, Transformer,
-    direct_logit_attribution, head_direct_effect, in_context_score_by_head, induction_circuit,
-    repeated_loss,
+    Config, Edit, Head, Intervention, Prompt, Run, Selection, Site, Sweep, Target, Tokenizer,
+    Transformer,
 };
 
 fn pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {

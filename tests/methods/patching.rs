@@ -2,11 +2,10 @@
 
 use crate::common::Comparison;
 use ndarray::{ArrayD, Axis};
+use patchlens::metric::{kl_divergence, log_probability, probability, rank};
+use patchlens::patching::ActivationPatching;
 use patchlens::report::Direction;
-use patchlens::{
-    ActivationPatching, Grid, Metric, Prompt, Prompts, Site, activation_patching, kl_divergence,
-    log_probability, logit_diff, probability, rank,
-};
+use patchlens::{Grid, Metric, Prompt, Prompts, Site, activation_patching, logit_diff};
 
 /// TransformerLens's function, our grid, and the axis of positions that TL orders differently.
 const SWEEPS: [(&str, Grid); 18] = [

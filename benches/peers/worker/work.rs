@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use ndarray::{Array2, ArrayView2, Axis};
+use patchlens::patching::ActivationPatching;
+use patchlens::sweep::{Cell, Plan};
 use patchlens::{
-    ActivationCache, ActivationPatching, Base, Cell, Edit, Grid, Intervention, Plan, Prompt, Run,
-    Selection, Site, Sweep, Target, Transformer, ops,
+    ActivationCache, Base, Edit, Grid, Intervention, Prompt, Run, Selection, Site, Sweep, Target,
+    Transformer, ops,
 };
 
 use super::setup::{Setup, prompts};

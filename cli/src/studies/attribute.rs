@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use clap::Args;
-use patchlens::report::{Labelled, RankedCell, legible};
-use patchlens::tasks::Corruption;
-use patchlens::{
+use patchlens::attribution::{
     Decomposition, DirectLogitAttribution, LogitDirection, Part, direct_logit_attribution,
 };
+use patchlens::report::{Labelled, RankedCell, legible};
+use patchlens::tasks::Corruption;
 
 use crate::interrupt;
 use crate::options::{Common, PromptArgs, TaskName};

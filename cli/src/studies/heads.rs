@@ -6,12 +6,12 @@ use std::num::NonZeroUsize;
 use anyhow::Result;
 use clap::Args;
 use ndarray::Array2;
+use patchlens::ablation::{Ablation, CircuitNode, Replacement};
+use patchlens::heads::{HeadLabel, HeadReport, HeadReporter, HeadTask};
 use patchlens::report::{About, Axis, Labelled};
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Split};
-use patchlens::{
-    Ablation, CircuitNode, Circuits, Head, HeadLabel, HeadReport, HeadReporter, HeadTask, Prompt,
-    Replacement, Transformer,
-};
+use patchlens::weights::Circuits;
+use patchlens::{Head, Prompt, Transformer};
 
 use crate::interrupt;
 use crate::options::Common;

@@ -10,12 +10,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ndarray::{Array2, Axis as Dim};
+use patchlens::ablation::Replacement;
+use patchlens::in_context::{TokenPair, in_context_score, in_context_score_by_head};
+use patchlens::metric::logit_diffs;
+use patchlens::patching::Patching;
 use patchlens::report::{Axis, Labelled};
 use patchlens::tasks::{KeyValuePair, Repeated, RepeatedPrompt};
-use patchlens::{
-    Grid, Patching, Prompt, Replacement, Site, TokenPair, activation_patching, in_context_score,
-    in_context_score_by_head, logit_diffs,
-};
+use patchlens::{Grid, Prompt, Site, activation_patching};
 use serde_json::json;
 
 use crate::interrupt;

@@ -3,11 +3,11 @@
 
 use anyhow::Result;
 use clap::Args;
+use patchlens::Head;
+use patchlens::ablation::Replacement;
+use patchlens::heads::{InductionCircuit, InductionSearch, induction_circuit};
+use patchlens::in_context::{RepeatedLoss, repeated_loss};
 use patchlens::report::Labelled;
-use patchlens::{
-    Head, InductionCircuit, InductionSearch, RepeatedLoss, Replacement, induction_circuit,
-    repeated_loss,
-};
 
 use crate::interrupt;
 use crate::options::Common;

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use ndarray::Array2;
+use patchlens::lens::{LensReadout, LogitLens, TunedLens};
 use patchlens::report::{About, Axis, Labelled, Palette};
 use patchlens::tasks::{Facts, Ioi, Split};
-use patchlens::{
-    HookPoint, LensReadout, LogitLens, Prompt, Prompts, Tokenizer, Transformer, TunedLens,
-};
+use patchlens::{HookPoint, Prompt, Prompts, Tokenizer, Transformer};
 
 use crate::interrupt;
 use crate::options::Common;

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use patchlens::patching::{ActivationPatching, Patching};
 use patchlens::report::{Direction, Labelled, legible};
 use patchlens::tasks::Corruption;
-use patchlens::{ActivationPatching, Grid, Patching, Prompts, Site};
+use patchlens::{Grid, Prompts, Site};
 
 use crate::interrupt;
 use crate::options::{Common, PromptArgs, TaskName};

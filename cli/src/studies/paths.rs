@@ -2,11 +2,10 @@
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use patchlens::paths::{PathEffects, PathPatching, PathReceiver, Senders};
 use patchlens::report::{Labelled, RankedCell};
 use patchlens::tasks::Corruption;
-use patchlens::{
-    Head, Metric, PathEffects, PathPatching, PathReceiver, Prompts, Qkv, Select, Senders,
-};
+use patchlens::{Head, Metric, Prompts, Qkv, Select};
 use serde_json::json;
 
 use crate::interrupt;

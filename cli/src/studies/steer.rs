@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use patchlens::generate::Generation;
+use patchlens::metric::log_probability;
 use patchlens::report::Labelled;
+use patchlens::steering::Steering;
 use patchlens::tasks::{Corruption, Ioi, IoiPrompt, Split};
-use patchlens::{
-    Generation, HookPoint, Interventions, Prompt, Prompts, Select, Site, Steering, log_probability,
-};
+use patchlens::{HookPoint, Interventions, Prompt, Prompts, Select, Site};
 
 use crate::interrupt;
 use crate::options::{Common, PromptArgs, TaskName};

@@ -6,10 +6,11 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use patchlens::report::Labelled;
 use patchlens::tasks::{FactPrompt, Facts, KnownFacts, SkippedFact, Split};
-use patchlens::{
+use patchlens::tracing::{
     CausalTracing, DEFAULT_WINDOW, PositionClass, Restore, SetTrace, Severed, SubjectCorruption,
-    Tokenizer, TracedFact, Transformer, mean_subject_embedding, subject_noise_std,
+    TracedFact, mean_subject_embedding, subject_noise_std,
 };
+use patchlens::{Tokenizer, Transformer};
 use serde_json::{Value, json};
 
 use crate::interrupt;

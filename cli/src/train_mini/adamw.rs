@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use patchlens::Parameters;
+use patchlens::parameters::Parameters;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 

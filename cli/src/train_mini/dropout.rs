@@ -2,7 +2,8 @@
 //! with any of them missing.
 
 use ndarray::{Axis, Slice};
-use patchlens::{Config, Head, Parameters};
+use patchlens::parameters::Parameters;
+use patchlens::{Config, Head};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use ndarray::{Axis, Slice};
+use patchlens::gradient::{Backward, cross_entropy};
+use patchlens::parameters::Parameters;
 use patchlens::tasks::{Corpus, mini_tokenizer_json};
 use patchlens::{
-    Backward, Config, Edit, Head, Intervention, Interventions, Parameters, Prompt, Site, Target,
-    Tokenizer, Transformer, cross_entropy,
+    Config, Edit, Head, Intervention, Interventions, Prompt, Site, Target, Tokenizer, Transformer,
 };
 
 use super::adamw::AdamW;

@@ -5,10 +5,10 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use patchlens::gradient::{Backward, cross_entropy};
+use patchlens::parameters::{Attention, Parameters};
 use patchlens::tasks::{Corpus, TrainingItem};
-use patchlens::{
-    Attention, Backward, Config, Head, Parameters, Prompt, Transformer, cross_entropy,
-};
+use patchlens::{Config, Head, Prompt, Transformer};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,9 @@
 //! To the bit: batches, threads, and asking for less.
 
 use ndarray::ArrayView2;
-use patchlens::{
-    Activation, Backward, Config, Gradients, HookPoint, Prompts, Selection, Site, Transformer,
-};
+use patchlens::config::Activation;
+use patchlens::gradient::{Backward, Gradients};
+use patchlens::{Config, HookPoint, Prompts, Selection, Site, Transformer};
 
 use super::{everything, random, smooth};
 

@@ -1,7 +1,8 @@
 //! Name by name against torch's autograd.
 
 use ndarray::{Array2, ArrayView2};
-use patchlens::{Backward, HookPoint, Prompts, Selection, cross_entropy};
+use patchlens::gradient::{Backward, cross_entropy};
+use patchlens::{HookPoint, Prompts, Selection};
 
 use crate::common::Comparison;
 

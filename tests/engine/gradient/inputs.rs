@@ -1,10 +1,9 @@
 //! How the gradients at attention's inputs hang together; and bad input.
 
 use ndarray::{Array2, ArrayView2};
-use patchlens::{
-    Activation, Backward, Error, Gradients, Prompt, Prompts, Selection, Site, cross_entropy,
-    hook_fn,
-};
+use patchlens::config::Activation;
+use patchlens::gradient::{Backward, Gradients, cross_entropy};
+use patchlens::{Error, Prompt, Prompts, Selection, Site, hook_fn};
 
 use super::{everything, random, smooth};
 use crate::common::difference;

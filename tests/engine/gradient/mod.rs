@@ -7,7 +7,9 @@ mod inputs;
 mod slopes;
 
 use ndarray::{Array2, ArrayView2};
-use patchlens::{Activation, Backward, Config, Gradients, Prompts, Selection, Transformer};
+use patchlens::config::Activation;
+use patchlens::gradient::{Backward, Gradients};
+use patchlens::{Config, Prompts, Selection, Transformer};
 
 /// A scalar that every logit matters to.
 fn smooth(prompt: usize, logits: ArrayView2<'_, f32>) -> (f64, Array2<f32>) {

@@ -1,9 +1,8 @@
 //! Against finite differences.
 
-use patchlens::{
-    Activation, Backward, HookPoint, Prompt, Prompts, Run, Selection, Site, Transformer,
-    cross_entropy, hook_fn,
-};
+use patchlens::config::Activation;
+use patchlens::gradient::{Backward, cross_entropy};
+use patchlens::{HookPoint, Prompt, Prompts, Run, Selection, Site, Transformer, hook_fn};
 
 use super::{random, smooth};
 
@@ -77,7 +76,7 @@ impl patchlens::Hooks for Shift {
         each.for_each(|(i, v)| *v += 0.2 * ((i % 7) as f32 - 2.5));
     }
 
-    fn begin(&mut self, _run: &patchlens::RunShape<'_>) -> patchlens::Result<()> {
+    fn begin(&mut self, _run: &patchlens::model::RunShape<'_>) -> patchlens::Result<()> {
         Ok(())
     }
 }

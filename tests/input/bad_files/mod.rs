@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::checkpoint_files::*;
-use patchlens::Parameters;
+use patchlens::parameters::Parameters;
 use serde_json::{Map, Value, json};
 
 /// What is done to a good checkpoint, and what the error's message must contain.

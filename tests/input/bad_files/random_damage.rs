@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::LazyLock;
 
-use patchlens::Parameters;
+use patchlens::parameters::Parameters;
 use proptest::prelude::*;
 
 use crate::checkpoint_files::tiny_checkpoint;

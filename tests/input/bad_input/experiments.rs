@@ -1,9 +1,12 @@
 //! Grids, metrics and sweeps that cannot work.
 
 use ndarray::ArrayView2;
+use patchlens::metric::{kl_divergence, logit_diffs, rank};
+use patchlens::patching::ActivationPatching;
+use patchlens::sweep::Cell;
 use patchlens::{
-    ActivationPatching, Base, Cell, Edit, Error, Grid, Intervention, Metric, Prompts, Selection,
-    Site, Sweep, activation_patching, kl_divergence, logit_diff, logit_diffs, rank,
+    Base, Edit, Error, Grid, Intervention, Metric, Prompts, Selection, Site, Sweep,
+    activation_patching, logit_diff,
 };
 
 use super::{Case, model, prompt};

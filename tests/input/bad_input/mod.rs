@@ -4,9 +4,12 @@
 mod experiments;
 
 use ndarray::Array2;
+use patchlens::generate::Generation;
+use patchlens::intervention::Values;
+use patchlens::metric::next_token_loss;
 use patchlens::{
-    Edit, Error, Generation, HookPoint, Intervention, Interventions, KeepLogits, Prompt, Prompts,
-    Run, Select, Selection, Site, Target, Transformer, Values, hook_fn, next_token_loss,
+    Edit, Error, HookPoint, Intervention, Interventions, KeepLogits, Prompt, Prompts, Run, Select,
+    Selection, Site, Target, Transformer, hook_fn,
 };
 
 /// 2 layers, 3 heads of 8, 53 tokens, context 16.

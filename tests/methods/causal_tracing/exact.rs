@@ -1,9 +1,8 @@
 //! What must hold to the bit.
 
-use patchlens::{
-    CausalTracing, Edit, Intervention, Interventions, Prompt, Restore, Run, Selection, Severed,
-    Site, SubjectCorruption, Target, TracedFact, probability,
-};
+use patchlens::metric::probability;
+use patchlens::tracing::{CausalTracing, Restore, Severed, SubjectCorruption, TracedFact};
+use patchlens::{Edit, Intervention, Interventions, Prompt, Run, Selection, Site, Target};
 
 use super::{noise_at_embed, small_fact, small_model, small_noise};
 

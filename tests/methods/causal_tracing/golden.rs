@@ -1,8 +1,9 @@
 //! Against the tables that `tests/golden/tracing.py` writes.
 
 use ndarray::{ArrayD, Axis, Ix1, Ix2};
-use patchlens::{
-    CausalTracing, Prompt, Restore, Severed, SubjectCorruption, TracedFact, subject_noise_std,
+use patchlens::Prompt;
+use patchlens::tracing::{
+    CausalTracing, Restore, Severed, SubjectCorruption, TracedFact, subject_noise_std,
 };
 use serde_json::Value;
 

@@ -1,10 +1,11 @@
 //! Bad input.
 
 use ndarray::Array2;
-use patchlens::{
-    CausalTracing, Prompt, Restore, Site, SubjectCorruption, TracedFact, mean_subject_embedding,
+use patchlens::tracing::{
+    CausalTracing, Restore, SubjectCorruption, TracedFact, mean_subject_embedding,
     subject_noise_std,
 };
+use patchlens::{Prompt, Site};
 
 use super::{known, small_fact, small_model};
 

@@ -7,9 +7,9 @@ mod inputs;
 mod sets;
 
 use ndarray::Array2;
-use patchlens::{
-    Config, Edit, HookPoint, Intervention, Prompt, Target, TracedFact, Transformer, Values,
-};
+use patchlens::intervention::Values;
+use patchlens::tracing::TracedFact;
+use patchlens::{Config, Edit, HookPoint, Intervention, Prompt, Target, Transformer};
 
 fn small_model() -> Transformer {
     let config = Config {

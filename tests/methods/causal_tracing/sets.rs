@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use patchlens::{
-    CausalTracing, Error, PositionClass, Prompt, Restore, SetTrace, SubjectCorruption, TracedFact,
+use patchlens::tracing::{
+    CausalTracing, PositionClass, Restore, SetTrace, SubjectCorruption, TracedFact,
 };
+use patchlens::{Error, Prompt};
 
 use super::{known, small_model};
 

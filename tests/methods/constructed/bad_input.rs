@@ -1,13 +1,17 @@
 //! What the methods on heads turn down, and what they say then.
 
 use ndarray::{Array2, array};
-use patchlens::{
-    AttentionPattern, Circuits, Embedding, FactoredMatrix, FunctionVectors, Head, HeadReporter,
-    InductionSearch, Prompt, Qkv, Replacement, Result, Role, TokenPair, attention_by_distance,
-    attention_entropy, attention_to_roles, copy_scores_of_tokens, head_ablation,
-    head_direct_effect, in_context_score, in_context_score_by_head, induction_circuit, logit_diff,
-    pattern_scores, repeated_loss,
+use patchlens::ablation::{Replacement, head_ablation, head_direct_effect};
+use patchlens::heads::{
+    AttentionPattern, HeadReporter, InductionSearch, Role, attention_by_distance,
+    attention_entropy, attention_to_roles, copy_scores_of_tokens, induction_circuit,
+    pattern_scores,
 };
+use patchlens::in_context::{
+    FunctionVectors, TokenPair, in_context_score, in_context_score_by_head, repeated_loss,
+};
+use patchlens::weights::{Circuits, Embedding, FactoredMatrix};
+use patchlens::{Head, Prompt, Qkv, Result, logit_diff};
 
 use super::builder::{Builder, VOCAB, repeated};
 

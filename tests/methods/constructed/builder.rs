@@ -5,8 +5,10 @@
 //! scale nearly the same everywhere.
 
 use ndarray::Array2;
+use patchlens::config::Activation;
+use patchlens::parameters::Parameters;
 use patchlens::tasks::RepeatedPrompt;
-use patchlens::{Activation, Config, Head, Parameters, Prompt, Transformer};
+use patchlens::{Config, Head, Prompt, Transformer};
 use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;

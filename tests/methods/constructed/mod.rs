@@ -5,11 +5,13 @@ mod builder;
 mod movers;
 
 use builder::{Builder, VOCAB, repeated};
-use patchlens::{
-    AttentionPattern, Head, HeadLabel, HeadReport, HeadReporter, InductionSearch, Prompt,
-    Replacement, TokenPair, Transformer, attention_by_distance, attention_entropy,
-    in_context_score, in_context_score_by_head, induction_circuit, pattern_scores, repeated_loss,
+use patchlens::ablation::Replacement;
+use patchlens::heads::{
+    AttentionPattern, HeadLabel, HeadReport, HeadReporter, InductionSearch, attention_by_distance,
+    attention_entropy, induction_circuit, pattern_scores,
 };
+use patchlens::in_context::{TokenPair, in_context_score, in_context_score_by_head, repeated_loss};
+use patchlens::{Head, Prompt, Transformer};
 
 const PREVIOUS: Head = Head { layer: 0, head: 1 };
 const UNREAD: Head = Head { layer: 1, head: 1 };
@@ -235,7 +237,8 @@ fn in_context_score_is_negative_and_lost_with_the_circuit() {
     assert!(whole.score.mean < -2.0, "{whole:?}");
     // By hand: the loss of the 20th token is read at position 18.
     let logits = model.forward(&prompts[0]).unwrap();
-    let (_, losses) = patchlens::next_token_loss(logits.view(), &prompts[0].tokens).unwrap();
+    let (_, losses) =
+        patchlens::metric::next_token_loss(logits.view(), &prompts[0].tokens).unwrap();
     assert!((losses[18] - losses[4] - whole.per_prompt[0]).abs() < 1e-4);
     let change = in_context_score_by_head(&model, &prompts, tokens, Replacement::Mean).unwrap();
     for head in Head::all(model.config()) {

@@ -2,11 +2,14 @@
 //! just that.
 
 use ndarray::{Array1, Axis};
-use patchlens::{
-    Circuits, FunctionVectors, Head, HeadLabel, HeadReporter, HeadTask, Prompt, Replacement, Role,
-    Selection, Site, Transformer, attention_to_roles, copy_scores, copy_scores_of_tokens,
-    head_ablation, head_direct_effect, logit_diffs,
+use patchlens::ablation::{Replacement, head_ablation, head_direct_effect};
+use patchlens::heads::{
+    HeadLabel, HeadReporter, HeadTask, Role, attention_to_roles, copy_scores, copy_scores_of_tokens,
 };
+use patchlens::in_context::FunctionVectors;
+use patchlens::metric::logit_diffs;
+use patchlens::weights::Circuits;
+use patchlens::{Head, Prompt, Selection, Site, Transformer};
 
 use super::builder::{Builder, VOCAB};
 use super::prompts;

@@ -1,7 +1,8 @@
 //! Caches as files.
 
 use ndarray::ArrayD;
-use patchlens::{ActivationCache, Selection, Site, TunedLens};
+use patchlens::lens::TunedLens;
+use patchlens::{ActivationCache, Selection, Site};
 
 #[test]
 fn caches_are_saved_under_the_hook_names_and_opened_equal() {

@@ -5,11 +5,11 @@ mod tuned;
 
 use crate::common::Comparison;
 use ndarray::Axis;
+use patchlens::lens::{LogitLens, TunedLens};
+use patchlens::metric::{kl_divergence, log_probability, rank};
+use patchlens::parameters::Parameters;
 use patchlens::report::Palette;
-use patchlens::{
-    Config, LogitLens, Parameters, Prompt, Selection, Site, Tokenizer, Transformer, TunedLens,
-    kl_divergence, log_probability, rank,
-};
+use patchlens::{Config, Prompt, Selection, Site, Tokenizer, Transformer};
 
 const BOUND: f32 = 1e-5;
 

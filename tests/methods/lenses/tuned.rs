@@ -1,7 +1,8 @@
 //! Fitted translators.
 
 use ndarray::Array2;
-use patchlens::{HookPoint, Selection, Site, Transformer, TunedLens, ops};
+use patchlens::lens::TunedLens;
+use patchlens::{HookPoint, Selection, Site, Transformer, ops};
 
 use super::{prompts, small};
 

@@ -1,10 +1,12 @@
 //! What must hold to the bit: full passes with every head patched by hand, identities, no path.
 
 use ndarray::Axis as Dim;
+use patchlens::intervention::Values;
+use patchlens::metric::{log_probability, probability};
+use patchlens::paths::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 use patchlens::{
-    ActivationCache, Base, Component, Edit, Head, HookPoint, Intervention, Interventions,
-    PathEffects, PathPatching, PathReceiver, PathSender, Prompts, Qkv, Run, Selection, Senders,
-    Site, Sweep, Target, Transformer, Values, log_probability, logit_diff, probability,
+    ActivationCache, Base, Component, Edit, Head, HookPoint, Intervention, Interventions, Prompts,
+    Qkv, Run, Selection, Site, Sweep, Target, Transformer, logit_diff,
 };
 
 use super::{bits, heads, model, pairs};

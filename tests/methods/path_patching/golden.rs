@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use ndarray::{Array1, ArrayD, ArrayViewD, Axis as Dim};
-use patchlens::{
-    Component, Head, Metric, PathPatching, PathReceiver, PathSender, Prompt, Qkv, Senders,
-    logit_diff,
-};
+use patchlens::paths::{PathPatching, PathReceiver, PathSender, Senders};
+use patchlens::{Component, Head, Metric, Prompt, Qkv, logit_diff};
 
 use super::{heads, senders};
 use crate::common::Comparison;

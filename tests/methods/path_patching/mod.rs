@@ -5,11 +5,9 @@ mod golden;
 
 use std::ops::ControlFlow;
 
-use patchlens::{
-    Component, Config, Head, PathPatching, PathReceiver, PathSender, Prompt, Prompts, Qkv, Select,
-    Senders, Transformer, kl_divergence, log_probability, logit_diff, probability,
-    probability_diff, rank,
-};
+use patchlens::metric::{kl_divergence, log_probability, probability, probability_diff, rank};
+use patchlens::paths::{PathPatching, PathReceiver, PathSender, Senders};
+use patchlens::{Component, Config, Head, Prompt, Prompts, Qkv, Select, Transformer, logit_diff};
 
 /// The goldens' order of senders: the embedding, then each layer's heads and MLP.
 fn senders(config: &Config) -> Vec<Vec<PathSender>> {

@@ -1,8 +1,9 @@
 //! Function vectors.
 
 use anyhow::{Context, Result};
+use patchlens::in_context::FunctionVectors;
 use patchlens::tasks::{FactPrompt, Facts, KeyValue};
-use patchlens::{FunctionVectors, Prompt, Tokenizer};
+use patchlens::{Prompt, Tokenizer};
 use serde_json::json;
 
 use super::InContext;
