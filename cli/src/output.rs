@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use ndarray::Array2;
 use patchlens::report::{Labelled, Page, use_color};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -21,13 +22,25 @@ struct Found {
     pages: Vec<(String, String)>,
     /// Everything for the JSON file.
     numbers: Map<String, Value>,
-    /// What was said, for the report.
+    /// What was said before the first result, and after it, for the report.
+    introduction: String,
     text: String,
+    begun: bool,
+    /// All heads' patterns over a prompt.
+    attention: Option<Attention>,
+}
+
+struct Attention {
+    heading: String,
+    heads: Vec<(String, Array2<f32>)>,
+    tokens: Vec<String>,
 }
 
 /// Prints a study's results as they come, and saves them at the end, also if that comes early.
 pub struct Output {
     study: &'static str,
+    /// The question that it answers: the title of its page.
+    title: String,
     model: String,
     json: Option<PathBuf>,
     out: Option<PathBuf>,
@@ -40,7 +53,7 @@ impl Output {
     ///
     /// # Errors
     /// If a folder is missing or cannot be made.
-    pub fn new(study: &'static str, common: &Common, model: String) -> Result<Self> {
+    pub fn new(study: &'static str, title: String, common: &Common, model: String) -> Result<Self> {
         if let Some(path) = common.json.as_deref().filter(|path| !is_stdout(path)) {
             check_file(path)?;
         }
@@ -50,6 +63,7 @@ impl Output {
         }
         Ok(Output {
             study,
+            title,
             model,
             json: common.json.clone(),
             out: common.out.clone(),
@@ -73,9 +87,33 @@ impl Output {
             writeln!(std::io::stdout().lock(), "{text}")?;
         }
         let mut found = self.found.borrow_mut();
-        found.text += &text;
-        found.text.push('\n');
+        let so_far = if found.begun {
+            &mut found.text
+        } else {
+            &mut found.introduction
+        };
+        *so_far += &text;
+        so_far.push('\n');
         Ok(())
+    }
+
+    /// Whether there is a page for pictures.
+    pub fn has_page(&self) -> bool {
+        self.out.is_some()
+    }
+
+    /// Shows all heads' patterns `[dest, src]` over a prompt on the page.
+    pub fn attention(
+        &self,
+        heading: String,
+        heads: Vec<(String, Array2<f32>)>,
+        tokens: Vec<String>,
+    ) {
+        self.found.borrow_mut().attention = Some(Attention {
+            heading,
+            heads,
+            tokens,
+        });
     }
 
     /// Prints a table, with colours on a terminal, unless stdout is for JSON.
@@ -83,6 +121,7 @@ impl Output {
     /// # Errors
     /// As [`Output::say`].
     pub fn table(&self, table: &Labelled) -> Result<()> {
+        self.found.borrow_mut().begun = true;
         if !self.json.as_deref().is_some_and(is_stdout) {
             writeln!(std::io::stdout().lock(), "{}", table.colored(use_color()))?;
         }
@@ -112,6 +151,7 @@ impl Output {
         let model = &mut result.about.model;
         model.get_or_insert_with(|| self.model.clone());
         let mut found = self.found.borrow_mut();
+        found.begun = true;
         found.results.push((name.to_string(), result));
     }
 
@@ -176,11 +216,27 @@ impl Output {
 impl Output {
     /// One page with all results, and what was said.
     fn report(&self, found: &Found) -> Result<Page> {
-        let mut page = Page::new(format!("{}: {}", self.study, self.model));
+        let text = |page: Page, heading: &str, text: &str| match text.trim() {
+            "" => page,
+            text => page.text(heading, text),
+        };
+        let mut page = text(Page::new(&self.title), "What was run", &found.introduction);
         for (name, result) in &found.results {
             page = page.result(name, result)?;
         }
-        Ok(page.text("In words", &found.text))
+        page = text(page, "In words", &found.text);
+        for (name, _) in &found.pages {
+            page = page.text("A page of its own", &format!("in the same folder: {name}"));
+        }
+        let Some(attention) = &found.attention else {
+            return Ok(page);
+        };
+        let heads: Vec<_> = attention
+            .heads
+            .iter()
+            .map(|(name, p)| (name, p.view()))
+            .collect();
+        Ok(page.attention(&attention.heading, &heads, &attention.tokens)?)
     }
 }
 

@@ -1,12 +1,18 @@
 //! What a study runs in: the model, its tokenizer, progress and output.
 
 use anyhow::{Context, Result};
-use patchlens::{Prompt, Tokenizer, Transformer};
+use clap::CommandFactory as _;
+use ndarray::Axis;
+use patchlens::{Head, Prompt, Selection, Site, Tokenizer, Transformer};
 
+use crate::Cli;
 use crate::options::Common;
 use crate::output::Output;
 use crate::progress::Reporter;
 use crate::questions::Questions;
+
+/// Most numbers of all patterns that a page shows.
+const LARGEST_ATTENTION: usize = 1 << 20;
 
 /// Opened by the program, handed to a study.
 pub struct Session {
@@ -32,7 +38,7 @@ impl Session {
             || "shipped small model".to_string(),
             |dir| dir.display().to_string(),
         );
-        let output = Output::new(study, common, name)?;
+        let output = Output::new(study, title(study), common, name)?;
         let (model, tokenizer) = match dir {
             Some(dir) => (
                 Transformer::open(dir).context("opening the model")?,
@@ -75,8 +81,47 @@ impl Session {
             lines.push(format!("  corrupted  {:?}", text(corrupted)?));
         }
         lines.push(format!("  right {right}, wrong {wrong}\n"));
-        self.output.say(lines.join("\n"))
+        self.output.say(lines.join("\n"))?;
+        self.show_attention("the first clean prompt", &clean[0])
     }
+
+    /// Puts all heads' patterns over a prompt on the page, unless they would make it too large.
+    ///
+    /// # Errors
+    /// Those of the run.
+    pub fn show_attention(&self, of: &str, prompt: &Prompt) -> Result<()> {
+        let config = self.model.config();
+        let heads: Vec<Head> = Head::all(config).collect();
+        let values = heads.len() * prompt.len() * prompt.len();
+        if !self.output.has_page() || values > LARGEST_ATTENTION {
+            return Ok(());
+        }
+        let layers = 0..config.n_layers;
+        let patterns = Selection::points(layers.map(|layer| Site::Pattern.at(layer)));
+        let (_, cache) = self.model.run_with_cache(prompt, &patterns)?;
+        let patterns = heads
+            .into_iter()
+            .map(|head| {
+                let pattern = cache.get(Site::Pattern.at(head.layer))?;
+                let pattern = pattern.index_axis(Axis(0), head.head);
+                let pattern = pattern.to_owned().into_dimensionality()?;
+                Ok((head.to_string(), pattern))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let heading = format!("Attention of all heads over {of}");
+        let tokens = prompt.labels.clone();
+        self.output.attention(heading, patterns, tokens);
+        Ok(())
+    }
+}
+
+/// The question that a study answers, as `--help` says it.
+fn title(study: &str) -> String {
+    let program = Cli::command();
+    let command = program
+        .find_subcommand(study)
+        .expect("a study is a subcommand");
+    command.get_about().expect("each has one").to_string()
 }
 
 /// Bounds the threads of the whole program.

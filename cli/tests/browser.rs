@@ -154,6 +154,7 @@ fn a_report_of_patching() {
         let found = visit(&browser, &dir.path().join("report.html"), width);
         sound(&found);
         assert!(!found["wide"].as_bool().unwrap(), "it fits {width} pixels");
+        assert_eq!(texts(&found["heads"]).len(), 16, "patterns over the text");
         let map = &found["maps"][0];
         assert_eq!((&map["rows"], &map["columns"]), (&4.into(), &4.into()));
         if width > 1000 {
