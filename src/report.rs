@@ -55,10 +55,9 @@ mod save;
 mod terminal;
 mod view;
 
-pub use about::{About, Direction, Normalization};
+pub use about::{About, Direction, Normalization, Palette};
 pub use absent::Absent;
 pub use axis::{Axis, AxisKind};
-pub use color::Palette;
 pub use curves::Curves;
 pub use label::legible;
 pub use labelled::{Labelled, shared_range};

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::color::Palette;
 use super::digits::{count, number};
 
 /// Which run is patched into which.
@@ -36,6 +35,17 @@ pub enum Normalization {
     Raw,
     /// `(m − corrupted) / (clean − corrupted)`: 0 is the corrupted run, 1 the clean run.
     Normalized,
+}
+
+/// The colour scale of a heat map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Palette {
+    /// Red (negative) over white (zero) to blue (positive), equally far to both sides.
+    #[default]
+    Diverging,
+    /// From the smallest to the largest value, where all have one sign; else as `Diverging`.
+    Sequential,
 }
 
 /// What the numbers of a [`Labelled`](super::Labelled) array are.

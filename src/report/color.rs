@@ -1,22 +1,11 @@
 //! Colours of values: one scale for the terminal, pictures and pages.
 
 use colorgrad::Gradient;
-use serde::{Deserialize, Serialize};
 
+use super::about::Palette;
 use super::absent::Absent;
 use super::digits::number;
 use super::labelled::{Labelled, finite_range};
-
-/// The colour scale of a heat map.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Palette {
-    /// Red (negative) over white (zero) to blue (positive), equally far to both sides.
-    #[default]
-    Diverging,
-    /// From the smallest to the largest value, where all have one sign; else as `Diverging`.
-    Sequential,
-}
 
 /// Red, green, blue.
 pub(super) type Rgb = [u8; 3];
