@@ -1,5 +1,8 @@
 //! The program as people run it: every subcommand, wrong usage, statuses, files.
 
+mod browser;
+mod studies;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -264,103 +267,6 @@ fn patch_of_a_file_of_pairs() {
 }
 
 /// Every study on its task, with few prompts: text, JSON and files.
-#[test]
-fn every_study_runs_on_its_task() {
-    let folder = tempfile::tempdir().unwrap();
-    for (study, options, result) in [
-        ("paths", &["--prompts", "4"][..], "to_logits"),
-        ("trace", &["--prompts", "3", "--samples", "2"], "states"),
-        ("lens", &["--prompts", "3", "--fit", "20"], "tuned_lens_kl"),
-        ("attribute", &["--prompts", "4"], "dla_writers"),
-        (
-            "steer",
-            &["--prompts", "100", "--tries", "4", "--scales", "0,1"],
-            "steering_by_layer",
-        ),
-        ("heads", &["--prompts", "4", "--sequences", "2"], "report"),
-        ("induction", &["--sequences", "2"], "removed"),
-        ("in-context", &["--sequences", "2"], "mapping"),
-    ] {
-        let out = folder.path().join(study);
-        let file = folder.path().join(format!("{study}.json"));
-        let files = [
-            "--out",
-            out.to_str().unwrap(),
-            "--json",
-            file.to_str().unwrap(),
-            "--quiet",
-        ];
-        let text = ok(&[&[study][..], options, &files].concat());
-        assert!(text.lines().count() > 10, "{study}: {text}");
-        assert!(!text.contains("NaN"), "{study}: {text}");
-        let document = json(&fs::read_to_string(&file).unwrap());
-        assert_eq!(document["study"], study);
-        assert!(
-            !document["results"][result].is_null(),
-            "{study}: no {result}"
-        );
-        let pictures = fs::read_dir(&out).unwrap().count();
-        assert!(pictures >= 4, "{study}: {pictures} files");
-    }
-}
-
-/// Every study that can be asked about one's own prompts.
-#[test]
-fn every_study_that_can_runs_on_own_prompts() {
-    let both = pair();
-    let one = ["--clean", CLEAN, "--answer", " Mary", "--wrong", " John"];
-    let paths = ok(&[&["paths"][..], &both].concat());
-    assert!(
-        paths.contains("heads that raise the logit difference"),
-        "{paths}"
-    );
-    let attribute = ok(&[&["attribute"][..], &one].concat());
-    assert!(
-        attribute.contains("answer ` Mary`, rival ` John`"),
-        "{attribute}"
-    );
-    let lens = ok(&[
-        "lens",
-        "--clean",
-        "Ada Brown plays the sport of",
-        "--fit",
-        "0",
-    ]);
-    assert!(
-        lens.contains("By the logit lens, the answer is the likeliest from"),
-        "{lens}"
-    );
-    let steer = ok(&[&["steer", "--scales", "0,1"][..], &both].concat());
-    assert!(steer.contains("log-probability of ` Mary`"), "{steer}");
-    let trace = ok(&[
-        "trace",
-        "--clean",
-        "Ada Brown plays the sport of",
-        "--subject",
-        "Ada Brown",
-        "--answer",
-        " boxing",
-        "--samples",
-        "2",
-    ]);
-    assert!(
-        trace.contains("1 of 1 facts kept") || trace.contains("0 of 1 facts"),
-        "{trace}"
-    );
-    let task = ok(&[
-        "patch",
-        "--task",
-        "greater-than",
-        "--prompts",
-        "2",
-        "--sweep",
-        "z",
-    ]);
-    assert!(task.contains("mean probability difference"), "{task}");
-    let stderr = fails(2, &[&["attribute"][..], &both].concat());
-    assert!(stderr.contains("--corrupted is not used here"), "{stderr}");
-}
-
 /// The first Ctrl-C ends a training with a checkpoint, status 3.
 #[cfg(unix)]
 #[test]
