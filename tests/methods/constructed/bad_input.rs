@@ -1,11 +1,10 @@
 //! What the methods on heads turn down, and what they say then.
 
 use ndarray::{Array2, array};
-use patchlens::ablation::{Replacement, head_ablation, head_direct_effect};
+use patchlens::ablation::{Ablation, Replacement};
 use patchlens::heads::{
     AttentionPattern, HeadReporter, InductionSearch, Role, attention_by_distance,
-    attention_entropy, attention_to_roles, copy_scores_of_tokens, induction_circuit,
-    pattern_scores,
+    attention_entropy, attention_to_roles, copy_scores_of_tokens, pattern_scores,
 };
 use patchlens::in_context::{
     FunctionVectors, TokenPair, in_context_score, in_context_score_by_head, repeated_loss,
@@ -100,11 +99,7 @@ fn prompts_and_positions() {
         attention_by_distance(&model, &prompt, usize::MAX),
         &["distance", "n_positions"],
     );
-    turned_down(
-        "report",
-        HeadReporter::new(&nothing).run(&model),
-        &["prompt"],
-    );
+    turned_down("report", HeadReporter::new(&model, &nothing), &["prompt"]);
     let two = Role::new("IO", [1, 1]);
     let one = Role::new("END", [2]);
     let roles = attention_to_roles(&model, &prompt, &one, &[two]);
@@ -128,7 +123,8 @@ fn prompts_and_positions() {
         let pair = TokenPair { late, early };
         let parts = [&*format!("early {early}, late {late}"), "2 ≤ early < late"];
         turned_down("pair", in_context_score(&model, &prompt, pair), &parts);
-        let by_head = in_context_score_by_head(&model, &prompt, pair, Replacement::Zero);
+        let ablation = Ablation::new(&model, &prompt, Replacement::Zero).unwrap();
+        let by_head = in_context_score_by_head(&ablation, pair);
         turned_down("pair by head", by_head, &parts);
     }
 }
@@ -137,16 +133,9 @@ fn prompts_and_positions() {
 fn metrics_and_sequences() {
     let model = Builder::new(2).model();
     let (prompt, metric) = (Prompt::from([1, 2, 3]), logit_diff(1, VOCAB as u32));
-    turned_down(
-        "ablation",
-        head_ablation(&model, &prompt, &metric, Replacement::Mean),
-        &["12"],
-    );
-    turned_down(
-        "direct effect",
-        head_direct_effect(&model, &prompt, &metric, Replacement::Mean),
-        &["12"],
-    );
+    let ablation = Ablation::new(&model, &prompt, Replacement::Mean).unwrap();
+    turned_down("ablation", ablation.heads(&metric), &["12"]);
+    turned_down("direct effect", ablation.direct_effects(&metric), &["12"]);
     let vectors = FunctionVectors::new(&model, &prompt).unwrap();
     let answers = vectors.indirect_effects(&prompt, &[1, 2]);
     turned_down("answers", answers, &["2", "1"]);
@@ -157,7 +146,7 @@ fn metrics_and_sequences() {
         repeated_loss(&model, &once),
         &["8 tokens", "two repeats"],
     );
-    let search = induction_circuit(&model, &once, InductionSearch::default());
+    let search = InductionSearch::new(&model, &once);
     turned_down("search", search, &["two repeats"]);
     turned_down("no sequences", repeated_loss(&model, &[]), &["prompt"]);
 }
