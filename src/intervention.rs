@@ -297,7 +297,8 @@ impl Edit {
         }
     }
 
-    fn values(&self) -> Option<&Values> {
+    /// The values that it takes, if it takes some.
+    pub(crate) fn values(&self) -> Option<&Values> {
         match self {
             Edit::Patch(values) | Edit::Set(values) | Edit::Mean(values) | Edit::Add(values) => {
                 Some(values)

@@ -101,7 +101,7 @@ impl Values {
     }
 
     /// The array for a sequence.
-    fn of(&self, sequence: usize) -> ArrayViewD<'_, f32> {
+    pub(crate) fn of(&self, sequence: usize) -> ArrayViewD<'_, f32> {
         let index = if self.len() == 1 { 0 } else { sequence };
         match &self.0 {
             Source::Arrays(arrays) => arrays[index].view(),

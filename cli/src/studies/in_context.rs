@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ndarray::{Array2, Axis as Dim};
-use patchlens::ablation::Replacement;
+use patchlens::ablation::{Ablation, Replacement};
 use patchlens::in_context::{TokenPair, in_context_score, in_context_score_by_head};
 use patchlens::metric::logit_diffs;
 use patchlens::patching::Patching;
@@ -131,7 +131,9 @@ impl InContext {
             .progress
             .step("in-context-learning score, whole and by head");
         let whole = in_context_score(model, &prompts, tokens)?;
-        let change = in_context_score_by_head(model, &prompts, tokens, Replacement::Mean)?;
+        let ablation =
+            Ablation::new(model, &prompts, Replacement::Mean)?.memory_limit(session.memory);
+        let change = in_context_score_by_head(&ablation, tokens)?;
         drop(step);
         output.say(format_args!("model    {}\n", output.model()))?;
         output.say(format_args!(
