@@ -68,13 +68,15 @@ impl LensReadout {
     /// The likeliest token at each point and position, the usual picture of a lens: its
     /// probability `[point, position]`, its text in each cell.
     ///
+    /// A token that the tokenizer lacks is `#396`.
+    ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a token that the tokenizer lacks.
+    /// Same as [`Labelled::with_texts`].
     pub fn likeliest(&self, tokenizer: &Tokenizer) -> Result<Labelled> {
         let first = self.top_tokens.index_axis(Dim(2), 0);
         let texts = first.iter().map(|token| tokenizer.token_label(*token));
-        let texts = Array2::from_shape_vec(first.dim(), texts.collect::<Result<_>>()?)
-            .unwrap_or_else(|_| unreachable!("one text a token"));
+        let texts = Array2::from_shape_vec(first.dim(), texts.collect())
+            .expect("there is one text per token");
         let probabilities = self.top_probabilities.values();
         let mut about = self.top_probabilities.about.clone();
         about.title += " of the likeliest token";

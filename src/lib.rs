@@ -51,7 +51,6 @@
 
 mod base;
 mod cache;
-mod checkpoint;
 mod component;
 mod effects;
 mod error;
@@ -65,6 +64,7 @@ mod tokenizer;
 
 pub mod ablation;
 pub mod attribution;
+pub mod checkpoint;
 pub mod circuits;
 pub mod config;
 pub mod generate;

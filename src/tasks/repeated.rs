@@ -103,9 +103,7 @@ impl<'t> Repeated<'t> {
     /// [`Error::OutOfRange`] when one is not in the vocabulary, [`Error::Tokenizer`] when there
     /// are fewer than 2 different ones.
     pub fn from_pool(tokenizer: &'t Tokenizer, pool: Vec<u32>) -> Result<Self> {
-        for &token in &pool {
-            tokenizer.token_text(token)?;
-        }
+        pool.iter().try_for_each(|&token| tokenizer.check(token))?;
         Ok(Repeated {
             tokenizer: Some(tokenizer),
             ..Repeated::from_tokens(pool)?
@@ -204,7 +202,7 @@ impl<'t> Repeated<'t> {
             .chain(sequence.repeat(repeats))
             .collect();
         let prompt = match self.tokenizer {
-            Some(tokenizer) => tokenizer.prompt(tokens)?,
+            Some(tokenizer) => tokenizer.prompt(tokens),
             None => Prompt::from(tokens),
         };
         Ok(RepeatedPrompt {

@@ -99,7 +99,7 @@ impl Attribute {
         let prompt = &questions.clean[0];
         let one = DirectLogitAttribution::new(&session.model, prompt, direction.clone())?;
         let last = prompt.len() - 1;
-        let [right, wrong] = questions.answer_texts(0, &session.tokenizer)?;
+        let [right, wrong] = questions.answer_texts(0, &session.tokenizer);
         let about = format!("Prompt 1 alone: answer {right}, rival {wrong}.");
         let of_one = |mut table: Labelled| {
             table.about.title += ", prompt 1";

@@ -104,7 +104,7 @@ impl InContext {
                 let pieces = tokens.chunks_exact(late).take(self.sequences.sequences);
                 pieces
                     .map(|piece| tokenizer.prompt(piece.to_vec()))
-                    .collect::<patchlens::Result<_>>()?
+                    .collect()
             }
             None => {
                 let period = self.sequences.period.unwrap_or((late / 3).clamp(2, 50));
@@ -118,7 +118,7 @@ impl InContext {
                 let task = Repeated::new(tokenizer)?;
                 let drawn = task.prompts(n, period, repeats, self.sequences.seed)?;
                 let cut = |r: &RepeatedPrompt| tokenizer.prompt(r.prompt.tokens[..late].to_vec());
-                drawn.iter().map(cut).collect::<patchlens::Result<_>>()?
+                drawn.iter().map(cut).collect()
             }
         };
         Ok((TokenPair { late, early }, prompts))

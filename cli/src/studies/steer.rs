@@ -91,7 +91,7 @@ impl Steer {
         } else {
             self.names(session)?
         };
-        let answer = session.tokenizer.token_text(sets.answer)?;
+        let answer = session.tokenizer.token_text(sets.answer);
         let points: Vec<HookPoint> = (0..model.config().n_layers)
             .map(|l| Site::ResidPost.at(l))
             .collect();
@@ -141,7 +141,7 @@ impl Steer {
         let n = self.prompts.prompts.unwrap_or(TAKES.prompts) as usize;
         let drawn = ioi.clone().split(Split::Train)?.prompts(n, seed)?;
         let answer = most_frequent(&drawn)?;
-        let text = tokenizer.token_text(answer)?;
+        let text = tokenizer.token_text(answer);
         let (yes, no): (Vec<_>, Vec<_>) = drawn.iter().partition(|p| p.io == answer);
         let direction = format!(
             "The direction is the mean residual stream at the last position of {} prompts \
@@ -182,8 +182,8 @@ impl Steer {
         let answer = questions.answers[0].0[0];
         let same = |(right, _): &(Vec<u32>, Vec<u32>)| *right == [answer];
         if let Some(i) = questions.answers.iter().position(|answers| !same(answers)) {
-            let [right, _] = questions.answer_texts(i, tokenizer)?;
-            let [first, _] = questions.answer_texts(0, tokenizer)?;
+            let [right, _] = questions.answer_texts(i, tokenizer);
+            let [first, _] = questions.answer_texts(0, tokenizer);
             anyhow::bail!(
                 "steering needs one right answer for all prompts: prompt 0 has {first}, prompt {i} \
                  {right}"
@@ -216,7 +216,7 @@ impl Steer {
         let mut hooks = Interventions::new(steering.interventions(scale)?);
         let plain = model.generate(prompt, (), &generation)?;
         let steered = model.generate(prompt, &mut hooks, &generation)?;
-        let text = |tokens: &[u32]| tokenizer.decode(tokens);
+        let text = |tokens: &[u32]| tokenizer.readable(tokens);
         output.say(text(&prompt.tokens)?)?;
         output.say(format_args!(
             "  unsteered:{}\n  steered:  {}",

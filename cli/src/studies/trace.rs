@@ -257,8 +257,8 @@ fn say_counts(
         output.say(format_args!(
             "  `{}`: found `{}`, expected `{}`",
             facts[dropped.index].text,
-            tokenizer.token_text(dropped.answer)?,
-            tokenizer.token_text(dropped.attribute)?
+            tokenizer.token_text(dropped.answer),
+            tokenizer.token_text(dropped.attribute)
         ))?;
     }
     let error = match (error(set.total_effect.std_error), set.kept.len()) {
