@@ -167,7 +167,7 @@ fn files_that_are_missing_or_wrong_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokenizer.json");
     let missing = Tokenizer::open(dir.path());
-    assert!(matches!(missing, Err(Error::Io { path: p, .. }) if p == path));
+    assert!(matches!(missing, Err(Error::Format { path: p, .. }) if p == path));
     std::fs::write(&path, "{}").unwrap();
     let wrong = Tokenizer::open(dir.path());
     assert!(matches!(wrong, Err(Error::Format { path: p, .. }) if p == path));
