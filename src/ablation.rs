@@ -1,6 +1,29 @@
-//! Knock-out: attention heads and MLPs replaced by zero, by their mean, or by their values on
-//! another prompt; and circuits scored by it (Wang et al. 2022, "Interpretability in the Wild",
-//! sections 2.1 and 4).
+//! Ablation: what does the model lose without these heads or MLPs? And circuits scored by it.
+//!
+//! ```text
+//! lost(nodes) = m(whole model) - m(model whose nodes are replaced)
+//! ```
+//!
+//! (Wang et al. 2022, "Interpretability in the Wild", sections 2.1 and 4.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+//! let ablation = Ablation::new(&model, &clean, Replacement::Zero)?;
+//! println!("{}", ablation.heads(&metric)?.lost()?.top(3));
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** Above 0: the nodes help. It depends on what takes their place
+//! ([`Replacement`]): zeros ask what is lost if the head did not exist, the mean over all positions
+//! what it knows of this prompt *and* place, the mean over prompts of the same template what it
+//! knows of this prompt alone. The same head can cost ten times as much by one as by another.
+//!
+//! **What it does not mean.** Nodes that stand in for each other cost little one by one; knock out
+//! sets of them. Zeros are activations that later layers have never seen. More in
+//! [the guide](crate::guide::ablation).
 
 mod circuit;
 mod heads;

@@ -1,5 +1,26 @@
-//! The in-context-learning score: how much better a model predicts late tokens than early ones
-//! (Olsson et al. 2022; Kaplan et al. 2020).
+//! Learning from the context: how much does the model gain from it, by which heads, and as which
+//! vectors?
+//!
+//! ```text
+//! in-context score = mean loss at a late token - mean loss at an early one   (below 0: it learns)
+//! ```
+//!
+//! (Olsson et al. 2022; Kaplan et al. 2020; function vectors: Todd et al. 2024.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let repeated = patchlens::tasks::Repeated::new(&tokenizer)?.prompts(4, 12, 2, 0)?;
+//! let loss = patchlens::in_context::repeated_loss(&model, &repeated)?;
+//! println!("{} nats, then {}", loss.first_loss, loss.second_loss);
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** Nats per token. On random tokens that repeat, the second loss is what
+//! induction leaves.
+//!
+//! **What it does not mean.** Later tokens of natural text can be easier for other reasons. More in
+//! [the guide](crate::guide::heads).
 
 mod function_vectors;
 mod repeated_loss;

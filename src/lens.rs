@@ -1,5 +1,31 @@
-//! Logit lens (nostalgebraist 2020) and tuned lens (Belrose et al. 2023): what the model would
-//! answer if it ended here.
+//! Logit lens and tuned lens: from which layer on can the answer be read?
+//!
+//! The residual stream *r* after each step, as if the model ended there:
+//!
+//! ```text
+//! logit lens: unembed(LayerNorm(r))         tuned lens: unembed(LayerNorm(r + r·W + b))
+//! ```
+//!
+//! (nostalgebraist 2020; Belrose et al. 2023, where *W* and *b* are fitted for each point, here by
+//! least squares.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! let read = LogitLens::new(&model).run(&clean)?;
+//! let (points, last) = (read.kl_to_final.values().shape()[0], clean.len() - 1);
+//! assert_eq!(read.kl_to_final.values()[[points - 1, last]], 0.0); // the end is the model
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** KL(final ‖ lens) in nats: how far the reading is from what the model
+//! says in the end. The last point has the model's own bits.
+//!
+//! **What it does not mean.** What can be read need not be used. Early streams are not in the basis
+//! of the end, so nonsense there means little. The point after layer *i* is Hugging Face's
+//! `hidden_states[i + 1]`, but for the last one, which there is behind the final LayerNorm. More in
+//! [the guide](crate::guide::lenses).
 
 mod tuned;
 

@@ -1,5 +1,28 @@
-//! Steering: adding a direction to the residual stream (activation addition, Turner et al. 2023;
-//! difference of means, Marks & Tegmark 2023; Panickssery et al. 2023).
+//! Steering: which direction in the residual stream makes the model say something else?
+//!
+//! ```text
+//! direction = mean(stream on prompts with the property) - mean(stream on prompts without)
+//! steered stream = stream + scale * direction
+//! ```
+//!
+//! (Activation addition, Turner et al. 2023; difference of means, Marks & Tegmark 2023;
+//! Panickssery et al. 2023.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let prompts = |texts: [&str; 2]| texts.map(|text| tokenizer.encode(text).unwrap());
+//! let (yes, no) = (prompts(["Mary gave", "Mary and"]), prompts(["John gave", "John and"]));
+//! let point = Site::ResidPost.at(1);
+//! let steering = Steering::difference_of_means(&model, &yes, &no, &[point], Select::Last)?;
+//! println!("{}", steering.interventions(2.0)?.len());
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** The metric at each scale; 0 is the model as it is.
+//!
+//! **What it does not mean.** A direction that works when added need not be one that the model
+//! uses. Far outside of what it has seen, everything changes: look at the text, too.
 
 use ndarray::{Array1, Axis as Dim};
 

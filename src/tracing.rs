@@ -1,9 +1,32 @@
-//! Causal tracing (Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section
-//! 2): the subject of a fact is corrupted, single activations of the clean run are put back, and
-//! the probability of the answer tells where the fact is recalled.
+//! Causal tracing: at which layer and token is a fact recalled?
 //!
-//! The corrupted runs are the base of a sweep, so that a cell computes only what lies after the
-//! activation that it restores.
+//! The subject's embeddings are corrupted by noise; then single states of the clean run are put
+//! back. With *p* the probability of the answer, mean over samples of the noise,
+//!
+//! ```text
+//! total effect           = p(clean) - p(corrupted)
+//! indirect effect(state) = p(corrupted, state restored) - p(corrupted)
+//! ```
+//!
+//! (Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 2.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! use patchlens::tracing::{Restore, SubjectCorruption, TracedFact};
+//! let text = "Ada Brown plays the sport of";
+//! let fact = patchlens::tasks::FactPrompt::new(&tokenizer, text, "Ada Brown", " boxing", "sport")?;
+//! let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.3));
+//! println!("{}", tracing.trace(&TracedFact::from(&fact), Restore::states())?.indirect_effect);
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** By how much the answer becomes likelier when this state alone is clean
+//! again. Compare it with the total effect, which is all there is to restore.
+//!
+//! **What it does not mean.** A place that can bring the fact back need not be where it is stored
+//! (Hase et al. 2023). Noise is no other fact: it puts the model where it never is. More in
+//! [the guide](crate::guide::tracing).
 
 mod average;
 mod corruption;
