@@ -207,7 +207,7 @@ pub struct TaskEvidence {
     /// What the metric loses when the head is ablated at the task's last position alone.
     pub lost_at_end: Score,
     /// The direct effect: what the metric loses when the head's output is taken out of the final
-    /// residual stream alone ([`head_direct_effect`](crate::ablation::head_direct_effect)).
+    /// residual stream alone ([`Each::HeadDirectly`](crate::ablation::Each::HeadDirectly)).
     pub direct: Score,
     /// Attention from the last position to each role.
     pub roles: Vec<Score>,

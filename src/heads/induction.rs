@@ -9,7 +9,7 @@ use std::ops::Range;
 use ndarray::ArrayView1;
 use serde::{Deserialize, Serialize};
 
-use crate::ablation::{Ablation, CircuitNode, KnockOut, Replacement};
+use crate::ablation::{Ablation, CircuitNode, Each, KnockOut, Replacement};
 use crate::base::Base;
 use crate::component::Head;
 use crate::error::{Error, Result};
@@ -75,7 +75,7 @@ impl<'m> InductionSearch<'m> {
         Ok(InductionSearch {
             model,
             repeated: repeated.to_vec(),
-            replacement: Replacement::Mean,
+            replacement: Replacement::OverallMean,
             min_attention: 0.3,
             min_previous_token: 0.3,
             min_share: 0.05,
@@ -102,7 +102,7 @@ impl<'m> InductionSearch<'m> {
             metric: gain_metric(&self.repeated),
             ablation,
         };
-        let whole = study.ablation.heads(&study.metric)?;
+        let whole = study.ablation.run(Each::Head, &study.metric)?;
         let gain = Estimate::of(whole.clean.iter().copied());
         // NaN is no gain.
         if !(gain.mean > 0.0) {

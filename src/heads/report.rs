@@ -73,8 +73,8 @@ impl<'m> HeadReporter<'m> {
     /// # Errors
     /// Same as [`pattern_scores`](crate::heads::pattern_scores),
     /// [`attention_to_roles`](crate::heads::attention_to_roles), [`copy_scores_of_tokens`] and
-    /// [`Ablation::heads`](crate::ablation::Ablation::heads); [`Error::Invalid`] if the answer is none of the
-    /// roles.
+    /// [`Ablation::run`](crate::ablation::Ablation::run); [`Error::Invalid`] if the answer is none of
+    /// the roles.
     pub fn run(&self) -> Result<HeadReport> {
         let model = self.model;
         let circuits = Circuits::new(model);

@@ -3,7 +3,7 @@
 
 use ndarray::{Array2, Array3, ArrayView1, Axis as Dim};
 
-use crate::ablation::{Ablation, Replacement};
+use crate::ablation::{Ablation, Each, Replacement};
 use crate::base::Base;
 use crate::component::Head;
 use crate::error::{Error, Result};
@@ -111,9 +111,9 @@ impl MeasuredTask {
         let mut ablation = Ablation::over(&base, settings.replacement)?
             .with_class(&task.end.name, task.end.class())?;
         ablation.limits = settings.limits;
-        let everywhere = ablation.heads(&task.metric)?;
-        let at_end = ablation.heads_at(&task.end.name, &task.metric)?;
-        let direct = ablation.direct_effects(&task.metric)?;
+        let everywhere = ablation.run(Each::Head, &task.metric)?;
+        let at_end = ablation.run(Each::HeadAt(&task.end.name), &task.metric)?;
+        let direct = ablation.run(Each::HeadDirectly, &task.metric)?;
         let roles = if task.roles.is_empty() {
             None
         } else {

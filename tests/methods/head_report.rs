@@ -1,7 +1,7 @@
 //! The head report and the circuit search on the shipped model: their figures are those of full
 //! runs, and labels have the evidence that they claim.
 use ndarray::{ArrayD, Axis, Slice};
-use patchlens::ablation::{Ablation, Replacement};
+use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
 use patchlens::heads::{HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch};
 use patchlens::in_context::{FunctionVectors, TokenPair, in_context_score_by_head, repeated_loss};
@@ -70,7 +70,7 @@ fn what_a_card_says_a_head_costs_is_what_full_runs_cost() {
 #[test]
 fn heads_labelled_as_name_movers_are_those_whose_ablation_costs_most() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
-    for replacement in [Replacement::Mean, Replacement::Zero] {
+    for replacement in [Replacement::OverallMean, Replacement::Zero] {
         let report = report(&model, &tokenizer, replacement.clone());
         println!("{replacement}: base {:?}\n{report}", report.base);
         let movers = report.with_label(HeadLabel::NameMover);
@@ -106,7 +106,7 @@ fn cost_at_end(model: &Transformer, clean: &[IoiPrompt], others: &[IoiPrompt]) -
     let metric = HeadTask::ioi(clean).metric;
     ablation
         .unwrap()
-        .heads_at("END", &metric)
+        .run(Each::HeadAt("END"), &metric)
         .unwrap()
         .lost()
         .unwrap()
@@ -117,7 +117,8 @@ fn cost_at_end(model: &Transformer, clean: &[IoiPrompt], others: &[IoiPrompt]) -
 #[test]
 fn most_name_movers_also_cost_most_when_their_template_is_known() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
-    let movers = report(&model, &tokenizer, Replacement::Mean).with_label(HeadLabel::NameMover);
+    let movers =
+        report(&model, &tokenizer, Replacement::OverallMean).with_label(HeadLabel::NameMover);
     let (pairs, more) = (pairs(&tokenizer), more_pairs(&tokenizer));
     let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
@@ -140,7 +141,7 @@ fn direct_effects_are_those_of_the_final_stream_without_the_head() {
     let (pairs, task) = (pairs(&tokenizer), task(&pairs(&tokenizer)));
     let ablation = Ablation::new(&model, &task.prompts, Replacement::Zero).unwrap();
     let direct = ablation
-        .direct_effects(&task.metric)
+        .run(Each::HeadDirectly, &task.metric)
         .unwrap()
         .lost()
         .unwrap();
@@ -275,17 +276,17 @@ fn results_tell_how_many_prompts_they_are_means_of() {
     let loss = repeated_loss(&model, &repeated).unwrap();
     assert_eq!(loss.loss.about.counts["sequences"], 3);
     assert_eq!(loss.accuracy.about.counts["sequences"], 3);
-    let tokens = TokenPair { late: 6, early: 3 };
-    let ablation = Ablation::new(&model, &prompts, Replacement::Mean).unwrap();
+    let tokens = TokenPair { late: 5, early: 2 };
+    let ablation = Ablation::new(&model, &prompts, Replacement::OverallMean).unwrap();
     let change = in_context_score_by_head(&ablation, tokens).unwrap();
-    assert_eq!(change.about.counts["prompts"], 3);
+    assert_eq!(change.effect.about.counts["prompts"], 3);
     let vectors = FunctionVectors::new(&model, &prompts).unwrap();
     let effects = vectors.indirect_effects(&prompts, &[1, 4, 7]).unwrap();
-    assert_eq!(effects.about.counts["prompts"], 3);
+    assert_eq!(effects.effect.about.counts["prompts"], 3);
     let vector = vectors.vector(&[Head::new(0, 1)]).unwrap();
     let added = vectors.effects(&vector, &prompts, &[1, 4, 7]).unwrap();
-    assert_eq!(added.about.counts["prompts"], 3);
-    assert_eq!(added.about.baselines, effects.about.baselines);
+    assert_eq!(added.effect.about.counts["prompts"], 3);
+    assert_eq!(added.without, effects.without);
 
     for (what, attention, share) in [
         ("min_attention", 2.0, 0.05),

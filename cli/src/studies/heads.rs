@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use clap::Args;
-use patchlens::ablation::{Ablation, Replacement};
+use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::heads::{HeadLabel, HeadReport, HeadReporter, HeadTask};
 use patchlens::report::Labelled;
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Split};
@@ -249,5 +249,5 @@ pub fn cost_at_end(
     let task = HeadTask::ioi(clean);
     let ends = clean.iter().map(|p| vec![p.positions.end]).collect();
     let ablation = Ablation::new(model, clean, replacement)?.with_class("END", ends)?;
-    Ok(ablation.heads_at("END", &task.metric)?.lost()?)
+    Ok(ablation.run(Each::HeadAt("END"), &task.metric)?.lost()?)
 }

@@ -2,7 +2,7 @@
 //! just that.
 
 use ndarray::{Array1, Axis};
-use patchlens::ablation::{Ablation, Replacement};
+use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::heads::{
     HeadLabel, HeadReporter, HeadTask, Role, attention_to_roles, copy_scores, copy_scores_of_tokens,
 };
@@ -92,8 +92,12 @@ fn effects_on_a_card_are_those_of_the_methods() {
     let report = mover_reporter(&model).run().unwrap();
     let (prompts, metric) = (&task.prompts, &task.metric);
     let ablation = Ablation::new(&model, prompts, Replacement::Zero).unwrap();
-    let total = ablation.heads(metric).unwrap().lost().unwrap();
-    let direct = ablation.direct_effects(metric).unwrap().lost().unwrap();
+    let total = ablation.run(Each::Head, metric).unwrap().lost().unwrap();
+    let direct = ablation
+        .run(Each::HeadDirectly, metric)
+        .unwrap()
+        .lost()
+        .unwrap();
     for card in &report.cards {
         let (found, index) = (
             card.task.as_ref().unwrap(),
@@ -173,8 +177,8 @@ fn function_vectors_are_mean_outputs_and_carry_the_answer() {
     let shuffled = [[0, 7, 2, 3, END], [1, 8, 4, 6, END]].map(Prompt::from);
     let vectors = FunctionVectors::new(&model, &clean).unwrap();
     let effects = vectors.indirect_effects(&shuffled, &[answer]).unwrap();
-    let best = FunctionVectors::top_heads(&effects, 1);
-    assert_eq!(best, [MOVER], "{effects}");
+    let best = effects.top_heads(1);
+    assert_eq!(best, [MOVER], "{}", effects.effect);
     let vector = vectors.vector(&best).unwrap();
     let outputs = clean.each_ref().map(|prompt| {
         let point = Site::Result.at(MOVER.layer);
@@ -195,7 +199,7 @@ fn function_vectors_are_mean_outputs_and_carry_the_answer() {
     assert!(off < 1e-5, "{off}");
     let zero_shot = [Prompt::from([0]), Prompt::from([1])];
     let effects = vectors.effects(&vector, &zero_shot, &[answer]).unwrap();
-    assert!(effects.values().iter().all(|v| *v > 0.5), "{effects}");
+    assert!(effects.per_prompt.iter().all(|v| *v > 0.5), "{effects:?}");
     assert!(
         vectors
             .effects(&Array1::zeros(3), &zero_shot, &[answer])
