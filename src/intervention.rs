@@ -3,6 +3,7 @@
 //! what it can leave out.
 
 mod apply;
+mod growing;
 mod receipt;
 mod values;
 
@@ -343,6 +344,7 @@ impl Intervention {
     /// [`Error::Invalid`] for numbers that are not finite.
     pub fn check(&self, run: &RunShape<'_>) -> Result<()> {
         self.target.check(run)?;
+        self.check_growing(run)?;
         let at = || format!("{} at {}", self.edit.name(), self.target);
         match &self.edit {
             Edit::Scale(factor) if !factor.is_finite() => {

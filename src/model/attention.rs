@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::heads::{Heads, Sources, row_slice};
 use super::hooks::Hooks;
 use super::pass::Pass;
+use super::recorder::AttentionPart;
 use super::rows::{Layout, Rows};
 use super::split::SplitInputs;
 use super::stage::Stage;
@@ -151,7 +152,8 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
                 scratch.load_values(heads.d_head, pattern.ncols(), |src| {
                     heads.part(&heads.values, &task, src)
                 });
-                ops::weighted_values(scratch, |r| row_slice(pattern, r), task.z);
+                let dest = heads.dest.positions(task.lane);
+                ops::weighted_values(scratch, |r| row_slice(pattern, r), dest, task.z);
             },
         );
     }
@@ -168,7 +170,11 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
             self.show(at, lane, dest, computed, values.view_mut().into_dyn());
         }
         if let Some(recorder) = self.recorder.as_mut().filter(|r| r.wants(at)) {
-            recorder.record_attention(at, lane, &self.lanes[lane], (computed, dest), values);
+            let part = AttentionPart {
+                heads: computed,
+                dest,
+            };
+            recorder.record_attention(at, lane, &self.lanes[lane], part, values);
         }
     }
 
