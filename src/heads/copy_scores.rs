@@ -33,7 +33,7 @@ use crate::sweep::{Cell, Sweep};
 ///
 /// # Errors
 /// [`Error::Invalid`] if `positions` are not one list per prompt, if there is no position at all,
-/// or if `top` is 0; [`Error::OutOfRange`] for a position that a prompt lacks; else same
+/// or if `top` is 0 or the whole vocabulary, which every token is in; [`Error::OutOfRange`] for a position that a prompt lacks; else same
 /// as [`Transformer::run`].
 pub fn copy_scores(
     model: &Transformer,
@@ -42,9 +42,6 @@ pub fn copy_scores(
     top: usize,
 ) -> Result<Labelled> {
     let prompts = prompts.into_prompts()?;
-    if top == 0 {
-        return Err(Error::invalid("top", top, "at least 1"));
-    }
     let tokens = tokens_at(&prompts, positions)?;
     let decoder = Decoder::new(model, &tokens, top, DEFAULT_MEMORY_LIMIT)?;
     let outputs = outputs(&decoder.base, &states(model, &prompts, positions)?)?;
@@ -75,6 +72,16 @@ pub fn copy_scores_of_tokens(
     let prompts: Vec<Prompt> = tokens.iter().map(prompt).collect();
     let positions = vec![vec![usize::from(bos.is_some())]; tokens.len()];
     copy_scores(model, &prompts, &positions, top)
+}
+
+/// Checks that some tokens can be among the top logits and others not.
+fn check_top(model: &Transformer, top: usize) -> Result<()> {
+    let all = model.config().d_vocab;
+    if (1..all).contains(&top) {
+        return Ok(());
+    }
+    let expected = format!("at least 1, and fewer than the vocabulary's {all} tokens");
+    Err(Error::invalid("top", top, expected))
 }
 
 /// The tokens at the positions of all prompts.
@@ -170,6 +177,7 @@ impl<'m> Decoder<'m> {
         top: usize,
         memory_limit: u64,
     ) -> Result<Self> {
+        check_top(model, top)?;
         let alone = Prompts::new(tokens.iter().map(|token| [*token]))?;
         Ok(Decoder {
             base: Base::new(model, alone)?,

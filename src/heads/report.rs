@@ -40,9 +40,6 @@ pub struct HeadReporter<'m> {
     limits: Limits<'m>,
 }
 
-/// The top logits among which a copied token must be (Wang et al. 2022).
-const COPY_TOP: usize = 5;
-
 impl<'m> HeadReporter<'m> {
     /// A report by patterns and weights; task and copy tokens can be set afterwards. The patterns
     /// are those of the prompts: repeated random sequences, say, so that tokens recur.
@@ -74,9 +71,10 @@ impl<'m> HeadReporter<'m> {
     /// Same as [`pattern_scores`](crate::heads::pattern_scores),
     /// [`attention_to_roles`](crate::heads::attention_to_roles), [`copy_scores_of_tokens`] and
     /// [`Ablation::run`](crate::ablation::Ablation::run); [`Error::Invalid`] if the answer is none of
-    /// the roles.
+    /// the roles, or if [`Thresholds::copy_top`] is 0 or the whole vocabulary.
     pub fn run(&self) -> Result<HeadReport> {
         let model = self.model;
+        let top = self.thresholds.copy_top;
         let circuits = Circuits::new(model);
         let composition = Qkv::ALL
             .into_iter()
@@ -85,12 +83,12 @@ impl<'m> HeadReporter<'m> {
             None
         } else {
             let tokens = &self.copy_tokens;
-            Some(copy_scores_of_tokens(model, tokens, self.bos, COPY_TOP)?)
+            Some(copy_scores_of_tokens(model, tokens, self.bos, top)?)
         };
         let task = |task: &HeadTask| {
             let settings = TaskSettings {
                 replacement: self.replacement.clone(),
-                top: COPY_TOP,
+                top,
                 limits: self.limits.clone(),
             };
             MeasuredTask::new(model, task, settings)
@@ -299,10 +297,11 @@ impl fmt::Display for HeadReport {
 impl HeadReport {
     /// What the columns are.
     fn legend(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let top = self.thresholds.copy_top;
         writeln!(
             f,
             "\nprevious to first: mean attention, 0 to 1; copy, −copy: share of tokens that the head's \
-             output has among the {COPY_TOP} highest logits, with the sign flipped for −copy"
+             output has among the {top} highest logits, with the sign flipped for −copy"
         )?;
         let Some(metric) = &self.metric else {
             return Ok(());
