@@ -296,7 +296,7 @@ fn all_replaced(model: &Transformer, mlps: bool, metric: &Metric) -> Array1<f32>
     };
     let points = layers.flat_map(|layer| sites.iter().map(move |site| site.at(layer)));
     let zeros = points.map(|point| Intervention::new(point, Edit::Zero));
-    let hooks = Interventions::new(zeros.collect());
+    let hooks = Interventions::new(zeros.collect::<Vec<_>>());
     let run = Run {
         logits: KeepLogits::All,
         ..Run::default()
