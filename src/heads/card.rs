@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::component::{Head, Qkv};
+use crate::heads::copy_scores::TOP_OF_THE_PAPER;
 use crate::heads::patterns::AttentionPattern;
 use crate::report::Labelled;
 use crate::statistics::write_with_error;
@@ -129,7 +130,7 @@ impl Default for Thresholds {
 }
 
 fn top_of_the_paper() -> usize {
-    5
+    TOP_OF_THE_PAPER
 }
 
 /// A number with the name of what was measured: a text, or an [`AttentionPattern`]. Prints as

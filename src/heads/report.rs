@@ -10,7 +10,7 @@ use crate::ablation::Replacement;
 use crate::component::{Head, Qkv};
 use crate::error::{Error, Result};
 use crate::heads::card::{HeadCard, HeadLabel, Partner, Score, Thresholds};
-use crate::heads::copy_scores::copy_scores_of_tokens;
+use crate::heads::copy_scores::CopyScores;
 use crate::heads::patterns::AttentionPattern;
 use crate::heads::scores::{PATTERNS_ONLY, PatternReader, scores_and_entropy};
 use crate::heads::task::{HeadTask, MeasuredTask, TaskSettings};
@@ -69,7 +69,7 @@ impl<'m> HeadReporter<'m> {
     ///
     /// # Errors
     /// Same as [`pattern_scores`](crate::heads::pattern_scores),
-    /// [`attention_to_roles`](crate::heads::attention_to_roles), [`copy_scores_of_tokens`] and
+    /// [`attention_to_roles`](crate::heads::attention_to_roles), [`CopyScores::run`] and
     /// [`Ablation::run`](crate::ablation::Ablation::run); [`Error::Invalid`] if the answer is none of
     /// the roles, or if [`Thresholds::copy_top`] is 0 or the whole vocabulary.
     pub fn run(&self) -> Result<HeadReport> {
@@ -82,8 +82,8 @@ impl<'m> HeadReporter<'m> {
         let copies = if self.copy_tokens.is_empty() {
             None
         } else {
-            let tokens = &self.copy_tokens;
-            Some(copy_scores_of_tokens(model, tokens, self.bos, top)?)
+            let study = CopyScores::of_tokens(model, &self.copy_tokens, self.bos)?;
+            Some(study.top(top).memory_limit(self.limits.memory).run()?.score)
         };
         let task = |task: &HeadTask| {
             let settings = TaskSettings {

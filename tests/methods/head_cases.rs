@@ -1,8 +1,10 @@
 //! What misled people about heads, knock-outs and circuits, each by the name of its case.
 
+use std::ops::ControlFlow;
+
 use ndarray::{Array1, Axis};
 use patchlens::ablation::{Ablation, Circuit, CircuitNode, Each, Replacement};
-use patchlens::heads::{InductionSearch, copy_scores, copy_scores_of_tokens};
+use patchlens::heads::{CopyScores, InductionSearch};
 use patchlens::in_context::{TokenPair, in_context_score, in_context_score_by_head, repeated_loss};
 use patchlens::metric::{kl_divergence, next_token_loss};
 use patchlens::report::Absent;
@@ -77,15 +79,33 @@ fn f9_positions_of_a_token_pair_count_from_0() {
 fn f11_copy_scores_need_fewer_tokens_than_there_are() {
     let model = tiny();
     for top in [0, 11, usize::MAX] {
-        let error = copy_scores(&model, &Prompt::from([1, 2]), &[vec![1]], top).unwrap_err();
+        let error = CopyScores::new(&model, &Prompt::from([1, 2]), &[vec![1]])
+            .unwrap()
+            .top(top)
+            .run()
+            .unwrap_err();
         let error = error.to_string();
         assert!(
             error.contains("top") && error.contains("11 tokens"),
             "{error}"
         );
     }
-    let all = copy_scores_of_tokens(&model, &[1, 2, 3], None, 10).unwrap();
-    assert!(all.values().iter().any(|share| *share < 1.0), "{all}");
+    let study = CopyScores::of_tokens(&model, &[1, 2, 3], None).unwrap();
+    let all = study.clone().top(10).run().unwrap();
+    assert!(all.per_token.iter().any(|copied| *copied == 0.0), "{all:?}");
+    // The same within little memory; after a break, what was not reached has no value.
+    let small = study.clone().top(10).memory_limit(1 << 16).run().unwrap();
+    assert_eq!(small.per_token, all.per_token);
+    let broken = study
+        .observe(|_| ControlFlow::Break(()))
+        .run()
+        .unwrap()
+        .score;
+    assert!(broken.about.partial);
+    assert!(
+        broken.absent().iter().all(|a| *a == Some(Absent::NotRun)),
+        "{broken}"
+    );
 }
 
 #[test]
@@ -102,7 +122,7 @@ fn f11_a_repeated_prompt_must_repeat() {
     let error = error.to_string();
     assert!(error.contains("position 4"), "{error}");
     assert!(
-        error.contains("found token 5") && error.contains("expected 2"),
+        error.contains("token 5; expected 2") && error.contains("expected 2"),
         "{error}"
     );
     assert!(InductionSearch::new(&model, &[other]).is_err());

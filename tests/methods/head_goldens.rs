@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::common::Comparison;
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use patchlens::heads::{
-    AttentionPattern, Closeness, Detection, copy_scores, detect_heads, pattern_scores,
+    AttentionPattern, Closeness, CopyScores, Detection, detect_heads, pattern_scores,
 };
 use patchlens::report::{Absent, Labelled};
 use patchlens::weights::{Circuits, Embedding, FactoredMatrix};
@@ -263,7 +263,8 @@ fn copy_scores_of_the_paper() {
     for golden in goldens() {
         let prompts = golden.prompts("copy_prompts");
         let last = vec![vec![1]; prompts.len()];
-        let found = copy_scores(&golden.model, &prompts, &last, 5).unwrap();
+        let study = CopyScores::new(&golden.model, &prompts, &last).unwrap();
+        let found = study.top(5).run().unwrap().score;
         let mut comparison = Comparison::new(BOUND);
         for (i, sign) in ["positive", "negative"].iter().enumerate() {
             let expected = &golden.tensors[&format!("copy/{sign}")];

@@ -3,8 +3,8 @@
 use ndarray::{Array2, array};
 use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::heads::{
-    AttentionPattern, HeadReporter, InductionSearch, Role, attention_by_distance,
-    attention_entropy, attention_to_roles, copy_scores_of_tokens, pattern_scores,
+    AttentionPattern, CopyScores, HeadReporter, InductionSearch, Role, attention_by_distance,
+    attention_entropy, attention_to_roles, pattern_scores,
 };
 use patchlens::in_context::{
     FunctionVectors, TokenPair, in_context_score, in_context_score_by_head, repeated_loss,
@@ -106,12 +106,12 @@ fn prompts_and_positions() {
     rejected("roles", roles, &["IO", "found 2", "1, one per prompt"]);
     rejected(
         "copies",
-        copy_scores_of_tokens(&model, &[], None, 5),
+        CopyScores::of_tokens(&model, &[], None),
         &["at least one"],
     );
     rejected(
         "copies",
-        copy_scores_of_tokens(&model, &[99], None, 5),
+        CopyScores::of_tokens(&model, &[99], None).and_then(|study| study.run()),
         &["99"],
     );
     rejected(

@@ -3,9 +3,7 @@
 
 use ndarray::{Array1, Axis};
 use patchlens::ablation::{Ablation, Each, Replacement};
-use patchlens::heads::{
-    HeadLabel, HeadReporter, HeadTask, Role, attention_to_roles, copy_scores, copy_scores_of_tokens,
-};
+use patchlens::heads::{CopyScores, HeadLabel, HeadReporter, HeadTask, Role, attention_to_roles};
 use patchlens::in_context::FunctionVectors;
 use patchlens::metric::logit_diffs;
 use patchlens::weights::Circuits;
@@ -136,7 +134,8 @@ fn roles_that_do_not_exist_are_errors() {
 fn copying_is_seen_in_logits_and_in_eigenvalues() {
     let model = mover_model();
     let tokens: Vec<u32> = (0..VOCAB as u32).collect();
-    let scores = copy_scores_of_tokens(&model, &tokens, None, 1).unwrap();
+    let study = CopyScores::of_tokens(&model, &tokens, None).unwrap();
+    let scores = study.top(1).run().unwrap().score;
     let eigenvalues = Circuits::new(&model).copying_scores().unwrap();
     for (head, sign) in [(MOVER, 1.0), (NEGATIVE, -1.0), (READS_SUBJECT, -1.0)] {
         let score = |i: usize| scores.values()[[i, head.layer, head.head]];
@@ -149,12 +148,13 @@ fn copying_is_seen_in_logits_and_in_eigenvalues() {
         .singular_directions(MOVER, 2, 1)
         .unwrap()[0];
     assert_eq!(direction.reads[0].0, direction.writes[0].0);
-    let missing = copy_scores(&model, &Prompt::from([1, 2]), &[vec![2]], 5).unwrap_err();
+    let missing = CopyScores::new(&model, &Prompt::from([1, 2]), &[vec![2]]).unwrap_err();
     assert!(
         missing.to_string().contains("pos 2 is out of range"),
         "{missing}"
     );
-    assert!(copy_scores(&model, &Prompt::from([1, 2]), &[vec![1]], 0).is_err());
+    let study = CopyScores::new(&model, &Prompt::from([1, 2]), &[vec![1]]).unwrap();
+    assert!(study.top(0).run().is_err());
 }
 
 #[test]
