@@ -196,12 +196,12 @@ impl fmt::Display for Replacement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Replacement::Zero => "zeros",
-            Replacement::OverallMean => "their mean over all positions of all prompts",
-            Replacement::CounterfactualMean(_) => "their mean over counterfactual prompts",
+            Replacement::OverallMean => "the mean output over all positions of all prompts",
+            Replacement::CounterfactualMean(_) => "the mean output over counterfactual prompts",
             Replacement::TemplateMean { .. } => {
-                "their mean over counterfactual prompts of the same template"
+                "the mean output over counterfactual prompts of the same template"
             }
-            Replacement::Resample(_) => "their output on a counterfactual prompt",
+            Replacement::Resample(_) => "the output on a counterfactual prompt",
         })
     }
 }
