@@ -69,6 +69,7 @@ pub mod circuits;
 pub mod config;
 pub mod generate;
 pub mod gradient;
+pub mod guide;
 pub mod heads;
 pub mod hook;
 pub mod in_context;

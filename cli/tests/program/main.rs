@@ -1,6 +1,7 @@
 //! The program as people run it: every subcommand, wrong usage, statuses, files.
 
 mod browser;
+mod findings;
 mod studies;
 
 use std::fs;
