@@ -96,6 +96,11 @@ fn f11_copy_scores_need_fewer_tokens_than_there_are() {
     // The same within little memory; after a break, what was not reached has no value.
     let small = study.clone().top(10).memory_limit(5 << 20).run().unwrap();
     assert_eq!(small.per_token, all.per_token);
+    let none = study.clone().memory_limit(1 << 16).run().unwrap_err();
+    assert!(
+        matches!(none, Error::MemoryLimit { limit: 65536, .. }),
+        "{none}"
+    );
     let broken = study
         .observe(|_| ControlFlow::Break(()))
         .run()
