@@ -4,20 +4,20 @@
 
 mod circuit;
 mod heads;
+mod knock_out;
 mod replacement;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ndarray::{Array1, Array2, ArrayD, Axis as Dim, Zip};
-
 pub use circuit::{Circuit, CircuitNode, Completeness, Faithfulness, Minimality, NodeMinimality};
+use knock_out::Found;
+pub use knock_out::KnockOut;
 pub use replacement::Replacement;
 
 use crate::base::Base;
 use crate::component::{Component, Head};
 use crate::config::Config;
-use crate::effects::Measured;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
 use crate::intervention::{Edit, Intervention, Select, Target};
@@ -26,9 +26,8 @@ use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
 use crate::prompt::IntoPrompts;
-use crate::report::{About, Absent, Axis, Labelled};
-use crate::statistics::{mean, with_errors};
-use crate::sweep::{Cell, Plan, Sweep, SweepResult};
+use crate::report::{About, Axis};
+use crate::sweep::{Cell, Sweep, SweepResult};
 
 /// Positions by node and prompt: what a cell knocks out.
 type Removed = BTreeMap<Component, Vec<BTreeSet<usize>>>;
@@ -81,128 +80,6 @@ pub struct Ablation<'m> {
     classes: BTreeMap<String, Vec<BTreeSet<usize>>>,
     mlps: bool,
     pub(crate) limits: Limits<'m>,
-}
-
-/// What knock-outs found.
-#[derive(Clone, Debug)]
-pub struct KnockOut {
-    /// By how much each knock-out changes the whole model's metric: mean over prompts, `[set]` or
-    /// `[layer, head]`, with standard errors where there are several prompts. Negative where the
-    /// nodes help. The baseline `clean` is the whole model's metric.
-    pub effect: Labelled,
-    /// The change for each prompt; the last axis is the prompt.
-    pub per_prompt: ArrayD<f32>,
-    /// The metric of each knock-out on each prompt; the last axis is the prompt.
-    pub values: ArrayD<f32>,
-    raw: Labelled,
-    about: About,
-    /// The metric of the whole model, `[prompt]`.
-    pub clean: Array1<f32>,
-    /// What was run.
-    pub plan: Plan,
-}
-
-/// A metric with each of some cells knocked out.
-struct Found {
-    /// `[cell, prompt]`.
-    values: Array2<f32>,
-    /// Whether each cell was reached, `[cell]`.
-    finished: Vec<bool>,
-    /// The metric of the whole model, `[prompt]`.
-    clean: Array1<f32>,
-    plan: Plan,
-    multiply_adds: u64,
-    partial: bool,
-}
-
-impl From<SweepResult> for Found {
-    fn from(result: SweepResult) -> Self {
-        Found {
-            values: result.values,
-            finished: result.finished,
-            clean: result.base,
-            plan: result.plan,
-            multiply_adds: result.multiply_adds,
-            partial: result.partial,
-        }
-    }
-}
-
-impl KnockOut {
-    /// Labels what was measured.
-    pub(crate) fn new(measured: Measured, about: About, plan: Plan) -> Result<Self> {
-        let clean = measured.base.clone();
-        let found = measured.label(about.clone(), "whole model")?;
-        Ok(KnockOut {
-            effect: found.effect,
-            per_prompt: found.per_prompt,
-            values: found.values,
-            raw: found.raw,
-            about,
-            clean,
-            plan,
-        })
-    }
-
-    /// The metric of the knock-outs itself, mean over prompts, with standard errors where there
-    /// are several.
-    pub fn raw(&self) -> &Labelled {
-        &self.raw
-    }
-
-    /// What the metric loses: the effect with its sign turned. Positive where the nodes help.
-    ///
-    /// # Errors
-    /// Same as [`Labelled::new`].
-    pub fn lost(&self) -> Result<Labelled> {
-        let mut about = self.about.clone();
-        about.title += ": what is lost";
-        about.caption = format!("The whole model's minus this: {}", about.caption);
-        self.lost_as(1.0, about)
-    }
-
-    /// The same of this metric minus another one, which the same nodes were knocked out for.
-    pub(crate) fn minus(&self, other: &KnockOut, about: About) -> Result<Self> {
-        let (clean, values) = (&self.clean - &other.clean, &self.values - &other.values);
-        let whole = mean(clean.iter().copied());
-        let mut about = About {
-            baselines: [("clean".to_string(), whole)].into(),
-            counts: self.about.counts.clone(),
-            partial: self.about.partial || other.about.partial,
-            ..about
-        };
-        for work in [About::MULTIPLY_ADDS, About::FULL_PASSES] {
-            let count = about.counts.entry(work.to_string()).or_default();
-            *count += other.about.counts.get(work).copied().unwrap_or_default();
-        }
-        let mut plan = self.plan.clone();
-        plan.add(&other.plan);
-        let shape = (values.len() / clean.len(), clean.len());
-        let absent = self.effect.absent().into_iter().zip(other.effect.absent());
-        let measured = Measured {
-            absent: absent.map(|(own, others)| own.or(*others)).collect(),
-            values: values
-                .into_shape_with_order(shape)
-                .expect("prompts come last"),
-            base: clean,
-            axes: self.effect.axes().to_vec(),
-        };
-        Self::new(measured, about, plan)
-    }
-
-    /// What the metric loses in units of a number.
-    pub(crate) fn lost_as(&self, unit: f32, about: About) -> Result<Labelled> {
-        let prompts = Dim(self.effect.axes().len());
-        let mut lost = self.values.clone();
-        for of_cell in lost.lanes_mut(prompts) {
-            let lose = |value: &mut f32, clean: &f32| *value = (clean - *value) / unit;
-            Zip::from(of_cell).and(&self.clean).for_each(lose);
-        }
-        let means = lost.map_axis(prompts, |of_cell| mean(of_cell.iter().copied()));
-        let means = Labelled::new(means, self.effect.axes().to_vec(), about)?;
-        let absent = self.effect.absent().to_owned();
-        with_errors(means.with_absent(absent)?, lost.view())
-    }
 }
 
 impl<'m> Ablation<'m> {
@@ -308,9 +185,9 @@ impl<'m> Ablation<'m> {
             names.join(" + ")
         };
         let axes = vec![Axis::new("knocked out", sets.iter().map(label))];
-        let what = format!("the named nodes replaced by {}", self.replacement);
+        let what = format!("The named nodes replaced by {}", self.replacement);
         let about = self.about("Knock-out", &what, metric);
-        self.labelled(result.into(), axes, about)
+        Found::from(result).label(axes, about)
     }
 
     /// The metric by set of nodes and prompt.
@@ -323,37 +200,16 @@ impl<'m> Ablation<'m> {
         self.sweep(&removed.collect::<Result<Vec<_>>>()?, metric)
     }
 
-    /// What the metric is of, with `what` done; the title begins by `title`.
+    /// What was measured: the title begins by `title`, and `what` was done.
     fn about(&self, title: &str, what: &str, metric: &Metric) -> About {
         let prompts = self.base.prompts().len();
         About {
             title: format!("{title}, {}", self.replacement.method()),
-            caption: format!("The metric with {what}, mean over {prompts} prompts."),
+            caption: format!("{what}; mean over {prompts} prompts."),
             unit: metric.name().to_string(),
             counts: [("prompts".to_string(), prompts as u64)].into(),
             ..About::default()
         }
-    }
-
-    /// What was found with one cell per place of the axes.
-    fn labelled(&self, found: Found, axes: Vec<Axis>, about: About) -> Result<KnockOut> {
-        let mut about = about;
-        let whole = mean(found.clean.iter().copied());
-        about.baselines.insert("clean".to_string(), whole);
-        let work = [
-            (About::MULTIPLY_ADDS, found.multiply_adds),
-            (About::FULL_PASSES, found.plan.naive_multiply_adds),
-        ];
-        let work = work.map(|(name, n)| (name.to_string(), n));
-        about.counts.extend(work);
-        about.partial = found.partial;
-        let measured = Measured {
-            absent: Absent::not_run(&found.finished).collect(),
-            values: found.values,
-            base: found.clean,
-            axes,
-        };
-        KnockOut::new(measured, about, found.plan)
     }
 
     /// Where the nodes stand, by prompt.

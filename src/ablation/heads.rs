@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, Array3, ArrayD, ArrayView2, ArrayViewD, Axis as Dim};
 
+use super::knock_out::Found;
 use super::replacement::mean_row;
-use super::{Ablation, CircuitNode, Found, KnockOut, Replacement};
+use super::{Ablation, CircuitNode, KnockOut, Replacement};
 use crate::cache::ActivationCache;
 use crate::component::Head;
 use crate::error::Result;
@@ -14,21 +15,7 @@ use crate::intervention::{Edit, Intervention, Values};
 use crate::metric::Metric;
 use crate::model::stage::Frozen;
 use crate::report::Axis;
-use crate::sweep::{Cell, Plan, Sweep, SweepResult};
-
-impl Found {
-    /// Adds the cells that come next.
-    fn add(&mut self, part: SweepResult) {
-        for (row, finished) in part.values.outer_iter().zip(part.finished) {
-            self.values.row_mut(self.finished.len()).assign(&row);
-            self.finished.push(finished);
-        }
-        self.clean = part.base;
-        self.plan.add(&part.plan);
-        self.multiply_adds += part.multiply_adds;
-        self.partial |= part.partial;
-    }
-}
+use crate::sweep::{Cell, Plan, Sweep};
 
 impl Ablation<'_> {
     pub(super) fn each_head(&self, class: Option<&str>, metric: &Metric) -> Result<KnockOut> {
@@ -40,12 +27,12 @@ impl Ablation<'_> {
         let sets: Vec<Vec<CircuitNode>> = heads.map(|head| vec![node(head)]).collect();
         let result = self.run_sets(&sets, metric)?;
         let what = format!(
-            "one head replaced by {} at {}",
-            self.replacement,
-            class.unwrap_or("all positions")
+            "One head at {} replaced by {}",
+            class.unwrap_or("all positions"),
+            self.replacement
         );
         let about = self.about("Heads knocked out one at a time", &what, metric);
-        self.labelled(result.into(), self.by_head(), about)
+        Found::from(result).label(self.by_head(), about)
     }
 
     /// [`Each::HeadDirectly`](super::Each::HeadDirectly).
@@ -84,11 +71,11 @@ impl Ablation<'_> {
         }
         found.finished.resize(heads, false);
         let what = format!(
-            "one head's output in the last resid_post replaced by {}",
+            "One head's output in the last resid_post replaced by {}",
             self.replacement
         );
         let about = self.about("Direct effects of heads", &what, metric);
-        self.labelled(found, self.by_head(), about)
+        found.label(self.by_head(), about)
     }
 
     fn by_head(&self) -> Vec<Axis> {

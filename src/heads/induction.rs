@@ -41,7 +41,7 @@ fn gain_metric(repeated: &[RepeatedPrompt]) -> Metric {
 
 /// The search for the induction circuit, causally. Candidates are the heads that attend by
 /// induction. Each is ablated by itself, and kept by itself while all other candidates are ablated:
-/// where several do the same, the first shows nothing and only the second tells. Then the paths from
+/// where several do the same, the first shows nothing, only the second does. Then the paths from
 /// every earlier head into the keys of the induction heads are cut, as in path patching: the head is
 /// ablated, all other heads frozen, MLPs computed anew, and only the keys of one induction head, or
 /// of all of them at once, see what came of it. Heads that attend to the previous token are also cut
@@ -85,7 +85,7 @@ impl<'m> InductionSearch<'m> {
 
     limits_methods!('m);
 
-    /// Searches. An observer is told of how many earlier heads the paths have been cut; after its
+    /// Searches. An observer hears of how many earlier heads the paths have been cut; after its
     /// break those of the others are missing, and the result says it is partial.
     ///
     /// # Errors
@@ -252,7 +252,7 @@ impl<'m> Study<'_, 'm> {
         let about = About {
             title: "Share of the repetition's gain removed by each head's ablation".to_string(),
             caption: format!(
-                "One head replaced by {} at all positions.",
+                "One head at all positions replaced by {}.",
                 self.search.replacement
             ),
             unit: "share of the gain".to_string(),

@@ -64,7 +64,7 @@ impl<'m> HeadReporter<'m> {
 
     limits_methods!('m);
 
-    /// Measures all heads and labels them. An observer is told how far the knock-outs of heads are,
+    /// Measures all heads and labels them. An observer hears how far the knock-outs of heads are,
     /// one study of them after the other.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ pub struct RepeatedPrompt {
 }
 
 impl RepeatedPrompt {
-    /// The positions whose next token is within the first repeat, BOS's included: nothing tells it.
+    /// The positions whose next token is within the first repeat, BOS's included: nothing shows which it is.
     pub(crate) fn first(&self) -> Range<usize> {
         0..self.start + self.period - 1
     }

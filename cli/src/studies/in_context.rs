@@ -70,7 +70,7 @@ impl InContext {
     /// For sequences that do not fit the context, and files without usable words; `EndedEarly`
     /// after Ctrl-C.
     pub fn run(&self, session: &Session) -> Result<()> {
-        // First, so that a file that will not do is told before the work.
+        // First, so that a file that cannot be used is reported before the work.
         let words = self.words(session)?;
         self.score(session)?;
         interrupt::check()?;
