@@ -61,10 +61,11 @@ impl Ablation<'_> {
             let taken = self.taken_out(layer, &caches, edits.get(&Site::Z.at(layer)))?;
             let cell = |arrays| vec![Intervention::new(last, Edit::Add(Values::arrays(arrays)))];
             let cells: Vec<Cell> = taken.into_iter().map(cell).collect();
-            let done = layer * config.n_heads;
-            let limits = self.limits.part(done, heads, "heads");
-            let part = Sweep::limited(&self.base, limits).run(&cells, metric)?;
-            found.add(part);
+            let sweep = Sweep::over(&self.base).memory_limit(self.limits.memory);
+            found.add(sweep.run(&cells, metric)?);
+            let done = found.finished.len();
+            let answer = self.limits.report(done, heads, "heads");
+            found.partial = answer.is_break() && done < heads;
             if found.partial {
                 break;
             }

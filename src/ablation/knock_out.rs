@@ -63,7 +63,6 @@ impl Found {
         self.clean = part.base;
         self.plan.add(&part.plan);
         self.multiply_adds += part.multiply_adds;
-        self.partial |= part.partial;
     }
 
     /// The result, with one cell per place of the axes.

@@ -269,6 +269,7 @@ impl<'m> Decoder<'m> {
         let best = (self.top - 1) as f32;
         let shape = (2, config.n_layers, config.n_heads, tokens.len());
         let mut values = Array4::from_elem(shape, f32::NAN);
+        let mut layers = 0;
         for (layer, outputs) in outputs.iter().enumerate() {
             let cell = |(output, sign): (ArrayView2<'_, f32>, f32)| -> Cell {
                 let signed = output.outer_iter().map(|v| v.mapv(|v| v * sign).into_dyn());
@@ -278,24 +279,20 @@ impl<'m> Decoder<'m> {
             };
             let both = |output| [(output, 1.0), (output, -1.0)];
             let cells: Vec<Cell> = outputs.axis_iter(Dim(1)).flat_map(both).map(cell).collect();
-            let limits = self.limits.part(layer * config.n_heads, heads, "heads");
-            let found = Sweep::limited(&self.base, limits).run(&cells, &metric)?;
-            if found.partial {
-                return Ok(Hits {
-                    values,
-                    layers: layer,
-                });
-            }
+            let sweep = Sweep::over(&self.base).memory_limit(self.limits.memory);
+            let found = sweep.run(&cells, &metric)?;
             let mut of_layer = values.index_axis_mut(Dim(1), layer);
             for (i, ranks) in found.values.outer_iter().enumerate() {
                 let mut of_sign = of_layer.index_axis_mut(Dim(0), i % 2);
                 let hits = ranks.mapv(|rank| f32::from(u8::from(rank <= best)));
                 of_sign.row_mut(i / 2).assign(&hits);
             }
+            layers += 1;
+            let answer = self.limits.report(layers * config.n_heads, heads, "heads");
+            if answer.is_break() {
+                break;
+            }
         }
-        Ok(Hits {
-            values,
-            layers: config.n_layers,
-        })
+        Ok(Hits { values, layers })
     }
 }

@@ -70,6 +70,7 @@ impl Heads {
             .step("patterns, copying, composition and ablation of all heads");
         let report = reporter.run()?;
         drop(step);
+        session.show_attention("the first repeated sequence", &prompts[0])?;
         output.say(format_args!(
             "IOI {} of the whole model: {:.3} (a difference of logits, as are all costs below)\n",
             report.metric.as_deref().unwrap_or("metric"),

@@ -83,6 +83,7 @@ impl Induction {
         let loss = repeated_loss(model, &repeated)?;
         drop(step);
         show_loss(&loss, session)?;
+        session.show_attention("the first repeated sequence", &repeated[0].prompt)?;
         self.keep_loss(&loss, output)?;
         interrupt::check()?;
         let mut search = InductionSearch::new(model, &repeated)?.memory_limit(session.memory);
