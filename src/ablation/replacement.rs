@@ -81,7 +81,7 @@ impl Replacement {
     pub(super) fn check(&self, base: &Base<'_>) -> Result<()> {
         let prompts = base.prompts();
         match self {
-            Replacement::Zero | Replacement::OverallMean => return Ok(()),
+            Replacement::Zero | Replacement::OverallMean => Ok(()),
             Replacement::CounterfactualMean(counterfactual) => {
                 base.model().check_prompts(counterfactual.as_slice())?;
                 check_means(prompts.iter().enumerate(), counterfactual.iter())

@@ -104,8 +104,7 @@ impl<'m> InductionSearch<'m> {
         };
         let whole = study.ablation.run(Each::Head, &study.metric)?;
         let gain = Estimate::of(whole.clean.iter().copied());
-        // NaN is no gain.
-        if !(gain.mean > 0.0) {
+        if gain.mean.is_nan() || gain.mean <= 0.0 {
             let what = "gain of the repetition (nats)";
             let expected = "a positive one: this model does not use the repetition";
             return Err(Error::invalid(what, gain.mean, expected));

@@ -328,7 +328,7 @@ fn direct_effects_take_every_replacement() {
     let study = &described["knock_out"];
     let by_template = direct(Replacement::TemplateMean {
         templates: numbers(&study["templates"]),
-        counterfactual: Prompts::new(&prompts(&study["counterfactual"])).unwrap(),
+        counterfactual: Prompts::new(prompts(&study["counterfactual"])).unwrap(),
         counterfactual_templates: numbers(&study["counterfactual_templates"]),
     });
     let zero = direct(Replacement::Zero);
