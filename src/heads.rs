@@ -15,7 +15,7 @@ pub use card::{
 };
 pub use copy_scores::{Copied, CopyScores};
 pub use detection::{Closeness, Detection, detect_heads};
-pub use induction::{InductionCircuit, InductionEdge, InductionSearch};
+pub use induction::{InductionCircuit, InductionEdge, InductionSearch, InductionThresholds};
 pub use patterns::AttentionPattern;
 pub use report::{HeadReport, HeadReporter};
 pub use role::Role;

@@ -25,23 +25,17 @@ use crate::weights::Circuits;
 pub struct HeadReporter<'m> {
     model: &'m Transformer,
     prompts: Prompts,
-    /// A task, or none.
-    pub task: Option<HeadTask>,
-    /// Tokens for the copy scores; none leaves them out.
-    pub copy_tokens: Vec<u32>,
-    /// BOS before each of these tokens.
-    pub bos: Option<u32>,
-    /// What takes the place of an ablated head.
-    pub replacement: Replacement,
-    /// From where on a measurement counts as evidence.
-    pub thresholds: Thresholds,
-    /// Partners listed per head.
-    pub partners: usize,
+    task: Option<HeadTask>,
+    copy_tokens: Vec<u32>,
+    bos: Option<u32>,
+    replacement: Replacement,
+    thresholds: Thresholds,
+    partners: usize,
     limits: Limits<'m>,
 }
 
 impl<'m> HeadReporter<'m> {
-    /// A report by patterns and weights; task and copy tokens can be set afterwards. The patterns
+    /// A report by patterns and weights, unless a task or copy tokens are set. The patterns
     /// are those of the prompts: repeated random sequences, say, so that tokens recur.
     ///
     /// # Errors
@@ -60,6 +54,41 @@ impl<'m> HeadReporter<'m> {
             partners: 3,
             limits,
         })
+    }
+
+    /// Measures what the heads do in a task, too.
+    #[must_use]
+    pub fn task(mut self, task: HeadTask) -> Self {
+        self.task = Some(task);
+        self
+    }
+
+    /// Measures the copy scores of these tokens, too, each after BOS if there is one.
+    #[must_use]
+    pub fn copy_tokens(mut self, tokens: Vec<u32>, bos: Option<u32>) -> Self {
+        (self.copy_tokens, self.bos) = (tokens, bos);
+        self
+    }
+
+    /// What takes the place of a head that is knocked out; its mean over all positions by default.
+    #[must_use]
+    pub fn replacement(mut self, replacement: Replacement) -> Self {
+        self.replacement = replacement;
+        self
+    }
+
+    /// From where on a measurement counts as evidence.
+    #[must_use]
+    pub fn thresholds(mut self, thresholds: Thresholds) -> Self {
+        self.thresholds = thresholds;
+        self
+    }
+
+    /// How many partners are listed per head; 3 by default.
+    #[must_use]
+    pub fn partners(mut self, partners: usize) -> Self {
+        self.partners = partners;
+        self
     }
 
     limits_methods!('m);

@@ -3,7 +3,9 @@
 use ndarray::{ArrayD, Axis, Slice};
 use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
-use patchlens::heads::{HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch};
+use patchlens::heads::{
+    HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch, InductionThresholds,
+};
 use patchlens::in_context::{FunctionVectors, TokenPair, in_context_score_by_head, repeated_loss};
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Repeated, RepeatedPrompt, Split};
 use patchlens::{
@@ -32,12 +34,14 @@ fn report(model: &Transformer, tokenizer: &Tokenizer, ablation: Replacement) -> 
     let repeated = Repeated::new(tokenizer).unwrap().with_bos().unwrap();
     let prompts = repeated.prompts(8, 20, 2, 0).unwrap();
     let prompts: Vec<Prompt> = prompts.iter().map(Prompt::from).collect();
-    let mut reporter = HeadReporter::new(model, &prompts).unwrap();
-    reporter.copy_tokens = pairs.iter().map(|pair| pair.clean.io).collect();
-    reporter.bos = Some(tokenizer.bos().unwrap());
-    reporter.replacement = ablation;
-    reporter.task = Some(task(&pairs));
-    reporter.run().unwrap()
+    let names = pairs.iter().map(|pair| pair.clean.io).collect();
+    HeadReporter::new(model, &prompts)
+        .unwrap()
+        .copy_tokens(names, Some(tokenizer.bos().unwrap()))
+        .replacement(ablation)
+        .task(task(&pairs))
+        .run()
+        .unwrap()
 }
 
 #[test]
@@ -225,9 +229,12 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
     for (head, kept) in found.induction_heads.iter().zip(&found.kept_alone) {
         let attention = found.patterns.values()[[2, head.layer, head.head]];
         let removed = found.removed.values()[[head.layer, head.head]];
-        assert!(attention >= search.min_attention, "{head}: {attention}");
         assert!(
-            removed.max(*kept) >= search.min_share,
+            attention >= found.thresholds.attention,
+            "{head}: {attention}"
+        );
+        assert!(
+            removed.max(*kept) >= found.thresholds.share,
             "{head}: {removed} {kept}"
         );
     }
@@ -239,7 +246,7 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
         let previous = found.patterns.values()[[0, head.layer, head.head]];
         assert!(previous > 0.4, "{head}: {previous}");
     }
-    let least = search.min_share;
+    let least = found.thresholds.share;
     for edge in &found.edges {
         assert!(edge.from.layer < edge.to.layer);
         let share = edge.share_removed_from_all.max(edge.share_kept_alone);
@@ -289,13 +296,18 @@ fn results_tell_how_many_prompts_they_are_means_of() {
     assert_eq!(added.without, effects.without);
 
     for (what, attention, share) in [
-        ("min_attention", 2.0, 0.05),
-        ("min_attention", f32::NAN, 0.05),
-        ("min_share", 0.3, -0.1),
-        ("min_share", 0.3, f32::INFINITY),
+        ("attention", 2.0, 0.05),
+        ("attention", f32::NAN, 0.05),
+        ("share", 0.3, -0.1),
+        ("share", 0.3, f32::INFINITY),
     ] {
-        let mut search = InductionSearch::new(&model, &repeated).unwrap();
-        (search.min_attention, search.min_share) = (attention, share);
+        let thresholds = InductionThresholds {
+            attention,
+            share,
+            ..InductionThresholds::default()
+        };
+        let search = InductionSearch::new(&model, &repeated).unwrap();
+        let search = search.thresholds(thresholds);
         let error = search.run().unwrap_err();
         let error = error.to_string();
         assert!(error.contains(what) && error.contains("0 to 1"), "{error}");

@@ -58,13 +58,16 @@ impl Heads {
         output.say(format_args!("model    {}\n", output.model()))?;
         let task = HeadTask::ioi(&clean);
         let shown = task.prompts[0].clone();
-        let mut reporter = HeadReporter::new(model, &prompts)?.memory_limit(session.memory);
-        reporter.copy_tokens = names(&clean);
-        reporter.bos = Some(tokenizer.bos()?);
-        reporter.task = Some(task);
-        if self.zero {
-            reporter.replacement = Replacement::Zero;
-        }
+        let replacement = if self.zero {
+            Replacement::Zero
+        } else {
+            Replacement::OverallMean
+        };
+        let reporter = HeadReporter::new(model, &prompts)?
+            .memory_limit(session.memory)
+            .copy_tokens(names(&clean), Some(tokenizer.bos()?))
+            .task(task)
+            .replacement(replacement.clone());
         let step = session
             .progress
             .step("patterns, copying, composition and ablation of all heads");
@@ -93,7 +96,7 @@ impl Heads {
         let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
         let cost = cost_at_end(model, &clean, &others.collect::<Vec<_>>())?;
         drop(step);
-        check_labels(&report, &reporter.replacement, &cost, output)?;
+        check_labels(&report, &replacement, &cost, output)?;
         output.number("knocked_out_at_end", &cost)?;
         let mut seeded = cost;
         seeded.about.seed.get_or_insert(self.sequences.seed);

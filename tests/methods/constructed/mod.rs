@@ -139,8 +139,8 @@ fn the_repetition_is_predicted_by_copying() {
 fn the_circuit_search_finds_exactly_the_pair() {
     let model = induction_model();
     for ablation in [Replacement::OverallMean, Replacement::Zero] {
-        let mut search = InductionSearch::new(&model, &repeated(6, 12)).unwrap();
-        search.replacement = ablation.clone();
+        let search = InductionSearch::new(&model, &repeated(6, 12)).unwrap();
+        let search = search.replacement(ablation.clone());
         let found = search.run().unwrap();
         assert_eq!(found.induction_heads, [INDUCTION], "{ablation:?}");
         assert_eq!(
@@ -195,7 +195,10 @@ fn the_circuit_search_finds_senders_that_stand_in_for_each_other() {
     assert_eq!(found.senders(), [PREVIOUS, second], "{:?}", found.edges);
     assert!(found.previous_token_removed.unwrap() > 0.5);
     for edge in &found.edges {
-        assert!(edge.share_removed_from_all < search.min_share, "{edge:?}");
+        assert!(
+            edge.share_removed_from_all < found.thresholds.share,
+            "{edge:?}"
+        );
         assert!(edge.share_kept_alone > 0.5, "{edge:?}");
         let ([whole, cut], [none, alone]) = (edge.attention, edge.attention_alone);
         assert!(whole - cut < 0.05 && alone - none > 0.5, "{edge:?}");

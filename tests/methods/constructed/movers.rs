@@ -47,11 +47,11 @@ fn mover_task() -> HeadTask {
 }
 
 fn mover_reporter(model: &Transformer) -> HeadReporter<'_> {
-    let mut reporter = HeadReporter::new(model, &prompts(2, 11)).unwrap();
-    reporter.task = Some(mover_task());
-    reporter.copy_tokens = (0..VOCAB as u32).collect();
-    reporter.replacement = Replacement::Zero;
-    reporter
+    HeadReporter::new(model, &prompts(2, 11))
+        .unwrap()
+        .task(mover_task())
+        .copy_tokens((0..VOCAB as u32).collect(), None)
+        .replacement(Replacement::Zero)
 }
 
 #[test]
@@ -115,9 +115,10 @@ fn effects_on_a_card_are_those_of_the_methods() {
 fn roles_that_do_not_exist_are_errors() {
     let model = mover_model();
     let with = |change: fn(&mut HeadTask)| {
-        let mut reporter = mover_reporter(&model);
-        change(reporter.task.as_mut().unwrap());
-        reporter.run().unwrap_err().to_string()
+        let reporter = mover_reporter(&model);
+        let mut task = mover_task();
+        change(&mut task);
+        reporter.task(task).run().unwrap_err().to_string()
     };
     let error = with(|task| task.answer = Some("XX".to_string()));
     assert!(error.contains("answer") && error.contains("XX"), "{error}");
