@@ -37,9 +37,9 @@ mod task;
 pub use card::{
     HeadCard, HeadLabel, Partner, Reading, Score, Suggestion, TaskEvidence, Thresholds,
 };
-pub use copy_scores::{copy_scores, copy_scores_of_tokens};
+pub use copy_scores::{Copied, CopyScores};
 pub use detection::{Closeness, Detection, detect_heads};
-pub use induction::{InductionCircuit, InductionEdge, InductionSearch};
+pub use induction::{InductionCircuit, InductionEdge, InductionSearch, InductionThresholds};
 pub use patterns::AttentionPattern;
 pub use report::{HeadReport, HeadReporter};
 pub use role::Role;

@@ -46,6 +46,14 @@ impl Default for Limits<'_> {
 }
 
 impl<'c> Limits<'c> {
+    /// A bound of the memory, and no observer.
+    pub fn of_memory(memory: u64) -> Self {
+        Limits {
+            memory,
+            ..Limits::default()
+        }
+    }
+
     /// Reports to an observer from now on.
     pub fn observe(&mut self, observer: impl FnMut(&Progress) -> ControlFlow<()> + Send + 'c) {
         let observer = Mutex::new(observer);

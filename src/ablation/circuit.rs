@@ -230,7 +230,7 @@ impl Ablation<'_> {
             self.outside(&circuit.nodes)?,
             self.complement(&Removed::new())?,
         ];
-        let found = self.run(&removed, metric)?;
+        let found = self.sweep(&removed, metric)?;
         Ok(Faithfulness {
             full: mean(found.base.iter().copied()),
             circuit: mean(found.values.row(0).iter().copied()),
@@ -330,7 +330,7 @@ impl Ablation<'_> {
             }
             index.push(at);
         }
-        let values = self.run(&cells, metric)?.values;
+        let values = self.sweep(&cells, metric)?.values;
         let means: Vec<f32> = values
             .rows()
             .into_iter()

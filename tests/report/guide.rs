@@ -311,9 +311,9 @@ fn ablation(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
     let names: Vec<(u32, u32)> = drawn.iter().map(|p| (p.io, p.s)).collect();
     let prompts = Prompts::new(&drawn)?;
 
-    let ablation = Ablation::new(&model, &prompts, Replacement::Mean)?;
-    let heads = ablation.heads(&logit_diffs(&names))?;
-    heads.lost()?.save(path("ablation.svg"))?;
+    let ablation = Ablation::new(&model, &prompts, Replacement::OverallMean)?;
+    let heads = ablation.run(Each::Head, &logit_diffs(&names))?;
+    heads.effect.save(path("ablation.svg"))?;
     // end
     Ok(())
 }
