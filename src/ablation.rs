@@ -12,7 +12,7 @@
 //! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
 //! let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
 //! let ablation = Ablation::new(&model, &clean, Replacement::Zero)?;
-//! println!("{}", ablation.heads(&metric)?.lost()?.top(3));
+//! println!("{}", ablation.run(patchlens::ablation::Each::Head, &metric)?.lost()?.top(3));
 //! # Ok::<(), patchlens::Error>(())
 //! ```
 //!
