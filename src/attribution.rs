@@ -36,7 +36,7 @@ use ndarray::{Array1, Array2, ArrayView2, ArrayView3};
 
 pub use direction::LogitDirection;
 pub use parts::{Decomposition, Part};
-pub use prompts::direct_logit_attribution;
+pub use prompts::{Attributed, LogitAttribution, direct_logit_attribution};
 
 use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};

@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::prompt::Prompt;
+
 /// Working memory of a study unless its `memory_limit` says otherwise: 1 GiB.
 pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
 
@@ -91,6 +93,24 @@ impl fmt::Debug for Limits<'_> {
             .field("observed", &self.observer.is_some())
             .finish()
     }
+}
+
+/// How many tokens are run at a time where many prompts are only averaged over.
+const TOKENS_AT_ONCE: usize = 4096;
+
+/// Prompts in turn, at most [`TOKENS_AT_ONCE`] tokens at a time, but at least one prompt.
+pub(crate) fn batches(prompts: &[Prompt]) -> Vec<&[Prompt]> {
+    let mut batches = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (i, prompt) in prompts.iter().enumerate() {
+        if tokens + prompt.len() > TOKENS_AT_ONCE && i > start {
+            batches.push(&prompts[start..i]);
+            (start, tokens) = (i, 0);
+        }
+        tokens += prompt.len();
+    }
+    batches.push(&prompts[start..]);
+    batches
 }
 
 /// The methods by which a study with a field `limits: Limits<'_>` is set up, in its `impl`.
