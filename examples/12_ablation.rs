@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release --example 12_ablation
 
-use patchlens::ablation::{Ablation, CircuitNode};
+use patchlens::ablation::{Ablation, CircuitNode, Replacement};
 use patchlens::metric::logit_diffs;
 use patchlens::tasks::Ioi;
 use patchlens::{Head, Prompts, Tokenizer, Transformer};
@@ -18,7 +18,8 @@ fn main() -> anyhow::Result<()> {
         .map(|head| vec![CircuitNode::head(head.layer, head.head)])
         .collect();
     sets.push(vec![CircuitNode::head(3, 0), CircuitNode::head(3, 2)]);
-    let found = Ablation::zero(&model, &prompts)?.knock_out(&sets, &logit_diffs(&names))?;
+    let found = Ablation::new(&model, &prompts, Replacement::Zero)?
+        .knock_out(&sets, &logit_diffs(&names))?;
 
     let whole = found.clean.mean().unwrap_or(f32::NAN);
     println!("logit difference of the whole model {whole:.2}; without");

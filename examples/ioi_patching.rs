@@ -48,8 +48,8 @@ fn main() -> anyhow::Result<()> {
         ("mlp_out", Grid::Positions(Site::MlpOut)),
         ("z", Grid::Heads(Site::Z)),
     ] {
-        // 0: the patch changes nothing; 1: it brings the clean answer back.
-        let effect = study.run(grid, &logit_diffs(&names))?.normalized()?;
+        // By how much each patch changes the corrupted run's logit difference.
+        let effect = study.run(grid, &logit_diffs(&names))?.effect;
         println!("{}\n{}", effect.colored(use_color()), effect.top(3));
         if let Some(out) = &arguments.out {
             std::fs::create_dir_all(out)?;

@@ -15,7 +15,7 @@ pub use card::{
 };
 pub use copy_scores::{copy_scores, copy_scores_of_tokens};
 pub use detection::{Closeness, Detection, detect_heads};
-pub use induction::{InductionCircuit, InductionEdge, InductionSearch, induction_circuit};
+pub use induction::{InductionCircuit, InductionEdge, InductionSearch};
 pub use patterns::AttentionPattern;
 pub use report::{HeadReport, HeadReporter};
 pub use role::Role;

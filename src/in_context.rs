@@ -1,22 +1,22 @@
 //! The in-context-learning score: how much better a model predicts late tokens than early ones
 //! (Olsson et al. 2022; Kaplan et al. 2020).
 
-pub(crate) mod function_vectors;
-pub(crate) mod repeated_loss;
+mod function_vectors;
+mod repeated_loss;
 
 pub use function_vectors::FunctionVectors;
 pub use repeated_loss::{RepeatedLoss, repeated_loss};
 
 use ndarray::Array1;
 
-use crate::ablation::heads::{Replacement, ablate, per_head};
+use crate::ablation::Ablation;
+use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::metric::{Metric, log_probability};
 use crate::model::Transformer;
-use crate::prompt::Prompt;
+use crate::prompt::{IntoPrompts, Prompts};
 use crate::report::{About, Labelled};
-use crate::statistics::Estimate;
-use crate::sweep::{DEFAULT_MEMORY_LIMIT, Sweep};
+use crate::statistics::{Estimate, labelled_means};
 
 /// Which tokens' losses are compared, counted from 1: the loss of the `n`-th token is that of its
 /// prediction from the `n − 1` tokens before it.
@@ -39,7 +39,7 @@ impl Default for TokenPair {
 }
 
 impl TokenPair {
-    fn check(self, prompts: &[Prompt]) -> Result<()> {
+    fn check(self, prompts: &Prompts) -> Result<()> {
         if self.early < 2 || self.late <= self.early {
             let found = format!("early {}, late {}", self.early, self.late);
             let expected = "2 ≤ early < late: the first token has no prediction";
@@ -56,7 +56,7 @@ impl TokenPair {
     }
 
     /// The log-probabilities of the late and of the early token.
-    fn metrics(self, prompts: &[Prompt]) -> [Metric; 2] {
+    fn metrics(self, prompts: &Prompts) -> [Metric; 2] {
         [self.late, self.early].map(|n| {
             let tokens: Vec<u32> = prompts.iter().map(|p| p.tokens[n - 1]).collect();
             log_probability(&tokens).at_position(n - 2)
@@ -92,17 +92,16 @@ pub struct InContextScore {
 ///
 /// # Errors
 /// [`Error::Invalid`] unless `2 ≤ early < late`, [`Error::Prompt`] for a prompt that is shorter
-/// than the late token; else as [`Transformer::run`].
+/// than the late token; else same as [`Transformer::run`].
 pub fn in_context_score(
     model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    prompts: impl IntoPrompts,
     tokens: TokenPair,
 ) -> Result<InContextScore> {
-    let prompts = prompts.as_ref();
-    tokens.check(prompts)?;
-    let sweep = Sweep::new(model, prompts)?;
-    let [late, early] = tokens.metrics(prompts);
-    let [late, early] = [sweep.run(&[], &late)?.base, sweep.run(&[], &early)?.base].map(|p| -p);
+    let base = Base::new(model, prompts)?;
+    tokens.check(base.prompts())?;
+    let [late, early] = tokens.metrics(base.prompts());
+    let [late, early] = [base.metric(&late)?, base.metric(&early)?].map(|p| -p);
     let per_prompt = &late - &early;
     Ok(InContextScore {
         score: Estimate::of(per_prompt.iter().copied()),
@@ -112,34 +111,33 @@ pub fn in_context_score(
     })
 }
 
-/// How the score changes when each head is ablated, `[layer, head]`: mean over prompts with its
-/// standard error. Positive where the model without the head learns less from its context.
+/// How the score changes when each head is ablated, `[layer, head]`: mean over the study's prompts;
+/// with standard errors where there are several. Positive where the model without the head learns
+/// less from its context.
 ///
 /// # Errors
-/// As [`in_context_score`].
-pub fn in_context_score_by_head(
-    model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
-    tokens: TokenPair,
-    ablation: Replacement,
-) -> Result<Labelled> {
-    let prompts = prompts.as_ref();
+/// Same as [`in_context_score`].
+pub fn in_context_score_by_head(ablation: &Ablation<'_>, tokens: TokenPair) -> Result<Labelled> {
+    let prompts = ablation.base().prompts();
     tokens.check(prompts)?;
     let [late, early] = tokens.metrics(prompts);
-    let run = |metric: &Metric| ablate(model, prompts, metric, ablation, DEFAULT_MEMORY_LIMIT);
-    let (late, early) = (run(&late)?, run(&early)?);
-    let base = &early.base - &late.base;
-    let changed = &early.ablated - &late.ablated - &base;
+    let (late, early) = (ablation.heads(&late)?, ablation.heads(&early)?);
+    let base = &early.clean - &late.clean;
+    let changed = &early.per_prompt - &late.per_prompt - &base;
     let about = About {
         title: "Change of the in-context-learning score".to_string(),
         caption: format!(
-            "Loss at token {} minus loss at token {}, with a head ablated, minus the same of the \
-             whole model.",
-            tokens.late, tokens.early
+            "Loss at token {} minus loss at token {}, with a head replaced by {}, minus the same \
+             of the whole model.",
+            tokens.late,
+            tokens.early,
+            ablation.replacement()
         ),
         unit: "change of the score (nats)".to_string(),
         baselines: [("whole".to_string(), Estimate::of(base).mean)].into(),
+        counts: [("prompts".to_string(), prompts.len() as u64)].into(),
+        partial: late.effect.about.partial || early.effect.about.partial,
         ..About::default()
     };
-    per_head(model, changed, about)
+    labelled_means(changed.view(), late.effect.axes().to_vec(), about)
 }

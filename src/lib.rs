@@ -53,6 +53,7 @@ mod base;
 mod cache;
 mod checkpoint;
 mod component;
+mod effects;
 mod error;
 mod files;
 mod limits;

@@ -7,7 +7,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::{Ablation, AblationNode, Removed};
+use super::{Ablation, Removed, nodes};
+use crate::component::{Component, Head};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metric::Metric;
@@ -17,7 +18,7 @@ use crate::statistics::mean;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CircuitNode {
     /// The head or MLP.
-    pub node: AblationNode,
+    pub node: Component,
     /// The class, see [`Ablation::with_class`]; `None` for every position.
     pub class: Option<String>,
 }
@@ -29,7 +30,7 @@ impl CircuitNode {
     /// A head at every position.
     pub fn head(layer: usize, head: usize) -> Self {
         CircuitNode {
-            node: AblationNode::Head(layer, head),
+            node: Head::new(layer, head).into(),
             class: None,
         }
     }
@@ -37,7 +38,7 @@ impl CircuitNode {
     /// An MLP at every position.
     pub fn mlp(layer: usize) -> Self {
         CircuitNode {
-            node: AblationNode::Mlp(layer),
+            node: Component::Mlp(layer),
             class: None,
         }
     }
@@ -47,6 +48,13 @@ impl CircuitNode {
     pub fn at(mut self, class: impl Into<String>) -> Self {
         self.class = Some(class.into());
         self
+    }
+}
+
+impl From<Head> for CircuitNode {
+    /// At every position.
+    fn from(head: Head) -> Self {
+        CircuitNode::head(head.layer, head.head)
     }
 }
 
@@ -88,12 +96,7 @@ impl Circuit {
     /// None for a model that exists.
     pub fn full(config: &Config, mlps: bool) -> Result<Self> {
         let node = |node| CircuitNode { node, class: None };
-        Self::new(
-            AblationNode::all(config, mlps)
-                .into_iter()
-                .map(node)
-                .collect(),
-        )
+        Self::new(nodes(config, mlps).into_iter().map(node).collect())
     }
 
     /// Its nodes.
@@ -220,18 +223,18 @@ impl Ablation<'_> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a class without a name here, or an MLP where MLPs always stay
-    /// ([`Ablation::with_mlps`]); [`Error::OutOfRange`] for a node that the model lacks; else as
-    /// [`Sweep::prepare`](crate::Sweep::prepare).
+    /// ([`Ablation::with_mlps`]); [`Error::OutOfRange`] for a node that the model lacks; else same
+    /// as [`Sweep::prepare`](crate::Sweep::prepare).
     pub fn faithfulness(&self, circuit: &Circuit, metric: &Metric) -> Result<Faithfulness> {
         let removed = [
             self.outside(&circuit.nodes)?,
             self.complement(&Removed::new())?,
         ];
-        let (values, clean) = self.run(&removed, metric)?;
+        let found = self.run(&removed, metric)?;
         Ok(Faithfulness {
-            full: mean(clean.iter().copied()),
-            circuit: mean(values.row(0).iter().copied()),
-            empty: mean(values.row(1).iter().copied()),
+            full: mean(found.base.iter().copied()),
+            circuit: mean(found.values.row(0).iter().copied()),
+            empty: mean(found.values.row(1).iter().copied()),
         })
     }
 
@@ -239,7 +242,7 @@ impl Ablation<'_> {
     /// [`Circuit::random_subsets`].
     ///
     /// # Errors
-    /// As [`Ablation::faithfulness`]; [`Error::OutOfRange`] for a node that the circuit lacks.
+    /// Same as [`Ablation::faithfulness`]; [`Error::OutOfRange`] for a node that the circuit lacks.
     pub fn completeness(
         &self,
         circuit: &Circuit,
@@ -264,7 +267,7 @@ impl Ablation<'_> {
     /// (without v).
     ///
     /// # Errors
-    /// As [`Ablation::completeness`].
+    /// Same as [`Ablation::completeness`].
     pub fn minimality(
         &self,
         circuit: &Circuit,
@@ -303,7 +306,7 @@ impl Ablation<'_> {
 
     /// All nodes outside a circuit, which must lie among those that can be knocked out.
     fn outside(&self, nodes: &[CircuitNode]) -> Result<Removed> {
-        let mlp = |n: &&CircuitNode| matches!(n.node, AblationNode::Mlp(_));
+        let mlp = |n: &&CircuitNode| matches!(n.node, Component::Mlp(_));
         if let Some(node) = nodes.iter().find(mlp).filter(|_| !self.mlps) {
             return Err(Error::invalid(
                 "circuit",
@@ -327,7 +330,7 @@ impl Ablation<'_> {
             }
             index.push(at);
         }
-        let (values, _) = self.run(&cells, metric)?;
+        let values = self.run(&cells, metric)?.values;
         let means: Vec<f32> = values
             .rows()
             .into_iter()

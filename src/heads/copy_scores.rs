@@ -1,18 +1,19 @@
 //! Copy scores of heads (Wang et al. 2022, "Interpretability in the Wild", section 3.1): does a
 //! head that attends to a token raise that token's logit?
 
-use ndarray::{Array1, Array3, Array4, ArrayD, ArrayViewMut2, Axis as Dim};
+use ndarray::{Array2, Array3, Array4, ArrayD, ArrayView1, ArrayView2, Axis as Dim};
 
-use crate::cache::{ActivationCache, Selection};
+use crate::base::Base;
 use crate::error::{Error, Result};
-use crate::hook::{HookPoint, Site};
-use crate::intervention::{Edit, Intervention, Interventions, Select, Target, Values};
-use crate::metric::{Metric, rank};
-use crate::model::{KeepLogits, Run, Transformer};
-use crate::prompt::Prompt;
+use crate::heads::scores::summary;
+use crate::hook::Site;
+use crate::intervention::{Edit, Intervention, Select, Target, Values};
+use crate::limits::DEFAULT_MEMORY_LIMIT;
+use crate::metric::rank;
+use crate::model::Transformer;
+use crate::prompt::{IntoPrompts, Prompt, Prompts};
 use crate::report::{About, Axis, Labelled};
-use crate::statistics::over_first;
-use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
+use crate::sweep::{Cell, Sweep};
 
 /// Copy scores of every head, `[sign, layer, head]` with standard errors: block 0's `resid_post`
 /// at the positions given goes through the head's layer's `ln1`, its values and its output map
@@ -31,54 +32,39 @@ use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] if `positions` are not one list a prompt, if there is no position at all,
-/// or if `top` is 0; [`Error::OutOfRange`] for a position that a prompt lacks; else as
-/// [`Transformer::run`].
+/// [`Error::Invalid`] if `positions` are not one list per prompt, if there is no position at all,
+/// or if `top` is 0; [`Error::OutOfRange`] for a position that a prompt lacks; else same
+/// as [`Transformer::run`].
 pub fn copy_scores(
     model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    prompts: impl IntoPrompts,
     positions: &[Vec<usize>],
     top: usize,
 ) -> Result<Labelled> {
-    let prompts = prompts.as_ref();
+    let prompts = prompts.into_prompts()?;
     if top == 0 {
         return Err(Error::invalid("top", top, "at least 1"));
     }
-    let tokens = tokens_at(prompts, positions)?;
-    let config = model.config();
-    let alone: Vec<Prompt> = tokens.iter().map(|t| Prompt::from([*t])).collect();
-    let states = states(model, prompts, positions)?;
-    let decoder = Decoder::new(model, &alone, &tokens, top, DEFAULT_MEMORY_LIMIT)?;
-    let shape = (tokens.len(), 2, config.n_layers, config.n_heads);
-    let mut hits = Array4::zeros(shape);
-    for layer in 0..config.n_layers {
-        let outputs = outputs(model, layer, &alone, &states)?;
-        for (head, found) in decoder.both_signs(&outputs)?.outer_iter().enumerate() {
-            of_head(&mut hits, layer, head).assign(&found.t());
-        }
-    }
-    let (mean, error) = over_first(hits.view().into_dyn());
-    let axes = vec![
-        Axis::new("sign", ["positive", "negative"]),
-        Axis::layers(config.n_layers),
-        Axis::heads(config.n_heads),
-    ];
-    let mut about = About {
+    let tokens = tokens_at(&prompts, positions)?;
+    let decoder = Decoder::new(model, &tokens, top, DEFAULT_MEMORY_LIMIT)?;
+    let outputs = outputs(&decoder.base, &states(model, &prompts, positions)?)?;
+    let hits = decoder.hits(&tokens, &outputs)?;
+    let about = About {
         title: "Copy scores".to_string(),
         caption: format!("Share of tokens among the top {top} logits of the head's OV circuit."),
         unit: "share of tokens".to_string(),
         ..About::default()
     };
-    about
-        .counts
-        .insert("tokens".to_string(), tokens.len() as u64);
-    Labelled::new(mean, axes, about)?.with_std_error(error)
+    let signs = Axis::new("sign", ["positive", "negative"]);
+    let mut found = summary(hits.view().into_dyn(), Some(signs), about)?;
+    found.about.counts = [("tokens".to_string(), tokens.len() as u64)].into();
+    Ok(found)
 }
 
 /// [`copy_scores`] of a set of tokens, each alone in its prompt, after BOS if there is one.
 ///
 /// # Errors
-/// As [`copy_scores`].
+/// Same as [`copy_scores`].
 pub fn copy_scores_of_tokens(
     model: &Transformer,
     tokens: &[u32],
@@ -92,9 +78,9 @@ pub fn copy_scores_of_tokens(
 }
 
 /// The tokens at the positions of all prompts.
-fn tokens_at(prompts: &[Prompt], positions: &[Vec<usize>]) -> Result<Vec<u32>> {
+fn tokens_at(prompts: &Prompts, positions: &[Vec<usize>]) -> Result<Vec<u32>> {
     if positions.len() != prompts.len() {
-        let expected = format!("{}, one list a prompt", prompts.len());
+        let expected = format!("{}, one list per prompt", prompts.len());
         return Err(Error::invalid("positions", positions.len(), expected));
     }
     let mut tokens = Vec::new();
@@ -118,21 +104,14 @@ fn tokens_at(prompts: &[Prompt], positions: &[Vec<usize>]) -> Result<Vec<u32>> {
     Ok(tokens)
 }
 
-/// A head's part `[prompt, sign]` of `[prompt, sign, layer, head]`.
-pub(crate) fn of_head(hits: &mut Array4<f32>, layer: usize, head: usize) -> ArrayViewMut2<'_, f32> {
-    let of_layer = hits.view_mut().index_axis_move(Dim(2), layer);
-    of_layer.index_axis_move(Dim(2), head)
-}
-
 /// Block 0's `resid_post` at the positions, `[1, d_model]` each.
 fn states(
     model: &Transformer,
-    prompts: &[Prompt],
+    prompts: &Prompts,
     positions: &[Vec<usize>],
 ) -> Result<Vec<ArrayD<f32>>> {
     let point = Site::ResidPost.at(0);
-    let selection = Selection::points([point]);
-    let caches = model.run(prompts, (), &up_to(0, &selection))?.caches;
+    let caches = Base::new(model, prompts)?.caches([point])?;
     let mut states = Vec::new();
     for (cache, list) in caches.iter().zip(positions) {
         let whole = cache.flat(point)?;
@@ -142,85 +121,92 @@ fn states(
     Ok(states)
 }
 
-/// What the heads of a layer write where they attend to one state alone, `[head][token]`, each
-/// `[d_model]`: a prompt of one token, which can attend to itself only, with the state set as the
+/// What the heads of each layer write where they attend to one state alone, `[token, head,
+/// d_model]`: in prompts of one token, which can attend to itself only, with the state set as the
 /// layer's input.
-fn outputs(
-    model: &Transformer,
-    layer: usize,
-    alone: &[Prompt],
-    states: &[ArrayD<f32>],
-) -> Result<Vec<Vec<Array1<f32>>>> {
-    let edit = Edit::Set(Values::arrays(states.to_vec()));
-    let set = [Intervention::new(Site::ResidPre.at(layer), edit)];
-    let point = Site::Result.at(layer);
-    let selection = Selection::points([point]);
-    let run = up_to(layer, &selection);
-    let caches = model.run(alone, Interventions::new(&set[..]), &run)?.caches;
-    let of_one = |head: usize| {
-        let output = |cache: &ActivationCache| {
-            let output = cache.get(point)?.index_axis_move(Dim(1), head);
-            Ok(output.iter().copied().collect())
-        };
-        caches.iter().map(output).collect()
+fn outputs(alone: &Base<'_>, states: &[ArrayD<f32>]) -> Result<Vec<Array3<f32>>> {
+    let model = alone.model();
+    let values = Values::arrays(states.to_vec());
+    let set = |layer: usize| {
+        let edit = Edit::Set(values.clone());
+        let set = Intervention::new(Site::ResidPre.at(layer), edit);
+        Ok((layer, Base::over(alone, alone.prompts(), vec![set])?))
     };
-    (0..model.config().n_heads).map(of_one).collect()
+    // All are announced before the first runs.
+    let runs: Vec<(usize, Base<'_>)> = (0..model.config().n_layers)
+        .map(set)
+        .collect::<Result<_>>()?;
+    let outputs = runs.into_iter().map(|(layer, run)| {
+        let caches = run.caches([Site::Z.at(layer)])?;
+        let at = caches
+            .iter()
+            .map(|cache| Ok(cache.flat(Site::Z.at(layer))?.index_axis_move(Dim(0), 0)));
+        let rows: Vec<_> = at.collect::<Result<_>>()?;
+        Ok(model.head_results(layer, stacked(&rows).view()))
+    });
+    outputs.collect()
 }
 
-fn up_to(layer: usize, selection: &Selection) -> Run<'_> {
-    Run {
-        cache: Some(selection),
-        stop_at_layer: Some(layer + 1),
-        logits: KeepLogits::None,
-    }
+/// Rows as a matrix.
+pub(crate) fn stacked(rows: &[ArrayView1<'_, f32>]) -> Array2<f32> {
+    ndarray::stack(Dim(0), rows).expect("rows of one length")
 }
 
 /// Reads vectors as logits: each alone in the final residual stream, through the model's own
 /// `ln_final` and unembedding.
 pub(crate) struct Decoder<'m> {
-    sweep: Sweep<'m>,
-    metric: Metric,
+    /// Prompts of one token.
+    base: Base<'m>,
     top: usize,
-    last: HookPoint,
+    memory_limit: u64,
 }
 
 impl<'m> Decoder<'m> {
-    /// Whether one token a prompt is among the `top` logits at the prompt's last position.
+    /// Whether one token per prompt is among the `top` logits; any tokens can stand in for the
+    /// prompts, since what is read does not depend on them.
     pub(crate) fn new(
         model: &'m Transformer,
-        prompts: &[Prompt],
         tokens: &[u32],
         top: usize,
         memory_limit: u64,
     ) -> Result<Self> {
+        let alone = Prompts::new(tokens.iter().map(|token| [*token]))?;
         Ok(Decoder {
-            sweep: Sweep::new(model, prompts)?.memory_limit(memory_limit),
-            metric: rank(tokens),
+            base: Base::new(model, alone)?,
             top,
-            last: Site::ResidPost.at(model.config().n_layers - 1),
+            memory_limit,
         })
     }
 
-    /// 1 where the token is among the top logits of a vector, 0 where not, `[vector, sign,
-    /// prompt]`; sign 0 is the vector, sign 1 the vector negated. `vectors` are `[vector][prompt]`,
-    /// each `[d_model]`. Equal logits count half, so that zeros have no token on top.
-    pub(crate) fn both_signs(&self, vectors: &[Vec<Array1<f32>>]) -> Result<Array3<f32>> {
-        let cell = |vector: &[Array1<f32>], sign: f32| -> Cell {
-            let signed = vector.iter().map(|v| v.mapv(|v| v * sign).into_dyn());
-            let edit = Edit::Set(Values::arrays(signed.collect()));
-            let target = Target::new(self.last).at_positions(Select::Last);
-            vec![Intervention::new(target, edit)]
-        };
-        let signs = vectors
-            .iter()
-            .flat_map(|v| [cell(v, 1.0), cell(v, -1.0)])
-            .collect::<Vec<_>>();
-        let ranks = self.sweep.run(&signs, &self.metric)?.values;
-        let last = (self.top - 1) as f32;
-        let hits = ranks.mapv(|rank| f32::from(u8::from(rank <= last)));
-        let shape = (vectors.len(), 2, self.sweep.prompts().len());
-        Ok(hits
-            .into_shape_with_order(shape)
-            .unwrap_or_else(|_| unreachable!("two signs a vector")))
+    /// 1 where the token is among the top logits of a head's output, 0 where not, `[sign, layer,
+    /// head, prompt]`; sign 0 is the output, sign 1 the output negated. `outputs` are those of each
+    /// layer, `[prompt, head, d_model]`. Equal logits count half, so that zeros have no token on
+    /// top.
+    pub(crate) fn hits(&self, tokens: &[u32], outputs: &[Array3<f32>]) -> Result<Array4<f32>> {
+        let config = self.base.model().config();
+        let last = Site::ResidPost.at(config.n_layers - 1);
+        let sweep = Sweep::over(&self.base).memory_limit(self.memory_limit);
+        let metric = rank(tokens);
+        let best = (self.top - 1) as f32;
+        let shape = (2, config.n_layers, config.n_heads, tokens.len());
+        let mut hits = Array4::zeros(shape);
+        for (layer, outputs) in outputs.iter().enumerate() {
+            let cell = |(output, sign): (ArrayView2<'_, f32>, f32)| -> Cell {
+                let signed = output.outer_iter().map(|v| v.mapv(|v| v * sign).into_dyn());
+                let edit = Edit::Set(Values::arrays(signed.collect()));
+                let target = Target::new(last).at_positions(Select::Last);
+                vec![Intervention::new(target, edit)]
+            };
+            let both = |output| [(output, 1.0), (output, -1.0)];
+            let cells: Vec<Cell> = outputs.axis_iter(Dim(1)).flat_map(both).map(cell).collect();
+            let ranks = sweep.run(&cells, &metric)?.values;
+            let mut of_layer = hits.index_axis_mut(Dim(1), layer);
+            for (i, ranks) in ranks.outer_iter().enumerate() {
+                let mut of_sign = of_layer.index_axis_mut(Dim(0), i % 2);
+                let found = ranks.mapv(|rank| f32::from(u8::from(rank <= best)));
+                of_sign.row_mut(i / 2).assign(&found);
+            }
+        }
+        Ok(hits)
     }
 }

@@ -3,18 +3,19 @@
 
 use ndarray::{Array1, Array2};
 
-use crate::ablation::heads::per_head;
+use crate::base::Base;
 use crate::cache::Selection;
 use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
+use crate::limits::{Limits, limits_methods};
 use crate::metric::probability;
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::ops::largest;
-use crate::prompt::Prompt;
+use crate::prompt::IntoPrompts;
 use crate::report::{About, Axis, Labelled};
-use crate::statistics::{Estimate, over_first};
+use crate::statistics::{labelled_means, mean, shaped};
 use crate::sweep::{Cell, Sweep};
 
 /// The mean outputs of all heads at the last position of prompts that show a task by examples.
@@ -36,20 +37,21 @@ pub struct FunctionVectors<'m> {
     model: &'m Transformer,
     /// By layer, mean `z` at the last position, `[head, d_head]`.
     means: Vec<Array2<f32>>,
+    limits: Limits<'m>,
 }
 
 impl<'m> FunctionVectors<'m> {
     /// Runs the prompts and takes the means.
     ///
     /// # Errors
-    /// As [`Transformer::run`].
-    pub fn new(model: &'m Transformer, prompts: &(impl AsRef<[Prompt]> + ?Sized)) -> Result<Self> {
+    /// Same as [`Transformer::run`].
+    pub fn new(model: &'m Transformer, prompts: impl IntoPrompts) -> Result<Self> {
         let config = model.config();
-        let prompts = prompts.as_ref();
-        model.check_prompts(prompts)?;
+        let prompts = prompts.into_prompts()?;
+        model.check_prompts(prompts.as_slice())?;
         let points = (0..config.n_layers).map(|layer| Site::Z.at(layer));
         let mut sums = vec![Array1::<f64>::zeros(config.d_model); config.n_layers];
-        for prompt in prompts {
+        for prompt in &prompts {
             let selection = Selection::points(points.clone()).at_positions([prompt.len() - 1]);
             let run = Run {
                 cache: Some(&selection),
@@ -64,49 +66,72 @@ impl<'m> FunctionVectors<'m> {
         let mean = |sum: Array1<f64>| {
             sum.mapv(|v| (v / prompts.len() as f64) as f32)
                 .into_shape_with_order((config.n_heads, config.d_head()))
-                .unwrap_or_else(|_| unreachable!("heads side by side"))
+                .expect("heads side by side")
         };
         Ok(FunctionVectors {
             model,
             means: sums.into_iter().map(mean).collect(),
+            limits: Limits::default(),
         })
     }
 
-    /// The average indirect effect of every head, `[layer, head]`, with standard errors: on
-    /// prompts that do not show the task (whose examples are shuffled, say), how much the probability of the answer rises when the
-    /// head's output at the last position is set to its mean over the good prompts.
+    limits_methods!('m);
+
+    /// The average indirect effect of every head, `[layer, head]`, with standard errors: on prompts
+    /// that do not show the task (whose examples are shuffled, say), how much the probability of the
+    /// answer rises when the head's output at the last position is set to its mean over the good
+    /// prompts.
     ///
     /// # Errors
-    /// As [`Sweep::prepare`]; one answer a prompt, or one for all.
+    /// Same as [`Sweep::prepare`]; one answer per prompt, or one for all.
     pub fn indirect_effects(
         &self,
-        shuffled: &(impl AsRef<[Prompt]> + ?Sized),
+        shuffled: impl IntoPrompts,
         answers: &[u32],
     ) -> Result<Labelled> {
+        let config = self.model.config();
         let cell = |head: Head| {
             let target = Target::new(Site::Z.at(head.layer)).at_heads(head.head);
             let mean = self.means[head.layer].row(head.head).to_owned();
             let edit = Edit::Set(Values::array(mean));
             vec![Intervention::new(target.at_positions(Select::Last), edit)]
         };
-        let cells: Vec<Cell> = Head::all(self.model.config()).map(cell).collect();
-        let found =
-            Sweep::new(self.model, shuffled.as_ref())?.run(&cells, &probability(answers))?;
+        let cells: Vec<Cell> = Head::all(config).map(cell).collect();
         let about = About {
             title: "Average indirect effect of heads".to_string(),
             caption:
                 "Head output at the last position of prompts that do not show the task set to \
                       its mean over prompts that do."
                     .to_string(),
-            unit: "change of the answer's probability".to_string(),
-            baselines: [(
-                "without".to_string(),
-                Estimate::of(found.base.iter().copied()).mean,
-            )]
-            .into(),
             ..About::default()
         };
-        per_head(self.model, &found.values - &found.base, about)
+        let axes = vec![Axis::layers(config.n_layers), Axis::heads(config.n_heads)];
+        self.changes(shuffled, &cells, answers, axes, about)
+    }
+
+    /// How much each cell changes the answers' probability: means over prompts.
+    fn changes(
+        &self,
+        prompts: impl IntoPrompts,
+        cells: &[Cell],
+        answers: &[u32],
+        axes: Vec<Axis>,
+        about: About,
+    ) -> Result<Labelled> {
+        let sweep = Sweep::limited(&Base::new(self.model, prompts)?, self.limits.clone());
+        let found = sweep.run(cells, &probability(answers))?;
+        let prompts = found.base.len();
+        let about = About {
+            unit: "change of the answer's probability".to_string(),
+            baselines: [("without".to_string(), mean(found.base.iter().copied()))].into(),
+            counts: [("prompts".to_string(), prompts as u64)].into(),
+            partial: found.partial,
+            ..about
+        };
+        let mut shape: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
+        shape.push(prompts);
+        let changes = shaped(&shape, &found.values - &found.base);
+        labelled_means(changes.view(), axes, about)
     }
 
     /// The heads with the largest effects, strongest first.
@@ -134,14 +159,14 @@ impl<'m> FunctionVectors<'m> {
 
     /// The change of the answers' probability when the vector is added to `resid_post` at the
     /// last position of prompts without examples, by the layer where it is added, `[layer]`: mean
-    /// and standard error.
+    /// over prompts, with standard errors where there are several.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a vector of another width; else as [`Sweep::prepare`].
+    /// [`Error::Shape`] for a vector of another width; else same as [`Sweep::prepare`].
     pub fn effects(
         &self,
         vector: &Array1<f32>,
-        prompts: &(impl AsRef<[Prompt]> + ?Sized),
+        prompts: impl IntoPrompts,
         answers: &[u32],
     ) -> Result<Labelled> {
         let config = self.model.config();
@@ -158,19 +183,13 @@ impl<'m> FunctionVectors<'m> {
             vec![Intervention::new(target, edit.clone())]
         };
         let cells: Vec<Cell> = (0..config.n_layers).map(cell).collect();
-        let found = Sweep::new(self.model, prompts.as_ref())?.run(&cells, &probability(answers))?;
-        let changes = &found.values - &found.base;
-        let (mean, error) = over_first(changes.t().into_dyn());
-        let base = Estimate::of(found.base.iter().copied()).mean;
         let about = About {
             title: "Effect of the function vector".to_string(),
             caption: "Added to resid_post at the last position of prompts without examples."
                 .to_string(),
-            unit: "change of the answer's probability".to_string(),
-            baselines: [("without".to_string(), base)].into(),
-            counts: [("prompts".to_string(), found.base.len() as u64)].into(),
             ..About::default()
         };
-        Labelled::new(mean, vec![Axis::layers(config.n_layers)], about)?.with_std_error(error)
+        let axes = vec![Axis::layers(config.n_layers)];
+        self.changes(prompts, &cells, answers, axes, about)
     }
 }

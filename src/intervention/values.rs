@@ -93,6 +93,14 @@ impl Values {
         Ok(Self::array(sum.mapv(|v| (v / count) as f32)))
     }
 
+    /// Whether this is known to hold for all values.
+    pub(super) fn are_all(&self, holds: impl Fn(f32) -> bool) -> bool {
+        match &self.0 {
+            Source::Arrays(arrays) => arrays.iter().flatten().all(|v| holds(*v)),
+            Source::Caches(..) => false,
+        }
+    }
+
     fn len(&self) -> usize {
         match &self.0 {
             Source::Arrays(arrays) => arrays.len(),
@@ -101,7 +109,7 @@ impl Values {
     }
 
     /// The array for a sequence.
-    fn of(&self, sequence: usize) -> ArrayViewD<'_, f32> {
+    pub(crate) fn of(&self, sequence: usize) -> ArrayViewD<'_, f32> {
         let index = if self.len() == 1 { 0 } else { sequence };
         match &self.0 {
             Source::Arrays(arrays) => arrays[index].view(),
@@ -141,14 +149,17 @@ impl Values {
             if !sequences.contains(i, count) {
                 continue;
             }
-            let shape = point.axes().shape(run.config, *n);
             let values = self.of(i);
+            let shape_of = |n: usize| point.axes().shape(run.config, n);
             // What a run had fits in whole or not at all: one token is no vector for all.
-            let fits = match self.0 {
+            let fits = |shape: &Vec<usize>| match self.0 {
                 Source::Caches(..) => values.shape() == shape,
-                Source::Arrays(_) => values.broadcast(IxDyn(&shape)).is_some(),
+                Source::Arrays(_) => values.broadcast(IxDyn(shape)).is_some(),
             };
-            if !fits {
+            // Values with a row per position fit one length only.
+            let longer = run.growing.then_some(n + 1);
+            let mut shapes = longer.into_iter().chain([*n]).map(shape_of);
+            if let Some(shape) = shapes.find(|shape| !fits(shape)) {
                 return Err(Error::Shape {
                     at: format!("{at} (sequence {i})"),
                     found: values.shape().to_vec(),

@@ -26,6 +26,27 @@ pub struct RepeatedPrompt {
 }
 
 impl RepeatedPrompt {
+    /// The positions whose next token is within the first repeat, BOS's included: nothing tells it.
+    pub(crate) fn first(&self) -> Range<usize> {
+        0..self.start + self.period - 1
+    }
+
+    /// Checks that sequences have one length, and what comes next in the second repeat is known.
+    pub(crate) fn check_all(repeated: &[Self]) -> Result<()> {
+        let first = repeated.first().map_or(0, |r| r.prompt.len());
+        for (i, r) in repeated.iter().enumerate() {
+            let n = r.prompt.len();
+            if r.period < 2 || r.predictable().is_empty() || n != first {
+                return Err(Error::Prompt {
+                    at: format!("repeated sequence {i}"),
+                    found: format!("{n} tokens with a period of {}", r.period),
+                    expected: format!("{first} tokens, and two repeats of at least 2 tokens"),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The positions whose *next* token can be known by copying: from the second repeat's first
     /// token to the last but one of all; none where there is one repeat only.
     pub fn predictable(&self) -> Range<usize> {

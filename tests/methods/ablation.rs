@@ -2,8 +2,8 @@
 
 use crate::common::Comparison;
 use ndarray::{Array1, Array3, arr1};
-use patchlens::ablation::{Ablation, AblationNode, Circuit, CircuitNode};
-use patchlens::{Metric, Prompt, Prompts, Run, Transformer, logit_diff};
+use patchlens::ablation::{Ablation, Circuit, CircuitNode, Replacement};
+use patchlens::{Component, Metric, Prompt, Prompts, Run, Transformer, logit_diff};
 use serde_json::Value;
 
 const MODELS: [&str; 2] = ["tiny-gelu-new", "tiny-gelu"];
@@ -54,20 +54,20 @@ fn study<'m>(model: &'m Transformer, method: &str, described: &Value) -> Ablatio
         prompts(&study["prompts"]),
         prompts(&study["counterfactual"]),
     );
-    let ablation = match method {
-        "zero" => Ablation::zero(model, &own),
-        "mean" => {
-            let templates = numbers(&study["templates"]);
-            let others = numbers(&study["counterfactual_templates"]);
-            Ablation::mean_by_template(model, (&own, &templates), (&other, &others))
-        }
+    let replacement = match method {
+        "zero" => Replacement::Zero,
+        "mean" => Replacement::TemplateMean {
+            templates: numbers(&study["templates"]),
+            counterfactual: Prompts::new(&other).unwrap(),
+            counterfactual_templates: numbers(&study["counterfactual_templates"]),
+        },
         _ => {
             let from = numbers(&study["resampled_from"]);
             let donors: Vec<Prompt> = from.into_iter().map(|i| other[i].clone()).collect();
-            Ablation::resample(model, &own, &donors)
+            Replacement::resample(&donors).unwrap()
         }
     };
-    let mut ablation = ablation.unwrap();
+    let mut ablation = Ablation::new(model, &own, replacement).unwrap();
     for (name, lists) in study["classes"].as_object().unwrap() {
         let positions = lists.as_array().unwrap().iter().map(numbers).collect();
         ablation = ablation.with_class(name, positions).unwrap();
@@ -213,10 +213,11 @@ fn the_whole_model_as_circuit_is_the_clean_run() {
 fn resampling_from_itself_changes_nothing() {
     let (model, described) = (crate::common::open("tiny-gelu"), described("tiny-gelu"));
     let own = prompts(&described["knock_out"]["prompts"]);
-    let ablation = Ablation::resample(&model, &own, &own).unwrap();
+    let same = Replacement::resample(&own).unwrap();
+    let ablation = Ablation::new(&model, &own, same).unwrap();
     let sets = [vec![CircuitNode::head(0, 1), CircuitNode::mlp(2)]];
     let found = ablation.knock_out(&sets, &metric(&described)).unwrap();
-    for (own, clean) in found.per_prompt.row(0).iter().zip(&found.clean) {
+    for (own, clean) in found.per_prompt.iter().zip(&found.clean) {
         assert_eq!(own.to_bits(), clean.to_bits());
     }
 }
@@ -279,27 +280,57 @@ fn bad_input_is_named() {
     let own = Prompts::new([vec![1, 2, 3], vec![4, 5, 6]]).unwrap();
     let short = Prompts::new([vec![1, 2, 3], vec![4, 5]]).unwrap();
     let one = Prompts::new([vec![1, 2, 3]]).unwrap();
-    expect(
-        Ablation::mean(&model, &own, &short).unwrap_err(),
-        &["prompt 1", "2", "3"],
-    );
-    expect(
-        Ablation::mean(&model, &short, &own).unwrap_err(),
-        &["prompt 1", "2", "3"],
-    );
-    expect(
-        Ablation::resample(&model, &own, &one).unwrap_err(),
-        &["1", "2, one a prompt"],
-    );
-    expect(
-        Ablation::resample(&model, &own, &short).unwrap_err(),
-        &["prompt 1", "3 tokens"],
-    );
-    let none =
-        Ablation::mean_by_template(&model, (own.as_slice(), &[0, 1]), (own.as_slice(), &[0, 0]));
-    expect(none.unwrap_err(), &["template 1", "0"]);
-    let count =
-        Ablation::mean_by_template(&model, (own.as_slice(), &[0]), (own.as_slice(), &[0, 0]));
-    expect(count.unwrap_err(), &["templates", "1", "2"]);
-    assert_eq!(AblationNode::Head(9, 6).to_string(), "9.6");
+    let new = |own: &Prompts, by: Replacement| Ablation::new(&model, own, by).unwrap_err();
+    let mean = |other: &Prompts| Replacement::CounterfactualMean(other.clone());
+    expect(new(&own, mean(&short)), &["prompt 1", "2", "3"]);
+    expect(new(&short, mean(&own)), &["prompt 1", "2", "3"]);
+    let resample = |other: &Prompts| Replacement::Resample(other.clone());
+    expect(new(&own, resample(&one)), &["1", "2, one per prompt"]);
+    expect(new(&own, resample(&short)), &["prompt 1", "3 tokens"]);
+    let templates = |templates: &[usize]| Replacement::TemplateMean {
+        templates: templates.to_vec(),
+        counterfactual: own.clone(),
+        counterfactual_templates: vec![0, 0],
+    };
+    expect(new(&own, templates(&[0, 1])), &["template 1", "0"]);
+    expect(new(&own, templates(&[0])), &["templates", "1", "2"]);
+    let unfit = CircuitNode {
+        node: Component::Embedding,
+        class: None,
+    };
+    expect(knock(unfit), &["embed", "a head or an MLP"]);
+}
+
+/// Every replacement's direct effect is that of the last residual stream with the head's output in
+/// `z`'s place replaced, and a replacement by itself has none.
+#[test]
+fn direct_effects_take_every_replacement() {
+    let (model, described) = (crate::common::open("tiny-gelu"), described("tiny-gelu"));
+    let own = prompts(&described["knock_out"]["prompts"]);
+    let metric = metric(&described);
+    let direct = |by: Replacement| {
+        let ablation = Ablation::new(&model, &own, by).unwrap();
+        ablation.direct_effects(&metric).unwrap().lost().unwrap()
+    };
+    let same = direct(Replacement::resample(&own).unwrap());
+    assert!(same.values().iter().all(|lost| lost.abs() < 1e-5), "{same}");
+    // The mean over one prompt is the prompt's own.
+    let one = Prompts::new(&own[..1]).unwrap();
+    let ablation = Ablation::new(&model, &one, Replacement::CounterfactualMean(one.clone()));
+    let lost = ablation
+        .unwrap()
+        .direct_effects(&metric)
+        .unwrap()
+        .lost()
+        .unwrap();
+    assert!(lost.values().iter().all(|lost| lost.abs() < 1e-5), "{lost}");
+    let study = &described["knock_out"];
+    let by_template = direct(Replacement::TemplateMean {
+        templates: numbers(&study["templates"]),
+        counterfactual: Prompts::new(&prompts(&study["counterfactual"])).unwrap(),
+        counterfactual_templates: numbers(&study["counterfactual_templates"]),
+    });
+    let zero = direct(Replacement::Zero);
+    assert!(by_template.values().iter().all(|lost| lost.is_finite()));
+    assert_ne!(by_template.values(), zero.values());
 }

@@ -342,7 +342,7 @@ fn patterns_that_do_not_fit_are_errors() {
         let error = detect_heads(&model, &prompt, patterns, Detection::default()).unwrap_err();
         error.to_string()
     };
-    assert!(detect(&[]).contains("one a prompt"));
+    assert!(detect(&[]).contains("one per prompt"));
     assert!(detect(&[Array2::zeros((2, 2))]).contains("[3, 3]"));
     assert!(detect(&[Array2::ones((3, 3))]).contains("cannot look ahead"));
 }

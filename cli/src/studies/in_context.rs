@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ndarray::{Array2, Axis as Dim};
-use patchlens::ablation::Replacement;
+use patchlens::ablation::{Ablation, Replacement};
 use patchlens::in_context::{TokenPair, in_context_score, in_context_score_by_head};
 use patchlens::metric::logit_diffs;
 use patchlens::patching::Patching;
@@ -131,7 +131,9 @@ impl InContext {
             .progress
             .step("in-context-learning score, whole and by head");
         let whole = in_context_score(model, &prompts, tokens)?;
-        let change = in_context_score_by_head(model, &prompts, tokens, Replacement::Mean)?;
+        let ablation =
+            Ablation::new(model, &prompts, Replacement::Mean)?.memory_limit(session.memory);
+        let change = in_context_score_by_head(&ablation, tokens)?;
         drop(step);
         output.say(format_args!("model    {}\n", output.model()))?;
         output.say(format_args!(
@@ -177,7 +179,7 @@ impl InContext {
             tokenizer.decode(&clean[0].tokens)?,
             clean.len()
         ))?;
-        let effect = found.normalized()?;
+        let effect = found.raw().normalized()?;
         output.table(&effect)?;
         output.table(&stream)?;
         let strongest = |of: &Labelled| of.top(1).cells.into_iter().next();
@@ -209,12 +211,12 @@ fn by_role(found: &Patching, pairs: &[KeyValuePair]) -> Result<Labelled> {
     let mut roles: Vec<_> = pairs.iter().flat_map(|p| &p.roles).collect();
     roles.sort_unstable();
     roles.dedup();
-    let layers = found.per_prompt.shape()[0];
+    let layers = found.values.shape()[0];
     let mut values = Array2::zeros((layers, roles.len()));
     for (role, mut column) in roles.iter().zip(values.columns_mut()) {
         let mut positions = 0.0;
         for (i, pair) in pairs.iter().enumerate() {
-            let of_pair = found.per_prompt.index_axis(Dim(2), i);
+            let of_pair = found.values.index_axis(Dim(2), i);
             let same = pair.roles.iter().enumerate().filter(|(_, r)| r == role);
             for (position, _) in same {
                 column += &of_pair.index_axis(Dim(1), position);
@@ -223,7 +225,7 @@ fn by_role(found: &Patching, pairs: &[KeyValuePair]) -> Result<Labelled> {
         }
         column /= positions;
     }
-    let mut about = found.effect.about.clone();
+    let mut about = found.raw().about.clone();
     about.title = "Key → value: resid_pre patched, by role of the position".to_string();
     about.caption = format!(
         "{} One position at a time; columns are what a position is in its prompt (asked: in the \
@@ -231,7 +233,7 @@ fn by_role(found: &Patching, pairs: &[KeyValuePair]) -> Result<Labelled> {
         about.caption
     );
     let axes = vec![
-        Axis::layers(layers),
+        found.raw().axes()[0].clone(),
         Axis::new("role", roles.iter().map(ToString::to_string)),
     ];
     Ok(Labelled::new(values, axes, about)?)

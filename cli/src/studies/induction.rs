@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use patchlens::Head;
 use patchlens::ablation::Replacement;
-use patchlens::heads::{InductionCircuit, InductionSearch, induction_circuit};
+use patchlens::heads::{InductionCircuit, InductionSearch};
 use patchlens::in_context::{RepeatedLoss, repeated_loss};
 use patchlens::report::Labelled;
 
@@ -85,22 +85,18 @@ impl Induction {
         show_loss(&loss, session)?;
         self.keep_loss(&loss, output)?;
         interrupt::check()?;
-        let search = InductionSearch {
-            ablation: if self.zero {
-                Replacement::Zero
-            } else {
-                Replacement::Mean
-            },
-            min_attention: self.min_attention,
-            min_previous_token: self.min_previous_token,
-            min_share: self.min_share,
-            memory_limit: session.memory,
-        };
+        let mut search = InductionSearch::new(model, &repeated)?.memory_limit(session.memory);
+        if self.zero {
+            search.replacement = Replacement::Zero;
+        }
+        search.min_attention = self.min_attention;
+        search.min_previous_token = self.min_previous_token;
+        search.min_share = self.min_share;
         let step = session.progress.step("ablation of heads, paths into keys");
-        let found = induction_circuit(model, &repeated, search)?;
+        let found = search.run()?;
         drop(step);
         output.table(&found.removed)?;
-        show(&found, search, output)?;
+        show(&found, &search, output)?;
         self.keep(&found, output)
     }
 
@@ -173,7 +169,7 @@ fn show_loss(loss: &RepeatedLoss, session: &Session) -> Result<()> {
     ))
 }
 
-fn show(found: &InductionCircuit, search: InductionSearch, output: &Output) -> Result<()> {
+fn show(found: &InductionCircuit, search: &InductionSearch<'_>, output: &Output) -> Result<()> {
     let (attention, least) = (search.min_attention, 100.0 * search.min_share);
     if found.induction_heads.is_empty() {
         output.say(format_args!(

@@ -2,7 +2,7 @@
 //! just that.
 
 use ndarray::{Array1, Axis};
-use patchlens::ablation::{Replacement, head_ablation, head_direct_effect};
+use patchlens::ablation::{Ablation, Replacement};
 use patchlens::heads::{
     HeadLabel, HeadReporter, HeadTask, Role, attention_to_roles, copy_scores, copy_scores_of_tokens,
 };
@@ -48,17 +48,18 @@ fn mover_task() -> HeadTask {
     }
 }
 
-fn mover_reporter() -> HeadReporter {
-    let mut reporter = HeadReporter::new(&prompts(2, 11));
+fn mover_reporter(model: &Transformer) -> HeadReporter<'_> {
+    let mut reporter = HeadReporter::new(model, &prompts(2, 11)).unwrap();
     reporter.task = Some(mover_task());
     reporter.copy_tokens = (0..VOCAB as u32).collect();
-    reporter.ablation = Replacement::Zero;
+    reporter.replacement = Replacement::Zero;
     reporter
 }
 
 #[test]
 fn movers_are_told_apart_by_what_they_read_and_by_their_effects() {
-    let report = mover_reporter().run(&mover_model()).unwrap();
+    let model = mover_model();
+    let report = mover_reporter(&model).run().unwrap();
     for (label, head) in [
         (HeadLabel::NameMover, MOVER),
         (HeadLabel::NegativeNameMover, NEGATIVE),
@@ -88,17 +89,18 @@ fn movers_are_told_apart_by_what_they_read_and_by_their_effects() {
 #[test]
 fn effects_on_a_card_are_those_of_the_methods() {
     let (model, task) = (mover_model(), mover_task());
-    let report = mover_reporter().run(&model).unwrap();
+    let report = mover_reporter(&model).run().unwrap();
     let (prompts, metric) = (&task.prompts, &task.metric);
-    let total = head_ablation(&model, prompts, metric, Replacement::Zero).unwrap();
-    let direct = head_direct_effect(&model, prompts, metric, Replacement::Zero).unwrap();
+    let ablation = Ablation::new(&model, prompts, Replacement::Zero).unwrap();
+    let total = ablation.heads(metric).unwrap().lost().unwrap();
+    let direct = ablation.direct_effects(metric).unwrap().lost().unwrap();
     for card in &report.cards {
         let (found, index) = (
             card.task.as_ref().unwrap(),
             [card.head.layer, card.head.head],
         );
-        assert_eq!(found.lost.value, Some(total.lost.values()[index]));
-        assert_eq!(found.direct.value, Some(direct.lost.values()[index]));
+        assert_eq!(found.lost.value, Some(total.values()[index]));
+        assert_eq!(found.direct.value, Some(direct.values()[index]));
         // Attention-only, last layer: nothing comes after it but the final LayerNorm.
         if card.head.layer == 1 {
             let (all, alone) = (found.lost.value.unwrap(), found.direct.value.unwrap());
@@ -111,9 +113,9 @@ fn effects_on_a_card_are_those_of_the_methods() {
 fn roles_that_do_not_exist_are_errors() {
     let model = mover_model();
     let with = |change: fn(&mut HeadTask)| {
-        let mut reporter = mover_reporter();
+        let mut reporter = mover_reporter(&model);
         change(reporter.task.as_mut().unwrap());
-        reporter.run(&model).unwrap_err().to_string()
+        reporter.run().unwrap_err().to_string()
     };
     let error = with(|task| task.answer = Some("XX".to_string()));
     assert!(error.contains("answer") && error.contains("XX"), "{error}");
