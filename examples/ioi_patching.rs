@@ -35,11 +35,8 @@ fn main() -> anyhow::Result<()> {
     let clean = Prompts::new(pairs.iter().map(|pair| &pair.clean))?;
     let corrupted = Prompts::new(pairs.iter().map(|pair| &pair.corrupted))?;
     let names: Vec<(u32, u32)> = pairs.iter().map(|p| (p.clean.io, p.clean.s)).collect();
-    println!(
-        "8 prompt pairs; the first:\n  clean      {}",
-        pairs[0].clean.text
-    );
-    println!("  corrupted  {}\n", pairs[0].corrupted.text);
+    let [clean_text, corrupted_text] = [&pairs[0].clean.text, &pairs[0].corrupted.text];
+    println!("8 prompt pairs; the first:\n  {clean_text}\n  {corrupted_text}\n");
 
     let study = ActivationPatching::new(&model, &clean, &corrupted)?;
     for (name, grid) in [

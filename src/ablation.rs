@@ -1,17 +1,41 @@
-//! Knock-out: attention heads and MLPs replaced by zero, by their mean, or by their values on
-//! another prompt; and circuits scored by it (Wang et al. 2022, "Interpretability in the Wild",
-//! sections 2.1 and 4).
+//! Ablation: what does the model lose without these heads or MLPs? And circuits scored by it.
+//!
+//! ```text
+//! lost(nodes) = m(whole model) - m(model whose nodes are replaced)
+//! ```
+//!
+//! (Wang et al. 2022, "Interpretability in the Wild", sections 2.1 and 4.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+//! let ablation = Ablation::new(&model, &clean, Replacement::Zero)?;
+//! println!("{}", ablation.run(patchlens::ablation::Each::Head, &metric)?.lost()?.top(3));
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** Above 0: the nodes help. It depends on what takes their place
+//! ([`Replacement`]): zeros ask what is lost if the head did not exist, the mean over all positions
+//! what it knows of this prompt *and* place, the mean over prompts of the same template what it
+//! knows of this prompt alone. The same head can cost ten times as much by one as by another.
+//!
+//! **What it does not mean.** Nodes that stand in for each other cost little one by one; knock out
+//! sets of them. Zeros are activations that later layers have never seen. More in
+//! [the guide](crate::guide::ablation).
 
 mod circuit;
 mod heads;
+mod knock_out;
 mod replacement;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ndarray::{Array1, Array2, ArrayD};
-
 pub use circuit::{Circuit, CircuitNode, Completeness, Faithfulness, Minimality, NodeMinimality};
+use knock_out::Found;
+pub use knock_out::KnockOut;
 pub use replacement::Replacement;
 
 use crate::base::Base;
@@ -25,18 +49,35 @@ use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
 use crate::prompt::IntoPrompts;
-use crate::report::{About, Axis, Labelled};
-use crate::statistics::{labelled_means, mean, shaped};
+use crate::report::{About, Axis};
 use crate::sweep::{Cell, Sweep, SweepResult};
 
 /// Positions by node and prompt: what a cell knocks out.
 type Removed = BTreeMap<Component, Vec<BTreeSet<usize>>>;
 
+/// What is knocked out: each in runs of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Each<'a> {
+    /// Every head in turn, at all positions: `[layer, head]`.
+    Head,
+    /// Every head in turn, at a class of positions: `[layer, head]`.
+    HeadAt(&'a str),
+    /// Every head in turn, out of the last `resid_post` alone, so that no later head and no MLP
+    /// sees the change: `[layer, head]`, the head's direct effect (Wang et al. 2022, section 3.1,
+    /// path patching of heads to the logits with MLPs frozen). The final LayerNorm is computed
+    /// anew, so that taking out a head which writes much of anything else makes room for the rest
+    /// and raises the metric. The rest of what [`Each::Head`] measures goes through later parts of
+    /// the model.
+    HeadDirectly,
+    /// Every one of these sets of nodes, whose members go together: `[set]`.
+    Set(&'a [Vec<CircuitNode>]),
+}
+
 /// A knock-out study: prompts, and what replaces a node that is knocked out.
 ///
 /// ```
 /// use patchlens::{Config, Prompts, Transformer, logit_diff};
-/// use patchlens::ablation::{Ablation, CircuitNode, Replacement};
+/// use patchlens::ablation::{Ablation, CircuitNode, Each, Replacement};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5, 6]])?;
@@ -44,10 +85,11 @@ type Removed = BTreeMap<Component, Vec<BTreeSet<usize>>>;
 /// let mean = Replacement::counterfactual_mean(&counterfactual)?;
 /// let ablation = Ablation::new(&model, &prompts, mean)?.with_class("end", vec![vec![2], vec![2]])?;
 /// let metric = logit_diff(5, 6);
-/// let each = ablation.heads(&metric)?;
-/// assert_eq!(each.lost()?.values().shape(), [2, 2]); // [layer, head]
+/// let each = ablation.run(Each::Head, &metric)?;
+/// assert_eq!(each.effect.values().shape(), [2, 2]); // [layer, head]
+/// println!("{}", each.effect.top(3)); // the heads that change the metric most
 /// let sets = [vec![CircuitNode::head(0, 1)], vec![CircuitNode::head(1, 0).at("end")]];
-/// let found = ablation.knock_out(&sets, &metric)?;
+/// let found = ablation.run(Each::Set(&sets), &metric)?;
 /// assert_eq!(found.effect.values().shape(), [2]); // [set]
 /// # Ok::<(), patchlens::Error>(())
 /// ```
@@ -61,58 +103,6 @@ pub struct Ablation<'m> {
     classes: BTreeMap<String, Vec<BTreeSet<usize>>>,
     mlps: bool,
     pub(crate) limits: Limits<'m>,
-}
-
-/// What knock-outs found.
-#[derive(Clone, Debug)]
-pub struct KnockOut {
-    /// The metric with each set of nodes, or each head, knocked out, mean over prompts, `[set]` or
-    /// `[layer, head]`; with standard errors where there are several prompts. The baseline `clean`
-    /// is the whole model's.
-    pub effect: Labelled,
-    /// By prompt, the last axis.
-    pub per_prompt: ArrayD<f32>,
-    /// The metric of the whole model, `[prompt]`.
-    pub clean: Array1<f32>,
-}
-
-/// A metric with each of some cells knocked out.
-struct Found {
-    /// `[cell, prompt]`.
-    values: Array2<f32>,
-    /// That of the whole model, `[prompt]`.
-    clean: Array1<f32>,
-    partial: bool,
-}
-
-impl From<SweepResult> for Found {
-    fn from(result: SweepResult) -> Self {
-        Found {
-            values: result.values,
-            clean: result.base,
-            partial: result.partial,
-        }
-    }
-}
-
-impl KnockOut {
-    /// What the metric loses: the whole model's minus that of the knock-outs, mean over prompts;
-    /// with standard errors where there are several. Positive where the nodes help.
-    ///
-    /// # Errors
-    /// Same as [`Labelled::new`].
-    pub fn lost(&self) -> Result<Labelled> {
-        let mut about = self.effect.about.clone();
-        about.title += ": what is lost";
-        about.caption = format!("The whole model's minus this: {}", about.caption);
-        self.lost_as(1.0, about)
-    }
-
-    /// What the metric loses in units of a number.
-    pub(crate) fn lost_as(&self, unit: f32, about: About) -> Result<Labelled> {
-        let lost = (&self.clean - &self.per_prompt) / unit;
-        labelled_means(lost.view(), self.effect.axes().to_vec(), about)
-    }
 }
 
 impl<'m> Ablation<'m> {
@@ -195,21 +185,32 @@ impl<'m> Ablation<'m> {
         &self.replacement
     }
 
-    /// The metric with each set of nodes knocked out.
+    /// Knocks out one after the other. A KL divergence without a reference is measured to the
+    /// whole model.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty list, a class without a name here, or a component that is
     /// neither a head nor an MLP; [`Error::OutOfRange`] for a node that the model lacks; else same
     /// as [`Sweep::prepare`].
-    pub fn knock_out(&self, sets: &[Vec<CircuitNode>], metric: &Metric) -> Result<KnockOut> {
+    pub fn run(&self, each: Each<'_>, metric: &Metric) -> Result<KnockOut> {
+        match each {
+            Each::Head => self.each_head(None, metric),
+            Each::HeadAt(class) => self.each_head(Some(class), metric),
+            Each::HeadDirectly => self.each_head_directly(metric),
+            Each::Set(sets) => self.each_set(sets, metric),
+        }
+    }
+
+    fn each_set(&self, sets: &[Vec<CircuitNode>], metric: &Metric) -> Result<KnockOut> {
         let result = self.run_sets(sets, metric)?;
         let label = |nodes: &Vec<CircuitNode>| {
             let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
             names.join(" + ")
         };
         let axes = vec![Axis::new("knocked out", sets.iter().map(label))];
-        let what = format!("the named nodes replaced by {}", self.replacement);
-        self.labelled(result.into(), axes, "Knock-out", &what, metric)
+        let what = format!("The named nodes replaced by {}", self.replacement);
+        let about = self.about("Knock-out", &what, metric);
+        Found::from(result).label(axes, about)
     }
 
     /// The metric by set of nodes and prompt.
@@ -219,38 +220,19 @@ impl<'m> Ablation<'m> {
         metric: &Metric,
     ) -> Result<SweepResult> {
         let removed = sets.iter().map(|nodes| self.places(nodes));
-        self.run(&removed.collect::<Result<Vec<_>>>()?, metric)
+        self.sweep(&removed.collect::<Result<Vec<_>>>()?, metric)
     }
 
-    /// What was found with one cell per place of the axes, which begins by `title`: the
-    /// metric with `what` done.
-    fn labelled(
-        &self,
-        found: Found,
-        axes: Vec<Axis>,
-        title: &str,
-        what: &str,
-        metric: &Metric,
-    ) -> Result<KnockOut> {
+    /// What was measured: the title begins by `title`, and `what` was done.
+    fn about(&self, title: &str, what: &str, metric: &Metric) -> About {
         let prompts = self.base.prompts().len();
-        let whole = mean(found.clean.iter().copied());
-        let about = About {
+        About {
             title: format!("{title}, {}", self.replacement.method()),
-            caption: format!("The metric with {what}, mean over {prompts} prompts."),
+            caption: format!("{what}; mean over {prompts} prompts."),
             unit: metric.name().to_string(),
-            baselines: [("clean".to_string(), whole)].into(),
             counts: [("prompts".to_string(), prompts as u64)].into(),
-            partial: found.partial,
             ..About::default()
-        };
-        let mut shape: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
-        shape.push(prompts);
-        let per_prompt = shaped(&shape, found.values);
-        Ok(KnockOut {
-            effect: labelled_means(per_prompt.view(), axes, about)?,
-            per_prompt,
-            clean: found.clean,
-        })
+        }
     }
 
     /// Where the nodes stand, by prompt.
@@ -295,14 +277,15 @@ impl<'m> Ablation<'m> {
     }
 
     /// The metric by cell and prompt.
-    fn run(&self, removed: &[Removed], metric: &Metric) -> Result<SweepResult> {
+    fn sweep(&self, removed: &[Removed], metric: &Metric) -> Result<SweepResult> {
         let points: BTreeSet<HookPoint> =
             removed.iter().flatten().map(|(n, _)| point(*n)).collect();
         // One run of the base serves both the edits and the sweep.
         self.base.expect(points.iter().copied(), Frozen::default());
         let edits = self.edits(points)?;
         let cells: Vec<Cell> = removed.iter().map(|r| self.cell(r, &edits)).collect();
-        Sweep::limited(&self.base, self.limits.clone()).run(&cells, metric)
+        let metric = self.base.refer(metric)?;
+        Sweep::limited(&self.base, self.limits.clone()).run(&cells, &metric)
     }
 
     /// What the nodes at some points become.

@@ -38,6 +38,13 @@ impl Measured {
     /// Labels the metric and its change; titles name what the runs are changes `against`:
     /// `corrupted run`.
     pub fn label(self, about: About, against: &str) -> Result<Effects> {
+        let means = self.values.mean_axis(Dim(1)).unwrap_or_default();
+        self.label_with(means, about, against)
+    }
+
+    /// Same as [`Measured::label`], with the means of the values over the prompts, `[cell]`, which
+    /// studies round differently.
+    pub fn label_with(self, means: Array1<f32>, about: About, against: &str) -> Result<Effects> {
         let (title, unit) = (&about.title, &about.unit);
         let mut changed = About {
             title: format!("{title}: change of the {unit} against the {against}"),
@@ -53,12 +60,7 @@ impl Measured {
             changed.caption += " Nothing changed: no cell moves the metric by a single bit.";
         }
         // A mean over prompts some of which have no value has none.
-        let means = changes
-            .rows()
-            .into_iter()
-            .map(|row| mean(row.iter().copied()));
-        let effect = self.with_errors(means.collect(), &changes, changed)?;
-        let means = self.values.mean_axis(Dim(1)).unwrap_or_default();
+        let effect = self.with_errors(row_means(&changes), &changes, changed)?;
         Ok(Effects {
             raw: self.with_errors(means, &self.values, raw)?,
             effect,
@@ -91,6 +93,11 @@ impl Measured {
         let shape = [&self.shape()[..], &[values.ncols()]].concat();
         shaped(&shape, values)
     }
+}
+
+/// The mean of each row, summed in f64.
+pub(crate) fn row_means(of: &Array2<f32>) -> Array1<f32> {
+    of.map_axis(Dim(1), |row| mean(row.iter().copied()))
 }
 
 /// The axis of the layers of a site; for the residual stream its name says on which side of the

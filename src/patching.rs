@@ -1,5 +1,35 @@
-//! Activation patching: which activations, swapped between a clean and a corrupted run, move the
-//! answer (Vig et al. 2020; Meng et al. 2022; Wang et al. 2022; TransformerLens's `patching.py`).
+//! Activation patching: which activations, put from one run into another, move the answer?
+//!
+//! With a metric *m*, a clean prompt and a corrupted one, the effect of an activation *a* is
+//!
+//! ```text
+//! effect(a) = m(corrupted run with a taken from the clean run) - m(corrupted run)
+//! ```
+//!
+//! (Vig et al. 2020; Meng et al. 2022; Wang et al. 2022; TransformerLens's `patching.py`; how to
+//! read it: Heimersheim & Nanda 2024.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! let corrupted = tokenizer.encode("When Mary and John went to the store, Mary gave a drink to")?;
+//! let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+//! let found = activation_patching(&model, &clean, &corrupted, Grid::Heads(Site::Z), &metric)?;
+//! println!("{}\n{}", found.effect, found.effect.top(3));
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** 0: the patch changes nothing. In units of the metric, mean over the
+//! prompt pairs with its standard error; [`Patching::normalized`] makes 1 of what the two runs
+//! differ by. This direction (denoising) finds what is enough to bring the answer back;
+//! [`Direction::Noising`] what it cannot do without. Parts joined by "and" show under noising only,
+//! parts joined by "or" under denoising only.
+//!
+//! **What it does not mean.** A patch carries everything that the two prompts differ in. A part
+//! that others can replace shows little. A probability that is near 0 or 1 in both runs hides
+//! effects: look at [`Patching::clean`] and [`Patching::corrupted`] first. More in
+//! [the guide](crate::guide::patching).
 
 mod grid;
 

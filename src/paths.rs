@@ -1,5 +1,37 @@
-//! Path patching: which nodes act on others directly, rather than through the rest of the model
-//! (Wang et al. 2022, "Interpretability in the Wild", section 3.1 and appendix B).
+//! Path patching: what does one part of the model tell another directly, rather than through the
+//! rest?
+//!
+//! A sender's output in the new run reaches the receivers alone: all other heads keep their outputs
+//! of the original run, MLPs between are computed anew. Then the receivers' values are put into the
+//! original run:
+//!
+//! ```text
+//! effect(s -> r) = m(original run with r as it is when s alone is that of the new run) - m(original run)
+//! ```
+//!
+//! (Wang et al. 2022, "Interpretability in the Wild", section 3.1 and appendix B; Goldowsky-Dill et
+//! al. 2023.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! let corrupted = tokenizer.encode("When Mary and John went to the store, Mary gave a drink to")?;
+//! let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+//! let study = PathPatching::new(&model, &clean, &corrupted)?;
+//! let end = [patchlens::paths::PathReceiver::final_residual().at_positions(Select::Last)];
+//! let found = study.run(patchlens::paths::Senders::Heads, &end, &metric)?;
+//! println!("{}", found.relative()?.top(3));
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** Below 0: the metric falls when the sender says what it would say on the
+//! other prompt, so it helps. [`PathEffects::relative`] is in shares of the original metric.
+//! "No path" is no 0: the receiver cannot see the sender.
+//!
+//! **What it does not mean.** Paths through other heads are left out on purpose: what a sender does
+//! through them shows with them as receivers. Shares do not add up. More in
+//! [the guide](crate::guide::paths).
 
 mod check;
 mod ends;

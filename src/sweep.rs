@@ -1,9 +1,20 @@
 //! Sweeps: many runs of the same prompts with one small change each, in one pass over the layers
 //! and with the bits of as many full runs.
 //!
-//! The base run is cached once. Each cell × prompt becomes a *lane* that joins the pass where its
-//! first intervention acts, holds only the rows which that changes, and reads everything else
-//! from the base. What an intervention leaves as it was is not run at all.
+//! Every study is a sweep; take this module for cells of your own. A cell is a list of
+//! interventions; what they leave as it is in the base run is not computed.
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+//! let silent = |layer| vec![Intervention::new(Site::MlpOut.at(layer), Edit::Zero)];
+//! let cells: Vec<_> = (0..4).map(silent).collect();
+//! let found = Sweep::new(&model, &clean)?.run(&cells, &metric)?;
+//! println!("{:?}\n{}", found.changes(), found.plan); // [cell, prompt]
+//! # Ok::<(), patchlens::Error>(())
+//! ```
 
 mod prepared;
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, Array3, ArrayD, ArrayView2, ArrayViewD, Axis as Dim};
 
+use super::knock_out::Found;
 use super::replacement::mean_row;
-use super::{Ablation, CircuitNode, Found, KnockOut, Replacement};
+use super::{Ablation, CircuitNode, KnockOut, Replacement};
 use crate::cache::ActivationCache;
 use crate::component::Head;
 use crate::error::Result;
@@ -14,27 +15,10 @@ use crate::intervention::{Edit, Intervention, Values};
 use crate::metric::Metric;
 use crate::model::stage::Frozen;
 use crate::report::Axis;
-use crate::sweep::{Cell, Sweep};
+use crate::sweep::{Cell, Plan, Sweep};
 
 impl Ablation<'_> {
-    /// Knocks out every head in turn at all positions, `[layer, head]`.
-    ///
-    /// # Errors
-    /// Same as [`Sweep::prepare`].
-    pub fn heads(&self, metric: &Metric) -> Result<KnockOut> {
-        self.each_head(None, metric)
-    }
-
-    /// Knocks out every head in turn at a class of positions, `[layer, head]`.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for a class without a name here; else same as
-    /// [`Sweep::prepare`].
-    pub fn heads_at(&self, class: &str, metric: &Metric) -> Result<KnockOut> {
-        self.each_head(Some(class), metric)
-    }
-
-    fn each_head(&self, class: Option<&str>, metric: &Metric) -> Result<KnockOut> {
+    pub(super) fn each_head(&self, class: Option<&str>, metric: &Metric) -> Result<KnockOut> {
         let node = |head: Head| CircuitNode {
             class: class.map(String::from),
             ..head.into()
@@ -43,72 +27,61 @@ impl Ablation<'_> {
         let sets: Vec<Vec<CircuitNode>> = heads.map(|head| vec![node(head)]).collect();
         let result = self.run_sets(&sets, metric)?;
         let what = format!(
-            "one head replaced by {} at {}",
-            self.replacement,
-            class.unwrap_or("all positions")
+            "One head at {} replaced by {}",
+            class.unwrap_or("all positions"),
+            self.replacement
         );
-        self.by_head(
-            result.into(),
-            "Heads knocked out one at a time",
-            &what,
-            metric,
-        )
+        let about = self.about("Heads knocked out one at a time", &what, metric);
+        Found::from(result).label(self.by_head(), about)
     }
 
-    /// What each head adds to the metric directly, `[layer, head]`: its output is taken out of the
-    /// last `resid_post` alone and its replacement put there, so that no later head and no MLP
-    /// sees the change; the final LayerNorm is computed anew, so that a head which writes much of
-    /// anything else makes room for the rest when it goes, and has a negative effect. The rest of
-    /// what [`Ablation::heads`] measures goes through later parts of the model. (Wang et al. 2022,
-    /// section 3.1, path patching of heads to the logits with MLPs frozen.)
-    ///
-    /// # Errors
-    /// Same as [`Sweep::prepare`].
-    pub fn direct_effects(&self, metric: &Metric) -> Result<KnockOut> {
+    /// [`Each::HeadDirectly`](super::Each::HeadDirectly).
+    pub(super) fn each_head_directly(&self, metric: &Metric) -> Result<KnockOut> {
         let config = self.base.model().config();
         let last = Site::ResidPost.at(config.n_layers - 1);
         let points = (0..config.n_layers).map(|layer| Site::Z.at(layer));
         self.base.expect([last], Frozen::default());
         let caches = self.base.caches(points.clone())?;
+        let metric = &self.base.refer(metric)?;
         let edits = match self.replacement {
             // Means are taken of outputs, below.
-            Replacement::Mean => BTreeMap::new(),
+            Replacement::OverallMean => BTreeMap::new(),
             _ => self.edits(points)?,
         };
         let heads = config.n_layers * config.n_heads;
         let mut found = Found {
             values: Array2::from_elem((heads, caches.len()), f32::NAN),
+            finished: Vec::with_capacity(heads),
             clean: Array1::default(0),
+            plan: Plan::default(),
+            multiply_adds: 0,
             partial: false,
         };
         for layer in 0..config.n_layers {
             let taken = self.taken_out(layer, &caches, edits.get(&Site::Z.at(layer)))?;
             let cell = |arrays| vec![Intervention::new(last, Edit::Add(Values::arrays(arrays)))];
             let cells: Vec<Cell> = taken.into_iter().map(cell).collect();
-            let done = layer * config.n_heads;
-            let limits = self.limits.part(done, heads, "heads");
-            let part = Sweep::limited(&self.base, limits).run(&cells, metric)?;
-            for (head, row) in part.values.outer_iter().enumerate() {
-                found.values.row_mut(done + head).assign(&row);
-            }
-            found.clean = part.base;
-            found.partial = part.partial;
+            let sweep = Sweep::over(&self.base).memory_limit(self.limits.memory);
+            found.add(sweep.run(&cells, metric)?);
+            let done = found.finished.len();
+            let answer = self.limits.report(done, heads, "heads");
+            found.partial = answer.is_break() && done < heads;
             if found.partial {
                 break;
             }
         }
+        found.finished.resize(heads, false);
         let what = format!(
-            "one head's output in the last resid_post replaced by {}",
+            "One head's output in the last resid_post replaced by {}",
             self.replacement
         );
-        self.by_head(found, "Direct effects of heads", &what, metric)
+        let about = self.about("Direct effects of heads", &what, metric);
+        found.label(self.by_head(), about)
     }
 
-    /// The result of a sweep with one cell per head.
-    fn by_head(&self, found: Found, title: &str, what: &str, metric: &Metric) -> Result<KnockOut> {
+    fn by_head(&self) -> Vec<Axis> {
         let config = self.base.model().config();
-        let axes = vec![Axis::layers(config.n_layers), Axis::heads(config.n_heads)];
-        self.labelled(found, axes, title, what, metric)
+        vec![Axis::layers(config.n_layers), Axis::heads(config.n_heads)]
     }
 
     /// For each head of a layer and each prompt, what takes its output out of the residual stream
@@ -123,7 +96,7 @@ impl Ablation<'_> {
         let results = |z: ArrayView2<'_, f32>| model.head_results(layer, z);
         let z = caches.iter().map(|cache| cache.flat(Site::Z.at(layer)));
         let own: Vec<Array3<f32>> = z.map(|z| Ok(results(z?))).collect::<Result<_>>()?;
-        let mean = matches!(self.replacement, Replacement::Mean).then(|| mean_results(&own));
+        let mean = matches!(self.replacement, Replacement::OverallMean).then(|| mean_results(&own));
         let instead = |prompt: usize| match (&mean, edit.and_then(Edit::values)) {
             (Some(mean), _) => Some(mean.clone().into_dyn()),
             (None, Some(values)) => Some(results(joined(values.of(prompt)).view()).into_dyn()),

@@ -8,73 +8,131 @@ use crate::error::{Error, Result};
 use crate::heads::scores::summary;
 use crate::hook::Site;
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
-use crate::limits::DEFAULT_MEMORY_LIMIT;
+use crate::limits::{Limits, limits_methods};
 use crate::metric::rank;
 use crate::model::Transformer;
 use crate::prompt::{IntoPrompts, Prompt, Prompts};
-use crate::report::{About, Axis, Labelled};
+use crate::report::{About, Absent, Axis, Labelled};
 use crate::sweep::{Cell, Sweep};
 
-/// Copy scores of every head, `[sign, layer, head]` with standard errors: block 0's `resid_post`
-/// at the positions given goes through the head's layer's `ln1`, its values and its output map
-/// (`b_V` included, `b_O` not), then through `ln_final` and the unembedding. The score is the
-/// share of positions whose own token is among the `top` logits. `negative` has the head's output
-/// with its sign flipped, which is high for heads that suppress what they attend to.
+/// A study of copy scores: block 0's `resid_post` at the positions given goes through the head's
+/// layer's `ln1`, its values and its output map (`b_V` included, `b_O` not), then through
+/// `ln_final` and the unembedding. A token is copied if it is among the `top` logits.
 ///
 /// ```
 /// use patchlens::{Config, Prompt, Transformer};
-/// use patchlens::heads::copy_scores;
+/// use patchlens::heads::CopyScores;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
-/// let scores = copy_scores(&model, &Prompt::from([1, 2, 3]), &[vec![1, 2]], 5)?;
-/// assert_eq!(scores.values().shape(), [2, 2, 2]);
+/// let found = CopyScores::new(&model, &Prompt::from([1, 2, 3]), &[vec![1, 2]])?.top(3).run()?;
+/// assert_eq!(found.score.values().shape(), [2, 2, 2]); // [sign, layer, head]
+/// assert_eq!(found.per_token.shape(), [2, 2, 2, 2]); // the last axis is the token
 /// # Ok::<(), patchlens::Error>(())
 /// ```
-///
-/// # Errors
-/// [`Error::Invalid`] if `positions` are not one list per prompt, if there is no position at all,
-/// or if `top` is 0; [`Error::OutOfRange`] for a position that a prompt lacks; else same
-/// as [`Transformer::run`].
-pub fn copy_scores(
-    model: &Transformer,
-    prompts: impl IntoPrompts,
-    positions: &[Vec<usize>],
+#[derive(Clone, Debug)]
+pub struct CopyScores<'m> {
+    model: &'m Transformer,
+    prompts: Prompts,
+    positions: Vec<Vec<usize>>,
+    /// Those at the positions of all prompts.
+    tokens: Vec<u32>,
     top: usize,
-) -> Result<Labelled> {
-    let prompts = prompts.into_prompts()?;
-    if top == 0 {
-        return Err(Error::invalid("top", top, "at least 1"));
-    }
-    let tokens = tokens_at(&prompts, positions)?;
-    let decoder = Decoder::new(model, &tokens, top, DEFAULT_MEMORY_LIMIT)?;
-    let outputs = outputs(&decoder.base, &states(model, &prompts, positions)?)?;
-    let hits = decoder.hits(&tokens, &outputs)?;
-    let about = About {
-        title: "Copy scores".to_string(),
-        caption: format!("Share of tokens among the top {top} logits of the head's OV circuit."),
-        unit: "share of tokens".to_string(),
-        ..About::default()
-    };
-    let signs = Axis::new("sign", ["positive", "negative"]);
-    let mut found = summary(hits.view().into_dyn(), Some(signs), about)?;
-    found.about.counts = [("tokens".to_string(), tokens.len() as u64)].into();
-    Ok(found)
+    limits: Limits<'m>,
 }
 
-/// [`copy_scores`] of a set of tokens, each alone in its prompt, after BOS if there is one.
-///
-/// # Errors
-/// Same as [`copy_scores`].
-pub fn copy_scores_of_tokens(
-    model: &Transformer,
-    tokens: &[u32],
-    bos: Option<u32>,
-    top: usize,
-) -> Result<Labelled> {
-    let prompt = |token: &u32| Prompt::from(bos.into_iter().chain([*token]).collect::<Vec<_>>());
-    let prompts: Vec<Prompt> = tokens.iter().map(prompt).collect();
-    let positions = vec![vec![usize::from(bos.is_some())]; tokens.len()];
-    copy_scores(model, &prompts, &positions, top)
+/// Which tokens heads copy.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    /// The share of tokens that every head copies, `[sign, layer, head]`, with standard errors
+    /// where there are several tokens. `negative` has the head's output with its sign flipped,
+    /// which is high for heads that suppress what they attend to.
+    pub score: Labelled,
+    /// 1 where the token is copied, 0 where not; the last axis is the token.
+    pub per_token: ArrayD<f32>,
+}
+
+impl<'m> CopyScores<'m> {
+    /// A study of the tokens at some positions, one list per prompt.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the lists are not one per prompt, or if there is no position at all;
+    /// [`Error::OutOfRange`] for a position that a prompt lacks.
+    pub fn new(
+        model: &'m Transformer,
+        prompts: impl IntoPrompts,
+        positions: &[Vec<usize>],
+    ) -> Result<Self> {
+        let prompts = prompts.into_prompts()?;
+        Ok(CopyScores {
+            model,
+            tokens: tokens_at(&prompts, positions)?,
+            prompts,
+            positions: positions.to_vec(),
+            top: TOP_OF_THE_PAPER,
+            limits: Limits::default(),
+        })
+    }
+
+    /// A study of a set of tokens, each alone in its prompt, after BOS if there is one.
+    ///
+    /// # Errors
+    /// Same as [`CopyScores::new`]: [`Error::Prompt`] without a token.
+    pub fn of_tokens(model: &'m Transformer, tokens: &[u32], bos: Option<u32>) -> Result<Self> {
+        let prompt =
+            |token: &u32| Prompt::from(bos.into_iter().chain([*token]).collect::<Vec<_>>());
+        let prompts: Vec<Prompt> = tokens.iter().map(prompt).collect();
+        let positions = vec![vec![usize::from(bos.is_some())]; tokens.len()];
+        Self::new(model, &prompts, &positions)
+    }
+
+    /// How many logits count as the top; 5 by default, as in the paper. Fewer than the
+    /// vocabulary's tokens.
+    #[must_use]
+    pub fn top(mut self, top: usize) -> Self {
+        self.top = top;
+        self
+    }
+
+    limits_methods!('m);
+
+    /// Runs the study.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the top is 0 or the whole vocabulary, which every token is in; else
+    /// same as [`Transformer::run`].
+    pub fn run(&self) -> Result<Copied> {
+        let decoder = Decoder::new(self.model, &self.tokens, self.top, self.limits.clone())?;
+        let states = states(self.model, &self.prompts, &self.positions)?;
+        let hits = decoder.hits(&self.tokens, &outputs(&decoder.base, &states)?)?;
+        let about = About {
+            title: "Copy scores".to_string(),
+            caption: format!(
+                "Share of tokens among the top {} logits of the head's OV circuit.",
+                self.top
+            ),
+            unit: "share of tokens".to_string(),
+            ..About::default()
+        };
+        let mut score = hits.summary(about)?;
+        score.about.counts = [("tokens".to_string(), self.tokens.len() as u64)].into();
+        Ok(Copied {
+            score,
+            per_token: hits.values.into_dyn(),
+        })
+    }
+}
+
+/// The top logits of Wang et al. (2022), section 3.1.
+pub(crate) const TOP_OF_THE_PAPER: usize = 5;
+
+/// Checks that some tokens can be among the top logits and others not.
+fn check_top(model: &Transformer, top: usize) -> Result<()> {
+    let all = model.config().d_vocab;
+    if (1..all).contains(&top) {
+        return Ok(());
+    }
+    let expected = format!("at least 1, and fewer than the vocabulary's {all} tokens");
+    Err(Error::invalid("top", top, expected))
 }
 
 /// The tokens at the positions of all prompts.
@@ -158,7 +216,28 @@ pub(crate) struct Decoder<'m> {
     /// Prompts of one token.
     base: Base<'m>,
     top: usize,
-    memory_limit: u64,
+    limits: Limits<'m>,
+}
+
+/// Which tokens are on top of what heads write.
+pub(crate) struct Hits {
+    /// 1 where the token is among the top logits of a head's output, 0 where not,
+    /// `[sign, layer, head, prompt]`; sign 0 is the output, sign 1 the output negated.
+    pub values: Array4<f32>,
+    /// The layers before an observer's break.
+    layers: usize,
+}
+
+impl Hits {
+    /// The share of prompts, `[sign, layer, head]`.
+    pub fn summary(&self, mut about: About) -> Result<Labelled> {
+        let (signs, layers, heads, _) = self.values.dim();
+        about.partial = self.layers < layers;
+        let axis = Axis::new("sign", ["positive", "negative"]);
+        let shares = summary(self.values.view().into_dyn(), Some(axis), about)?;
+        let not_run = |(_, layer, _)| (layer >= self.layers).then_some(Absent::NotRun);
+        shares.with_absent(Array3::from_shape_fn((signs, layers, heads), not_run))
+    }
 }
 
 impl<'m> Decoder<'m> {
@@ -168,28 +247,29 @@ impl<'m> Decoder<'m> {
         model: &'m Transformer,
         tokens: &[u32],
         top: usize,
-        memory_limit: u64,
+        limits: Limits<'m>,
     ) -> Result<Self> {
+        check_top(model, top)?;
         let alone = Prompts::new(tokens.iter().map(|token| [*token]))?;
         Ok(Decoder {
             base: Base::new(model, alone)?,
             top,
-            memory_limit,
+            limits,
         })
     }
 
-    /// 1 where the token is among the top logits of a head's output, 0 where not, `[sign, layer,
-    /// head, prompt]`; sign 0 is the output, sign 1 the output negated. `outputs` are those of each
+    /// Which tokens, one per prompt, are on top of the heads' outputs, which are those of each
     /// layer, `[prompt, head, d_model]`. Equal logits count half, so that zeros have no token on
     /// top.
-    pub(crate) fn hits(&self, tokens: &[u32], outputs: &[Array3<f32>]) -> Result<Array4<f32>> {
+    pub(crate) fn hits(&self, tokens: &[u32], outputs: &[Array3<f32>]) -> Result<Hits> {
         let config = self.base.model().config();
         let last = Site::ResidPost.at(config.n_layers - 1);
-        let sweep = Sweep::over(&self.base).memory_limit(self.memory_limit);
+        let heads = config.n_layers * config.n_heads;
         let metric = rank(tokens);
         let best = (self.top - 1) as f32;
         let shape = (2, config.n_layers, config.n_heads, tokens.len());
-        let mut hits = Array4::zeros(shape);
+        let mut values = Array4::from_elem(shape, f32::NAN);
+        let mut layers = 0;
         for (layer, outputs) in outputs.iter().enumerate() {
             let cell = |(output, sign): (ArrayView2<'_, f32>, f32)| -> Cell {
                 let signed = output.outer_iter().map(|v| v.mapv(|v| v * sign).into_dyn());
@@ -199,14 +279,20 @@ impl<'m> Decoder<'m> {
             };
             let both = |output| [(output, 1.0), (output, -1.0)];
             let cells: Vec<Cell> = outputs.axis_iter(Dim(1)).flat_map(both).map(cell).collect();
-            let ranks = sweep.run(&cells, &metric)?.values;
-            let mut of_layer = hits.index_axis_mut(Dim(1), layer);
-            for (i, ranks) in ranks.outer_iter().enumerate() {
+            let sweep = Sweep::over(&self.base).memory_limit(self.limits.memory);
+            let found = sweep.run(&cells, &metric)?;
+            let mut of_layer = values.index_axis_mut(Dim(1), layer);
+            for (i, ranks) in found.values.outer_iter().enumerate() {
                 let mut of_sign = of_layer.index_axis_mut(Dim(0), i % 2);
-                let found = ranks.mapv(|rank| f32::from(u8::from(rank <= best)));
-                of_sign.row_mut(i / 2).assign(&found);
+                let hits = ranks.mapv(|rank| f32::from(u8::from(rank <= best)));
+                of_sign.row_mut(i / 2).assign(&hits);
+            }
+            layers += 1;
+            let answer = self.limits.report(layers * config.n_heads, heads, "heads");
+            if answer.is_break() {
+                break;
             }
         }
-        Ok(hits)
+        Ok(Hits { values, layers })
     }
 }

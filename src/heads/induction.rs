@@ -9,7 +9,7 @@ use std::ops::Range;
 use ndarray::ArrayView1;
 use serde::{Deserialize, Serialize};
 
-use crate::ablation::{Ablation, CircuitNode, KnockOut, Replacement};
+use crate::ablation::{Ablation, CircuitNode, Each, KnockOut, Replacement};
 use crate::base::Base;
 use crate::component::Head;
 use crate::error::{Error, Result};
@@ -41,28 +41,60 @@ fn gain_metric(repeated: &[RepeatedPrompt]) -> Metric {
 
 /// The search for the induction circuit, causally. Candidates are the heads that attend by
 /// induction. Each is ablated by itself, and kept by itself while all other candidates are ablated:
-/// where several do the same, the first shows nothing and only the second tells. Then the paths from
+/// where several do the same, the first shows nothing, only the second does. Then the paths from
 /// every earlier head into the keys of the induction heads are cut, as in path patching: the head is
 /// ablated, all other heads frozen, MLPs computed anew, and only the keys of one induction head, or
 /// of all of them at once, see what came of it. Heads that attend to the previous token are also cut
 /// all at once, and all but one. An edge belongs to the circuit if cutting its sender out of all
-/// keys removes enough of the gain (`min_share`), or the sender alone keeps enough of it while the
+/// keys removes enough of the gain ([`InductionThresholds::share`]), or the sender alone keeps enough of it while the
 /// other previous-token heads are cut; and if, in one way or the other, the edge makes up as large a
 /// share of the receiver's attention to the induction pattern.
 #[derive(Clone, Debug)]
 pub struct InductionSearch<'m> {
     model: &'m Transformer,
     repeated: Vec<RepeatedPrompt>,
-    /// What takes the place of a head's output.
-    pub replacement: Replacement,
-    /// Mean attention to the induction pattern from which on a head is a candidate.
-    pub min_attention: f32,
-    /// Mean attention to the previous token from which on a head counts as one that attends so.
-    pub min_previous_token: f32,
-    /// Share of the gain that an ablation must remove, or a head alone must keep, for a head or
-    /// an edge to belong to the circuit.
-    pub min_share: f32,
+    replacement: Replacement,
+    thresholds: InductionThresholds,
     limits: Limits<'m>,
+}
+
+/// From where on something belongs to the circuit; each 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InductionThresholds {
+    /// Mean attention to the induction pattern from which on a head is a candidate: 0.3.
+    pub attention: f32,
+    /// Mean attention to the previous token from which on a head counts as one that attends so:
+    /// 0.3.
+    pub previous_token: f32,
+    /// Share of the gain that an ablation must remove, or a head alone must keep, for a head or
+    /// an edge to belong to the circuit: 0.05.
+    pub share: f32,
+}
+
+impl Default for InductionThresholds {
+    fn default() -> Self {
+        InductionThresholds {
+            attention: 0.3,
+            previous_token: 0.3,
+            share: 0.05,
+        }
+    }
+}
+
+impl InductionThresholds {
+    fn check(&self) -> Result<()> {
+        for (what, share) in [
+            ("attention", self.attention),
+            ("previous token", self.previous_token),
+            ("share", self.share),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                let what = format!("induction threshold, {what}");
+                return Err(Error::invalid(what, share, "0 to 1"));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<'m> InductionSearch<'m> {
@@ -75,17 +107,29 @@ impl<'m> InductionSearch<'m> {
         Ok(InductionSearch {
             model,
             repeated: repeated.to_vec(),
-            replacement: Replacement::Mean,
-            min_attention: 0.3,
-            min_previous_token: 0.3,
-            min_share: 0.05,
+            replacement: Replacement::default(),
+            thresholds: InductionThresholds::default(),
             limits: Limits::default(),
         })
     }
 
+    /// What takes the place of a head's output; its mean over all positions by default.
+    #[must_use]
+    pub fn replacement(mut self, replacement: Replacement) -> Self {
+        self.replacement = replacement;
+        self
+    }
+
+    /// From where on a head or an edge belongs to the circuit.
+    #[must_use]
+    pub fn thresholds(mut self, thresholds: InductionThresholds) -> Self {
+        self.thresholds = thresholds;
+        self
+    }
+
     limits_methods!('m);
 
-    /// Searches. An observer is told of how many earlier heads the paths have been cut; after its
+    /// Searches. An observer hears of how many earlier heads the paths have been cut; after its
     /// break those of the others are missing, and the result says it is partial.
     ///
     /// # Errors
@@ -93,7 +137,7 @@ impl<'m> InductionSearch<'m> {
     /// sequences, or if the model gains nothing from the repetition; else same as
     /// [`Sweep::prepare`](crate::Sweep::prepare).
     pub fn run(&self) -> Result<InductionCircuit> {
-        self.check()?;
+        self.thresholds.check()?;
         let base = Base::new(self.model, &self.repeated)?;
         let mut ablation = Ablation::over(&base, self.replacement.clone())?;
         ablation.limits.memory = self.limits.memory;
@@ -102,10 +146,9 @@ impl<'m> InductionSearch<'m> {
             metric: gain_metric(&self.repeated),
             ablation,
         };
-        let whole = study.ablation.heads(&study.metric)?;
+        let whole = study.ablation.run(Each::Head, &study.metric)?;
         let gain = Estimate::of(whole.clean.iter().copied());
-        // NaN is no gain.
-        if !(gain.mean > 0.0) {
+        if gain.mean.is_nan() || gain.mean <= 0.0 {
             let what = "gain of the repetition (nats)";
             let expected = "a positive one: this model does not use the repetition";
             return Err(Error::invalid(what, gain.mean, expected));
@@ -116,6 +159,7 @@ impl<'m> InductionSearch<'m> {
             study.induction_heads(&patterns, &removed, gain.mean)?;
         let keys = study.keys(&induction_heads, gain.mean, &patterns)?;
         let mut circuit = InductionCircuit {
+            thresholds: self.thresholds,
             gain,
             patterns,
             copying: Circuits::new(self.model).copying_scores()?,
@@ -133,19 +177,6 @@ impl<'m> InductionSearch<'m> {
         circuit.senders_removed = study.joint(&circuit.senders(), gain.mean)?;
         circuit.induction_removed = study.joint(&circuit.induction_heads, gain.mean)?;
         Ok(circuit)
-    }
-
-    fn check(&self) -> Result<()> {
-        for (what, share) in [
-            ("min_attention", self.min_attention),
-            ("min_previous_token", self.min_previous_token),
-            ("min_share", self.min_share),
-        ] {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(Error::invalid(what, share, "0 to 1"));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -193,6 +224,8 @@ pub struct InductionEdge {
 /// What the search found.
 #[derive(Clone, Debug)]
 pub struct InductionCircuit {
+    /// From where on something counted.
+    pub thresholds: InductionThresholds,
     /// The gain of the whole model in nats, mean and standard error over sequences.
     pub gain: Estimate,
     /// Pattern scores (previous token, duplicate token, induction), `[pattern, layer, head]`.
@@ -252,7 +285,7 @@ impl<'m> Study<'_, 'm> {
         let about = About {
             title: "Share of the repetition's gain removed by each head's ablation".to_string(),
             caption: format!(
-                "One head replaced by {} at all positions.",
+                "One head at all positions replaced by {}.",
                 self.search.replacement
             ),
             unit: "share of the gain".to_string(),
@@ -270,18 +303,16 @@ impl<'m> Study<'_, 'm> {
         removed: &Labelled,
         gain: f32,
     ) -> Result<(Vec<Head>, Vec<f32>)> {
-        let InductionSearch {
-            min_attention,
-            min_share,
-            ..
-        } = *self.search;
+        let InductionThresholds {
+            attention, share, ..
+        } = self.search.thresholds;
         let attends =
-            |head: &Head| pattern(patterns, AttentionPattern::Induction, *head) >= min_attention;
+            |head: &Head| pattern(patterns, AttentionPattern::Induction, *head) >= attention;
         let heads = Head::all(self.search.model.config());
         let candidates: Vec<Head> = heads.filter(attends).collect();
         let kept = self.kept_alone(&candidates, gain)?;
         let belongs = |(head, kept): &(Head, f32)| {
-            removed.values()[[head.layer, head.head]] >= min_share || *kept >= min_share
+            removed.values()[[head.layer, head.head]] >= share || *kept >= share
         };
         Ok(candidates.into_iter().zip(kept).filter(belongs).unzip())
     }

@@ -10,7 +10,7 @@ use crate::ablation::Replacement;
 use crate::component::{Head, Qkv};
 use crate::error::{Error, Result};
 use crate::heads::card::{HeadCard, HeadLabel, Partner, Score, Thresholds};
-use crate::heads::copy_scores::copy_scores_of_tokens;
+use crate::heads::copy_scores::CopyScores;
 use crate::heads::patterns::AttentionPattern;
 use crate::heads::scores::{PATTERNS_ONLY, PatternReader, scores_and_entropy};
 use crate::heads::task::{HeadTask, MeasuredTask, TaskSettings};
@@ -25,26 +25,17 @@ use crate::weights::Circuits;
 pub struct HeadReporter<'m> {
     model: &'m Transformer,
     prompts: Prompts,
-    /// A task, or none.
-    pub task: Option<HeadTask>,
-    /// Tokens for the copy scores; none leaves them out.
-    pub copy_tokens: Vec<u32>,
-    /// BOS before each of these tokens.
-    pub bos: Option<u32>,
-    /// What takes the place of an ablated head.
-    pub replacement: Replacement,
-    /// From where on a measurement counts as evidence.
-    pub thresholds: Thresholds,
-    /// Partners listed per head.
-    pub partners: usize,
+    task: Option<HeadTask>,
+    copy_tokens: Vec<u32>,
+    bos: Option<u32>,
+    replacement: Replacement,
+    thresholds: Thresholds,
+    partners: usize,
     limits: Limits<'m>,
 }
 
-/// The top logits among which a copied token must be (Wang et al. 2022).
-const COPY_TOP: usize = 5;
-
 impl<'m> HeadReporter<'m> {
-    /// A report by patterns and weights; task and copy tokens can be set afterwards. The patterns
+    /// A report by patterns and weights, unless a task or copy tokens are set. The patterns
     /// are those of the prompts: repeated random sequences, say, so that tokens recur.
     ///
     /// # Errors
@@ -65,18 +56,54 @@ impl<'m> HeadReporter<'m> {
         })
     }
 
+    /// Measures what the heads do in a task, too.
+    #[must_use]
+    pub fn task(mut self, task: HeadTask) -> Self {
+        self.task = Some(task);
+        self
+    }
+
+    /// Measures the copy scores of these tokens, too, each after BOS if there is one.
+    #[must_use]
+    pub fn copy_tokens(mut self, tokens: Vec<u32>, bos: Option<u32>) -> Self {
+        (self.copy_tokens, self.bos) = (tokens, bos);
+        self
+    }
+
+    /// What takes the place of a head that is knocked out; its mean over all positions by default.
+    #[must_use]
+    pub fn replacement(mut self, replacement: Replacement) -> Self {
+        self.replacement = replacement;
+        self
+    }
+
+    /// From where on a measurement counts as evidence.
+    #[must_use]
+    pub fn thresholds(mut self, thresholds: Thresholds) -> Self {
+        self.thresholds = thresholds;
+        self
+    }
+
+    /// How many partners are listed per head; 3 by default.
+    #[must_use]
+    pub fn partners(mut self, partners: usize) -> Self {
+        self.partners = partners;
+        self
+    }
+
     limits_methods!('m);
 
-    /// Measures all heads and labels them. An observer is told how far the knock-outs of heads are,
+    /// Measures all heads and labels them. An observer hears how far the knock-outs of heads are,
     /// one study of them after the other.
     ///
     /// # Errors
     /// Same as [`pattern_scores`](crate::heads::pattern_scores),
-    /// [`attention_to_roles`](crate::heads::attention_to_roles), [`copy_scores_of_tokens`] and
-    /// [`Ablation::heads`](crate::ablation::Ablation::heads); [`Error::Invalid`] if the answer is none of the
-    /// roles.
+    /// [`attention_to_roles`](crate::heads::attention_to_roles), [`CopyScores::run`] and
+    /// [`Ablation::run`](crate::ablation::Ablation::run); [`Error::Invalid`] if the answer is none of
+    /// the roles, or if [`Thresholds::copy_top`] is 0 or the whole vocabulary.
     pub fn run(&self) -> Result<HeadReport> {
         let model = self.model;
+        let top = self.thresholds.copy_top;
         let circuits = Circuits::new(model);
         let composition = Qkv::ALL
             .into_iter()
@@ -84,13 +111,13 @@ impl<'m> HeadReporter<'m> {
         let copies = if self.copy_tokens.is_empty() {
             None
         } else {
-            let tokens = &self.copy_tokens;
-            Some(copy_scores_of_tokens(model, tokens, self.bos, COPY_TOP)?)
+            let study = CopyScores::of_tokens(model, &self.copy_tokens, self.bos)?;
+            Some(study.top(top).memory_limit(self.limits.memory).run()?.score)
         };
         let task = |task: &HeadTask| {
             let settings = TaskSettings {
                 replacement: self.replacement.clone(),
-                top: COPY_TOP,
+                top,
                 limits: self.limits.clone(),
             };
             MeasuredTask::new(model, task, settings)
@@ -299,10 +326,11 @@ impl fmt::Display for HeadReport {
 impl HeadReport {
     /// What the columns are.
     fn legend(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let top = self.thresholds.copy_top;
         writeln!(
             f,
             "\nprevious to first: mean attention, 0 to 1; copy, −copy: share of tokens that the head's \
-             output has among the {COPY_TOP} highest logits, with the sign flipped for −copy"
+             output has among the {top} highest logits, with the sign flipped for −copy"
         )?;
         let Some(metric) = &self.metric else {
             return Ok(());

@@ -3,20 +3,20 @@
 
 use ndarray::{Array2, Array3, ArrayView1, Axis as Dim};
 
-use crate::ablation::{Ablation, Replacement};
+use crate::ablation::{Ablation, Each, Replacement};
 use crate::base::Base;
 use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::heads::card::{Reading, Score, TaskEvidence};
 use crate::heads::copy_scores::{Decoder, stacked};
 use crate::heads::role::Role;
-use crate::heads::scores::{about, attention_to_roles, summary};
+use crate::heads::scores::{about, attention_to_roles};
 use crate::hook::Site;
 use crate::limits::Limits;
 use crate::metric::{Metric, logit_diffs};
 use crate::model::Transformer;
 use crate::prompt::Prompt;
-use crate::report::{Axis, Labelled};
+use crate::report::Labelled;
 use crate::statistics::mean;
 use crate::tasks::IoiPrompt;
 
@@ -111,9 +111,9 @@ impl MeasuredTask {
         let mut ablation = Ablation::over(&base, settings.replacement)?
             .with_class(&task.end.name, task.end.class())?;
         ablation.limits = settings.limits;
-        let everywhere = ablation.heads(&task.metric)?;
-        let at_end = ablation.heads_at(&task.end.name, &task.metric)?;
-        let direct = ablation.direct_effects(&task.metric)?;
+        let everywhere = ablation.run(Each::Head, &task.metric)?;
+        let at_end = ablation.run(Each::HeadAt(&task.end.name), &task.metric)?;
+        let direct = ablation.run(Each::HeadDirectly, &task.metric)?;
         let roles = if task.roles.is_empty() {
             None
         } else {
@@ -122,7 +122,8 @@ impl MeasuredTask {
         };
         let reads = match (&roles, answer) {
             (Some(attention), Some(answer)) => {
-                let written = Written::new(&base, &task.end, settings.top, ablation.limits.memory)?;
+                let limits = Limits::of_memory(ablation.limits.memory);
+                let written = Written::new(&base, &task.end, settings.top, limits)?;
                 Some(Reads::new(
                     task,
                     attention,
@@ -171,11 +172,11 @@ struct Written<'m> {
     /// By layer, `[prompt, head, d_model]`.
     outputs: Vec<Array3<f32>>,
     top: usize,
-    memory_limit: u64,
+    limits: Limits<'m>,
 }
 
 impl<'m> Written<'m> {
-    fn new(base: &Base<'m>, end: &Role, top: usize, memory_limit: u64) -> Result<Self> {
+    fn new(base: &Base<'m>, end: &Role, top: usize, limits: Limits<'m>) -> Result<Self> {
         let model = base.model();
         let layers = 0..model.config().n_layers;
         let caches = base.caches(layers.clone().map(|layer| Site::Z.at(layer)))?;
@@ -192,17 +193,15 @@ impl<'m> Written<'m> {
             outputs: outputs.collect::<Result<_>>()?,
             model,
             top,
-            memory_limit,
+            limits,
         })
     }
 
     /// The share of prompts with one token on top of the outputs, `[sign, layer, head]`.
     fn share(&self, tokens: &[u32]) -> Result<Labelled> {
-        let decoder = Decoder::new(self.model, tokens, self.top, self.memory_limit)?;
-        let hits = decoder.hits(tokens, &self.outputs)?;
-        let signs = Axis::new("sign", ["positive", "negative"]);
+        let decoder = Decoder::new(self.model, tokens, self.top, self.limits.clone())?;
         let about = about("On top of what heads write", "", "share of prompts");
-        summary(hits.view().into_dyn(), Some(signs), about)
+        decoder.hits(tokens, &self.outputs)?.summary(about)
     }
 }
 

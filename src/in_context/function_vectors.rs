@@ -1,11 +1,12 @@
 //! Function vectors (Todd et al. 2024, "Function Vectors in Large Language Models"): what a few
 //! heads write after examples of a task, and whether that alone makes the model do the task.
 
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayD};
 
 use crate::base::Base;
 use crate::cache::Selection;
 use crate::component::Head;
+use crate::effects::Measured;
 use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
@@ -14,9 +15,9 @@ use crate::metric::probability;
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::ops::largest;
 use crate::prompt::IntoPrompts;
-use crate::report::{About, Axis, Labelled};
-use crate::statistics::{labelled_means, mean, shaped};
-use crate::sweep::{Cell, Sweep};
+use crate::report::{About, Absent, Axis, Labelled};
+use crate::statistics::mean;
+use crate::sweep::{Cell, Plan, Sweep};
 
 /// The mean outputs of all heads at the last position of prompts that show a task by examples.
 ///
@@ -29,7 +30,7 @@ use crate::sweep::{Cell, Sweep};
 /// let vectors = FunctionVectors::new(&model, &shown)?;
 /// let vector = vectors.vector(&[Head::new(0, 1), Head::new(1, 0)])?; // [d_model]
 /// let effects = vectors.effects(&vector, &Prompt::from([5]), &[6])?;
-/// assert_eq!(effects.values().shape(), [2]); // [layer]
+/// assert_eq!(effects.effect.values().shape(), [2]); // [layer]
 /// # Ok::<(), patchlens::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -38,6 +39,47 @@ pub struct FunctionVectors<'m> {
     /// By layer, mean `z` at the last position, `[head, d_head]`.
     means: Vec<Array2<f32>>,
     limits: Limits<'m>,
+}
+
+/// What became of the answers' probability.
+#[derive(Clone, Debug)]
+pub struct FunctionEffects {
+    /// By how much it changes: mean over prompts, `[layer, head]` or `[layer]`, with standard
+    /// errors where there are several prompts. Positive where the function is carried out.
+    pub effect: Labelled,
+    /// The change for each prompt; the last axis is the prompt.
+    pub per_prompt: ArrayD<f32>,
+    /// The probability in each changed run; the last axis is the prompt.
+    pub values: ArrayD<f32>,
+    raw: Labelled,
+    /// The probability in the run that was not changed, `[prompt]`.
+    pub without: Array1<f32>,
+    /// What was run.
+    pub plan: Plan,
+}
+
+impl FunctionEffects {
+    /// The probability in the changed runs itself, mean over prompts, with standard errors where
+    /// there are several.
+    pub fn raw(&self) -> &Labelled {
+        &self.raw
+    }
+
+    /// The `n` heads that raise the probability most, strongest first; none of effects by layer.
+    pub fn top_heads(&self, n: usize) -> Vec<Head> {
+        let [_, n_heads] = *self.effect.values().shape() else {
+            return Vec::new();
+        };
+        let flat: Vec<f64> = self
+            .effect
+            .values()
+            .iter()
+            .copied()
+            .map(f64::from)
+            .collect();
+        let best = largest(flat.len(), n, |i| flat[i]).into_iter();
+        best.map(|i| Head::new(i / n_heads, i % n_heads)).collect()
+    }
 }
 
 impl<'m> FunctionVectors<'m> {
@@ -77,8 +119,7 @@ impl<'m> FunctionVectors<'m> {
 
     limits_methods!('m);
 
-    /// The average indirect effect of every head, `[layer, head]`, with standard errors: on prompts
-    /// that do not show the task (whose examples are shuffled, say), how much the probability of the
+    /// The average indirect effect of every head, `[layer, head]`: on prompts that do not show the task (whose examples are shuffled, say), how much the probability of the
     /// answer rises when the head's output at the last position is set to its mean over the good
     /// prompts.
     ///
@@ -88,7 +129,7 @@ impl<'m> FunctionVectors<'m> {
         &self,
         shuffled: impl IntoPrompts,
         answers: &[u32],
-    ) -> Result<Labelled> {
+    ) -> Result<FunctionEffects> {
         let config = self.model.config();
         let cell = |head: Head| {
             let target = Target::new(Site::Z.at(head.layer)).at_heads(head.head);
@@ -109,7 +150,7 @@ impl<'m> FunctionVectors<'m> {
         self.changes(shuffled, &cells, answers, axes, about)
     }
 
-    /// How much each cell changes the answers' probability: means over prompts.
+    /// How much each cell changes the answers' probability.
     fn changes(
         &self,
         prompts: impl IntoPrompts,
@@ -117,29 +158,37 @@ impl<'m> FunctionVectors<'m> {
         answers: &[u32],
         axes: Vec<Axis>,
         about: About,
-    ) -> Result<Labelled> {
+    ) -> Result<FunctionEffects> {
         let sweep = Sweep::limited(&Base::new(self.model, prompts)?, self.limits.clone());
         let found = sweep.run(cells, &probability(answers))?;
-        let prompts = found.base.len();
+        let counts = [
+            ("prompts", found.base.len() as u64),
+            (About::MULTIPLY_ADDS, found.multiply_adds),
+            (About::FULL_PASSES, found.plan.naive_multiply_adds),
+        ];
         let about = About {
-            unit: "change of the answer's probability".to_string(),
+            unit: "answer's probability".to_string(),
             baselines: [("without".to_string(), mean(found.base.iter().copied()))].into(),
-            counts: [("prompts".to_string(), prompts as u64)].into(),
+            counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
             partial: found.partial,
             ..about
         };
-        let mut shape: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
-        shape.push(prompts);
-        let changes = shaped(&shape, &found.values - &found.base);
-        labelled_means(changes.view(), axes, about)
-    }
-
-    /// The heads with the largest effects, strongest first.
-    pub fn top_heads(effects: &Labelled, n: usize) -> Vec<Head> {
-        let n_heads = effects.values().shape().last().copied().unwrap_or(1);
-        let flat: Vec<f64> = effects.values().iter().copied().map(f64::from).collect();
-        let best = largest(flat.len(), n, |i| flat[i]).into_iter();
-        best.map(|i| Head::new(i / n_heads, i % n_heads)).collect()
+        let without = found.base.clone();
+        let measured = Measured {
+            absent: Absent::not_run(&found.finished).collect(),
+            values: found.values,
+            base: found.base,
+            axes,
+        };
+        let effects = measured.label(about, "run without")?;
+        Ok(FunctionEffects {
+            effect: effects.effect,
+            per_prompt: effects.per_prompt,
+            values: effects.values,
+            raw: effects.raw,
+            without,
+            plan: found.plan,
+        })
     }
 
     /// The function vector of some heads, `[d_model]`: the sum of their mean outputs through
@@ -158,8 +207,7 @@ impl<'m> FunctionVectors<'m> {
     }
 
     /// The change of the answers' probability when the vector is added to `resid_post` at the
-    /// last position of prompts without examples, by the layer where it is added, `[layer]`: mean
-    /// over prompts, with standard errors where there are several.
+    /// last position of prompts without examples, by the layer where it is added, `[layer]`.
     ///
     /// # Errors
     /// [`Error::Shape`] for a vector of another width; else same as [`Sweep::prepare`].
@@ -168,7 +216,7 @@ impl<'m> FunctionVectors<'m> {
         vector: &Array1<f32>,
         prompts: impl IntoPrompts,
         answers: &[u32],
-    ) -> Result<Labelled> {
+    ) -> Result<FunctionEffects> {
         let config = self.model.config();
         if vector.len() != config.d_model {
             return Err(Error::Shape {

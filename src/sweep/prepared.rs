@@ -1,6 +1,7 @@
 //! A sweep that is ready to run, and its run.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
@@ -49,6 +50,13 @@ impl<'s> Prepared<'s> {
     /// What the sweep is going to do.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Multiply-adds of the lanes of some cells.
+    pub(crate) fn multiply_adds(&self, cells: Range<usize>) -> u64 {
+        let lanes = self.schedule.lanes.iter();
+        let own = lanes.filter(|lane| cells.contains(&lane.cell));
+        own.map(|lane| lane.cost.macs).sum()
     }
 
     /// Runs all cells; an observer hears after each chunk how many are done on every prompt.

@@ -2,7 +2,7 @@
 
 use crate::common::Comparison;
 use ndarray::{Array1, Array3, arr1};
-use patchlens::ablation::{Ablation, Circuit, CircuitNode, Replacement};
+use patchlens::ablation::{Ablation, Circuit, CircuitNode, Each, Replacement};
 use patchlens::{Component, Metric, Prompt, Prompts, Run, Transformer, logit_diff};
 use serde_json::Value;
 
@@ -89,11 +89,11 @@ fn knock_outs_equal_the_goldens() {
         let mut comparison = Comparison::new(BOUND);
         for method in ["zero", "mean", "resample"] {
             let ablation = study(&model, method, &described);
-            let found = ablation.knock_out(&sets, &metric(&described)).unwrap();
+            let found = ablation.run(Each::Set(&sets), &metric(&described)).unwrap();
             let expected = &golden[&format!("knock_out/{method}")];
-            comparison.add(method, found.per_prompt.view().into_dyn(), expected.view());
+            comparison.add(method, found.values.view(), expected.view());
             let means = expected.mean_axis(ndarray::Axis(1)).unwrap();
-            comparison.add(method, found.effect.values(), means.view());
+            comparison.add(method, found.raw().values(), means.view());
             assert_eq!(found.effect.axes()[0].labels[1], "1.0@end");
         }
         comparison.finish(name);
@@ -124,12 +124,16 @@ fn circuit_scores_equal_the_goldens() {
         };
         let mean = |key: &str| golden[key].mean().unwrap();
         let scores = ablation.faithfulness(&circuit, &metric).unwrap();
-        add("mean", vec![scores.circuit], mean("circuit/mean"));
-        add("empty", vec![scores.empty], mean("circuit/empty"));
+        add("mean", vec![scores.circuit.mean], mean("circuit/mean"));
+        add("empty", vec![scores.empty.mean], mean("circuit/empty"));
         let with_mlps = ablation.clone().with_mlps();
         let scores = with_mlps.faithfulness(&circuit, &metric).unwrap();
-        add("mlps", vec![scores.circuit], mean("circuit/mean_with_mlps"));
-        assert_eq!(scores.gap(), (scores.full - scores.circuit).abs());
+        add(
+            "mlps",
+            vec![scores.circuit.mean],
+            mean("circuit/mean_with_mlps"),
+        );
+        assert_eq!(scores.gap(), (scores.full.mean - scores.circuit.mean).abs());
 
         let found = ablation.completeness(&circuit, &subsets, &metric).unwrap();
         let array = |values: &[f32]| Array1::from(values.to_vec()).into_dyn();
@@ -150,6 +154,7 @@ fn circuit_scores_equal_the_goldens() {
                 .faithfulness(&circuit, &metric)
                 .unwrap()
                 .empty
+                .mean
                 .to_bits()
         );
 
@@ -184,27 +189,28 @@ fn the_whole_model_as_circuit_is_the_clean_run() {
             }
             let full = Circuit::full(model.config(), mlps).unwrap();
             let scores = ablation.faithfulness(&full, &metric).unwrap();
-            assert_eq!(scores.circuit.to_bits(), scores.full.to_bits());
+            assert_eq!(scores.circuit.mean.to_bits(), scores.full.mean.to_bits());
+            assert_eq!((scores.change.mean, scores.change.std_error), (0.0, 0.0));
             assert_eq!(
                 (scores.ratio(), scores.gap(), scores.recovered()),
                 (1.0, 0.0, 1.0)
             );
-            assert_ne!(scores.empty, scores.full);
+            assert_ne!(scores.empty.mean, scores.full.mean);
             let all: Vec<usize> = (0..full.nodes().len()).collect();
             let found = ablation
                 .completeness(&full, &[vec![], all], &metric)
                 .unwrap();
             assert_eq!(found.incompleteness(), [0.0, 0.0]);
-            assert_eq!(found.full[1].to_bits(), scores.empty.to_bits());
+            assert_eq!(found.full[1].to_bits(), scores.empty.mean.to_bits());
         }
     }
     let own = prompts(&described["knock_out"]["prompts"]);
     let run = model.run(&own, (), &Run::default()).unwrap();
     let ablation = study(&model, "zero", &described);
-    let found = ablation.knock_out(&[vec![]], &metric).unwrap();
+    let found = ablation.run(Each::Set(&[vec![]]), &metric).unwrap();
     for (i, logits) in run.logits.iter().enumerate() {
         let expected = metric.evaluate(i, logits).unwrap();
-        assert_eq!(found.per_prompt[[0, i]].to_bits(), expected.to_bits());
+        assert_eq!(found.values[[0, i]].to_bits(), expected.to_bits());
         assert_eq!(found.clean[i].to_bits(), expected.to_bits());
     }
 }
@@ -216,8 +222,8 @@ fn resampling_from_itself_changes_nothing() {
     let same = Replacement::resample(&own).unwrap();
     let ablation = Ablation::new(&model, &own, same).unwrap();
     let sets = [vec![CircuitNode::head(0, 1), CircuitNode::mlp(2)]];
-    let found = ablation.knock_out(&sets, &metric(&described)).unwrap();
-    for (own, clean) in found.per_prompt.iter().zip(&found.clean) {
+    let found = ablation.run(Each::Set(&sets), &metric(&described)).unwrap();
+    for (own, clean) in found.values.iter().zip(&found.clean) {
         assert_eq!(own.to_bits(), clean.to_bits());
     }
 }
@@ -253,7 +259,7 @@ fn bad_input_is_named() {
     expect(Circuit::new(vec![]).unwrap_err(), &["circuit", "no nodes"]);
     let twice = vec![CircuitNode::head(0, 1).at("end"); 2];
     expect(Circuit::new(twice).unwrap_err(), &["0.1@end twice"]);
-    let knock = |node: CircuitNode| ablation.knock_out(&[vec![node]], &metric).unwrap_err();
+    let knock = |node: CircuitNode| ablation.run(Each::Set(&[vec![node]]), &metric).unwrap_err();
     expect(knock(CircuitNode::head(0, 4)), &["0.4", "head 4", "0..4"]);
     expect(knock(CircuitNode::mlp(3)), &["mlp3", "layer 3", "0..3"]);
     expect(
@@ -310,7 +316,8 @@ fn direct_effects_take_every_replacement() {
     let metric = metric(&described);
     let direct = |by: Replacement| {
         let ablation = Ablation::new(&model, &own, by).unwrap();
-        ablation.direct_effects(&metric).unwrap().lost().unwrap()
+        let found = ablation.run(Each::HeadDirectly, &metric).unwrap();
+        found.lost().unwrap()
     };
     let same = direct(Replacement::resample(&own).unwrap());
     assert!(same.values().iter().all(|lost| lost.abs() < 1e-5), "{same}");
@@ -319,7 +326,7 @@ fn direct_effects_take_every_replacement() {
     let ablation = Ablation::new(&model, &one, Replacement::CounterfactualMean(one.clone()));
     let lost = ablation
         .unwrap()
-        .direct_effects(&metric)
+        .run(Each::HeadDirectly, &metric)
         .unwrap()
         .lost()
         .unwrap();
@@ -327,7 +334,7 @@ fn direct_effects_take_every_replacement() {
     let study = &described["knock_out"];
     let by_template = direct(Replacement::TemplateMean {
         templates: numbers(&study["templates"]),
-        counterfactual: Prompts::new(&prompts(&study["counterfactual"])).unwrap(),
+        counterfactual: Prompts::new(prompts(&study["counterfactual"])).unwrap(),
         counterfactual_templates: numbers(&study["counterfactual_templates"]),
     });
     let zero = direct(Replacement::Zero);

@@ -1,9 +1,11 @@
 //! The head report and the circuit search on the shipped model: their figures are those of full
 //! runs, and labels have the evidence that they claim.
 use ndarray::{ArrayD, Axis, Slice};
-use patchlens::ablation::{Ablation, Replacement};
+use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
-use patchlens::heads::{HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch};
+use patchlens::heads::{
+    HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch, InductionThresholds,
+};
 use patchlens::in_context::{FunctionVectors, TokenPair, in_context_score_by_head, repeated_loss};
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Repeated, RepeatedPrompt, Split};
 use patchlens::{
@@ -32,12 +34,14 @@ fn report(model: &Transformer, tokenizer: &Tokenizer, ablation: Replacement) -> 
     let repeated = Repeated::new(tokenizer).unwrap().with_bos().unwrap();
     let prompts = repeated.prompts(8, 20, 2, 0).unwrap();
     let prompts: Vec<Prompt> = prompts.iter().map(Prompt::from).collect();
-    let mut reporter = HeadReporter::new(model, &prompts).unwrap();
-    reporter.copy_tokens = pairs.iter().map(|pair| pair.clean.io).collect();
-    reporter.bos = Some(tokenizer.bos().unwrap());
-    reporter.replacement = ablation;
-    reporter.task = Some(task(&pairs));
-    reporter.run().unwrap()
+    let names = pairs.iter().map(|pair| pair.clean.io).collect();
+    HeadReporter::new(model, &prompts)
+        .unwrap()
+        .copy_tokens(names, Some(tokenizer.bos().unwrap()))
+        .replacement(ablation)
+        .task(task(&pairs))
+        .run()
+        .unwrap()
 }
 
 #[test]
@@ -70,7 +74,7 @@ fn what_a_card_says_a_head_costs_is_what_full_runs_cost() {
 #[test]
 fn heads_labelled_as_name_movers_are_those_whose_ablation_costs_most() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
-    for replacement in [Replacement::Mean, Replacement::Zero] {
+    for replacement in [Replacement::OverallMean, Replacement::Zero] {
         let report = report(&model, &tokenizer, replacement.clone());
         println!("{replacement}: base {:?}\n{report}", report.base);
         let movers = report.with_label(HeadLabel::NameMover);
@@ -106,7 +110,7 @@ fn cost_at_end(model: &Transformer, clean: &[IoiPrompt], others: &[IoiPrompt]) -
     let metric = HeadTask::ioi(clean).metric;
     ablation
         .unwrap()
-        .heads_at("END", &metric)
+        .run(Each::HeadAt("END"), &metric)
         .unwrap()
         .lost()
         .unwrap()
@@ -117,7 +121,8 @@ fn cost_at_end(model: &Transformer, clean: &[IoiPrompt], others: &[IoiPrompt]) -
 #[test]
 fn most_name_movers_also_cost_most_when_their_template_is_known() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
-    let movers = report(&model, &tokenizer, Replacement::Mean).with_label(HeadLabel::NameMover);
+    let movers =
+        report(&model, &tokenizer, Replacement::OverallMean).with_label(HeadLabel::NameMover);
     let (pairs, more) = (pairs(&tokenizer), more_pairs(&tokenizer));
     let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
@@ -140,7 +145,7 @@ fn direct_effects_are_those_of_the_final_stream_without_the_head() {
     let (pairs, task) = (pairs(&tokenizer), task(&pairs(&tokenizer)));
     let ablation = Ablation::new(&model, &task.prompts, Replacement::Zero).unwrap();
     let direct = ablation
-        .direct_effects(&task.metric)
+        .run(Each::HeadDirectly, &task.metric)
         .unwrap()
         .lost()
         .unwrap();
@@ -224,9 +229,12 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
     for (head, kept) in found.induction_heads.iter().zip(&found.kept_alone) {
         let attention = found.patterns.values()[[2, head.layer, head.head]];
         let removed = found.removed.values()[[head.layer, head.head]];
-        assert!(attention >= search.min_attention, "{head}: {attention}");
         assert!(
-            removed.max(*kept) >= search.min_share,
+            attention >= found.thresholds.attention,
+            "{head}: {attention}"
+        );
+        assert!(
+            removed.max(*kept) >= found.thresholds.share,
             "{head}: {removed} {kept}"
         );
     }
@@ -238,7 +246,7 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
         let previous = found.patterns.values()[[0, head.layer, head.head]];
         assert!(previous > 0.4, "{head}: {previous}");
     }
-    let least = search.min_share;
+    let least = found.thresholds.share;
     for edge in &found.edges {
         assert!(edge.from.layer < edge.to.layer);
         let share = edge.share_removed_from_all.max(edge.share_kept_alone);
@@ -275,26 +283,31 @@ fn results_tell_how_many_prompts_they_are_means_of() {
     let loss = repeated_loss(&model, &repeated).unwrap();
     assert_eq!(loss.loss.about.counts["sequences"], 3);
     assert_eq!(loss.accuracy.about.counts["sequences"], 3);
-    let tokens = TokenPair { late: 6, early: 3 };
-    let ablation = Ablation::new(&model, &prompts, Replacement::Mean).unwrap();
+    let tokens = TokenPair { late: 5, early: 2 };
+    let ablation = Ablation::new(&model, &prompts, Replacement::OverallMean).unwrap();
     let change = in_context_score_by_head(&ablation, tokens).unwrap();
-    assert_eq!(change.about.counts["prompts"], 3);
+    assert_eq!(change.effect.about.counts["prompts"], 3);
     let vectors = FunctionVectors::new(&model, &prompts).unwrap();
     let effects = vectors.indirect_effects(&prompts, &[1, 4, 7]).unwrap();
-    assert_eq!(effects.about.counts["prompts"], 3);
+    assert_eq!(effects.effect.about.counts["prompts"], 3);
     let vector = vectors.vector(&[Head::new(0, 1)]).unwrap();
     let added = vectors.effects(&vector, &prompts, &[1, 4, 7]).unwrap();
-    assert_eq!(added.about.counts["prompts"], 3);
-    assert_eq!(added.about.baselines, effects.about.baselines);
+    assert_eq!(added.effect.about.counts["prompts"], 3);
+    assert_eq!(added.without, effects.without);
 
     for (what, attention, share) in [
-        ("min_attention", 2.0, 0.05),
-        ("min_attention", f32::NAN, 0.05),
-        ("min_share", 0.3, -0.1),
-        ("min_share", 0.3, f32::INFINITY),
+        ("attention", 2.0, 0.05),
+        ("attention", f32::NAN, 0.05),
+        ("share", 0.3, -0.1),
+        ("share", 0.3, f32::INFINITY),
     ] {
-        let mut search = InductionSearch::new(&model, &repeated).unwrap();
-        (search.min_attention, search.min_share) = (attention, share);
+        let thresholds = InductionThresholds {
+            attention,
+            share,
+            ..InductionThresholds::default()
+        };
+        let search = InductionSearch::new(&model, &repeated).unwrap();
+        let search = search.thresholds(thresholds);
         let error = search.run().unwrap_err();
         let error = error.to_string();
         assert!(error.contains(what) && error.contains("0 to 1"), "{error}");

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use clap::Args;
-use patchlens::ablation::{Ablation, Replacement};
+use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::heads::{HeadLabel, HeadReport, HeadReporter, HeadTask};
 use patchlens::report::Labelled;
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Split};
@@ -58,18 +58,22 @@ impl Heads {
         output.say(format_args!("model    {}\n", output.model()))?;
         let task = HeadTask::ioi(&clean);
         let shown = task.prompts[0].clone();
-        let mut reporter = HeadReporter::new(model, &prompts)?.memory_limit(session.memory);
-        reporter.copy_tokens = names(&clean);
-        reporter.bos = Some(tokenizer.bos()?);
-        reporter.task = Some(task);
-        if self.zero {
-            reporter.replacement = Replacement::Zero;
-        }
+        let replacement = if self.zero {
+            Replacement::Zero
+        } else {
+            Replacement::OverallMean
+        };
+        let reporter = HeadReporter::new(model, &prompts)?
+            .memory_limit(session.memory)
+            .copy_tokens(names(&clean), Some(tokenizer.bos()?))
+            .task(task)
+            .replacement(replacement.clone());
         let step = session
             .progress
             .step("patterns, copying, composition and ablation of all heads");
         let report = reporter.run()?;
         drop(step);
+        session.show_attention("the first repeated sequence", &prompts[0])?;
         output.say(format_args!(
             "IOI {} of the whole model: {:.3} (a difference of logits, as are all costs below)\n",
             report.metric.as_deref().unwrap_or("metric"),
@@ -92,7 +96,7 @@ impl Heads {
         let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
         let cost = cost_at_end(model, &clean, &others.collect::<Vec<_>>())?;
         drop(step);
-        check_labels(&report, &reporter.replacement, &cost, output)?;
+        check_labels(&report, &replacement, &cost, output)?;
         output.number("knocked_out_at_end", &cost)?;
         let mut seeded = cost;
         seeded.about.seed.get_or_insert(self.sequences.seed);
@@ -249,5 +253,5 @@ pub fn cost_at_end(
     let task = HeadTask::ioi(clean);
     let ends = clean.iter().map(|p| vec![p.positions.end]).collect();
     let ablation = Ablation::new(model, clean, replacement)?.with_class("END", ends)?;
-    Ok(ablation.heads_at("END", &task.metric)?.lost()?)
+    Ok(ablation.run(Each::HeadAt("END"), &task.metric)?.lost()?)
 }

@@ -226,6 +226,7 @@ fn show(found: &LensReadout, tokenizer: &Tokenizer, output: &Output) -> Result<(
         output.say(format_args!("{name:>12}  {}", tokens.join("   ")))?;
     }
     output.say("")?;
+    output.table(&found.likeliest(tokenizer)?)?;
     output.table(&found.kl_to_final)
 }
 

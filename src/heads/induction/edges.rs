@@ -140,7 +140,7 @@ impl Study<'_, '_> {
             partial.set(told.is_break());
             told
         })?;
-        let least = self.search.min_previous_token;
+        let least = self.search.thresholds.previous_token;
         let attends = |h: &Head| pattern(patterns, AttentionPattern::PreviousToken, *h) >= least;
         let heads = senders.iter().copied().filter(attends).collect();
         let previous = Previous::new(heads, &paths, gain)?;
@@ -150,7 +150,7 @@ impl Study<'_, '_> {
             previous: &previous,
             patterns,
             composition: Circuits::new(self.search.model).composition_scores(Qkv::K)?,
-            least: self.search.min_share,
+            least: self.search.thresholds.share,
         };
         let mut edges = Vec::new();
         for (from, row) in senders.iter().zip(shares.rows()) {

@@ -43,7 +43,7 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
 
     /// The share of the gain that goes with the paths from each set of senders into the keys of
     /// each receiver, `[senders, receiver]` (NaN: no path), and into those of all receivers at
-    /// once, the last column. `each` is told how many sets are done, and may end it there.
+    /// once, the last column. `each` hears how many sets are done, and may end it there.
     pub fn shares(
         &self,
         senders: &[Vec<Head>],

@@ -1,10 +1,10 @@
-//! What the methods on heads turn down, and what they say then.
+//! What the methods on heads reject, and what they say then.
 
 use ndarray::{Array2, array};
-use patchlens::ablation::{Ablation, Replacement};
+use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::heads::{
-    AttentionPattern, HeadReporter, InductionSearch, Role, attention_by_distance,
-    attention_entropy, attention_to_roles, copy_scores_of_tokens, pattern_scores,
+    AttentionPattern, CopyScores, HeadReporter, InductionSearch, Role, attention_by_distance,
+    attention_entropy, attention_to_roles, pattern_scores,
 };
 use patchlens::in_context::{
     FunctionVectors, TokenPair, in_context_score, in_context_score_by_head, repeated_loss,
@@ -106,12 +106,12 @@ fn prompts_and_positions() {
     rejected("roles", roles, &["IO", "found 2", "1, one per prompt"]);
     rejected(
         "copies",
-        copy_scores_of_tokens(&model, &[], None, 5),
+        CopyScores::of_tokens(&model, &[], None),
         &["at least one"],
     );
     rejected(
         "copies",
-        copy_scores_of_tokens(&model, &[99], None, 5),
+        CopyScores::of_tokens(&model, &[99], None).and_then(|study| study.run()),
         &["99"],
     );
     rejected(
@@ -119,9 +119,9 @@ fn prompts_and_positions() {
         FunctionVectors::new(&model, &nothing),
         &["prompt"],
     );
-    for (early, late) in [(1, 3), (3, 3), (3, 2)] {
+    for (early, late) in [(0, 2), (2, 2), (2, 1)] {
         let pair = TokenPair { late, early };
-        let parts = [&*format!("early {early}, late {late}"), "2 ≤ early < late"];
+        let parts = [&*format!("early {early}, late {late}"), "1 ≤ early < late"];
         rejected("pair", in_context_score(&model, &prompt, pair), &parts);
         let ablation = Ablation::new(&model, &prompt, Replacement::Zero).unwrap();
         let by_head = in_context_score_by_head(&ablation, pair);
@@ -133,9 +133,13 @@ fn prompts_and_positions() {
 fn metrics_and_sequences() {
     let model = Builder::new(2).model();
     let (prompt, metric) = (Prompt::from([1, 2, 3]), logit_diff(1, VOCAB as u32));
-    let ablation = Ablation::new(&model, &prompt, Replacement::Mean).unwrap();
-    rejected("ablation", ablation.heads(&metric), &["12"]);
-    rejected("direct effect", ablation.direct_effects(&metric), &["12"]);
+    let ablation = Ablation::new(&model, &prompt, Replacement::OverallMean).unwrap();
+    rejected("ablation", ablation.run(Each::Head, &metric), &["12"]);
+    rejected(
+        "direct effect",
+        ablation.run(Each::HeadDirectly, &metric),
+        &["12"],
+    );
     let vectors = FunctionVectors::new(&model, &prompt).unwrap();
     let answers = vectors.indirect_effects(&prompt, &[1, 2]);
     rejected("answers", answers, &["2", "1"]);

@@ -138,9 +138,9 @@ fn the_repetition_is_predicted_by_copying() {
 #[test]
 fn the_circuit_search_finds_exactly_the_pair() {
     let model = induction_model();
-    for ablation in [Replacement::Mean, Replacement::Zero] {
-        let mut search = InductionSearch::new(&model, &repeated(6, 12)).unwrap();
-        search.replacement = ablation.clone();
+    for ablation in [Replacement::OverallMean, Replacement::Zero] {
+        let search = InductionSearch::new(&model, &repeated(6, 12)).unwrap();
+        let search = search.replacement(ablation.clone());
         let found = search.run().unwrap();
         assert_eq!(found.induction_heads, [INDUCTION], "{ablation:?}");
         assert_eq!(
@@ -195,7 +195,10 @@ fn the_circuit_search_finds_senders_that_stand_in_for_each_other() {
     assert_eq!(found.senders(), [PREVIOUS, second], "{:?}", found.edges);
     assert!(found.previous_token_removed.unwrap() > 0.5);
     for edge in &found.edges {
-        assert!(edge.share_removed_from_all < search.min_share, "{edge:?}");
+        assert!(
+            edge.share_removed_from_all < found.thresholds.share,
+            "{edge:?}"
+        );
         assert!(edge.share_kept_alone > 0.5, "{edge:?}");
         let ([whole, cut], [none, alone]) = (edge.attention, edge.attention_alone);
         assert!(whole - cut < 0.05 && alone - none > 0.5, "{edge:?}");
@@ -235,18 +238,18 @@ fn a_model_without_induction_is_an_error() {
 #[test]
 fn in_context_score_is_negative_and_lost_with_the_circuit() {
     let model = induction_model();
-    let (prompts, tokens) = (prompts(6, 12), TokenPair { late: 20, early: 6 });
+    let (prompts, tokens) = (prompts(6, 12), TokenPair { late: 19, early: 5 });
     let whole = in_context_score(&model, &prompts, tokens).unwrap();
     assert!(whole.score.mean < -2.0, "{whole:?}");
-    // By hand: the loss of the 20th token is read at position 18.
+    // By hand: the loss of the token at position 19 is read at position 18.
     let logits = model.forward(&prompts[0]).unwrap();
     let (_, losses) =
         patchlens::metric::next_token_loss(logits.view(), &prompts[0].tokens).unwrap();
     assert!((losses[18] - losses[4] - whole.per_prompt[0]).abs() < 1e-4);
-    let ablation = Ablation::new(&model, &prompts, Replacement::Mean).unwrap();
+    let ablation = Ablation::new(&model, &prompts, Replacement::OverallMean).unwrap();
     let change = in_context_score_by_head(&ablation, tokens).unwrap();
     for head in Head::all(model.config()) {
-        let value = change.values()[[head.layer, head.head]];
+        let value = change.effect.values()[[head.layer, head.head]];
         let built = [PREVIOUS, INDUCTION].contains(&head);
         assert!(
             if built {
