@@ -13,6 +13,7 @@ mod decode;
 mod find;
 mod load;
 mod names;
+mod open;
 mod options;
 mod places;
 mod report;
