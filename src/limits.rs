@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::prompt::Prompt;
@@ -36,6 +37,8 @@ pub(crate) struct Limits<'c> {
     /// Bound of the working memory, in bytes.
     pub memory: u64,
     observer: Option<Observer<'c>>,
+    /// Whether the observer has ended the study; clones share it.
+    ended: Arc<AtomicBool>,
 }
 
 impl Default for Limits<'_> {
@@ -43,6 +46,7 @@ impl Default for Limits<'_> {
         Limits {
             memory: DEFAULT_MEMORY_LIMIT,
             observer: None,
+            ended: Arc::default(),
         }
     }
 }
@@ -68,10 +72,36 @@ impl<'c> Limits<'c> {
     /// Reports progress; a break says that the study is to end.
     pub fn report(&self, done: usize, total: usize, unit: &'static str) -> ControlFlow<()> {
         let progress = Progress { done, total, unit };
-        match &self.observer {
+        let flow = match &self.observer {
             Some(observer) => observer(&progress),
             None => ControlFlow::Continue(()),
+        };
+        if flow.is_break() {
+            self.ended.store(true, Ordering::Relaxed);
         }
+        flow
+    }
+
+    /// Whether the observer has ended the part of a study that these are [for](Limits::after): it
+    /// may have done so when no unit was left.
+    pub fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// The same for a part of the study whose units are the study's: `done` of all `total` have
+    /// been done before it.
+    pub fn after(&self, done: usize, total: usize, unit: &'static str) -> Self {
+        let mut part = Limits {
+            ended: Arc::default(),
+            ..self.clone()
+        };
+        if let Some(observer) = self.observer.clone() {
+            part.observe(move |own| {
+                let done = done + own.done;
+                observer(&Progress { done, total, unit })
+            });
+        }
+        part
     }
 
     /// The same for a part of the study: of as many units, but its progress is reported as the

@@ -12,7 +12,7 @@
 //! use patchlens::prelude::*;
 //! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
 //! let prompts = |texts: [&str; 2]| texts.map(|text| tokenizer.encode(text).unwrap());
-//! let (yes, no) = (prompts(["Mary gave", "Mary and"]), prompts(["John gave", "John and"]));
+//! let (yes, no) = (prompts(["When Mary", "While Mary"]), prompts(["When John", "While John"]));
 //! let point = Site::ResidPost.at(1);
 //! let steering = Steering::difference_of_means(&model, &yes, &no, &[point], Select::Last)?;
 //! println!("{}", steering.interventions(2.0)?.len());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use ndarray::ArrayView1;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -12,7 +13,7 @@ use crate::component::{Component, Head};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metric::Metric;
-use crate::statistics::mean;
+use crate::statistics::{Estimate, mean};
 
 /// A node at a class of positions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -137,31 +138,34 @@ impl Circuit {
     }
 }
 
-/// How much of the whole model's metric a circuit has. F is the mean of the metric.
+/// How much of the whole model's metric a circuit has. F is the mean of the metric over the
+/// prompts, with its standard error; NaN if an observer ended the study before all were reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Faithfulness {
     /// F(M), the whole model's.
-    pub full: f32,
+    pub full: Estimate,
     /// F(C), the circuit's: all other nodes are knocked out.
-    pub circuit: f32,
+    pub circuit: Estimate,
     /// F(∅): all nodes are knocked out.
-    pub empty: f32,
+    pub empty: Estimate,
+    /// F(C) − F(M), with the standard error of the difference.
+    pub change: Estimate,
 }
 
 impl Faithfulness {
-    /// The paper's |F(M) − F(C)|; 0 is best.
+    /// The paper's |F(M) − F(C)|; 0 is best. [`Faithfulness::change`] has the error of it.
     pub fn gap(&self) -> f32 {
-        (self.full - self.circuit).abs()
+        (self.full.mean - self.circuit.mean).abs()
     }
 
     /// F(C) / F(M), the paper's 87 %; 1 for the whole model.
     pub fn ratio(&self) -> f32 {
-        self.circuit / self.full
+        self.circuit.mean / self.full.mean
     }
 
     /// (F(C) − F(∅)) / (F(M) − F(∅)): 0 for no nodes, 1 for the whole model.
     pub fn recovered(&self) -> f32 {
-        (self.circuit - self.empty) / (self.full - self.empty)
+        (self.circuit.mean - self.empty.mean) / (self.full.mean - self.empty.mean)
     }
 }
 
@@ -218,6 +222,19 @@ impl NodeMinimality {
     }
 }
 
+/// The mean over prompts; NaN if one of them has no value.
+fn over_prompts(values: ArrayView1<'_, f32>) -> Estimate {
+    let found = Estimate::of(values.iter().copied());
+    if found.n == values.len() {
+        return found;
+    }
+    Estimate {
+        mean: f32::NAN,
+        std_error: f32::NAN,
+        ..found
+    }
+}
+
 impl Ablation<'_> {
     /// F(M), F(C) and F(∅).
     ///
@@ -231,10 +248,12 @@ impl Ablation<'_> {
             self.complement(&Removed::new())?,
         ];
         let found = self.sweep(&removed, metric)?;
+        let circuit = found.values.row(0);
         Ok(Faithfulness {
-            full: mean(found.base.iter().copied()),
-            circuit: mean(found.values.row(0).iter().copied()),
-            empty: mean(found.values.row(1).iter().copied()),
+            full: over_prompts(found.base.view()),
+            circuit: over_prompts(circuit),
+            empty: over_prompts(found.values.row(1)),
+            change: over_prompts((&circuit - &found.base).view()),
         })
     }
 

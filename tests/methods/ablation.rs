@@ -124,12 +124,16 @@ fn circuit_scores_equal_the_goldens() {
         };
         let mean = |key: &str| golden[key].mean().unwrap();
         let scores = ablation.faithfulness(&circuit, &metric).unwrap();
-        add("mean", vec![scores.circuit], mean("circuit/mean"));
-        add("empty", vec![scores.empty], mean("circuit/empty"));
+        add("mean", vec![scores.circuit.mean], mean("circuit/mean"));
+        add("empty", vec![scores.empty.mean], mean("circuit/empty"));
         let with_mlps = ablation.clone().with_mlps();
         let scores = with_mlps.faithfulness(&circuit, &metric).unwrap();
-        add("mlps", vec![scores.circuit], mean("circuit/mean_with_mlps"));
-        assert_eq!(scores.gap(), (scores.full - scores.circuit).abs());
+        add(
+            "mlps",
+            vec![scores.circuit.mean],
+            mean("circuit/mean_with_mlps"),
+        );
+        assert_eq!(scores.gap(), (scores.full.mean - scores.circuit.mean).abs());
 
         let found = ablation.completeness(&circuit, &subsets, &metric).unwrap();
         let array = |values: &[f32]| Array1::from(values.to_vec()).into_dyn();
@@ -150,6 +154,7 @@ fn circuit_scores_equal_the_goldens() {
                 .faithfulness(&circuit, &metric)
                 .unwrap()
                 .empty
+                .mean
                 .to_bits()
         );
 
@@ -184,18 +189,19 @@ fn the_whole_model_as_circuit_is_the_clean_run() {
             }
             let full = Circuit::full(model.config(), mlps).unwrap();
             let scores = ablation.faithfulness(&full, &metric).unwrap();
-            assert_eq!(scores.circuit.to_bits(), scores.full.to_bits());
+            assert_eq!(scores.circuit.mean.to_bits(), scores.full.mean.to_bits());
+            assert_eq!((scores.change.mean, scores.change.std_error), (0.0, 0.0));
             assert_eq!(
                 (scores.ratio(), scores.gap(), scores.recovered()),
                 (1.0, 0.0, 1.0)
             );
-            assert_ne!(scores.empty, scores.full);
+            assert_ne!(scores.empty.mean, scores.full.mean);
             let all: Vec<usize> = (0..full.nodes().len()).collect();
             let found = ablation
                 .completeness(&full, &[vec![], all], &metric)
                 .unwrap();
             assert_eq!(found.incompleteness(), [0.0, 0.0]);
-            assert_eq!(found.full[1].to_bits(), scores.empty.to_bits());
+            assert_eq!(found.full[1].to_bits(), scores.empty.mean.to_bits());
         }
     }
     let own = prompts(&described["knock_out"]["prompts"]);

@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 
+/// Where a program saves a file.
+type Place<'p> = &'p dyn Fn(&str) -> PathBuf;
+
 /// A chapter, its picture, and the program between two markers of this file that makes it.
 struct Picture {
     chapter: &'static str,
     name: &'static str,
-    make: fn(&dyn Fn(&str) -> PathBuf) -> patchlens::Result<()>,
+    make: fn(Place<'_>) -> patchlens::Result<()>,
 }
 
 const PICTURES: [Picture; 8] = [
@@ -178,7 +181,7 @@ fn anchor(heading: &str) -> String {
     text.replace(' ', "-")
 }
 
-fn heads(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
+fn heads(path: Place<'_>) -> patchlens::Result<()> {
     use patchlens::prelude::*;
     // begin heads
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini()); // or ::open("weights/gpt2")?
@@ -193,7 +196,7 @@ fn heads(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
     // end
 }
 
-fn resid_pre(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
+fn resid_pre(path: Place<'_>) -> patchlens::Result<()> {
     use patchlens::prelude::*;
     // begin resid_pre
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
@@ -209,7 +212,7 @@ fn resid_pre(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
     Ok(())
 }
 
-fn ioi_heads(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
+fn ioi_heads(path: Place<'_>) -> patchlens::Result<()> {
     use patchlens::metric::logit_diffs;
     use patchlens::prelude::*;
     use patchlens::tasks::{Corruption, Ioi};
@@ -229,7 +232,7 @@ fn ioi_heads(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
     Ok(())
 }
 
-fn fact(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
+fn fact(path: Place<'_>) -> patchlens::Result<()> {
     use patchlens::prelude::*;
     use patchlens::tasks::FactPrompt;
     use patchlens::tracing::{Restore, SubjectCorruption, TracedFact, subject_noise_std};
@@ -247,7 +250,7 @@ fn fact(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
     Ok(())
 }
 
-fn paths(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
+fn paths(path: Place<'_>) -> patchlens::Result<()> {
     use patchlens::metric::logit_diffs;
     use patchlens::paths::{PathReceiver, Senders};
     use patchlens::prelude::*;
@@ -267,7 +270,7 @@ fn paths(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
     Ok(())
 }
 
-fn attribution(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
+fn attribution(path: Place<'_>) -> patchlens::Result<()> {
     use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
     use patchlens::prelude::*;
     use patchlens::tasks::Ioi;
@@ -284,7 +287,7 @@ fn attribution(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
     Ok(())
 }
 
-fn induction(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
+fn induction(path: Place<'_>) -> patchlens::Result<()> {
     use patchlens::heads::{AttentionPattern, pattern_scores};
     use patchlens::prelude::*;
     use patchlens::tasks::Repeated;
@@ -301,7 +304,7 @@ fn induction(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
     Ok(())
 }
 
-fn ablation(path: &dyn Fn(&str) -> PathBuf) -> patchlens::Result<()> {
+fn ablation(path: Place<'_>) -> patchlens::Result<()> {
     use patchlens::metric::logit_diffs;
     use patchlens::prelude::*;
     use patchlens::tasks::Ioi;
