@@ -381,7 +381,10 @@ fn bad_input_is_an_error() {
     let none: &[Prompt] = &[];
     let by = Decomposition::Heads;
     let message = direct_logit_attribution(&model, none, &[], by).unwrap_err();
-    assert!(message.to_string().contains("prompts: none"), "{message}");
+    assert!(
+        message.to_string().contains("prompts: an empty set"),
+        "{message}"
+    );
     let two = [direction.clone(), direction];
     let message = direct_logit_attribution(&model, &prompt, &two, by).unwrap_err();
     let expected = "logit directions: found 2; expected 1, one per prompt";
