@@ -240,7 +240,7 @@ impl<'m> CausalTracing<'m> {
 
     /// Traces one fact, whether or not the model knows it. An observer hears how many cells are
     /// done; cells that were not reached after its break have no effect
-    /// ([`Absent::NotRun`](crate::report::Absent::NotRun)).
+    /// ([`Absent::NotRun`]).
     ///
     /// # Errors
     /// [`Error::Prompt`] for a prompt that cannot run; [`Error::Invalid`] for an empty window, a
