@@ -165,8 +165,9 @@ fn facts_of_ones_own() {
     let beyond = FactPrompt::new(&merged, "Ada Brown likes", "Ada Bro", " rice", "food");
     assert_eq!(
         message(beyond),
-        "`Ada Brown likes`: a token that goes beyond `Ada Bro`; \
-         expected the subject `Ada Bro` as whole tokens"
+        "`Ada Brown likes`: the subject inside a longer word, at bytes 0 to 7; \
+         expected the subject `Ada Bro` as whole words; \
+         `TracedFact::new` takes the positions of its tokens"
     );
     let few = word_level(&["Ada", " Ada", " Brown", " tennis"]);
     assert_eq!(

@@ -107,10 +107,9 @@ fn guide_pictures_are_those_of_their_programs() {
         if bless {
             fs::write(&kept, &made).unwrap();
         }
-        assert_eq!(
-            made,
-            fs::read_to_string(&kept).unwrap(),
-            "{chapter}: {name}"
+        assert!(
+            made == fs::read_to_string(&kept).unwrap(),
+            "{chapter}: {name} is another picture"
         );
         let Some(chapter) = chapter.strip_prefix("guide/") else {
             continue;
