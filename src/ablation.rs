@@ -17,7 +17,7 @@ pub use node::AblationNode;
 use replacement::Group;
 
 use crate::error::{Error, Result};
-use crate::intervention::{Intervention, Select, Target};
+use crate::intervention::{Intervention, Target};
 use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::prompt::Prompt;
@@ -235,7 +235,7 @@ impl<'m> Ablation<'m> {
                 let mut target = Target::new(point).at_positions(positions);
                 target = target.at_sequences(prompts);
                 if !heads.is_empty() {
-                    target.heads = Select::At(heads);
+                    target.heads = heads.into();
                 }
                 let edit = group.edits.get(&point).cloned();
                 cell.extend(edit.map(|edit| Intervention::new(target, edit)));

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::ablation::heads::Place;
 use crate::error::{Error, Result};
-use crate::intervention::Select;
 use crate::prompt::Prompt;
+use crate::select::Select;
 
 /// A named position of each prompt, such as the indirect object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Role {
         for (prompt, position) in self.positions.iter().enumerate() {
             places.entry(*position).or_default().push(prompt);
         }
-        let place = |(position, prompts)| (Select::At(prompts), Select::At(vec![position]));
+        let place = |(position, prompts): (usize, Vec<usize>)| (prompts.into(), position.into());
         places.into_iter().map(place).collect()
     }
 
@@ -52,5 +52,11 @@ impl Role {
             }
         }
         Ok(())
+    }
+}
+
+impl From<&Role> for Select {
+    fn from(role: &Role) -> Self {
+        Select::role(&role.name, role.positions.iter().copied())
     }
 }

@@ -8,5 +8,6 @@ mod bits;
 mod generate;
 mod golden;
 mod gradient;
+mod places;
 mod processing;
 mod sweep;
