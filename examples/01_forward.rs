@@ -22,7 +22,7 @@ fn main() -> anyhow::Result<()> {
     tokens.sort_by(|a, b| probabilities[*b as usize].total_cmp(&probabilities[*a as usize]));
     println!("\nlikeliest next tokens");
     for token in &tokens[..5] {
-        let text = format!("`{}`", tokenizer.token_text(*token)?);
+        let text = format!("`{}`", tokenizer.token_text(*token));
         println!(
             "  {text:12} {:7.3} %",
             100.0 * probabilities[*token as usize]

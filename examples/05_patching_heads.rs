@@ -17,9 +17,9 @@ fn main() -> anyhow::Result<()> {
     println!("  clean run     {:+7.2}", found.clean[0]);
     println!("  corrupted run {:+7.2}\n", found.corrupted[0]);
 
-    // 0: the patch changes nothing; 1: it restores the clean run's difference.
-    let effect = found.normalized()?;
-    println!("{effect}\n{}", effect.top(3));
-    println!("{}", found.plan);
+    // By how much each patch changes the corrupted run's difference: 0 is not at all.
+    println!("{}\n{}", found.effect, found.effect.top(3));
+    // The same as shares: 1 would bring the clean run's difference back.
+    println!("{}\n{}", found.normalized()?.top(3), found.plan);
     Ok(())
 }

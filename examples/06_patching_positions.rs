@@ -25,10 +25,9 @@ fn main() -> anyhow::Result<()> {
     // Where does the residual stream carry who is to be named, before each layer?
     let grid = Grid::Positions(Site::ResidPre);
     let found = activation_patching(&model, &clean, &corrupted, grid, &logit_diffs(&names))?;
-    let effect = found.normalized()?;
-    println!("\n{effect}\n{}", effect.top(4));
+    println!("\n{}\n{}", found.effect, found.effect.top(4));
     let picture = std::env::temp_dir().join("resid_pre.svg"); // .png, .html, .csv, .npy, .json too
-    effect.save(&picture)?;
+    found.save(&picture)?;
     println!("saved {}", picture.display());
     Ok(())
 }

@@ -26,7 +26,7 @@ fn main() -> anyhow::Result<()> {
         for k in 0..3 {
             let text = format!(
                 "`{}`",
-                tokenizer.token_text(found.top_tokens[[point, last, k]])?
+                tokenizer.token_text(found.top_tokens[[point, last, k]])
             );
             let share = found.top_probabilities.values()[[point, last, k]];
             print!("  {text:16}{:5.1} %", 100.0 * share);

@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release --example 12_ablation
 
-use patchlens::ablation::{Ablation, CircuitNode};
+use patchlens::ablation::{Ablation, CircuitNode, Each, Replacement};
 use patchlens::metric::logit_diffs;
 use patchlens::tasks::Ioi;
 use patchlens::{Head, Prompts, Tokenizer, Transformer};
@@ -18,15 +18,11 @@ fn main() -> anyhow::Result<()> {
         .map(|head| vec![CircuitNode::head(head.layer, head.head)])
         .collect();
     sets.push(vec![CircuitNode::head(3, 0), CircuitNode::head(3, 2)]);
-    let found = Ablation::zero(&model, &prompts)?.knock_out(&sets, &logit_diffs(&names))?;
+    let found = Ablation::new(&model, &prompts, Replacement::Zero)?
+        .run(Each::Set(&sets), &logit_diffs(&names))?;
 
     let whole = found.clean.mean().unwrap_or(f32::NAN);
-    println!("logit difference of the whole model {whole:.2}; without");
-    let labels = &found.effect.axes()[0].labels;
-    let mut lost: Vec<(f32, &String)> = found.effect.values().iter().copied().zip(labels).collect();
-    lost.sort_by(|a, b| a.0.total_cmp(&b.0));
-    for (value, set) in lost.iter().take(6) {
-        println!("  {set:12} {value:6.2}  ({:+.2})", value - whole);
-    }
+    println!("logit difference of the whole model {whole:.2}; its change");
+    println!("{}", found.effect.top(6));
     Ok(())
 }

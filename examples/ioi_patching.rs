@@ -35,11 +35,8 @@ fn main() -> anyhow::Result<()> {
     let clean = Prompts::new(pairs.iter().map(|pair| &pair.clean))?;
     let corrupted = Prompts::new(pairs.iter().map(|pair| &pair.corrupted))?;
     let names: Vec<(u32, u32)> = pairs.iter().map(|p| (p.clean.io, p.clean.s)).collect();
-    println!(
-        "8 prompt pairs; the first:\n  clean      {}",
-        pairs[0].clean.text
-    );
-    println!("  corrupted  {}\n", pairs[0].corrupted.text);
+    let [clean_text, corrupted_text] = [&pairs[0].clean.text, &pairs[0].corrupted.text];
+    println!("8 prompt pairs; the first:\n  {clean_text}\n  {corrupted_text}\n");
 
     let study = ActivationPatching::new(&model, &clean, &corrupted)?;
     for (name, grid) in [
@@ -48,8 +45,8 @@ fn main() -> anyhow::Result<()> {
         ("mlp_out", Grid::Positions(Site::MlpOut)),
         ("z", Grid::Heads(Site::Z)),
     ] {
-        // 0: the patch changes nothing; 1: it brings the clean answer back.
-        let effect = study.run(grid, &logit_diffs(&names))?.normalized()?;
+        // By how much each patch changes the corrupted run's logit difference.
+        let effect = study.run(grid, &logit_diffs(&names))?.effect;
         println!("{}\n{}", effect.colored(use_color()), effect.top(3));
         if let Some(out) = &arguments.out {
             std::fs::create_dir_all(out)?;

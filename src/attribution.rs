@@ -1,6 +1,31 @@
-//! Direct logit attribution: what each part of the model adds to a logit through the residual
-//! stream alone, the final LayerNorm's scale held at the run's (Elhage et al. 2021; nostalgebraist
-//! 2020; TransformerLens's `logit_attrs`, `decompose_resid`, `stack_head_results`).
+//! Direct logit attribution: which parts write the answer into the logits?
+//!
+//! The final residual stream is the sum of what all parts wrote, so with the final LayerNorm's
+//! scale *σ* held at the run's, a logit difference is a sum of shares:
+//!
+//! ```text
+//! share(part) = (part - mean(part)) / σ * ln_f.w · (W_U[answer] - W_U[rival])
+//! ```
+//!
+//! (Elhage et al. 2021, "A Mathematical Framework"; TransformerLens's `logit_attrs`.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
+//! let names = LogitDirection::difference(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+//! let shares = direct_logit_attribution(&model, &clean, &[names], Decomposition::Heads)?;
+//! println!("{}", shares.top(3));
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** Logits, and the shares add up to the logit difference; a sum that misses
+//! it is an error.
+//!
+//! **What it does not mean.** Only what goes straight to the logits counts: a head that tells later
+//! heads where to look has no share. Nothing is changed here, so no share is a cause by itself. More
+//! in [the guide](crate::guide::lenses).
 
 mod direction;
 mod fine;
@@ -11,7 +36,7 @@ use ndarray::{Array1, Array2, ArrayView2, ArrayView3};
 
 pub use direction::LogitDirection;
 pub use parts::{Decomposition, Part};
-pub use prompts::direct_logit_attribution;
+pub use prompts::{Attributed, LogitAttribution, direct_logit_attribution};
 
 use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};

@@ -15,7 +15,7 @@ use crate::hook::{HookPoint, Site};
 use crate::intervention::Intervention;
 use crate::metric::{Metric, Needs};
 use crate::model::stage::Frozen;
-use crate::model::{KeepLogits, RunShape, Transformer};
+use crate::model::{RunShape, Transformer};
 use crate::prompt::{IntoPrompts, Prompts};
 
 /// The base runs of some prompts, from which the runs of a study depart.
@@ -294,12 +294,7 @@ impl<'m> Base<'m> {
         &self,
         interventions: impl IntoIterator<Item = &'i Intervention>,
     ) -> Result<()> {
-        let shape = RunShape {
-            config: self.model().config(),
-            lengths: self.prompts().lengths(),
-            stop_at_layer: None,
-            logits: KeepLogits::All,
-        };
+        let shape = RunShape::whole(self.model().config(), self.prompts().lengths());
         interventions.into_iter().try_for_each(|i| i.check(&shape))
     }
 

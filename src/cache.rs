@@ -90,7 +90,7 @@ impl Entry {
         }
     }
 
-    /// One row a position; for attention, one a head and destination.
+    /// One row per position; for attention, one per head and destination.
     pub fn from_array(axes: Axes, values: ArrayD<f32>) -> Self {
         let shape = values.shape().to_vec();
         let rows = match axes {
@@ -99,13 +99,14 @@ impl Entry {
         };
         let width = values.len().checked_div(rows).unwrap_or(0);
         // Selecting along an inner axis need not give row-major memory.
-        let data = match values.is_standard_layout() {
-            true => values,
-            false => values.as_standard_layout().into_owned(),
+        let data = if values.is_standard_layout() {
+            values
+        } else {
+            values.as_standard_layout().into_owned()
         };
         let data = data
             .into_shape_with_order((rows, width))
-            .unwrap_or_else(|_| unreachable!("{shape:?} has {rows} rows of {width}"));
+            .expect("rows times width is the number of values");
         Entry::owned(data, shape)
     }
 
@@ -117,7 +118,7 @@ impl Entry {
         // Rows of a row-major matrix are contiguous, and the shape was checked when it was made.
         self.flat()
             .into_shape_with_order(IxDyn(&self.shape))
-            .unwrap_or_else(|_| unreachable!("shape {:?} of a cache entry", self.shape))
+            .expect("an entry has as many values as its shape says")
     }
 }
 
@@ -215,10 +216,11 @@ impl ActivationCache {
     /// The rows of all sequences of the batch that a run without base kept in whole, one below
     /// another.
     pub(crate) fn stacked(&self, point: HookPoint) -> ArrayView2<'_, f32> {
-        match self.entries.get(&point) {
-            Some(entry) => entry.data.view(),
-            None => unreachable!("`{point}` was not kept for the way back"),
-        }
+        let entry = self.entries.get(&point);
+        entry
+            .expect("the tape names all that the backward pass reads")
+            .data
+            .view()
     }
 
     /// What this prompt's run would hold if it had kept only the selection.
@@ -250,6 +252,6 @@ impl ActivationCache {
     /// For the engine, which has planned that the base holds what it reads.
     pub(crate) fn planned(&self, point: HookPoint) -> ArrayView2<'_, f32> {
         self.flat(point)
-            .unwrap_or_else(|error| unreachable!("planned without its base: {error}"))
+            .expect("the plan has asked its base for all that it reads")
     }
 }

@@ -28,12 +28,18 @@
 
 mod dot;
 mod edge;
+mod effects;
+mod exact;
 mod file;
 mod graph;
+mod pairs;
 mod scores;
 mod set;
+mod table;
 
 pub use edge::{Edge, Receiver, Source};
+pub use effects::EdgeEffects;
+pub use exact::{ExactEdges, PositionEffects};
 pub use file::ScoredCircuit;
 pub use graph::Graph;
 pub use scores::{EdgeScores, Orientation, Ranking};

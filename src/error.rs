@@ -11,7 +11,7 @@ type Cause = Box<dyn StdError + Send + Sync>;
 
 /// Everything that can go wrong, with the facts needed to mend it. Where another library's error is
 /// behind it, that is its [`source`](std::error::Error::source); the message says it too.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
@@ -151,6 +151,13 @@ pub enum Error {
         /// What would be valid.
         expected: String,
     },
+}
+
+/// The message, so that a `main` which returns the error prints that.
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {

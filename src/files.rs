@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
@@ -205,7 +205,7 @@ fn remove_stale(folder: &Path) {
 
 /// A JSON object whose keys are all different; serde's own maps silently keep the last of two.
 ///
-/// Safetensors' `__metadata__`, an object of free text, is left out.
+/// Safetensors' `__metadata__`, an object of free texts or `null`, is checked and left out.
 #[derive(Debug)]
 pub(crate) struct UniqueKeys<V>(pub(crate) BTreeMap<String, V>);
 
@@ -228,7 +228,9 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for UniqueVisitor<V> {
         let mut map = BTreeMap::new();
         while let Some(key) = access.next_key::<String>()? {
             if key == "__metadata__" {
-                access.next_value::<IgnoredAny>()?;
+                access
+                    .next_value::<Option<BTreeMap<String, String>>>()
+                    .map_err(|error| A::Error::custom(format!("`{key}`: {error}")))?;
                 continue;
             }
             let value = access

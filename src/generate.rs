@@ -12,7 +12,7 @@ use crate::hook::Site;
 use crate::model::lane::Lane;
 use crate::model::pass::Pass;
 use crate::model::recorder::Recorder;
-use crate::model::{Hooks, KeepLogits, RunShape, Transformer};
+use crate::model::{Hooks, RunShape, Transformer};
 use crate::ops::largest;
 use crate::prompt::Prompt;
 
@@ -109,7 +109,8 @@ impl Transformer {
     /// tokens exceed the context; [`Error::Invalid`] for a temperature that is not a positive
     /// number, or `top_k` or `max_new_tokens` of 0; [`Error::OutOfRange`] for `stop_at` outside of
     /// the vocabulary; [`Error::Shape`] for values that depend on
-    /// the position. [`Error::Invalid`] if logits to sample from are NaN or infinite.
+    /// the position; [`Error::Invalid`] for an edit of attention that can let a position attend to
+    /// later ones. [`Error::Invalid`] if logits to sample from are NaN or infinite.
     pub fn generate(
         &self,
         prompts: &(impl AsRef<[Prompt]> + ?Sized),
@@ -173,16 +174,10 @@ impl Transformer {
                 expected: format!("at most {} together (n_positions + 1)", n_ctx + 1),
             });
         }
-        // Values with a row a position fit one length only: they pass at most one of the two.
-        for more in [1, 0] {
-            hooks.begin(&RunShape {
-                config: self.config(),
-                lengths: prompts.iter().map(|prompt| run(prompt) + more).collect(),
-                stop_at_layer: None,
-                logits: KeepLogits::All,
-            })?;
-        }
-        Ok(())
+        hooks.begin(&RunShape {
+            growing: true,
+            ..RunShape::whole(self.config(), prompts.iter().map(run).collect())
+        })
     }
 }
 
@@ -263,7 +258,7 @@ impl Sequence {
         };
         let generated = &mut self.generated;
         let pushed = generated.logits.push_row(logits);
-        pushed.unwrap_or_else(|_| unreachable!("a row of logits is [d_vocab]"));
+        pushed.expect("a row of logits is [d_vocab]");
         generated.tokens.push(token as u32);
         self.done = generation.stop_at == Some(token as u32);
         Ok(())

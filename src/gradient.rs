@@ -1,6 +1,6 @@
 //! Gradients of any scalar of the logits: at every hook point, and of all parameters.
 //!
-//! The forward is [`Transformer::run`], asked to keep what the way back reads; there is no second
+//! The forward is [`Transformer::run`], asked to keep what the backward pass reads; there is no second
 //! copy of it. Each op's backward stands beside its forward in [`ops`](crate::ops).
 
 mod attention;
@@ -17,7 +17,7 @@ use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::model::lane::Lane;
-use crate::model::{Hooks, KeepLogits, Logits, Run, RunShape, Transformer, check_selection};
+use crate::model::{Hooks, Logits, Run, RunShape, Transformer, check_selection};
 use crate::parameters::Parameters;
 use crate::prompt::Prompt;
 use reverse::Reverse;
@@ -103,16 +103,10 @@ impl Transformer {
     ) -> Result<Gradients> {
         let prompts = prompts.as_ref();
         self.check_prompts(prompts)?;
-        let shape = RunShape {
-            config: self.config(),
-            lengths: prompts.iter().map(Prompt::len).collect(),
-            stop_at_layer: None,
-            logits: KeepLogits::All,
-        };
+        let shape = RunShape::whole(self.config(), prompts.iter().map(Prompt::len).collect());
         for selection in [want.gradients, want.activations].into_iter().flatten() {
             check_selection(&shape, selection)?;
         }
-        // First: a hook may know its places only then.
         hooks.begin(&shape)?;
         self.check_split_inputs(prompts.len(), &hooks)?;
         let pattern_edited =
@@ -123,7 +117,7 @@ impl Transformer {
             cache: Some(&tape),
             ..Run::default()
         };
-        let output = self.run(prompts, hooks, &run)?;
+        let output = self.run_begun(prompts, &mut hooks, &run);
         let (values, logits) = evaluate(&output.logits, objective)?;
 
         let lanes: Vec<Lane<'_>> = prompts
@@ -173,8 +167,8 @@ fn evaluate(
         check_objective(i, *value, gradient, logits.get(i).dim())?;
     }
     let gradients: Vec<_> = each.iter().map(|(_, gradient)| gradient.view()).collect();
-    let stacked = concatenate(Axis(0), &gradients)
-        .unwrap_or_else(|_| unreachable!("there are prompts, and widths were compared"));
+    let stacked =
+        concatenate(Axis(0), &gradients).expect("there are prompts, and widths were compared");
     Ok((each.iter().map(|(value, _)| *value).collect(), stacked))
 }
 

@@ -1,65 +1,86 @@
-//! The in-context-learning score: how much better a model predicts late tokens than early ones
-//! (Olsson et al. 2022; Kaplan et al. 2020).
+//! Learning from the context: how much does the model gain from it, by which heads, and as which
+//! vectors?
+//!
+//! ```text
+//! in-context score = mean loss at a late token - mean loss at an early one   (below 0: it learns)
+//! ```
+//!
+//! (Olsson et al. 2022; Kaplan et al. 2020; function vectors: Todd et al. 2024.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let repeated = patchlens::tasks::Repeated::new(&tokenizer)?.prompts(4, 12, 2, 0)?;
+//! let loss = patchlens::in_context::repeated_loss(&model, &repeated)?;
+//! println!("{} nats, then {}", loss.first_loss, loss.second_loss);
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** Nats per token. On random tokens that repeat, the second loss is what
+//! induction leaves.
+//!
+//! **What it does not mean.** Later tokens of natural text can be easier for other reasons. More in
+//! [the guide](crate::guide::heads).
 
-pub(crate) mod function_vectors;
-pub(crate) mod repeated_loss;
+mod function_vectors;
+mod repeated_loss;
 
-pub use function_vectors::FunctionVectors;
+pub use function_vectors::{FunctionEffects, FunctionVectors};
 pub use repeated_loss::{RepeatedLoss, repeated_loss};
 
 use ndarray::Array1;
 
-use crate::ablation::heads::{Replacement, ablate, per_head};
+use crate::ablation::{Ablation, Each, KnockOut};
+use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::metric::{Metric, log_probability};
 use crate::model::Transformer;
-use crate::prompt::Prompt;
-use crate::report::{About, Labelled};
+use crate::prompt::{IntoPrompts, Prompts};
+use crate::report::About;
 use crate::statistics::Estimate;
-use crate::sweep::{DEFAULT_MEMORY_LIMIT, Sweep};
 
-/// Which tokens' losses are compared, counted from 1: the loss of the `n`-th token is that of its
-/// prediction from the `n − 1` tokens before it.
+/// The positions of the tokens whose losses are compared, counted from 0 as everywhere: the loss of
+/// the token at position `p` is that of its prediction from the `p` tokens before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenPair {
-    /// The late token.
+    /// The late token's position.
     pub late: usize,
-    /// The early token.
+    /// The early token's position.
     pub early: usize,
 }
 
 impl Default for TokenPair {
-    /// The 500th and the 50th token.
+    /// The 500th and the 50th token, at positions 499 and 49.
     fn default() -> Self {
         TokenPair {
-            late: 500,
-            early: 50,
+            late: 499,
+            early: 49,
         }
     }
 }
 
 impl TokenPair {
-    fn check(self, prompts: &[Prompt]) -> Result<()> {
-        if self.early < 2 || self.late <= self.early {
+    fn check(self, prompts: &Prompts) -> Result<()> {
+        if self.early < 1 || self.late <= self.early {
             let found = format!("early {}, late {}", self.early, self.late);
-            let expected = "2 ≤ early < late: the first token has no prediction";
+            let expected = "1 ≤ early < late: the token at position 0 has no prediction";
             return Err(Error::invalid("token pair", found, expected));
         }
-        match prompts.iter().position(|prompt| prompt.len() < self.late) {
+        match prompts.iter().position(|prompt| prompt.len() <= self.late) {
             Some(i) => Err(Error::Prompt {
                 at: format!("prompt {i}"),
                 found: format!("{} tokens", prompts[i].len()),
-                expected: format!("at least {}", self.late),
+                expected: format!("at least {}, for position {}", self.late + 1, self.late),
             }),
             None => Ok(()),
         }
     }
 
     /// The log-probabilities of the late and of the early token.
-    fn metrics(self, prompts: &[Prompt]) -> [Metric; 2] {
-        [self.late, self.early].map(|n| {
-            let tokens: Vec<u32> = prompts.iter().map(|p| p.tokens[n - 1]).collect();
-            log_probability(&tokens).at_position(n - 2)
+    fn metrics(self, prompts: &Prompts) -> [Metric; 2] {
+        [self.late, self.early].map(|position| {
+            let tokens: Vec<u32> = prompts.iter().map(|p| p.tokens[position]).collect();
+            log_probability(&tokens).at_position(position - 1)
         })
     }
 }
@@ -85,24 +106,23 @@ pub struct InContextScore {
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = [Prompt::from([1, 2, 3, 4, 5]), Prompt::from([5, 6, 7, 8, 9])];
-/// let found = in_context_score(&model, &prompts, TokenPair { late: 5, early: 2 })?;
+/// let found = in_context_score(&model, &prompts, TokenPair { late: 4, early: 1 })?;
 /// assert!((found.late_loss.mean - found.early_loss.mean - found.score.mean).abs() < 1e-5);
 /// # Ok::<(), patchlens::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] unless `2 ≤ early < late`, [`Error::Prompt`] for a prompt that is shorter
-/// than the late token; else as [`Transformer::run`].
+/// [`Error::Invalid`] unless `1 ≤ early < late`, [`Error::Prompt`] for a prompt that ends before
+/// the late token; else same as [`Transformer::run`].
 pub fn in_context_score(
     model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    prompts: impl IntoPrompts,
     tokens: TokenPair,
 ) -> Result<InContextScore> {
-    let prompts = prompts.as_ref();
-    tokens.check(prompts)?;
-    let sweep = Sweep::new(model, prompts)?;
-    let [late, early] = tokens.metrics(prompts);
-    let [late, early] = [sweep.run(&[], &late)?.base, sweep.run(&[], &early)?.base].map(|p| -p);
+    let base = Base::new(model, prompts)?;
+    tokens.check(base.prompts())?;
+    let [late, early] = tokens.metrics(base.prompts());
+    let [late, early] = [base.metric(&late)?, base.metric(&early)?].map(|p| -p);
     let per_prompt = &late - &early;
     Ok(InContextScore {
         score: Estimate::of(per_prompt.iter().copied()),
@@ -112,34 +132,29 @@ pub fn in_context_score(
     })
 }
 
-/// How the score changes when each head is ablated, `[layer, head]`: mean over prompts with its
-/// standard error. Positive where the model without the head learns less from its context.
+/// How the score changes when each head is knocked out, `[layer, head]`: a positive effect where the
+/// model without the head learns less from its context.
 ///
 /// # Errors
-/// As [`in_context_score`].
-pub fn in_context_score_by_head(
-    model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
-    tokens: TokenPair,
-    ablation: Replacement,
-) -> Result<Labelled> {
-    let prompts = prompts.as_ref();
+/// Same as [`in_context_score`].
+pub fn in_context_score_by_head(ablation: &Ablation<'_>, tokens: TokenPair) -> Result<KnockOut> {
+    let prompts = ablation.base().prompts();
     tokens.check(prompts)?;
     let [late, early] = tokens.metrics(prompts);
-    let run = |metric: &Metric| ablate(model, prompts, metric, ablation, DEFAULT_MEMORY_LIMIT);
-    let (late, early) = (run(&late)?, run(&early)?);
-    let base = &early.base - &late.base;
-    let changed = &early.ablated - &late.ablated - &base;
+    let (late, early) = (
+        ablation.run(Each::Head, &late)?,
+        ablation.run(Each::Head, &early)?,
+    );
     let about = About {
-        title: "Change of the in-context-learning score".to_string(),
+        title: "In-context-learning score without a head".to_string(),
         caption: format!(
-            "Loss at token {} minus loss at token {}, with a head ablated, minus the same of the \
-             whole model.",
-            tokens.late, tokens.early
+            "Loss at position {} minus loss at position {}, with a head replaced by {}.",
+            tokens.late,
+            tokens.early,
+            ablation.replacement()
         ),
-        unit: "change of the score (nats)".to_string(),
-        baselines: [("whole".to_string(), Estimate::of(base).mean)].into(),
+        unit: "in-context-learning score (nats)".to_string(),
         ..About::default()
     };
-    per_head(model, changed, about)
+    early.minus(&late, about)
 }

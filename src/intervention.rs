@@ -3,6 +3,7 @@
 //! what it can leave out.
 
 mod apply;
+mod growing;
 mod receipt;
 mod values;
 
@@ -237,7 +238,8 @@ impl Edit {
         }
     }
 
-    fn values(&self) -> Option<&Values> {
+    /// The values that it takes, if it takes some.
+    pub(crate) fn values(&self) -> Option<&Values> {
         match self {
             Edit::Patch(values) | Edit::Set(values) | Edit::Mean(values) | Edit::Add(values) => {
                 Some(values)
@@ -282,6 +284,7 @@ impl Intervention {
     /// [`Error::Invalid`] for numbers that are not finite.
     pub fn check(&self, run: &RunShape<'_>) -> Result<()> {
         self.target.check(run)?;
+        self.check_growing(run)?;
         let at = || format!("{} at {}", self.edit.name(), self.target);
         match &self.edit {
             Edit::Scale(factor) if !factor.is_finite() => {

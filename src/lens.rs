@@ -1,5 +1,31 @@
-//! Logit lens (nostalgebraist 2020) and tuned lens (Belrose et al. 2023): what the model would
-//! answer if it ended here.
+//! Logit lens and tuned lens: from which layer on can the answer be read?
+//!
+//! The residual stream *r* after each step, as if the model ended there:
+//!
+//! ```text
+//! logit lens: unembed(LayerNorm(r))         tuned lens: unembed(LayerNorm(r + r·W + b))
+//! ```
+//!
+//! (nostalgebraist 2020; Belrose et al. 2023, where *W* and *b* are fitted for each point, here by
+//! least squares.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! let read = LogitLens::new(&model).run(&clean)?;
+//! let (points, last) = (read.kl_to_final.values().shape()[0], clean.len() - 1);
+//! assert_eq!(read.kl_to_final.values()[[points - 1, last]], 0.0); // the end is the model
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** KL(final ‖ lens) in nats: how far the reading is from what the model
+//! says in the end. The last point has the model's own bits.
+//!
+//! **What it does not mean.** What can be read need not be used. Early streams are not in the basis
+//! of the end, so nonsense there means little. The point after layer *i* is Hugging Face's
+//! `hidden_states[i + 1]`, but for the last one, which there is behind the final LayerNorm. More in
+//! [the guide](crate::guide::lenses).
 
 mod tuned;
 
@@ -19,6 +45,12 @@ use crate::tokenizer::Tokenizer;
 
 /// A lens on some points of a model: the final LayerNorm, recomputed on what is there, then the
 /// unembedding with its bias; before it the tuned lens's translator, if there is one.
+///
+/// Coming from Hugging Face's `output_hidden_states`: `hidden_states[i]` is `hook_resid_pre` of
+/// layer `i` for each layer; `hidden_states[n_layers]` is not the last `hook_resid_post`, but that
+/// after the final LayerNorm with its weight and bias (`ln_final.hook_normalized` times the weight
+/// plus the bias), so that putting it through the norm again would be wrong. Here the last
+/// `hook_resid_post` has the model's own bits and a KL of exactly 0.
 ///
 /// ```
 /// use patchlens::{Config, Prompt, Transformer};
@@ -40,11 +72,11 @@ pub struct LogitLens<'m> {
     /// Where to look: any points with the axes `[pos, d_model]`. `hook_attn_out` and
     /// `hook_mlp_out` are read alone, as if they were the whole residual stream.
     pub points: Vec<HookPoint>,
-    /// How many of the likeliest tokens to name.
+    /// How many of the likeliest tokens to name: 5 by default, or as many as there are.
     pub top_k: usize,
     /// Tokens whose rank and log-probability to follow.
     pub tokens: Vec<u32>,
-    /// Their names in the results, one a token; by default the ids.
+    /// Their names in the results, one per token; by default the ids.
     pub token_labels: Option<Vec<String>>,
 }
 
@@ -68,13 +100,15 @@ impl LensReadout {
     /// The likeliest token at each point and position, the usual picture of a lens: its
     /// probability `[point, position]`, its text in each cell.
     ///
+    /// A token that the tokenizer lacks is `#396`.
+    ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a token that the tokenizer lacks.
+    /// Same as [`Labelled::with_texts`].
     pub fn likeliest(&self, tokenizer: &Tokenizer) -> Result<Labelled> {
         let first = self.top_tokens.index_axis(Dim(2), 0);
         let texts = first.iter().map(|token| tokenizer.token_label(*token));
-        let texts = Array2::from_shape_vec(first.dim(), texts.collect::<Result<_>>()?)
-            .unwrap_or_else(|_| unreachable!("one text a token"));
+        let texts = Array2::from_shape_vec(first.dim(), texts.collect())
+            .expect("there is one text per token");
         let probabilities = self.top_probabilities.values();
         let mut about = self.top_probabilities.about.clone();
         about.title += " of the likeliest token";
@@ -128,7 +162,7 @@ impl<'m> LogitLens<'m> {
             model,
             tuned: None,
             points: HookPoint::residual(model.config().n_layers),
-            top_k: 5,
+            top_k: model.config().d_vocab.min(5),
             tokens: Vec::new(),
             token_labels: None,
         }
@@ -150,7 +184,7 @@ impl<'m> LogitLens<'m> {
     /// Runs a prompt and looks.
     ///
     /// # Errors
-    /// As [`Transformer::run`]; [`Error::Invalid`] without points, for a point with other axes, or
+    /// Same as [`Transformer::run`]; [`Error::Invalid`] without points, for a point with other axes, or
     /// one that the tuned lens has no translator for, for `top_k` outside `1..=d_vocab`, and for
     /// another number of labels than tokens; [`Error::OutOfRange`] for a token that the vocabulary
     /// lacks.
@@ -248,8 +282,7 @@ impl<'m> LogitLens<'m> {
         };
         let top_tokens = Array3::from_shape_vec((points, n, self.top_k), numbers.top_tokens);
         Ok(LensReadout {
-            top_tokens: top_tokens
-                .unwrap_or_else(|_| unreachable!("k tokens a point and position")),
+            top_tokens: top_tokens.expect("k tokens per point and position"),
             top_probabilities: self.labelled(numbers.top_probabilities, with_k, "probability")?,
             log_probability: of_tokens(numbers.log_probability, "log-probability (nats)")?,
             rank: of_tokens(numbers.rank, "rank (0 is the likeliest)")?,
@@ -278,8 +311,7 @@ impl<'m> LogitLens<'m> {
             ..About::default()
         };
         let shape: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
-        let values = ndarray::ArrayD::from_shape_vec(shape, values)
-            .unwrap_or_else(|_| unreachable!("one value a label"));
+        let values = ndarray::ArrayD::from_shape_vec(shape, values).expect("one value per label");
         Labelled::new(values, axes, about)
     }
 
@@ -302,7 +334,7 @@ impl<'m> LogitLens<'m> {
         }
         let labels = self.token_labels.as_ref().map(Vec::len);
         if let Some(found) = labels.filter(|n| *n != self.tokens.len()) {
-            let expected = format!("{}, one a token", self.tokens.len());
+            let expected = format!("{}, one per token", self.tokens.len());
             return Err(Error::invalid("token labels of a lens", found, expected));
         }
         match self.tokens.iter().find(|token| **token as usize >= d_vocab) {

@@ -51,8 +51,8 @@
 
 mod base;
 mod cache;
-mod checkpoint;
 mod component;
+mod effects;
 mod error;
 mod files;
 mod limits;
@@ -65,10 +65,12 @@ mod tokenizer;
 
 pub mod ablation;
 pub mod attribution;
+pub mod checkpoint;
 pub mod circuits;
 pub mod config;
 pub mod generate;
 pub mod gradient;
+pub mod guide;
 pub mod heads;
 pub mod hook;
 pub mod in_context;

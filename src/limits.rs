@@ -3,7 +3,10 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::prompt::Prompt;
 
 /// Working memory of a study unless its `memory_limit` says otherwise: 1 GiB.
 pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
@@ -34,6 +37,8 @@ pub(crate) struct Limits<'c> {
     /// Bound of the working memory, in bytes.
     pub memory: u64,
     observer: Option<Observer<'c>>,
+    /// Whether the observer has ended the study; clones share it.
+    ended: Arc<AtomicBool>,
 }
 
 impl Default for Limits<'_> {
@@ -41,11 +46,20 @@ impl Default for Limits<'_> {
         Limits {
             memory: DEFAULT_MEMORY_LIMIT,
             observer: None,
+            ended: Arc::default(),
         }
     }
 }
 
 impl<'c> Limits<'c> {
+    /// A bound of the memory, and no observer.
+    pub fn of_memory(memory: u64) -> Self {
+        Limits {
+            memory,
+            ..Limits::default()
+        }
+    }
+
     /// Reports to an observer from now on.
     pub fn observe(&mut self, observer: impl FnMut(&Progress) -> ControlFlow<()> + Send + 'c) {
         let observer = Mutex::new(observer);
@@ -58,10 +72,36 @@ impl<'c> Limits<'c> {
     /// Reports progress; a break says that the study is to end.
     pub fn report(&self, done: usize, total: usize, unit: &'static str) -> ControlFlow<()> {
         let progress = Progress { done, total, unit };
-        match &self.observer {
+        let flow = match &self.observer {
             Some(observer) => observer(&progress),
             None => ControlFlow::Continue(()),
+        };
+        if flow.is_break() {
+            self.ended.store(true, Ordering::Relaxed);
         }
+        flow
+    }
+
+    /// Whether the observer has ended the part of a study that these are [for](Limits::after): it
+    /// may have done so when no unit was left.
+    pub fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// The same for a part of the study whose units are the study's: `done` of all `total` have
+    /// been done before it.
+    pub fn after(&self, done: usize, total: usize, unit: &'static str) -> Self {
+        let mut part = Limits {
+            ended: Arc::default(),
+            ..self.clone()
+        };
+        if let Some(observer) = self.observer.clone() {
+            part.observe(move |own| {
+                let done = done + own.done;
+                observer(&Progress { done, total, unit })
+            });
+        }
+        part
     }
 
     /// The same for a part of the study: of as many units, but its progress is reported as the
@@ -83,6 +123,24 @@ impl fmt::Debug for Limits<'_> {
             .field("observed", &self.observer.is_some())
             .finish()
     }
+}
+
+/// How many tokens are run at a time where many prompts are only averaged over.
+const TOKENS_AT_ONCE: usize = 4096;
+
+/// Prompts in turn, at most [`TOKENS_AT_ONCE`] tokens at a time, but at least one prompt.
+pub(crate) fn batches(prompts: &[Prompt]) -> Vec<&[Prompt]> {
+    let mut batches = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (i, prompt) in prompts.iter().enumerate() {
+        if tokens + prompt.len() > TOKENS_AT_ONCE && i > start {
+            batches.push(&prompts[start..i]);
+            (start, tokens) = (i, 0);
+        }
+        tokens += prompt.len();
+    }
+    batches.push(&prompts[start..]);
+    batches
 }
 
 /// The methods by which a study with a field `limits: Limits<'_>` is set up, in its `impl`.

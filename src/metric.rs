@@ -209,6 +209,11 @@ impl Metric {
         &self.name
     }
 
+    /// Whether the answer is the likelier, the smaller it is: a divergence, a rank.
+    pub(crate) fn smaller_is_better(&self) -> bool {
+        matches!(self.kind, Kind::Kl(_) | Kind::Rank(_))
+    }
+
     /// Whether it still lacks the runs that it compares with.
     pub(crate) fn lacks_reference(&self) -> bool {
         matches!(self.kind, Kind::Kl(None))

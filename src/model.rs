@@ -20,6 +20,7 @@ pub use hooks::{Footprint, HookFn, Hooks, RunShape, Visit, hook_fn};
 pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
 
+use crate::checkpoint::{OpenOptions, OpenReport};
 use crate::config::Config;
 use crate::error::Result;
 use crate::parameters::Parameters;
@@ -29,26 +30,47 @@ use crate::parameters::Parameters;
 pub struct Transformer {
     config: Config,
     parameters: Parameters,
+    report: Option<OpenReport>,
 }
 
 impl Transformer {
     /// A model of given parameters.
     ///
     /// # Errors
-    /// As [`Parameters::check`].
+    /// Same as [`Parameters::check`].
     pub fn new(config: Config, parameters: Parameters) -> Result<Self> {
         parameters.check(&config)?;
-        Ok(Transformer { config, parameters })
+        Ok(Self::sound(config, parameters))
     }
 
     /// Opens a checkpoint in the layout of Hugging Face: a folder with `config.json` and
     /// `model.safetensors` (or `model.safetensors.index.json` and its shards).
+    /// [`Transformer::open_report`] lists what was found, skipped and assumed.
     ///
     /// # Errors
-    /// As [`Parameters::load`].
+    /// Same as [`OpenOptions::load`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let (config, parameters) = Parameters::load(dir)?;
-        Ok(Self::sound(config, parameters))
+        Self::open_with(dir, &OpenOptions::new())
+    }
+
+    /// Same as [`Transformer::open`], for a checkpoint that has more than a GPT-2:
+    /// `OpenOptions::new().skip("v_head")` leaves out the tensors of a value head.
+    ///
+    /// # Errors
+    /// Same as [`OpenOptions::load`].
+    pub fn open_with(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
+        let opened = options.load(dir)?;
+        Ok(Transformer {
+            config: opened.config,
+            parameters: opened.parameters,
+            report: Some(opened.report),
+        })
+    }
+
+    /// What was found, skipped and assumed when the model was opened; `None` for a model that was
+    /// made of [`Parameters`].
+    pub fn open_report(&self) -> Option<&OpenReport> {
+        self.report.as_ref()
     }
 
     /// The small trained model that the crate ships (`assets/mini/`): 4 layers of 4 heads, trained
@@ -80,7 +102,7 @@ impl Transformer {
     /// Writes the same layout as [`Transformer::open`] reads.
     ///
     /// # Errors
-    /// As [`Parameters::save`].
+    /// Same as [`Parameters::save`].
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         self.parameters.save(dir, &self.config)
     }
@@ -96,7 +118,11 @@ impl Transformer {
 
     /// A model of parameters that have been checked where they were made.
     fn sound(config: Config, parameters: Parameters) -> Self {
-        Transformer { config, parameters }
+        Transformer {
+            config,
+            parameters,
+            report: None,
+        }
     }
 
     /// The model's shape.
@@ -109,7 +135,7 @@ impl Transformer {
         &self.parameters
     }
 
-    /// Gives back the parts.
+    /// Returns the parts.
     pub fn into_parts(self) -> (Config, Parameters) {
         (self.config, self.parameters)
     }

@@ -15,7 +15,6 @@ mod part;
 mod rows;
 mod simd;
 mod softmax;
-mod stream;
 
 pub(crate) use activation::activate_row;
 pub use activation::{activate, activate_backward};

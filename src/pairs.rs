@@ -76,7 +76,7 @@ pub(crate) fn position_labels(
         } else if first.len() == 1 {
             format!("{a}/{}", b.trim_start())
         } else {
-            "*".to_string()
+            "(differs)".to_string()
         }
     };
     Ok((0..n).map(label).collect())

@@ -7,7 +7,7 @@ mod table;
 use ndarray::{Array, Array1, Array2, ArrayD, ArrayView2, ArrayViewD, Dimension};
 use rayon::prelude::*;
 
-pub(crate) use table::Tensor;
+pub(crate) use table::{Role, Tensor};
 
 use crate::config::Config;
 use crate::error::{Error, Result};

@@ -1,18 +1,49 @@
-//! Activation patching: which activations, swapped between a clean and a corrupted run, move the
-//! answer (Vig et al. 2020; Meng et al. 2022; Wang et al. 2022; TransformerLens's `patching.py`).
+//! Activation patching: which activations, put from one run into another, move the answer?
+//!
+//! With a metric *m*, a clean prompt and a corrupted one, the effect of an activation *a* is
+//!
+//! ```text
+//! effect(a) = m(corrupted run with a taken from the clean run) - m(corrupted run)
+//! ```
+//!
+//! (Vig et al. 2020; Meng et al. 2022; Wang et al. 2022; TransformerLens's `patching.py`; how to
+//! read it: Heimersheim & Nanda 2024.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! let corrupted = tokenizer.encode("When Mary and John went to the store, Mary gave a drink to")?;
+//! let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+//! let found = activation_patching(&model, &clean, &corrupted, Grid::Heads(Site::Z), &metric)?;
+//! println!("{}\n{}", found.effect, found.effect.top(3));
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** 0: the patch changes nothing. In units of the metric, mean over the
+//! prompt pairs with its standard error; [`Patching::normalized`] makes 1 of what the two runs
+//! differ by. This direction (denoising) finds what is enough to bring the answer back;
+//! [`Direction::Noising`] what it cannot do without. Parts joined by "and" show under noising only,
+//! parts joined by "or" under denoising only.
+//!
+//! **What it does not mean.** A patch carries everything that the two prompts differ in. A part
+//! that others can replace shows little. A probability that is near 0 or 1 in both runs hides
+//! effects: look at [`Patching::clean`] and [`Patching::corrupted`] first. More in
+//! [the guide](crate::guide::patching).
 
 mod grid;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use ndarray::{Array1, ArrayD, Axis as Dim};
+use ndarray::{Array1, ArrayD};
 
 pub use grid::Grid;
 use grid::targets;
 
 use crate::base::Base;
 use crate::cache::ActivationCache;
+use crate::effects::Measured;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target};
@@ -23,7 +54,6 @@ use crate::model::stage::Frozen;
 use crate::pairs::{check_pairs, count_pairs, pairs, position_labels};
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Absent, Direction, Labelled};
-use crate::statistics::{shaped, with_errors};
 use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 
 /// A patching study: pairs of prompts, and which run is patched into which.
@@ -41,11 +71,15 @@ pub struct ActivationPatching<'m> {
 /// What a patching study found.
 #[derive(Clone, Debug)]
 pub struct Patching {
-    /// The raw metric, mean over the prompt pairs, with labelled axes and both baselines; with
-    /// standard errors where there are several pairs.
+    /// By how much each patch changes the metric of the run that is patched (the corrupted one
+    /// when denoising, the clean one when noising): mean over the prompt pairs, with standard
+    /// errors where there are several. 0 is no change.
     pub effect: Labelled,
-    /// The raw metric of each pair; the last axis is the pair.
+    /// The change for each pair; the last axis is the pair.
     pub per_prompt: ArrayD<f32>,
+    /// The metric of each patched run; the last axis is the pair.
+    pub values: ArrayD<f32>,
+    raw: Labelled,
     /// The metric of each clean run, `[pair]`.
     pub clean: Array1<f32>,
     /// The metric of each corrupted run, `[pair]`.
@@ -55,8 +89,15 @@ pub struct Patching {
 }
 
 impl Patching {
-    /// The effect as `(m − corrupted) / (clean − corrupted)` of the means: 0 is the corrupted
-    /// run, 1 the clean one. Standard errors are scaled alike: the baselines' own are left out.
+    /// The metric of the patched runs itself, mean over the prompt pairs, as TransformerLens has
+    /// it: with standard errors where there are several pairs.
+    pub fn raw(&self) -> &Labelled {
+        &self.raw
+    }
+
+    /// The effect over `clean − corrupted` of the means: 0 where a patch changes nothing; 1 where
+    /// it restores the clean run's metric (denoising), −1 where it takes all that the corrupted
+    /// run lacks (noising). Standard errors are scaled alike: the baselines' own are left out.
     ///
     /// # Errors
     /// [`Error::Invalid`] if both baselines are equal or not finite.
@@ -64,7 +105,7 @@ impl Patching {
         self.effect.normalized()
     }
 
-    /// Saves the raw effect, see [`Labelled::save`].
+    /// Saves the effect, see [`Labelled::save`].
     ///
     /// # Errors
     /// Same as [`Labelled::save`].
@@ -73,8 +114,9 @@ impl Patching {
     }
 }
 
-/// Patches clean activations into corrupted runs, one grid cell at a time; the result is the
-/// metric of each patched run. [`ActivationPatching`] has the other direction and more settings.
+/// Patches clean activations into corrupted runs, one grid cell at a time; the effect is the change
+/// of the metric from the corrupted run. [`ActivationPatching`] has the other direction and more
+/// settings.
 ///
 /// ```
 /// use patchlens::{Config, Grid, Prompt, Site, Transformer, activation_patching, logit_diff};
@@ -84,7 +126,7 @@ impl Patching {
 /// let metric = logit_diff(2, 4);
 /// let found = activation_patching(&model, &clean, &corrupted, Grid::Heads(Site::Z), &metric)?;
 /// assert_eq!(found.effect.values().shape(), [2, 2]); // [layer, head]
-/// println!("{}", found.normalized()?);
+/// println!("{}", found.effect.top(3)); // the heads whose patch changes the metric most
 /// # Ok::<(), patchlens::Error>(())
 /// ```
 ///
@@ -179,14 +221,18 @@ impl<'m> ActivationPatching<'m> {
         }
         let [clean, corrupted] = runs;
         let about = self.about(grid, &metric, [&clean, &corrupted], &result);
-        let with_prompts = [&shape[..], &[clean.len()]].concat();
-        let mean = result.values.mean_axis(Dim(1)).unwrap_or_default();
-        let per_prompt = shaped(&with_prompts, result.values);
-        let absent = shaped(&shape, Absent::not_run(&result.finished));
-        let effect = Labelled::new(shaped(&shape, mean), axes, about)?.with_absent(absent)?;
+        let measured = Measured {
+            absent: Absent::not_run(&result.finished).collect(),
+            values: result.values,
+            base: result.base,
+            axes,
+        };
+        let found = measured.label(about, &format!("{} run", self.runs()[1]))?;
         Ok(Patching {
-            effect: with_errors(effect, per_prompt.view())?,
-            per_prompt,
+            effect: found.effect,
+            per_prompt: found.per_prompt,
+            values: found.values,
+            raw: found.raw,
             clean,
             corrupted,
             plan: result.plan,
@@ -209,6 +255,14 @@ impl<'m> ActivationPatching<'m> {
         }
     }
 
+    /// Which run is patched into which.
+    fn runs(&self) -> [&'static str; 2] {
+        match self.direction {
+            Direction::Denoising => ["clean", "corrupted"],
+            Direction::Noising => ["corrupted", "clean"],
+        }
+    }
+
     fn about(
         &self,
         grid: Grid,
@@ -217,10 +271,7 @@ impl<'m> ActivationPatching<'m> {
         result: &SweepResult,
     ) -> About {
         let sites: Vec<&str> = grid.sites().iter().map(|s| s.name()).collect();
-        let (from, into) = match self.direction {
-            Direction::Denoising => ("clean", "corrupted"),
-            Direction::Noising => ("corrupted", "clean"),
-        };
+        let [from, into] = self.runs();
         let mean = |values: &Array1<f32>| values.mean().unwrap_or(f32::NAN);
         let baselines = [("clean", mean(clean)), ("corrupted", mean(corrupted))];
         let counts = [
@@ -229,10 +280,9 @@ impl<'m> ActivationPatching<'m> {
             ("multiply-adds, naive", result.plan.naive_multiply_adds),
         ];
         About {
-            title: format!("Activation patching: {}", sites.join(", ")),
+            title: format!("Activation patching of {}", sites.join(", ")),
             caption: format!(
-                "One activation of the {from} run patched into the {into} run; mean {} over {}.",
-                metric.name(),
+                "One activation of the {from} run patched into the {into} run; mean over {}.",
                 count_pairs(clean.len()),
             ),
             unit: metric.name().to_string(),

@@ -1,18 +1,52 @@
-//! Path patching: which nodes act on others directly, rather than through the rest of the model
-//! (Wang et al. 2022, "Interpretability in the Wild", section 3.1 and appendix B).
+//! Path patching: what does one part of the model tell another directly, rather than through the
+//! rest?
+//!
+//! A sender's output in the new run reaches the receivers alone: all other heads keep their outputs
+//! of the original run, MLPs between are computed anew. Then the receivers' values are put into the
+//! original run:
+//!
+//! ```text
+//! effect(s -> r) = m(original run with r as it is when s alone is that of the new run) - m(original run)
+//! ```
+//!
+//! (Wang et al. 2022, "Interpretability in the Wild", section 3.1 and appendix B; Goldowsky-Dill et
+//! al. 2023.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! let corrupted = tokenizer.encode("When Mary and John went to the store, Mary gave a drink to")?;
+//! let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+//! let study = PathPatching::new(&model, &clean, &corrupted)?;
+//! let end = [patchlens::paths::PathReceiver::final_residual().at_positions(Select::Last)];
+//! let found = study.run(patchlens::paths::Senders::Heads, &end, &metric)?;
+//! println!("{}", found.relative()?.top(3));
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** Below 0: the metric falls when the sender says what it would say on the
+//! other prompt, so it helps. [`PathEffects::relative`] is in shares of the original metric.
+//! "No path" is no 0: the receiver cannot see the sender.
+//!
+//! **What it does not mean.** Paths through other heads are left out on purpose: what a sender does
+//! through them shows with them as receivers. Shares do not add up. More in
+//! [the guide](crate::guide::paths).
 
 mod check;
+mod ends;
 mod engine;
 mod linear;
 mod nodes;
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array1, Array2, ArrayD, Axis as Dim, Dimension, IxDyn};
+use ndarray::{Array1, Array2, ArrayD, Dimension, IxDyn};
 
 pub use nodes::{PathReceiver, PathSender, Senders};
 
 use crate::base::Base;
+use crate::effects::Measured;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
 use crate::intervention::Edit;
@@ -21,20 +55,22 @@ use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::pairs::{check_pairs, count_pairs, pairs, position_labels};
 use crate::prompt::IntoPrompts;
-use crate::report::{About, Axis, Labelled};
-use crate::statistics::{labelled_means, shaped, with_errors};
-use crate::sweep::Cell;
-use engine::{Ends, Raw, Runs};
+use crate::report::{About, Axis, Labelled, Normalization};
+use crate::sweep::{Cell, Plan};
+use ends::Ends;
+use engine::{Raw, Runs};
 
 /// A study of paths from senders to receivers, by four runs:
 ///
 /// - A, on the new prompt, and B, on the original one, are cached;
 /// - C, on the original prompt: the sender's output is A's, every other head's output is B's,
 ///   and MLPs and LayerNorms are recomputed. What the receivers read is saved;
-/// - D, on the original prompt: the receivers read what C saved. Its metric is the effect.
+/// - D, on the original prompt: the receivers read what C saved. The effect is its metric minus
+///   run B's.
 ///
 /// The paths are those through the residual stream and MLPs, never through another head. Where
-/// the graph has none, the effect is NaN, which is not a path of zero effect.
+/// the graph has none, there is no effect ([`Absent::NoPath`](crate::report::Absent::NoPath)),
+/// which is not a path of zero effect.
 ///
 /// ```
 /// use patchlens::{Config, Head, Prompt, Qkv, Transformer};
@@ -73,33 +109,52 @@ enum Sent<'m> {
 /// What a study of paths found.
 #[derive(Clone, Debug)]
 pub struct PathEffects {
-    /// The metric of the runs D, mean over the prompt pairs, with standard errors where there are
-    /// several; NaN: no path.
+    /// By how much what is sent changes the metric of the original runs (run D minus run B): mean
+    /// over the prompt pairs, with standard errors where there are several. 0 where the paths
+    /// carry nothing; no value where there is no path.
     pub effect: Labelled,
-    /// The same to first order, if asked for: the metric of run B plus its gradient at the
-    /// receivers' inputs there, times their change from B to C.
-    pub linear: Option<Labelled>,
-    /// The metric of the runs D for each pair; the last axis is the pair.
+    /// The change for each pair; the last axis is the pair.
     pub per_prompt: ArrayD<f32>,
+    /// The metric of the runs D for each pair; the last axis is the pair.
+    pub values: ArrayD<f32>,
+    /// The same to first order, if asked for.
+    pub linear: Option<Linearised>,
     /// The metric of each original run B, `[pair]`.
     pub original: Array1<f32>,
     /// The metric of each new run A, `[pair]`; none where senders are ablated.
     pub new: Option<Array1<f32>>,
+    /// What was planned of the runs C and D (and done, unless the result is partial): two cells
+    /// for each set of senders.
+    pub plan: Plan,
+    raw: Labelled,
+}
+
+/// Effects along paths to first order: the metric's gradient at the receivers' inputs in run B,
+/// times their change from B to C.
+#[derive(Clone, Debug)]
+pub struct Linearised {
+    /// By how much the metric would change: mean over the prompt pairs, with standard errors where
+    /// there are several.
+    pub effect: Labelled,
+    /// The linearised effect minus the exact one.
+    pub error: Labelled,
+    raw: Labelled,
+}
+
+impl Linearised {
+    /// The metric of the original runs plus the effect, mean over the prompt pairs.
+    pub fn raw(&self) -> &Labelled {
+        &self.raw
+    }
 }
 
 impl PathEffects {
-    /// The effect minus the metric of the original runs, with its standard error over the pairs.
-    /// 0 means that the paths carry nothing.
-    pub fn change(&self) -> Labelled {
-        let mut about = self.effect.about.clone();
-        about.unit = format!("change of {}", about.unit);
-        let changes = &self.per_prompt - &self.original;
-        labelled_means(changes.view(), self.effect.axes().to_vec(), about)
-            .and_then(|change| change.with_absent(self.effect.absent().to_owned()))
-            .expect("the changes have the effect's axes")
+    /// The metric of the runs D itself, mean over the prompt pairs.
+    pub fn raw(&self) -> &Labelled {
+        &self.raw
     }
 
-    /// The relative change `(effect − original) / original` of the means: −1 where the paths
+    /// The relative change, the effect over the original runs' mean metric: −1 where the paths
     /// carry the whole metric, 0 where they carry nothing.
     ///
     /// # Errors
@@ -110,26 +165,16 @@ impl PathEffects {
             let expected = "a finite metric other than 0";
             return Err(Error::invalid("original runs", original, expected));
         }
-        let mut relative = self.change();
-        relative.about.unit = format!("relative {}", relative.about.unit);
-        let errors = relative.std_error().map(|e| e.mapv(|v| v / original.abs()));
-        let values = relative.values().mapv(|v| v / original);
-        let relative = Labelled::new(values, relative.axes().to_vec(), relative.about)?
-            .with_absent(self.effect.absent().to_owned())?;
-        match errors {
-            Some(errors) => relative.with_std_error(errors),
+        let mut about = self.effect.about.clone();
+        about.unit = format!("relative change of the {}", about.unit);
+        about.normalization = Normalization::Raw;
+        let (effect, axes) = (&self.effect, self.effect.axes().to_vec());
+        let relative = Labelled::new(effect.values().mapv(|v| v / original), axes, about)?
+            .with_absent(effect.absent().to_owned())?;
+        match effect.std_error() {
+            Some(errors) => relative.with_std_error(errors.mapv(|v| v / original.abs())),
             None => Ok(relative),
         }
-    }
-
-    /// The linearised effect minus the exact one, if it was asked for.
-    pub fn linear_error(&self) -> Option<Labelled> {
-        let linear = self.linear.as_ref()?;
-        let mut about = linear.about.clone();
-        about.title = format!("{}: error of the linearisation", self.effect.about.title);
-        let error = &linear.values() - &self.effect.values();
-        let error = Labelled::new(error, linear.axes().to_vec(), about).ok()?;
-        error.with_absent(self.effect.absent().to_owned()).ok()
     }
 }
 
@@ -200,8 +245,9 @@ impl<'m> PathPatching<'m> {
         self.original.model()
     }
 
-    /// Sends one node's output at a time to the receivers. An observer is told how many senders
-    /// are done; cells that were not reached after its break are NaN, and the result says it is
+    /// Sends one node's output at a time to the receivers. An observer hears how many senders are
+    /// done; senders that were not reached after its break have no effect
+    /// ([`Absent::NotRun`](crate::report::Absent::NotRun)), and the result says that it is
     /// partial.
     ///
     /// # Errors
@@ -297,8 +343,7 @@ impl<'m> PathPatching<'m> {
             title: format!("Path patching to {to}"),
             caption: format!(
                 "{sent} {how}, sent to {to} of the original run, other heads frozen and MLPs \
-                 {mlps}; mean {} over {what}. No value: no path.",
-                metric.name(),
+                 {mlps}; mean over {what}. No value: no path.",
             ),
             unit: metric.name().to_string(),
             ..About::default()
@@ -320,32 +365,52 @@ impl<'m> PathPatching<'m> {
             }
         }
         about.partial = raw.partial;
-        about
-            .counts
-            .insert("multiply-adds".to_string(), raw.multiply_adds);
-        let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        let with_prompts = [&shape[..], &[raw.original.len()]].concat();
-        let means = |values: &Array2<f32>, about: About| {
-            let mean = shaped(&shape, values.mean_axis(Dim(1)).unwrap_or_default());
-            let absent = shaped(&shape, raw.absent.iter().copied());
-            let means = Labelled::new(mean, axes.clone(), about)?.with_absent(absent)?;
-            let samples = shaped(&with_prompts, values.iter().copied());
-            with_errors(means, samples.view())
+        let work = [
+            (About::MULTIPLY_ADDS, raw.multiply_adds),
+            (About::FULL_PASSES, raw.plan.naive_multiply_adds),
+        ];
+        let work = work.map(|(name, n)| (name.to_string(), n));
+        about.counts.extend(work);
+        let measured = |values: Array2<f32>| Measured {
+            values,
+            base: raw.original.clone(),
+            axes: axes.clone(),
+            absent: raw.absent.clone(),
         };
-        let linear = raw.linear.as_ref().map(|values| {
-            let mut about = about.clone();
-            about.title = format!("{}, linearised", about.title);
-            means(values, about)
-        });
+        let exact = measured(raw.values).label(about.clone(), AGAINST)?;
+        let linear = raw
+            .linear
+            .map(|values| linearised(measured(values), &exact.raw, about));
         Ok(PathEffects {
             linear: linear.transpose()?,
-            effect: means(&raw.values, about)?,
-            per_prompt: shaped(&with_prompts, raw.values),
+            effect: exact.effect,
+            per_prompt: exact.per_prompt,
+            values: exact.values,
+            raw: exact.raw,
             original: raw.original,
             new: raw.new,
+            plan: raw.plan,
         })
     }
 }
+
+/// Labels linearised effects.
+fn linearised(measured: Measured, exact: &Labelled, mut about: About) -> Result<Linearised> {
+    let mut of_error = about.clone();
+    of_error.title += ": error of the linearisation";
+    about.title += ", linearised";
+    let found = measured.label(about, AGAINST)?;
+    let error = &found.raw.values() - &exact.values();
+    let error = Labelled::new(error, exact.axes().to_vec(), of_error)?;
+    Ok(Linearised {
+        error: error.with_absent(exact.absent().to_owned())?,
+        effect: found.effect,
+        raw: found.raw,
+    })
+}
+
+/// What effects are changes against.
+const AGAINST: &str = "original run";
 
 const NAMES: [&str; 2] = ["original", "new"];
 

@@ -1,6 +1,6 @@
 //! What most programs need: `use patchlens::prelude::*;`.
 
-pub use crate::ablation::{Ablation, Replacement};
+pub use crate::ablation::{Ablation, Each, Replacement};
 pub use crate::attribution::DirectLogitAttribution;
 pub use crate::base::Base;
 pub use crate::cache::{ActivationCache, Selection};

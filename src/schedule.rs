@@ -23,6 +23,7 @@ use crate::hook::{Axes, HookPoint};
 use crate::intervention::Intervention;
 use crate::metric::Needs;
 use crate::model::cost::Cost;
+use crate::model::hooks::Sequence;
 use crate::model::lane::{Change, Columns, Lane};
 use crate::model::stage::Frozen;
 use crate::model::{Transformer, Visit};
@@ -289,7 +290,11 @@ fn change(
     positions.dedup();
     let axes = at.axes();
     let heads: Vec<usize> = (0..config.n_heads).collect();
-    let visit = Visit::new(config, at, (hooks.prompt, n), &positions, &heads);
+    let of = Sequence {
+        index: hooks.prompt,
+        length: n,
+    };
+    let visit = Visit::new(config, at, of, &positions, &heads);
     // The points were kept for this purpose.
     let whole = base.get(at)?;
     let before: ArrayD<f32> = whole.select(Axis(axes.pos_axis()), &positions);

@@ -1,25 +1,50 @@
-//! Steering: adding a direction to the residual stream (activation addition, Turner et al. 2023;
-//! difference of means, Marks & Tegmark 2023; Panickssery et al. 2023).
+//! Steering: which direction in the residual stream makes the model say something else?
+//!
+//! ```text
+//! direction = mean(stream on prompts with the property) - mean(stream on prompts without)
+//! steered stream = stream + scale * direction
+//! ```
+//!
+//! (Activation addition, Turner et al. 2023; difference of means, Marks & Tegmark 2023;
+//! Panickssery et al. 2023.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let prompts = |texts: [&str; 2]| texts.map(|text| tokenizer.encode(text).unwrap());
+//! let (yes, no) = (prompts(["When Mary", "While Mary"]), prompts(["When John", "While John"]));
+//! let point = Site::ResidPost.at(1);
+//! let steering = Steering::difference_of_means(&model, &yes, &no, &[point], Select::Last)?;
+//! println!("{}", steering.interventions(2.0)?.len());
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** The metric at each scale; 0 is the model as it is.
+//!
+//! **What it does not mean.** A direction that works when added need not be one that the model
+//! uses. Far outside of what it has seen, everything changes: look at the text, too.
 
-use ndarray::{Array1, Axis as Dim};
+use ndarray::{Array1, ArrayD, Axis as Dim};
 
+use crate::base::Base;
 use crate::cache::Selection;
+use crate::effects::{Measured, row_means};
 use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint};
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
+use crate::limits::{Limits, batches, limits_methods};
 use crate::metric::Metric;
 use crate::model::{KeepLogits, Run, Transformer};
-use crate::prompt::Prompt;
-use crate::report::{About, Axis, Labelled};
-use crate::statistics::{labelled_means, shaped};
-use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
+use crate::prompt::{IntoPrompts, Prompt};
+use crate::report::{About, Absent, Axis, Labelled};
+use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 
 /// A direction for each of some points, and the positions where it is added.
 ///
 /// ```
 /// use patchlens::{Config, Interventions, Prompt, Select, Site, Transformer};
 /// use patchlens::generate::Generation;
-/// use patchlens::steering::Steering;
+/// use patchlens::steering::{DoseResponse, Steering};
 /// use patchlens::logit_diff;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
@@ -27,12 +52,13 @@ use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
 /// let points = [Site::ResidPost.at(0)];
 /// let steering = Steering::difference_of_means(&model, &yes, &no, &points, Select::Last)?;
 ///
-/// let curve = steering.dose_response(&model, &no, &logit_diff(6, 7), &[-1.0, 0.0, 1.0])?;
-/// println!("{}", curve.curves()?);
+/// let doses = DoseResponse::new(&model, &no, &steering)?;
+/// let found = doses.run(&[-1.0, 0.0, 1.0], &logit_diff(6, 7))?;
+/// println!("{}", found.effect.curves()?);
 ///
 /// let mut hooks = Interventions::new(steering.interventions(2.0)?);
 /// let text = model.generate(&no, &mut hooks, &Generation::greedy(3))?;
-/// assert_eq!(hooks.receipt().fired[0].times, 3); // once a step
+/// assert_eq!(hooks.receipt().fired[0].times, 3); // once per step
 /// # Ok::<(), patchlens::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -41,8 +67,40 @@ pub struct Steering {
     pub directions: Vec<(HookPoint, Array1<f32>)>,
     /// Positions where it is added; by default all, generated ones included.
     pub positions: Select,
-    /// Bound of the sweep's working memory, in bytes.
-    pub memory_limit: u64,
+}
+
+/// A study of doses: a metric while a multiple of the directions is added.
+#[derive(Clone, Debug)]
+pub struct DoseResponse<'m> {
+    base: Base<'m>,
+    steering: Steering,
+    by_point: bool,
+    limits: Limits<'m>,
+}
+
+/// What a study of doses found.
+#[derive(Clone, Debug)]
+pub struct DoseEffects {
+    /// By how much each dose changes the metric of the unsteered runs: mean over the prompts, with
+    /// standard errors where there are several, `[scale]` or `[point, scale]`.
+    /// [`Labelled::curves`] draws it.
+    pub effect: Labelled,
+    /// The change for each prompt; the last axis is the prompt.
+    pub per_prompt: ArrayD<f32>,
+    /// The metric of each steered run; the last axis is the prompt.
+    pub values: ArrayD<f32>,
+    /// The metric of each unsteered run, `[prompt]`.
+    pub unsteered: Array1<f32>,
+    /// What was planned (and done, unless the result is partial).
+    pub plan: Plan,
+    raw: Labelled,
+}
+
+impl DoseEffects {
+    /// The metric of the steered runs itself, mean over the prompts.
+    pub fn raw(&self) -> &Labelled {
+        &self.raw
+    }
 }
 
 impl Steering {
@@ -66,7 +124,6 @@ impl Steering {
         Ok(Steering {
             directions,
             positions: Select::All,
-            memory_limit: DEFAULT_MEMORY_LIMIT,
         })
     }
 
@@ -75,7 +132,7 @@ impl Steering {
     /// counts the same, whatever its length. Scale 1 moves one mean onto the other.
     ///
     /// # Errors
-    /// As [`Transformer::run`] and [`Steering::new`]; [`Error::OutOfRange`] if a prompt lacks a
+    /// Same as [`Transformer::run`] and [`Steering::new`]; [`Error::OutOfRange`] if a prompt lacks a
     /// position.
     pub fn difference_of_means(
         model: &Transformer,
@@ -93,6 +150,7 @@ impl Steering {
     }
 
     /// Adds it at these positions only.
+    #[must_use]
     pub fn at_positions(mut self, positions: impl Into<Select>) -> Self {
         self.positions = positions.into();
         self
@@ -104,7 +162,16 @@ impl Steering {
     /// # Errors
     /// [`Error::Invalid`] for a scale that is not finite.
     pub fn interventions(&self, scale: f32) -> Result<Vec<Intervention>> {
-        let pairs = self.directions.iter();
+        self.dose(&self.directions, scale)
+    }
+
+    /// The same with some of the directions.
+    fn dose(
+        &self,
+        directions: &[(HookPoint, Array1<f32>)],
+        scale: f32,
+    ) -> Result<Vec<Intervention>> {
+        let pairs = directions.iter();
         pairs
             .map(|(point, direction)| self.intervention(*point, direction, scale))
             .collect()
@@ -128,98 +195,113 @@ impl Steering {
             Edit::Add(Values::array(direction * scale)),
         ))
     }
+}
 
-    /// The metric's mean over prompts for each scale, the direction added at all points at once:
-    /// `[scale]`, with standard errors; the unsteered mean is the baseline `unsteered`.
-    /// [`Labelled::curves`] draws it.
+impl<'m> DoseResponse<'m> {
+    /// A study of some prompts, with a copy of the directions.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without scales; as [`Sweep::prepare`].
-    pub fn dose_response(
-        &self,
-        model: &Transformer,
-        prompts: &(impl AsRef<[Prompt]> + ?Sized),
-        metric: &Metric,
-        scales: &[f32],
-    ) -> Result<Labelled> {
-        let cells = scales.iter().map(|scale| self.interventions(*scale));
-        let cells: Vec<Cell> = cells.collect::<Result<_>>()?;
-        self.curve(
-            model,
-            prompts.as_ref(),
-            metric,
-            (&cells, Vec::new(), scales),
-        )
+    /// Same as [`Base::new`].
+    pub fn new(
+        model: &'m Transformer,
+        prompts: impl IntoPrompts,
+        steering: &Steering,
+    ) -> Result<Self> {
+        Ok(Self::over(&Base::new(model, prompts)?, steering))
     }
 
-    /// As [`Steering::dose_response`] with each point alone: `[point, scale]`.
+    /// A study of base runs, which other studies may share.
+    pub fn over(base: &Base<'m>, steering: &Steering) -> Self {
+        DoseResponse {
+            base: base.clone(),
+            steering: steering.clone(),
+            by_point: false,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Whether each point is steered alone: `[point, scale]`. By default, all are at once:
+    /// `[scale]`.
+    #[must_use]
+    pub fn by_point(mut self, by_point: bool) -> Self {
+        self.by_point = by_point;
+        self
+    }
+
+    limits_methods!('m);
+
+    /// Measures each scale.
     ///
     /// # Errors
-    /// As [`Steering::dose_response`].
-    pub fn dose_response_by_point(
-        &self,
-        model: &Transformer,
-        prompts: &(impl AsRef<[Prompt]> + ?Sized),
-        metric: &Metric,
-        scales: &[f32],
-    ) -> Result<Labelled> {
-        let of_point = |(point, direction): &(HookPoint, Array1<f32>)| {
-            let one = |scale: &f32| Ok(vec![self.intervention(*point, direction, *scale)?]);
-            scales.iter().map(one).collect::<Result<Vec<Cell>>>()
-        };
-        let cells: Vec<Vec<Cell>> = self
-            .directions
-            .iter()
-            .map(of_point)
-            .collect::<Result<_>>()?;
-        let names = self.directions.iter().map(|(point, _)| point.to_string());
-        let series = vec![Axis::new("point", names)];
-        self.curve(
-            model,
-            prompts.as_ref(),
-            metric,
-            (&cells.concat(), series, scales),
-        )
-    }
-
-    fn curve(
-        &self,
-        model: &Transformer,
-        prompts: &[Prompt],
-        metric: &Metric,
-        (cells, mut axes, scales): (&[Cell], Vec<Axis>, &[f32]),
-    ) -> Result<Labelled> {
+    /// [`Error::Invalid`] without scales and for one that is not finite; else same as
+    /// [`Sweep::prepare`].
+    pub fn run(&self, scales: &[f32], metric: &Metric) -> Result<DoseEffects> {
         if scales.is_empty() {
             return Err(Error::invalid("steering scales", 0, "at least one"));
         }
-        axes.push(Axis::numbers("scale", scales));
-        let sweep = Sweep::new(model, prompts)?.memory_limit(self.memory_limit);
-        let result = sweep.run(cells, metric)?;
-        let mut shape: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
-        shape.push(prompts.len());
-        let mut about = About {
+        let all = &self.steering.directions;
+        let groups = if self.by_point {
+            all.chunks(1).collect()
+        } else {
+            vec![&all[..]]
+        };
+        let doses = groups.into_iter().flat_map(|group| {
+            let dose = |scale: &f32| self.steering.dose(group, *scale);
+            scales.iter().map(dose)
+        });
+        let cells: Vec<Cell> = doses.collect::<Result<_>>()?;
+        let metric = self.base.refer(metric)?;
+        let result = Sweep::limited(&self.base, self.limits.clone()).run(&cells, &metric)?;
+        let mut axes = vec![Axis::numbers("scale", scales)];
+        if self.by_point {
+            axes.insert(
+                0,
+                Axis::new("point", all.iter().map(|(at, _)| at.to_string())),
+            );
+        }
+        let about = self.about(&metric, &result);
+        let means = row_means(&result.values);
+        let measured = Measured {
+            absent: Absent::not_run(&result.finished).collect(),
+            values: result.values,
+            base: result.base.clone(),
+            axes,
+        };
+        let found = measured.label_with(means, about, "unsteered run")?;
+        Ok(DoseEffects {
+            effect: found.effect,
+            per_prompt: found.per_prompt,
+            values: found.values,
+            unsteered: result.base,
+            plan: result.plan,
+            raw: found.raw,
+        })
+    }
+
+    fn about(&self, metric: &Metric, result: &SweepResult) -> About {
+        let prompts = result.base.len();
+        let counts = [
+            ("prompts", prompts as u64),
+            (About::MULTIPLY_ADDS, result.multiply_adds),
+            (About::FULL_PASSES, result.plan.naive_multiply_adds),
+        ];
+        let unsteered = result.base.mean().unwrap_or(f32::NAN);
+        About {
             title: "Steering: dose and response".to_string(),
             caption: format!(
-                "Mean {} over {} prompts while scale × direction is added to the activation at {}.",
-                metric.name(),
-                prompts.len(),
-                match &self.positions {
+                "Mean over {prompts} prompts while scale × direction is added to the activation \
+                 at {}.",
+                match &self.steering.positions {
                     Select::All => "all positions".to_string(),
                     some => format!("pos {some}"),
                 },
             ),
             unit: metric.name().to_string(),
+            baselines: [("unsteered".to_string(), unsteered)].into(),
+            counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
+            partial: result.partial,
             ..About::default()
-        };
-        let unsteered = result.base.mean().unwrap_or(f32::NAN);
-        about.baselines.insert("unsteered".to_string(), unsteered);
-        about
-            .counts
-            .insert("prompts".to_string(), prompts.len() as u64);
-        about
-            .counts
-            .insert("multiply-adds".to_string(), result.multiply_adds);
-        labelled_means(shaped(&shape, result.values).view(), axes, about)
+        }
     }
 }
 
@@ -241,16 +323,20 @@ fn means(
         ..Run::default()
     };
     let mut sums = vec![Array1::<f64>::zeros(model.config().d_model); points.len()];
-    let caches = model.run(prompts, (), &run)?.caches;
-    for (i, cache) in caches.iter().enumerate() {
-        let n = cache.tokens().len();
-        let at = format!("positions to average over in prompt {i}");
-        read.check_prompts(&at, "pos", prompts.len())?;
-        read.check(&at, "pos", i, n)?;
-        let rows = read.resolve(i, n);
-        for (sum, point) in sums.iter_mut().zip(points) {
-            let picked = cache.flat(*point)?.select(Dim(0), &rows).mapv(f64::from);
-            *sum += &(picked.sum_axis(Dim(0)) / (rows.len() * prompts.len()) as f64);
+    model.check_prompts(prompts)?;
+    let mut i = 0;
+    for batch in batches(prompts) {
+        for cache in model.run(batch, (), &run)?.caches {
+            let n = cache.tokens().len();
+            let at = format!("positions to average over in prompt {i}");
+            read.check_prompts(&at, "pos", prompts.len())?;
+            read.check(&at, "pos", i, n)?;
+            let rows = read.resolve(i, n);
+            for (sum, point) in sums.iter_mut().zip(points) {
+                let picked = cache.flat(*point)?.select(Dim(0), &rows).mapv(f64::from);
+                *sum += &(picked.sum_axis(Dim(0)) / (rows.len() * prompts.len()) as f64);
+            }
+            i += 1;
         }
     }
     Ok(sums)

@@ -1,9 +1,20 @@
 //! Sweeps: many runs of the same prompts with one small change each, in one pass over the layers
 //! and with the bits of as many full runs.
 //!
-//! The base run is cached once. Each cell × prompt becomes a *lane* that joins the pass where its
-//! first intervention acts, holds only the rows which that changes, and reads everything else
-//! from the base. What an intervention leaves as it was is not run at all.
+//! Every study is a sweep; take this module for cells of your own. A cell is a list of
+//! interventions; what they leave as it is in the base run is not computed.
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
+//! let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+//! let silent = |layer| vec![Intervention::new(Site::MlpOut.at(layer), Edit::Zero)];
+//! let cells: Vec<_> = (0..4).map(silent).collect();
+//! let found = Sweep::new(&model, &clean)?.run(&cells, &metric)?;
+//! println!("{:?}\n{}", found.changes(), found.plan); // [cell, prompt]
+//! # Ok::<(), patchlens::Error>(())
+//! ```
 
 mod prepared;
 
@@ -21,8 +32,10 @@ use crate::error::Result;
 use crate::intervention::Interventions;
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
+use crate::model::lane::Lane;
 use crate::model::{Run, Transformer};
-use crate::prompt::{IntoPrompts, Prompts};
+use crate::prompt::{IntoPrompts, Prompt, Prompts};
+use crate::schedule::Schedule;
 
 /// Many cells of interventions, each run on every prompt of a [`Base`].
 ///
@@ -31,7 +44,7 @@ use crate::prompt::{IntoPrompts, Prompts};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompt = Prompt::from([1, 2, 3]);
-/// // One cell a head of layer 1: its output at the last position set to zero.
+/// // One cell per head of layer 1: its output at the last position set to zero.
 /// let zero = |head: usize| {
 ///     let target = Target::new(Site::Z.at(1)).at_positions(2).at_heads(head);
 ///     vec![Intervention::new(target, Edit::Zero)]
@@ -75,6 +88,41 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What is going to be done.
+    pub(crate) fn of(schedule: &Schedule<'_>) -> Self {
+        let Schedule { job, lanes, .. } = schedule;
+        let (cells, prompts) = (job.cells.len(), job.prompts.len());
+        let full = |prompt: &Prompt| {
+            let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
+            lane.cost(job.model.config(), &|_| None).macs
+        };
+        let naive: u64 = job.prompts.iter().map(full).sum();
+        Plan {
+            cells,
+            prompts,
+            lanes: lanes.len(),
+            unchanged: cells * prompts - lanes.len(),
+            rows: lanes.iter().map(|l| l.cost.mlp_rows).sum(),
+            chunks: schedule.chunks.len(),
+            multiply_adds: lanes.iter().map(|l| l.cost.macs).sum(),
+            naive_multiply_adds: naive * cells as u64,
+            peak_bytes: schedule.peak,
+        }
+    }
+
+    /// Adds runs of the same prompts, made after these.
+    pub(crate) fn add(&mut self, later: &Plan) {
+        self.cells += later.cells;
+        self.prompts = later.prompts;
+        self.lanes += later.lanes;
+        self.unchanged += later.unchanged;
+        self.rows += later.rows;
+        self.chunks += later.chunks;
+        self.multiply_adds += later.multiply_adds;
+        self.naive_multiply_adds += later.naive_multiply_adds;
+        self.peak_bytes = self.peak_bytes.max(later.peak_bytes);
+    }
+
     /// How many times fewer multiply-adds than the naive way.
     pub fn saving(&self) -> f64 {
         self.naive_multiply_adds as f64 / self.multiply_adds.max(1) as f64
@@ -127,6 +175,13 @@ pub struct SweepResult {
     pub base_multiply_adds: u64,
     /// Whether it was cancelled before every cell was run.
     pub partial: bool,
+}
+
+impl SweepResult {
+    /// By how much each cell changes the metric of the base run, `[cell, prompt]`.
+    pub fn changes(&self) -> Array2<f32> {
+        &self.values - &self.base
+    }
 }
 
 impl<'m> Sweep<'m> {

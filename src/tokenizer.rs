@@ -1,11 +1,14 @@
 //! Text to tokens and back: [`Tokenizer`], a `tokenizer.json` that never adds, drops or replaces
 //! anything silently.
 
+mod vocabulary;
+
 use std::any::Any;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokenizers::{DecoderWrapper, ModelWrapper, OffsetReferential, OffsetType};
 use tokenizers::{PreTokenizedString, PreTokenizer as _};
@@ -56,15 +59,26 @@ impl Tokenizer {
     /// Reads `tokenizer.json` in a folder, and `bos_token` of a `tokenizer_config.json` beside it
     /// where there is one.
     ///
+    /// Where there is no `tokenizer.json`, GPT-2's older files do: `vocab.json` and `merges.txt`,
+    /// and `added_tokens.json` if there is one. `<|endoftext|>` is then a token of its own wherever
+    /// it stands in a text, as in Hugging Face's `GPT2Tokenizer`.
+    ///
     /// # Errors
-    /// [`Error::Io`] when a file can't be read, [`Error::Format`] when it is not what it should be,
-    /// or makes the tokenizer library panic. (It may do so later, too: the methods below then
-    /// return this error.)
+    /// [`Error::Io`] when a file can't be read, [`Error::Format`] when there is none, or it is not
+    /// what it should be, or makes the tokenizer library panic. (It may do so later, too: the
+    /// methods below then return this error.)
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let path = dir.as_ref().join("tokenizer.json");
-        let bytes = read_bytes(&path, MAX_BYTES)?;
-        let mut tokenizer = Self::read(&bytes, &path)?;
-        if let Some(bos) = configured_bos(dir.as_ref())? {
+        let dir = dir.as_ref();
+        let path = dir.join("tokenizer.json");
+        let mut tokenizer = if path.exists() || path.is_symlink() {
+            Self::read(&read_bytes(&path, MAX_BYTES)?, &path)?
+        } else {
+            Self::read(
+                &vocabulary::tokenizer_json(dir)?,
+                &dir.join(vocabulary::VOCAB),
+            )?
+        };
+        if let Some(bos) = configured_bos(dir)? {
             tokenizer.bos = Some(bos);
         }
         Ok(tokenizer)
@@ -96,6 +110,9 @@ impl Tokenizer {
         guarded(path, || {
             let inner = tokenizers::Tokenizer::from_bytes(text)
                 .map_err(|error| parse_error(path, error, expected))?;
+            if let Some(added) = fields.get("added_tokens") {
+                check_added(added, &inner, path)?;
+            }
             let bos = inner.token_to_id(END_OF_TEXT).map(|_| END_OF_TEXT.into());
             Ok(Tokenizer {
                 bos,
@@ -116,7 +133,7 @@ impl Tokenizer {
         if text.is_empty() {
             return Err(Error::tokenizer("an empty text", "at least one token"));
         }
-        self.prompt(self.ids(text)?)
+        Ok(self.prompt(self.ids(text)?))
     }
 
     /// Tokens of a text after the begin-of-text token, which shows as the first label. The text
@@ -127,17 +144,16 @@ impl Tokenizer {
     pub fn encode_with_bos(&self, text: &str) -> Result<Prompt> {
         let mut ids = vec![self.bos()?];
         ids.extend(self.ids(text)?);
-        self.prompt(ids)
+        Ok(self.prompt(ids))
     }
 
     /// The text of tokens. Bytes that are not UTF-8 (a part of a character) become U+FFFD.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] when there is no such token.
+    /// [`Error::OutOfRange`] when there is no such token: a model may have more rows than its
+    /// tokenizer has tokens. [`Tokenizer::readable`] shows such a token as `#396`.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        for &token in tokens {
-            self.raw(token)?;
-        }
+        tokens.iter().try_for_each(|&token| self.check(token))?;
         let text = guarded(&self.path, || Ok(self.inner.decode(tokens, false)))?;
         text.map_err(|error| {
             let expected = "tokens that decode to a text";
@@ -145,13 +161,38 @@ impl Tokenizer {
         })
     }
 
-    /// The text of one token, made to be read: spaces are spaces (` Mary`, not `ĠMary`), control
-    /// characters and bytes that are not UTF-8 are escaped (`\n`, `\xe2`).
+    /// Same as [`Tokenizer::decode`], to be read: an id without a token is `#396`.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] when there is no such token.
-    pub fn token_text(&self, token: u32) -> Result<String> {
-        let label = self.token_label(token)?;
+    /// As of [`Tokenizer::decode`], but for such ids.
+    pub fn readable(&self, tokens: &[u32]) -> Result<String> {
+        let known = |token: &u32| self.check(*token).is_ok();
+        let mut text = String::new();
+        for run in tokens.chunk_by(|a, b| known(a) && known(b)) {
+            match run {
+                [token] if !known(token) => text += &self.token_label(*token),
+                _ => text += &self.decode(run)?,
+            }
+        }
+        Ok(text)
+    }
+
+    /// Checks that there is such a token.
+    pub(crate) fn check(&self, token: u32) -> Result<()> {
+        let text = self.inner.id_to_token(token);
+        text.map(|_| ()).ok_or_else(|| Error::OutOfRange {
+            at: "tokenizer".to_string(),
+            axis: "token",
+            found: token as usize,
+            expected: format!("one of the vocabulary's {} tokens", self.vocab_size()),
+        })
+    }
+
+    /// The text of one token, made to be read: spaces are spaces (` Mary`, not `ĠMary`), control
+    /// characters and bytes that are not UTF-8 are escaped (`\n`, `\xe2`). An id without a token is
+    /// `#396`: a model may have more rows than its tokenizer has tokens.
+    pub fn token_text(&self, token: u32) -> String {
+        let label = self.token_label(token);
         let mut text = String::with_capacity(label.len());
         for c in label.chars() {
             if c.is_control() {
@@ -160,24 +201,23 @@ impl Tokenizer {
                 text.push(c);
             }
         }
-        Ok(text)
+        text
     }
 
     /// The text of one token as it is, for labels of axes, which pictures and tables make legible
     /// themselves ([`legible`](crate::report::legible)): only bytes that are not UTF-8 are escaped
-    /// (`\xe2`).
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] when there is no such token.
-    pub fn token_label(&self, token: u32) -> Result<String> {
-        let raw = self.raw(token)?;
+    /// (`\xe2`). An id without a token is `#396`.
+    pub fn token_label(&self, token: u32) -> String {
+        let Some(raw) = self.inner.id_to_token(token) else {
+            return format!("#{token}");
+        };
         let bytes = match self.inner.get_decoder() {
             _ if self.added.contains(&token) => raw.into_bytes(),
             Some(DecoderWrapper::ByteLevel(_)) => byte_level_bytes(&raw),
             Some(DecoderWrapper::Metaspace(_)) => raw.replace('▁', " ").into_bytes(),
             _ => raw.into_bytes(),
         };
-        Ok(escaped(&bytes))
+        escaped(&bytes)
     }
 
     /// The one token that a text is: `token(" Mary")`.
@@ -189,8 +229,8 @@ impl Tokenizer {
         if let [token] = prompt.tokens[..] {
             return Ok(token);
         }
-        let shown = |id: &u32| Ok(format!("`{}` ({id})", self.token_text(*id)?));
-        let list: Vec<String> = prompt.tokens.iter().map(shown).collect::<Result<_>>()?;
+        let shown = |id: &u32| format!("`{}` ({id})", self.token_text(*id));
+        let list: Vec<String> = prompt.tokens.iter().map(shown).collect();
         let found = format!("`{text}` is {} tokens: {}", list.len(), list.join(", "));
         Err(Error::tokenizer(found, "exactly one token"))
     }
@@ -214,16 +254,10 @@ impl Tokenizer {
         })
     }
 
-    /// A prompt of tokens given by id, labelled with their texts.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] when there is no such token.
-    pub fn prompt(&self, tokens: Vec<u32>) -> Result<Prompt> {
-        let labels = tokens
-            .iter()
-            .map(|&t| self.token_label(t))
-            .collect::<Result<_>>()?;
-        Ok(Prompt { tokens, labels })
+    /// A prompt of tokens given by id, labelled with their texts ([`Tokenizer::token_label`]).
+    pub fn prompt(&self, tokens: Vec<u32>) -> Prompt {
+        let labels = tokens.iter().map(|&t| self.token_label(t)).collect();
+        Prompt { tokens, labels }
     }
 
     /// All tokens but the added ones (such as BOS), in order.
@@ -274,17 +308,28 @@ impl Tokenizer {
             .find(|word| self.inner.token_to_id(word).is_none())
             .map(str::to_string)
     }
+}
 
-    fn raw(&self, token: u32) -> Result<String> {
-        self.inner
-            .id_to_token(token)
-            .ok_or_else(|| Error::OutOfRange {
-                at: "tokenizer".to_string(),
-                axis: "token",
-                found: token as usize,
-                expected: format!("one of the vocabulary's {} tokens", self.vocab_size()),
-            })
+/// An entry of `added_tokens`.
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+}
+
+/// Checks that added tokens have the ids of the file: the library numbers those anew that do not
+/// follow the vocabulary without gaps.
+fn check_added(json: &RawValue, inner: &tokenizers::Tokenizer, path: &Path) -> Result<()> {
+    let added: Vec<Added> = serde_json::from_str(json.get())
+        .map_err(|error| parse_error(path, error, "added tokens with ids"))?;
+    for Added { id, content } in added {
+        if let Some(given) = inner.token_to_id(&content).filter(|given| *given != id) {
+            let found = format!("the added token `{content}` with id {id}");
+            let expected = format!("id {given}, which follows the other tokens without a gap");
+            return Err(format_error(path, found, expected));
+        }
     }
+    Ok(())
 }
 
 /// The token that stands for unknown words, if this tokenizer has one.

@@ -1,21 +1,45 @@
-//! Causal tracing (Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section
-//! 2): the subject of a fact is corrupted, single activations of the clean run are put back, and
-//! the probability of the answer tells where the fact is recalled.
+//! Causal tracing: at which layer and token is a fact recalled?
 //!
-//! The corrupted runs are the base of a sweep, so that a cell computes only what lies after the
-//! activation that it restores.
+//! The subject's embeddings are corrupted by noise; then single states of the clean run are put
+//! back. With *p* the probability of the answer, mean over samples of the noise,
+//!
+//! ```text
+//! total effect           = p(clean) - p(corrupted)
+//! indirect effect(state) = p(corrupted, state restored) - p(corrupted)
+//! ```
+//!
+//! (Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 2.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! use patchlens::tracing::{Restore, SubjectCorruption, TracedFact};
+//! let text = "Ada Brown plays the sport of";
+//! let fact = patchlens::tasks::FactPrompt::new(&tokenizer, text, "Ada Brown", " boxing", "sport")?;
+//! let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.3));
+//! println!("{}", tracing.trace(&TracedFact::from(&fact), Restore::states())?.indirect_effect);
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** By how much the answer becomes likelier when this state alone is clean
+//! again. Compare it with the total effect, which is all there is to restore.
+//!
+//! **What it does not mean.** A place that can bring the fact back need not be where it is stored
+//! (Hase et al. 2023). Noise is no other fact: it puts the model where it never is. More in
+//! [the guide](crate::guide::tracing).
 
 mod average;
 mod corruption;
 mod fact;
 
-use ndarray::{Array1, Array2, Array3, Axis as Dim};
+use ndarray::{Array1, Array3, Axis as Dim};
 
 pub use average::{DroppedFact, PositionClass, SetTrace};
 pub use corruption::{SubjectCorruption, mean_subject_embedding, subject_noise_std};
 pub use fact::TracedFact;
 
 use crate::base::Base;
+use crate::effects::layer_axis;
 use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target};
@@ -24,7 +48,7 @@ use crate::metric::{Metric, Needs, probability};
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
 use crate::report::{About, Absent, Axis, Direction, Labelled};
-use crate::statistics::{mean, shaped};
+use crate::statistics::{mean, shaped, with_errors};
 use crate::sweep::{Cell, Sweep};
 
 /// Layers of the paper's windows of MLP or attention outputs.
@@ -35,8 +59,9 @@ pub const DEFAULT_WINDOW: usize = 10;
 pub struct Restore {
     /// A site with the axes `[pos, d_model]`: `resid_post`, `mlp_out`, `attn_out`.
     pub site: Site,
-    /// Number of layers. Those of the cell at layer `l` are `l - window / 2` to
-    /// `l + ceil(window / 2) - 1`, as far as the model has them.
+    /// Number of layers, at least 1. Those of the cell at layer `l` are `l - window / 2` to
+    /// `l + ceil(window / 2) - 1`, as far as the model has them: a window that is wider than the
+    /// model restores all layers in every cell.
     pub window: usize,
     /// What is cut off meanwhile.
     pub severed: Option<Severed>,
@@ -84,15 +109,15 @@ impl Restore {
     /// The layers that the cell at `layer` restores.
     fn layers(&self, layer: usize, n_layers: usize) -> std::ops::Range<usize> {
         let half = self.window / 2;
-        layer.saturating_sub(half)..n_layers.min(layer + self.window - half)
+        let end = layer.saturating_add(self.window - half);
+        layer.saturating_sub(half)..n_layers.min(end)
     }
 
-    fn check(&self, n_layers: usize) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let axes = self.site.axes();
         axes.expect(Axes::Model, "restored site", &self.site.name())?;
-        if !(1..=n_layers).contains(&self.window) {
-            let expected = format!("1 to {n_layers}, the model's layers");
-            return Err(Error::invalid("restored window", self.window, expected));
+        if self.window == 0 {
+            return Err(Error::invalid("restored window", 0, "at least 1 layer"));
         }
         Ok(())
     }
@@ -160,10 +185,27 @@ pub struct FactTrace {
     pub corrupted_samples: Array1<f32>,
     /// TE: `clean - corrupted`.
     pub total_effect: f32,
-    /// IE: mean probability with the cell restored, minus `corrupted`; `[token, layer]`.
+    /// IE: mean probability with the cell restored, minus `corrupted`; `[token, layer]`, with
+    /// standard errors over the samples where there are several.
     pub indirect_effect: Labelled,
     /// The probability with the cell restored, `[token, layer, sample]`.
     pub restored: Array3<f32>,
+}
+
+impl FactTrace {
+    /// The probability with the cell restored itself, mean over samples, `[token, layer]`.
+    pub fn raw(&self) -> Labelled {
+        let effect = &self.indirect_effect;
+        let mut about = effect.about.clone();
+        about.title += ": raw probability";
+        about.unit = probability(&[self.answer]).name().to_string();
+        let means = self
+            .restored
+            .map_axis(Dim(2), |lane| mean(lane.iter().copied()));
+        Labelled::new(means, effect.axes().to_vec(), about)
+            .and_then(|raw| raw.with_absent(effect.absent().to_owned()))
+            .expect("one mean per effect, of the same cells")
+    }
 }
 
 /// The clean run of a fact.
@@ -196,15 +238,16 @@ impl<'m> CausalTracing<'m> {
         self.model
     }
 
-    /// Traces one fact, whether or not the model knows it. An observer is told how many cells are
-    /// done; after its break the cells that were not reached are NaN.
+    /// Traces one fact, whether or not the model knows it. An observer hears how many cells are
+    /// done; cells that were not reached after its break have no effect
+    /// ([`Absent::NotRun`]).
     ///
     /// # Errors
-    /// [`Error::Prompt`] for a prompt that cannot run; [`Error::Invalid`] for a window that is
-    /// empty or wider than the model, a site without the axes `[pos, d_model]`, or a corruption
-    /// that does not fit the subject; else same as [`Sweep::prepare`].
+    /// [`Error::Prompt`] for a prompt that cannot run; [`Error::Invalid`] for an empty window, a
+    /// site without the axes `[pos, d_model]`, or a corruption that does not fit the subject; else
+    /// same as [`Sweep::prepare`].
     pub fn trace(&self, fact: &TracedFact, restore: Restore) -> Result<FactTrace> {
-        restore.check(self.model.config().n_layers)?;
+        restore.check()?;
         let clean = self.clean(fact, &[restore])?;
         let traces = self.traces(fact, &clean, &[restore], self.limits.clone())?;
         let one = traces.into_iter().next();
@@ -254,18 +297,37 @@ impl<'m> CausalTracing<'m> {
             .map(|r| self.cells(fact, *r, clean, &corrupted));
         let cells: Vec<Vec<Cell>> = cells.collect::<Result<_>>()?;
         let metric = probability(&[clean.answer]);
-        let result = Sweep::limited(&corrupted, limits).run(&cells.concat(), &metric)?;
+        let (cells, sweep) = (cells.concat(), Sweep::limited(&corrupted, limits));
+        let prepared = sweep.prepare(&cells, &metric)?;
+        let result = prepared.run();
         let mut values = result.values.into_iter();
         let mut absent = Absent::not_run(&result.finished);
         let shape = (fact.prompt.len(), n_layers, prompts.len());
-        let traces = restores.iter().map(|restore| {
-            let own = values.by_ref().take(shape.0 * shape.1 * shape.2);
-            let restored = Array3::from_shape_vec(shape, own.collect())
-                .expect("one value per cell and sample");
+        let of_each = shape.0 * shape.1;
+        let full = result.plan.naive_multiply_adds / restores.len() as u64;
+        let traces = restores.iter().enumerate().map(|(i, restore)| {
+            let own = values.by_ref().take(of_each * shape.2);
+            let restored = Restored {
+                values: Array3::from_shape_vec(shape, own.collect())
+                    .expect("one value per cell and sample"),
+                absent: absent.by_ref().take(of_each).collect(),
+                corrupted: result.base.clone(),
+            };
             let mut about = self.about(*restore, &metric);
             about.partial = result.partial;
-            let absent = absent.by_ref().take(shape.0 * shape.1).collect();
-            label(fact, clean, result.base.clone(), (restored, absent), about)
+            if !result.partial {
+                let own = prepared.multiply_adds(i * of_each..(i + 1) * of_each);
+                let work = [(About::MULTIPLY_ADDS, own), (About::FULL_PASSES, full)];
+                about
+                    .counts
+                    .extend(work.map(|(name, n)| (name.to_string(), n)));
+            }
+            let layers = layer_axis(restore.site, n_layers);
+            restored.label(
+                clean,
+                vec![Axis::tokens("token", &fact.labels()), layers],
+                about,
+            )
         });
         traces.collect()
     }
@@ -330,41 +392,39 @@ impl<'m> CausalTracing<'m> {
     }
 }
 
-/// The trace of what a fact's cells gave, `[token, layer, sample]`, with reasons where they gave
-/// nothing, and its corrupted runs, `[sample]`.
-fn label(
-    fact: &TracedFact,
-    clean: &Clean<'_>,
-    samples: Array1<f32>,
-    (restored, absent): (Array3<f32>, Vec<Option<Absent>>),
-    mut about: About,
-) -> Result<FactTrace> {
-    let corrupted = mean(samples.iter().copied());
-    let effects: Vec<f32> = restored
-        .lanes(Dim(2))
-        .into_iter()
-        .map(|lane| mean(lane.iter().copied()) - corrupted)
-        .collect();
-    let (tokens, layers, _) = restored.dim();
-    let effects = Array2::from_shape_vec((tokens, layers), effects);
-    let baselines = [("clean", clean.probability), ("corrupted", corrupted)];
-    about.baselines = baselines.map(|(name, v)| (name.to_string(), v)).into();
-    about
-        .counts
-        .insert("samples".to_string(), samples.len() as u64);
-    let axes = vec![Axis::tokens("token", &fact.labels()), Axis::layers(layers)];
-    Ok(FactTrace {
-        answer: clean.answer,
-        clean: clean.probability,
-        corrupted,
-        corrupted_samples: samples,
-        total_effect: clean.probability - corrupted,
-        indirect_effect: Labelled::new(
-            effects.expect("one mean per token and layer"),
-            axes,
-            about,
-        )?
-        .with_absent(shaped(&[tokens, layers], absent))?,
-        restored,
-    })
+/// What the cells of a fact gave.
+struct Restored {
+    /// The probability, `[token, layer, sample]`.
+    values: Array3<f32>,
+    /// Why cells have no value, in row-major order.
+    absent: Vec<Option<Absent>>,
+    /// The probability in the corrupted runs, `[sample]`.
+    corrupted: Array1<f32>,
+}
+
+impl Restored {
+    fn label(self, clean: &Clean<'_>, axes: Vec<Axis>, mut about: About) -> Result<FactTrace> {
+        let samples = self.corrupted;
+        let corrupted = mean(samples.iter().copied());
+        let effects = self
+            .values
+            .map_axis(Dim(2), |lane| mean(lane.iter().copied()) - corrupted);
+        let baselines = [("clean", clean.probability), ("corrupted", corrupted)];
+        about.baselines = baselines.map(|(name, v)| (name.to_string(), v)).into();
+        about
+            .counts
+            .insert("samples".to_string(), samples.len() as u64);
+        let absent = shaped(effects.shape(), self.absent);
+        let effects = Labelled::new(effects, axes, about)?.with_absent(absent)?;
+        let changes = &self.values - &samples;
+        Ok(FactTrace {
+            answer: clean.answer,
+            clean: clean.probability,
+            corrupted,
+            total_effect: clean.probability - corrupted,
+            indirect_effect: with_errors(effects, changes.view().into_dyn())?,
+            corrupted_samples: samples,
+            restored: self.values,
+        })
+    }
 }

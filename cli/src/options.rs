@@ -9,10 +9,18 @@ use crate::bytes;
 /// The model, and where results go.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// Folder with config.json, model.safetensors and tokenizer.json [default: the shipped small
-    /// model]
+    /// Folder with config.json, model.safetensors and tokenizer.json (or vocab.json and merges.txt)
+    /// [default: the shipped small model]
     #[arg(long, value_name = "DIR", help_heading = "Model and machine")]
     pub model: Option<PathBuf>,
+    /// Leave out tensors that a GPT-2 does not have, such as v_head; may be given several times
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "Model and machine",
+        requires = "model"
+    )]
+    pub skip: Vec<String>,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", help_heading = "Model and machine",
         value_parser = clap::value_parser!(u16).range(1..))]

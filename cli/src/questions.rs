@@ -245,22 +245,19 @@ impl Questions {
     }
 
     /// The right answer of a prompt, and its first wrong one, as texts.
-    ///
-    /// # Errors
-    /// For a token that the tokenizer lacks.
-    pub fn answer_texts(&self, prompt: usize, tokenizer: &Tokenizer) -> Result<[String; 2]> {
-        let texts = |tokens: &[u32]| -> Result<String> {
-            let text = |token: &u32| Ok(format!("`{}`", tokenizer.token_text(*token)?));
-            let shown: Vec<String> = tokens.iter().take(3).map(text).collect::<Result<_>>()?;
+    pub fn answer_texts(&self, prompt: usize, tokenizer: &Tokenizer) -> [String; 2] {
+        let texts = |tokens: &[u32]| {
+            let text = |token: &u32| format!("`{}`", tokenizer.token_text(*token));
+            let shown: Vec<String> = tokens.iter().take(3).map(text).collect();
             let more = tokens.len().saturating_sub(shown.len());
-            Ok(match (shown.is_empty(), more) {
+            match (shown.is_empty(), more) {
                 (true, _) => "none".to_string(),
                 (false, 0) => shown.join(", "),
                 (false, _) => format!("{} and {more} more", shown.join(", ")),
-            })
+            }
         };
         let (right, wrong) = &self.answers[prompt];
-        Ok([texts(right)?, texts(wrong)?])
+        [texts(right), texts(wrong)]
     }
 }
 

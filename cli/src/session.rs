@@ -1,8 +1,11 @@
 //! What a study runs in: the model, its tokenizer, progress and output.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use clap::CommandFactory as _;
 use ndarray::Axis;
+use patchlens::checkpoint::OpenOptions;
 use patchlens::{Head, Prompt, Selection, Site, Tokenizer, Transformer};
 
 use crate::Cli;
@@ -40,10 +43,7 @@ impl Session {
         );
         let output = Output::new(study, title(study), common, name)?;
         let (model, tokenizer) = match dir {
-            Some(dir) => (
-                Transformer::open(dir).context("opening the model")?,
-                Tokenizer::open(dir).context("opening the tokenizer")?,
-            ),
+            Some(dir) => open(dir, &common.skip, &output)?,
             None => (Transformer::mini(), Tokenizer::mini()),
         };
         Ok(Session {
@@ -63,11 +63,9 @@ impl Session {
     /// # Errors
     /// If stdout is closed.
     pub fn introduce(&self, questions: &Questions) -> Result<()> {
-        let (clean, [right, wrong]) = (
-            &questions.clean,
-            questions.answer_texts(0, &self.tokenizer)?,
-        );
-        let text = |prompt: &Prompt| self.tokenizer.decode(&prompt.tokens);
+        let (clean, [right, wrong]) =
+            (&questions.clean, questions.answer_texts(0, &self.tokenizer));
+        let text = |prompt: &Prompt| self.tokenizer.readable(&prompt.tokens);
         let mut lines = vec![
             format!("model    {}", self.output.model()),
             format!(
@@ -113,6 +111,28 @@ impl Session {
         self.output.attention(heading, patterns, tokens);
         Ok(())
     }
+}
+
+/// Opens someone's model, and notes what opening it reports.
+fn open(dir: &Path, skip: &[String], output: &Output) -> Result<(Transformer, Tokenizer)> {
+    let options = skip.iter().fold(OpenOptions::new(), OpenOptions::skip);
+    let model = Transformer::open_with(dir, &options).context("opening the model")?;
+    if let Some(report) = model.open_report() {
+        output.note(report);
+    }
+    let tokenizer = Tokenizer::open(dir).context("opening the tokenizer")?;
+    let (rows, tokens) = (model.config().d_vocab, tokenizer.vocab_size());
+    if rows > tokens {
+        output.note(format_args!(
+            "found    {rows} rows for {tokens} tokens; the others are shown by number, as #{}",
+            rows - 1
+        ));
+    } else if rows < tokens {
+        output.note(format_args!(
+            "found    {rows} rows for {tokens} tokens; the model has no token {rows} and above"
+        ));
+    }
+    Ok((model, tokenizer))
 }
 
 /// The question that a study answers, as `--help` says it.

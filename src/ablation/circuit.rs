@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use ndarray::ArrayView1;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::{Ablation, AblationNode, Removed};
+use super::{Ablation, Removed, nodes};
+use crate::component::{Component, Head};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metric::Metric;
-use crate::statistics::mean;
+use crate::statistics::{Estimate, mean};
 
 /// A node at a class of positions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CircuitNode {
     /// The head or MLP.
-    pub node: AblationNode,
+    pub node: Component,
     /// The class, see [`Ablation::with_class`]; `None` for every position.
     pub class: Option<String>,
 }
@@ -29,7 +31,7 @@ impl CircuitNode {
     /// A head at every position.
     pub fn head(layer: usize, head: usize) -> Self {
         CircuitNode {
-            node: AblationNode::Head(layer, head),
+            node: Head::new(layer, head).into(),
             class: None,
         }
     }
@@ -37,7 +39,7 @@ impl CircuitNode {
     /// An MLP at every position.
     pub fn mlp(layer: usize) -> Self {
         CircuitNode {
-            node: AblationNode::Mlp(layer),
+            node: Component::Mlp(layer),
             class: None,
         }
     }
@@ -47,6 +49,13 @@ impl CircuitNode {
     pub fn at(mut self, class: impl Into<String>) -> Self {
         self.class = Some(class.into());
         self
+    }
+}
+
+impl From<Head> for CircuitNode {
+    /// At every position.
+    fn from(head: Head) -> Self {
+        CircuitNode::head(head.layer, head.head)
     }
 }
 
@@ -88,12 +97,7 @@ impl Circuit {
     /// None for a model that exists.
     pub fn full(config: &Config, mlps: bool) -> Result<Self> {
         let node = |node| CircuitNode { node, class: None };
-        Self::new(
-            AblationNode::all(config, mlps)
-                .into_iter()
-                .map(node)
-                .collect(),
-        )
+        Self::new(nodes(config, mlps).into_iter().map(node).collect())
     }
 
     /// Its nodes.
@@ -134,31 +138,34 @@ impl Circuit {
     }
 }
 
-/// How much of the whole model's metric a circuit has. F is the mean of the metric.
+/// How much of the whole model's metric a circuit has. F is the mean of the metric over the
+/// prompts, with its standard error; NaN if an observer ended the study before all were reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Faithfulness {
     /// F(M), the whole model's.
-    pub full: f32,
+    pub full: Estimate,
     /// F(C), the circuit's: all other nodes are knocked out.
-    pub circuit: f32,
+    pub circuit: Estimate,
     /// F(∅): all nodes are knocked out.
-    pub empty: f32,
+    pub empty: Estimate,
+    /// F(C) − F(M), with the standard error of the difference.
+    pub change: Estimate,
 }
 
 impl Faithfulness {
-    /// The paper's |F(M) − F(C)|; 0 is best.
+    /// The paper's |F(M) − F(C)|; 0 is best. [`Faithfulness::change`] has the error of it.
     pub fn gap(&self) -> f32 {
-        (self.full - self.circuit).abs()
+        (self.full.mean - self.circuit.mean).abs()
     }
 
     /// F(C) / F(M), the paper's 87 %; 1 for the whole model.
     pub fn ratio(&self) -> f32 {
-        self.circuit / self.full
+        self.circuit.mean / self.full.mean
     }
 
     /// (F(C) − F(∅)) / (F(M) − F(∅)): 0 for no nodes, 1 for the whole model.
     pub fn recovered(&self) -> f32 {
-        (self.circuit - self.empty) / (self.full - self.empty)
+        (self.circuit.mean - self.empty.mean) / (self.full.mean - self.empty.mean)
     }
 }
 
@@ -215,23 +222,38 @@ impl NodeMinimality {
     }
 }
 
+/// The mean over prompts; NaN if one of them has no value.
+fn over_prompts(values: ArrayView1<'_, f32>) -> Estimate {
+    let found = Estimate::of(values.iter().copied());
+    if found.n == values.len() {
+        return found;
+    }
+    Estimate {
+        mean: f32::NAN,
+        std_error: f32::NAN,
+        ..found
+    }
+}
+
 impl Ablation<'_> {
     /// F(M), F(C) and F(∅).
     ///
     /// # Errors
     /// [`Error::Invalid`] for a class without a name here, or an MLP where MLPs always stay
-    /// ([`Ablation::with_mlps`]); [`Error::OutOfRange`] for a node that the model lacks; else as
-    /// [`Sweep::prepare`](crate::Sweep::prepare).
+    /// ([`Ablation::with_mlps`]); [`Error::OutOfRange`] for a node that the model lacks; else same
+    /// as [`Sweep::prepare`](crate::Sweep::prepare).
     pub fn faithfulness(&self, circuit: &Circuit, metric: &Metric) -> Result<Faithfulness> {
         let removed = [
             self.outside(&circuit.nodes)?,
             self.complement(&Removed::new())?,
         ];
-        let (values, clean) = self.run(&removed, metric)?;
+        let found = self.sweep(&removed, metric)?;
+        let circuit = found.values.row(0);
         Ok(Faithfulness {
-            full: mean(clean.iter().copied()),
-            circuit: mean(values.row(0).iter().copied()),
-            empty: mean(values.row(1).iter().copied()),
+            full: over_prompts(found.base.view()),
+            circuit: over_prompts(circuit),
+            empty: over_prompts(found.values.row(1)),
+            change: over_prompts((&circuit - &found.base).view()),
         })
     }
 
@@ -239,7 +261,7 @@ impl Ablation<'_> {
     /// [`Circuit::random_subsets`].
     ///
     /// # Errors
-    /// As [`Ablation::faithfulness`]; [`Error::OutOfRange`] for a node that the circuit lacks.
+    /// Same as [`Ablation::faithfulness`]; [`Error::OutOfRange`] for a node that the circuit lacks.
     pub fn completeness(
         &self,
         circuit: &Circuit,
@@ -264,7 +286,7 @@ impl Ablation<'_> {
     /// (without v).
     ///
     /// # Errors
-    /// As [`Ablation::completeness`].
+    /// Same as [`Ablation::completeness`].
     pub fn minimality(
         &self,
         circuit: &Circuit,
@@ -303,7 +325,7 @@ impl Ablation<'_> {
 
     /// All nodes outside a circuit, which must lie among those that can be knocked out.
     fn outside(&self, nodes: &[CircuitNode]) -> Result<Removed> {
-        let mlp = |n: &&CircuitNode| matches!(n.node, AblationNode::Mlp(_));
+        let mlp = |n: &&CircuitNode| matches!(n.node, Component::Mlp(_));
         if let Some(node) = nodes.iter().find(mlp).filter(|_| !self.mlps) {
             return Err(Error::invalid(
                 "circuit",
@@ -327,7 +349,7 @@ impl Ablation<'_> {
             }
             index.push(at);
         }
-        let (values, _) = self.run(&cells, metric)?;
+        let values = self.sweep(&cells, metric)?.values;
         let means: Vec<f32> = values
             .rows()
             .into_iter()

@@ -1,169 +1,287 @@
 //! What takes the place of a node that is knocked out.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use super::Ablation;
-use crate::cache::{ActivationCache, Selection};
-use crate::config::Config;
+use ndarray::{Array1, ArrayD, ArrayView2, Axis as Dim, IxDyn};
+
+use crate::base::Base;
 use crate::error::{Error, Result};
-use crate::hook::{HookPoint, Site};
+use crate::hook::HookPoint;
 use crate::intervention::{Edit, Values};
-use crate::model::{KeepLogits, Run, Transformer};
-use crate::prompt::Prompt;
+use crate::model::Transformer;
+use crate::prompt::{IntoPrompts, Prompt, Prompts};
 
-/// What replaces the nodes of some of the prompts.
-#[derive(Clone, Debug)]
-pub(super) struct Group {
-    /// Those prompts; ascending.
-    pub prompts: Vec<usize>,
-    pub edits: BTreeMap<HookPoint, Edit>,
+/// Counterfactual prompts that run at once: bounds the memory, not the result.
+const BATCH: usize = 32;
+
+/// What takes the place of a node's output. Prints as it is named in captions.
+///
+/// A figure means little without it: over 256 IOI prompts, the shipped model's head 3.0 costs 2.64
+/// logits where its output at the end becomes [`Replacement::OverallMean`], and 0.41 where it becomes
+/// [`Replacement::TemplateMean`]. Most of what the first takes away is what the head writes whatever
+/// the names are (`patchlens heads` prints both).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Replacement {
+    /// Zeros.
+    Zero,
+    /// The node's mean output over all positions of all prompts of the study, which may differ in
+    /// length. It takes away all that the node knows, where it is and in which template included.
+    #[default]
+    OverallMean,
+    /// Its mean over counterfactual prompts, position by position (the paper's p_ABC), which leaves
+    /// the node what these prompts share with the study's. All share one template.
+    CounterfactualMean(Prompts),
+    /// Its mean over the counterfactual prompts of the same template, position by position, which
+    /// leaves the node the template and its place in it.
+    TemplateMean {
+        /// A number for the template of each prompt of the study.
+        templates: Vec<usize>,
+        /// Prompts to take the means over.
+        counterfactual: Prompts,
+        /// The template of each of them.
+        counterfactual_templates: Vec<usize>,
+    },
+    /// Its output on a counterfactual prompt, one per prompt.
+    Resample(Prompts),
 }
 
-impl<'m> Ablation<'m> {
-    /// Nodes become zero.
+impl Replacement {
+    /// [`Replacement::CounterfactualMean`].
     ///
     /// # Errors
-    /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that cannot run.
-    pub fn zero(model: &'m Transformer, prompts: &(impl AsRef<[Prompt]> + ?Sized)) -> Result<Self> {
-        let prompts = prompts.as_ref();
-        let points = points(model.config()).map(|point| (point, Edit::Zero));
-        let group = Group {
-            prompts: (0..prompts.len()).collect(),
-            edits: points.collect(),
-        };
-        Self::new(model, prompts, vec![group], "zero")
+    /// Same as [`Prompts::new`].
+    pub fn counterfactual_mean(counterfactual: impl IntoPrompts) -> Result<Self> {
+        Ok(Replacement::CounterfactualMean(
+            counterfactual.into_prompts()?,
+        ))
     }
 
-    /// Nodes become their mean over counterfactual prompts (the paper's p_ABC), position by
-    /// position. All prompts share one template.
+    /// [`Replacement::Resample`].
     ///
     /// # Errors
-    /// As [`Ablation::mean_by_template`].
-    pub fn mean(
-        model: &'m Transformer,
-        prompts: &(impl AsRef<[Prompt]> + ?Sized),
-        counterfactual: &(impl AsRef<[Prompt]> + ?Sized),
-    ) -> Result<Self> {
-        let (prompts, counterfactual) = (prompts.as_ref(), counterfactual.as_ref());
-        let (own, other) = (vec![0; prompts.len()], vec![0; counterfactual.len()]);
-        Self::mean_by_template(model, (prompts, &own), (counterfactual, &other))
+    /// Same as [`Prompts::new`].
+    pub fn resample(counterfactual: impl IntoPrompts) -> Result<Self> {
+        Ok(Replacement::Resample(counterfactual.into_prompts()?))
     }
 
-    /// Nodes become their mean over the counterfactual prompts of the same template, position by
-    /// position: prompts, and a number for the template of each.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for another number of templates than prompts, or a template without
-    /// counterfactual prompts; [`Error::Prompt`] if prompts of a template differ in length, or one
-    /// cannot run.
-    pub fn mean_by_template(
-        model: &'m Transformer,
-        (prompts, templates): (&[Prompt], &[usize]),
-        (counterfactual, others): (&[Prompt], &[usize]),
-    ) -> Result<Self> {
-        for (what, prompts, templates) in [
-            ("templates of the prompts", prompts.len(), templates),
-            (
-                "templates of the counterfactual prompts",
-                counterfactual.len(),
-                others,
-            ),
-        ] {
-            if templates.len() != prompts {
-                let expected = format!("{prompts}, one a prompt");
-                return Err(Error::invalid(what, templates.len(), expected));
+    /// As titles name it.
+    pub(super) fn method(&self) -> &'static str {
+        match self {
+            Replacement::Zero => "zero ablation",
+            Replacement::OverallMean => "mean ablation over all positions",
+            Replacement::CounterfactualMean(_) => "mean ablation over counterfactual prompts",
+            Replacement::TemplateMean { .. } => "mean ablation by template",
+            Replacement::Resample(_) => "resample ablation",
+        }
+    }
+
+    /// Checks that it fits the prompts of a study.
+    pub(super) fn check(&self, base: &Base<'_>) -> Result<()> {
+        let prompts = base.prompts();
+        match self {
+            Replacement::Zero | Replacement::OverallMean => Ok(()),
+            Replacement::CounterfactualMean(counterfactual) => {
+                base.model().check_prompts(counterfactual.as_slice())?;
+                check_means(prompts.iter().enumerate(), counterfactual.iter())
+            }
+            Replacement::TemplateMean {
+                templates,
+                counterfactual,
+                counterfactual_templates,
+            } => {
+                base.model().check_prompts(counterfactual.as_slice())?;
+                for (of, list, prompts) in [
+                    ("prompts", templates, prompts),
+                    (
+                        "counterfactual prompts",
+                        counterfactual_templates,
+                        counterfactual,
+                    ),
+                ] {
+                    if list.len() != prompts.len() {
+                        let expected = format!("{}, one per prompt", prompts.len());
+                        let what = format!("templates of the {of}");
+                        return Err(Error::invalid(what, list.len(), expected));
+                    }
+                }
+                for template in &BTreeSet::from_iter(templates) {
+                    let own = prompts.iter().enumerate().zip(templates);
+                    let own = own.filter(|(_, t)| t == template).map(|(prompt, _)| prompt);
+                    let donors = counterfactual.iter().zip(counterfactual_templates);
+                    let donors = donors
+                        .filter(|(_, t)| t == template)
+                        .map(|(donor, _)| donor);
+                    if donors.clone().next().is_none() {
+                        let what = format!("counterfactual prompts of template {template}");
+                        return Err(Error::invalid(what, 0, "at least one"));
+                    }
+                    check_means(own, donors)?;
+                }
+                Ok(())
+            }
+            Replacement::Resample(donors) => {
+                base.model().check_prompts(donors.as_slice())?;
+                if donors.len() != prompts.len() {
+                    let expected = format!("{}, one per prompt", prompts.len());
+                    let what = "counterfactual prompts";
+                    return Err(Error::invalid(what, donors.len(), expected));
+                }
+                let way = "so that positions correspond";
+                check_lengths(prompts.iter().enumerate(), donors.iter(), way)
             }
         }
-        let mut groups = Vec::new();
-        for &template in &BTreeSet::from_iter(templates) {
-            let members = |list: &[usize]| -> Vec<usize> {
-                (0..list.len()).filter(|i| list[*i] == *template).collect()
-            };
-            let (own, other) = (members(templates), members(others));
-            let donors: Vec<Prompt> = other.iter().map(|i| counterfactual[*i].clone()).collect();
-            if donors.is_empty() {
-                return Err(Error::invalid(
-                    format!("counterfactual prompts of template {template}"),
-                    0,
-                    "at least one",
-                ));
+    }
+
+    /// What the nodes at some points become.
+    pub(super) fn edits(
+        &self,
+        base: &Base<'_>,
+        points: &BTreeSet<HookPoint>,
+    ) -> Result<BTreeMap<HookPoint, Edit>> {
+        let each = points.iter().copied();
+        match self {
+            Replacement::Zero => Ok(each.map(|point| (point, Edit::Zero)).collect()),
+            Replacement::OverallMean => {
+                let caches = base.caches(each.clone())?;
+                let edit = |point: HookPoint| {
+                    let rows: Vec<_> = caches
+                        .iter()
+                        .map(|c| c.flat(point))
+                        .collect::<Result<_>>()?;
+                    let mut mean = mean_row(rows.into_iter()).into_dyn();
+                    if point.axes().has_heads() {
+                        let n_heads = base.model().config().n_heads;
+                        let shape = [n_heads, mean.len() / n_heads];
+                        let split = mean.into_shape_with_order(IxDyn(&shape));
+                        mean = split.expect("rows are heads side by side");
+                    }
+                    Ok((point, Edit::Mean(Values::array(mean))))
+                };
+                each.map(edit).collect()
             }
-            let receivers = own.iter().map(|i| (*i, &prompts[*i]));
-            check_lengths(receivers, donors.iter().cycle().take(own.len()))?;
-            check_lengths(
-                donors.iter().enumerate(),
-                donors[..1].iter().cycle().take(donors.len()),
-            )?;
-            let caches = caches(model, &donors)?;
-            let edit = |point| Ok((point, Edit::Mean(Values::mean(&caches, point)?)));
-            let edits = points(model.config()).map(edit).collect::<Result<_>>()?;
-            groups.push(Group {
-                prompts: own,
-                edits,
-            });
+            Replacement::CounterfactualMean(counterfactual) => {
+                let one = vec![0; counterfactual.len()];
+                let means = means_of(base.model(), counterfactual, &one, points)?;
+                let edit = |(point, mut of): (_, BTreeMap<_, _>)| {
+                    let mean = of.remove(&0).expect("there is a counterfactual prompt");
+                    (point, Edit::Mean(Values::array(mean)))
+                };
+                Ok(means.into_iter().map(edit).collect())
+            }
+            Replacement::TemplateMean {
+                templates,
+                counterfactual,
+                counterfactual_templates,
+            } => {
+                let of = counterfactual_templates;
+                let means = means_of(base.model(), counterfactual, of, points)?;
+                let edit = |(point, of): (_, BTreeMap<_, ArrayD<f32>>)| {
+                    let values = templates.iter().map(|template| of[template].clone());
+                    (point, Edit::Mean(Values::arrays(values.collect())))
+                };
+                Ok(means.into_iter().map(edit).collect())
+            }
+            Replacement::Resample(donors) => {
+                let caches = Base::new(base.model(), donors)?.caches(each.clone())?;
+                each.map(|point| Ok((point, Edit::patch(&caches, point)?)))
+                    .collect()
+            }
         }
-        Self::new(model, prompts, groups, "mean")
-    }
-
-    /// Nodes take the values that they have on a counterfactual prompt: one a prompt.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for another number of counterfactual prompts; [`Error::Prompt`] if the
-    /// two of a pair differ in length, or one cannot run.
-    pub fn resample(
-        model: &'m Transformer,
-        prompts: &(impl AsRef<[Prompt]> + ?Sized),
-        counterfactual: &(impl AsRef<[Prompt]> + ?Sized),
-    ) -> Result<Self> {
-        let (prompts, donors) = (prompts.as_ref(), counterfactual.as_ref());
-        if donors.len() != prompts.len() {
-            let expected = format!("{}, one a prompt", prompts.len());
-            return Err(Error::invalid(
-                "counterfactual prompts",
-                donors.len(),
-                expected,
-            ));
-        }
-        check_lengths(prompts.iter().enumerate(), donors.iter())?;
-        let caches = caches(model, donors)?;
-        let edit = |point| Ok((point, Edit::patch(&caches, point)?));
-        let group = Group {
-            prompts: (0..prompts.len()).collect(),
-            edits: points(model.config()).map(edit).collect::<Result<_>>()?,
-        };
-        Self::new(model, prompts, vec![group], "resample")
     }
 }
 
-/// Everything that can be knocked out: z and mlp_out of every layer.
-fn points(config: &Config) -> impl Iterator<Item = HookPoint> + use<> {
-    (0..config.n_layers).flat_map(|layer| [Site::Z.at(layer), Site::MlpOut.at(layer)])
+impl fmt::Display for Replacement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Replacement::Zero => "zeros",
+            Replacement::OverallMean => "the mean output over all positions of all prompts",
+            Replacement::CounterfactualMean(_) => "the mean output over counterfactual prompts",
+            Replacement::TemplateMean { .. } => {
+                "the mean output over counterfactual prompts of the same template"
+            }
+            Replacement::Resample(_) => "the output on a counterfactual prompt",
+        })
+    }
 }
 
-fn caches(model: &Transformer, prompts: &[Prompt]) -> Result<Vec<ActivationCache>> {
-    let mut selection = Selection::default();
-    selection.extend(points(model.config()));
-    let run = Run {
-        cache: Some(&selection),
-        logits: KeepLogits::None,
-        ..Run::default()
-    };
-    Ok(model.run(prompts, (), &run)?.caches)
+/// The mean of all rows of some matrices of one width, summed in f64.
+pub(super) fn mean_row<'r>(matrices: impl Iterator<Item = ArrayView2<'r, f32>>) -> Array1<f32> {
+    let mut sum: Option<Array1<f64>> = None;
+    let mut rows = 0;
+    for matrix in matrices {
+        let part = matrix.mapv(f64::from).sum_axis(Dim(0));
+        rows += matrix.nrows();
+        sum = Some(match sum {
+            Some(sum) => sum + part,
+            None => part,
+        });
+    }
+    sum.unwrap_or_default().mapv(|v| (v / rows as f64) as f32)
+}
+
+/// The means over the prompts of each template, position by position, by point and template.
+fn means_of(
+    model: &Transformer,
+    prompts: &Prompts,
+    templates: &[usize],
+    points: &BTreeSet<HookPoint>,
+) -> Result<BTreeMap<HookPoint, BTreeMap<usize, ArrayD<f32>>>> {
+    let mut sums: BTreeMap<(HookPoint, usize), (ArrayD<f64>, f64)> = BTreeMap::new();
+    for (prompts, templates) in prompts
+        .as_slice()
+        .chunks(BATCH)
+        .zip(templates.chunks(BATCH))
+    {
+        let caches = Base::new(model, prompts)?.caches(points.iter().copied())?;
+        for (cache, template) in caches.iter().zip(templates) {
+            for point in points {
+                let more = cache.get(*point)?.mapv(f64::from);
+                match sums.entry((*point, *template)) {
+                    Entry::Vacant(entry) => {
+                        entry.insert((more, 1.0));
+                    }
+                    Entry::Occupied(mut entry) => {
+                        let (sum, count) = entry.get_mut();
+                        *sum += &more;
+                        *count += 1.0;
+                    }
+                }
+            }
+        }
+    }
+    let mut means: BTreeMap<HookPoint, BTreeMap<usize, ArrayD<f32>>> = BTreeMap::new();
+    for ((point, template), (sum, count)) in sums {
+        let mean = sum.mapv(|v| (v / count) as f32);
+        means.entry(point).or_default().insert(template, mean);
+    }
+    Ok(means)
+}
+
+/// Prompts whose nodes become means over donors: all of one length.
+fn check_means<'p>(
+    prompts: impl Iterator<Item = (usize, &'p Prompt)>,
+    donors: impl Iterator<Item = &'p Prompt> + Clone,
+) -> Result<()> {
+    let first = donors.clone().take(1).cycle();
+    let way = "of one template, or `Replacement::TemplateMean` (a mean per template), or \
+               `Replacement::OverallMean` (over all positions)";
+    check_lengths(prompts, first.clone(), way)?;
+    check_lengths(donors.enumerate(), first, way)
 }
 
 fn check_lengths<'p>(
     prompts: impl Iterator<Item = (usize, &'p Prompt)>,
     donors: impl Iterator<Item = &'p Prompt>,
+    way: &str,
 ) -> Result<()> {
     for ((i, prompt), donor) in prompts.zip(donors) {
         if prompt.len() != donor.len() {
             return Err(Error::Prompt {
                 at: format!("prompt {i}"),
                 found: format!("{} tokens", prompt.len()),
-                expected: format!(
-                    "{} as its counterfactual, so that positions correspond",
-                    donor.len()
-                ),
+                expected: format!("{} as its counterfactual, {way}", donor.len()),
             });
         }
     }

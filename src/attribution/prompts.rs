@@ -1,60 +1,154 @@
 //! Averages over prompts.
 
-use ndarray::Axis as Dim;
+use ndarray::{Array1, Array2, Axis as Dim};
 
 use super::{Decomposition, DirectLogitAttribution, LogitDirection};
 use crate::error::{Error, Result};
+use crate::limits::{Limits, limits_methods};
 use crate::model::Transformer;
-use crate::prompt::Prompt;
-use crate::report::Labelled;
-use crate::statistics::{labelled_means, shaped};
+use crate::prompt::{IntoPrompts, Prompts};
+use crate::report::{About, Labelled};
+use crate::schedule::kept_bytes;
+use crate::statistics::labelled_means;
+
+/// A study of what parts of the model add to logits at the last position of several prompts, which
+/// may differ in length.
+///
+/// ```
+/// use patchlens::{Config, Prompts, Transformer};
+/// use patchlens::attribution::{Decomposition, LogitAttribution, LogitDirection};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5]])?;
+/// let directions = [LogitDirection::difference(6, 7), LogitDirection::difference(8, 7)];
+/// let study = LogitAttribution::new(&model, &prompts, &directions)?;
+/// let found = study.run(Decomposition::Components)?;
+/// let parts: f32 = found.effect.values().sum();
+/// assert!((parts - found.truth.mean().unwrap()).abs() < 1e-4);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct LogitAttribution<'m> {
+    model: &'m Transformer,
+    prompts: Prompts,
+    directions: Vec<LogitDirection>,
+    limits: Limits<'m>,
+}
+
+/// What a study of direct logit attribution found.
+#[derive(Clone, Debug)]
+pub struct Attributed {
+    /// What each part adds, mean over the prompts, with standard errors where there are several,
+    /// `[component]`.
+    pub effect: Labelled,
+    /// The same for each prompt that was run, `[component, prompt]`.
+    pub per_prompt: Array2<f32>,
+    /// What the parts sum to for each prompt that was run, `[prompt]`.
+    pub truth: Array1<f32>,
+}
+
+impl<'m> LogitAttribution<'m> {
+    /// A study of prompts, with one direction for each.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that the model cannot run,
+    /// [`Error::Invalid`] for another number of directions.
+    pub fn new(
+        model: &'m Transformer,
+        prompts: impl IntoPrompts,
+        directions: &[LogitDirection],
+    ) -> Result<Self> {
+        let prompts = prompts.into_prompts()?;
+        model.check_prompts(prompts.as_slice())?;
+        if directions.len() != prompts.len() {
+            let expected = format!("{}, one per prompt", prompts.len());
+            let found = directions.len();
+            return Err(Error::invalid("logit directions", found, expected));
+        }
+        Ok(LogitAttribution {
+            model,
+            prompts,
+            directions: directions.to_vec(),
+            limits: Limits::default(),
+        })
+    }
+
+    limits_methods!('m);
+
+    /// Runs the prompts in turn. An observer hears how many are done; after its break, the means
+    /// are over those, and the result says that it is partial.
+    ///
+    /// # Errors
+    /// [`Error::MemoryLimit`] if a prompt's activations do not fit; else same as
+    /// [`DirectLogitAttribution::new`] and [`DirectLogitAttribution::decompose`].
+    pub fn run(&self, by: Decomposition) -> Result<Attributed> {
+        self.check_memory()?;
+        let all = self.prompts.len();
+        let mut columns: Vec<f32> = Vec::new();
+        let mut truths = Vec::new();
+        let mut first = None;
+        for (prompt, direction) in self.prompts.iter().zip(&self.directions) {
+            let one = DirectLogitAttribution::new(self.model, prompt, direction.clone())?;
+            let found = one.decompose(by)?;
+            let last = found.values().index_axis_move(Dim(1), prompt.len() - 1);
+            columns.extend(last);
+            truths.push(one.truth[prompt.len() - 1]);
+            first.get_or_insert(found);
+            let ended = self.limits.report(truths.len(), all, "prompts").is_break();
+            if ended && truths.len() < all {
+                break;
+            }
+        }
+        let first = first.expect("there is a prompt");
+        let about = self.about(&first, &truths);
+        let shape = (truths.len(), first.axes()[0].labels.len());
+        let samples = Array2::from_shape_vec(shape, columns).expect("one value per part");
+        let samples = samples.reversed_axes();
+        let axes = vec![first.axes()[0].clone()];
+        Ok(Attributed {
+            effect: labelled_means(samples.view().into_dyn(), axes, about)?,
+            per_prompt: samples,
+            truth: truths.iter().map(|truth| *truth as f32).collect(),
+        })
+    }
+
+    /// Checks that what is cached of each prompt fits the memory limit.
+    fn check_memory(&self) -> Result<()> {
+        let config = self.model.config();
+        let selection = DirectLogitAttribution::selection(self.model);
+        let bytes = |n: usize| kept_bytes(config, &selection, n);
+        let least = self.prompts.lengths().into_iter().map(bytes).max();
+        match (self.limits.memory, least.unwrap_or(0)) {
+            (limit, least) if limit < least => Err(Error::MemoryLimit { limit, least }),
+            _ => Ok(()),
+        }
+    }
+
+    fn about(&self, first: &Labelled, truths: &[f64]) -> About {
+        let (n, all) = (truths.len(), self.prompts.len());
+        let mut about = first.about.clone();
+        about.caption = format!("{} Mean over {n} prompts, last position.", about.caption);
+        let key = format!("{} at the last position", self.directions[0].name);
+        let shares = truths.iter().map(|truth| truth / n as f64);
+        about.baselines.insert(key, shares.sum::<f64>() as f32);
+        about.counts.insert("prompts".to_string(), n as u64);
+        about.partial = n < all;
+        about
+    }
+}
 
 /// The mean over prompts of a decomposition at each one's last position, `[component]`, with its
-/// standard error; `directions` are one per prompt. Prompts may differ in length.
+/// standard error; `directions` are one per prompt. [`LogitAttribution`] has each prompt's values
+/// and more settings.
 ///
 /// # Errors
-/// Same as [`DirectLogitAttribution::new`] and [`DirectLogitAttribution::decompose`];
-/// [`Error::Invalid`] if there are no prompts or another number of directions.
+/// Same as [`LogitAttribution::new`] and [`LogitAttribution::run`].
 pub fn direct_logit_attribution(
     model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    prompts: impl IntoPrompts,
     directions: &[LogitDirection],
     by: Decomposition,
 ) -> Result<Labelled> {
-    let prompts = prompts.as_ref();
-    model.check_prompts(prompts)?;
-    if directions.len() != prompts.len() {
-        let expected = format!("{}, one per prompt", prompts.len());
-        return Err(Error::invalid(
-            "logit directions",
-            directions.len(),
-            expected,
-        ));
-    }
-    let mut columns = Vec::with_capacity(prompts.len());
-    let mut truth = 0.0;
-    let mut first = None;
-    for (prompt, direction) in prompts.iter().zip(directions) {
-        let attribution = DirectLogitAttribution::new(model, prompt, direction.clone())?;
-        let found = attribution.decompose(by)?;
-        let last = found.values().index_axis_move(Dim(1), prompt.len() - 1);
-        columns.push(last.iter().copied().collect::<Vec<f32>>());
-        truth += attribution.truth[prompt.len() - 1] / prompts.len() as f64;
-        first.get_or_insert(found);
-    }
-    let first = first.expect("there is a prompt");
-    let mut about = first.about.clone();
-    about.caption = format!(
-        "{} Mean over {} prompts, last position.",
-        about.caption,
-        prompts.len()
-    );
-    let key = format!("{} at the last position", directions[0].name);
-    about.baselines.insert(key, truth as f32);
-    about
-        .counts
-        .insert("prompts".to_string(), prompts.len() as u64);
-    let shape = [columns.len(), columns[0].len()];
-    let samples = shaped(&shape, columns.concat()).reversed_axes();
-    labelled_means(samples.view(), vec![first.axes()[0].clone()], about)
+    let study = LogitAttribution::new(model, prompts, directions)?;
+    Ok(study.run(by)?.effect)
 }

@@ -180,6 +180,18 @@ impl Graph {
         }
     }
 
+    /// A reader's place among the readers.
+    pub(super) fn receiver_index(&self, to: Receiver) -> usize {
+        let per_layer = 3 * self.n_heads + 1;
+        match to {
+            Receiver::Head(head, read) => {
+                head.layer * per_layer + read as usize * self.n_heads + head.head
+            }
+            Receiver::Mlp(layer) => (layer + 1) * per_layer - 1,
+            Receiver::Logits => self.n_layers * per_layer,
+        }
+    }
+
     fn source(&self, index: usize) -> Source {
         let Some(past) = index.checked_sub(1) else {
             return Source::Input;
@@ -268,6 +280,9 @@ mod tests {
             let graph = graph(n_layers, n_heads);
             prop_assert_eq!(graph.sources().count(), graph.n_sources());
             prop_assert_eq!(graph.receivers().count(), graph.n_receivers());
+            for (i, to) in graph.receivers().enumerate() {
+                prop_assert_eq!(graph.receiver_index(to), i);
+            }
             let edges: Vec<Edge> = graph.edges().collect();
             prop_assert_eq!(edges.len(), graph.n_edges());
             for (i, &edge) in edges.iter().enumerate() {

@@ -3,13 +3,12 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use ndarray::Array2;
-
 use super::edge::Edge;
 use super::graph::Graph;
 use super::set::EdgeSet;
+use super::table::tabulate;
 use crate::error::{Error, Result};
-use crate::report::{About, Absent, Axis, Labelled};
+use crate::report::{About, Labelled};
 
 /// What the sign of a score means. Programs differ: EAP-IG is handed a loss, so that its useful edges
 /// are positive; a change of the metric through corruption is negative for useful edges.
@@ -198,24 +197,9 @@ impl EdgeScores {
     /// The scores as a table `[source, receiver]`, NaN where there is no edge. Title, unit and what
     /// else is known come from `about`.
     pub fn table(&self, about: About) -> Labelled {
-        let shape = [self.graph.n_sources(), self.graph.n_receivers()];
-        let mut table = Array2::from_elem(shape, f32::NAN);
-        let mut absent = Array2::from_elem(shape, Some(Absent::NoPath));
-        let mut values = self.values.iter();
-        for (column, to) in self.graph.receivers().enumerate() {
-            let edges = self.graph.edges_into(to).expect("a reader of this graph");
-            for (row, value) in values.by_ref().take(edges.len()).enumerate() {
-                table[[row, column]] = *value;
-                absent[[row, column]] = None;
-            }
-        }
-        let axes = vec![
-            Axis::new("source", self.graph.sources().map(|s| s.to_string())),
-            Axis::new("receiver", self.graph.receivers().map(|r| r.to_string())),
-        ];
-        Labelled::new(table, axes, about)
-            .and_then(|table| table.with_absent(absent))
-            .expect("as many labels as rows and columns, and NaN where there is no edge")
+        let values = self.values.iter().map(|value| (*value, None));
+        tabulate(&EdgeSet::full(self.graph), values, about)
+            .expect("one finite value per edge, and labels for all")
     }
 }
 

@@ -1,6 +1,7 @@
 //! Hugging Face's `config.json` of GPT-2: nothing in it is silently ignored.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -38,16 +39,16 @@ impl Config {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, else as [`Config::from_json`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let path = dir.as_ref().join("config.json");
-        Self::from_json(&read_text(&path, MAX_BYTES)?, &path)
+        Ok(ConfigFile::open(dir.as_ref())?.config)
     }
 
     /// Reads the text of Hugging Face's `config.json` of a GPT-2; `path` is for error messages.
     ///
     /// The sizes `n_layer`, `n_head`, `n_embd`, `n_positions` and `vocab_size` must be there, by
     /// these names or as `num_hidden_layers`, `num_attention_heads`, `hidden_size`,
-    /// `max_position_embeddings` (or `n_ctx`). Other absent fields have the defaults of Hugging
-    /// Face's `GPT2Config`.
+    /// `max_position_embeddings` (or `n_ctx`, which does not matter where it differs from
+    /// `n_positions`: transformers does not read it). Other absent fields have the defaults of
+    /// Hugging Face's `GPT2Config`.
     ///
     /// ```
     /// use patchlens::Config;
@@ -66,22 +67,7 @@ impl Config {
     /// - [`Error::Config`] for a value that is not supported, and for a field that is not known:
     ///   it might change what the model computes.
     pub fn from_json(text: &str, path: &Path) -> Result<Self> {
-        let parsed: UniqueKeys<Value> = serde_json::from_str(text)
-            .map_err(|error| parse_error(path, error, "a JSON object of fields"))?;
-        read(Fields(parsed.0)).map_err(|error| match error {
-            Error::Config {
-                field,
-                found,
-                expected,
-                ..
-            } => Error::Config {
-                path: Some(path.to_path_buf()),
-                field,
-                found,
-                expected,
-            },
-            other => other,
-        })
+        Ok(ConfigFile::from_json(text, path)?.config)
     }
 
     /// The text of a `config.json` that [`Config::from_json`] and Hugging Face's transformers
@@ -113,6 +99,78 @@ impl Config {
     }
 }
 
+/// A field of a `config.json` whose value does not stand there, or does not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AssumedField {
+    /// It is absent, so that it has the default of Hugging Face's `GPT2Config`.
+    Absent {
+        /// The field's name.
+        field: &'static str,
+        /// The default, as JSON.
+        value: String,
+    },
+    /// It says something else than the field that Hugging Face's transformers reads.
+    Overruled {
+        /// The field's name.
+        field: &'static str,
+        /// Its value, as JSON.
+        value: String,
+        /// The field that counts.
+        by: &'static str,
+    },
+}
+
+impl fmt::Display for AssumedField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AssumedField::Absent { field, value } => write!(f, "{field} = {value} (absent)"),
+            AssumedField::Overruled { field, value, by } => {
+                write!(f, "{field} = {value} does not count, {by} does")
+            }
+        }
+    }
+}
+
+/// A `config.json` that has been read.
+#[derive(Debug)]
+pub(crate) struct ConfigFile {
+    pub config: Config,
+    pub assumed: Vec<AssumedField>,
+}
+
+impl ConfigFile {
+    /// See [`Config::open`].
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        Self::from_json(&read_text(&path, MAX_BYTES)?, &path)
+    }
+
+    /// See [`Config::from_json`].
+    pub fn from_json(text: &str, path: &Path) -> Result<Self> {
+        let parsed: UniqueKeys<Value> = serde_json::from_str(text)
+            .map_err(|error| parse_error(path, error, "a JSON object of fields"))?;
+        let fields = Fields {
+            rest: parsed.0,
+            assumed: Vec::new(),
+        };
+        fields.read().map_err(|error| match error {
+            Error::Config {
+                field,
+                found,
+                expected,
+                ..
+            } => Error::Config {
+                path: Some(path.to_path_buf()),
+                field,
+                found,
+                expected,
+            },
+            other => other,
+        })
+    }
+}
+
 /// What [`Config::to_json`] writes.
 #[derive(Serialize)]
 struct FileFields {
@@ -136,44 +194,49 @@ struct FileFields {
     vocab_size: usize,
 }
 
-fn read(mut fields: Fields) -> Result<Config> {
-    let model_type = fields.take(&["model_type"])?;
-    if let Some((field, value)) = model_type.filter(|(_, value)| value != "gpt2") {
-        return Err(bad(field, &value, "\"gpt2\""));
-    }
-    let base = Config::gpt2();
-    let d_model = fields.size(&["n_embd", "hidden_size"])?;
-    let positions = ["n_positions", "max_position_embeddings", "n_ctx"];
-    let config = Config {
-        n_layers: fields.size(&["n_layer", "num_hidden_layers"])?,
-        n_heads: fields.size(&["n_head", "num_attention_heads"])?,
-        d_model,
-        d_mlp: fields.d_mlp(d_model)?,
-        n_ctx: fields.size(&positions)?,
-        d_vocab: fields.size(&["vocab_size"])?,
-        activation: fields.activation()?,
-        layer_norm_eps: fields.epsilon(base.layer_norm_eps)?,
-        scale_attn_weights: fields.flag("scale_attn_weights", base.scale_attn_weights)?,
-        scale_attn_by_inverse_layer_idx: fields.flag(
-            "scale_attn_by_inverse_layer_idx",
-            base.scale_attn_by_inverse_layer_idx,
-        )?,
-        tie_word_embeddings: fields.flag("tie_word_embeddings", base.tie_word_embeddings)?,
-    };
-    fields.check_rest()?;
-    config.check()?;
-    Ok(config)
+/// The fields that no one has asked for yet, and what was assumed for those that are not there.
+struct Fields {
+    rest: BTreeMap<String, Value>,
+    assumed: Vec<AssumedField>,
 }
 
-/// The fields that no one has asked for yet.
-struct Fields(BTreeMap<String, Value>);
-
 impl Fields {
+    fn read(mut self) -> Result<ConfigFile> {
+        let model_type = self.take(&["model_type"])?;
+        if let Some((field, value)) = model_type.filter(|(_, value)| value != "gpt2") {
+            return Err(bad(field, &value, "\"gpt2\""));
+        }
+        let base = Config::gpt2();
+        let d_model = self.size(&["n_embd", "hidden_size"])?;
+        let config = Config {
+            n_layers: self.size(&["n_layer", "num_hidden_layers"])?,
+            n_heads: self.size(&["n_head", "num_attention_heads"])?,
+            d_model,
+            d_mlp: self.d_mlp(d_model)?,
+            n_ctx: self.n_ctx()?,
+            d_vocab: self.size(&["vocab_size"])?,
+            activation: self.activation()?,
+            layer_norm_eps: self.epsilon(base.layer_norm_eps)?,
+            scale_attn_weights: self.flag("scale_attn_weights", base.scale_attn_weights)?,
+            scale_attn_by_inverse_layer_idx: self.flag(
+                "scale_attn_by_inverse_layer_idx",
+                base.scale_attn_by_inverse_layer_idx,
+            )?,
+            tie_word_embeddings: self.flag("tie_word_embeddings", base.tie_word_embeddings)?,
+        };
+        self.check_rest()?;
+        config.check()?;
+        Ok(ConfigFile {
+            config,
+            assumed: self.assumed,
+        })
+    }
+
     /// Takes a field that has several names: the first name present, and its value.
     fn take(&mut self, names: &[&'static str]) -> Result<Option<(&'static str, Value)>> {
         let mut taken: Option<(&'static str, Value)> = None;
         for &name in names {
-            let Some(value) = self.0.remove(name) else {
+            let Some(value) = self.rest.remove(name) else {
                 continue;
             };
             match &taken {
@@ -195,6 +258,23 @@ impl Fields {
         }
     }
 
+    /// The number of positions. Transformers does not read `n_ctx`, which may say anything.
+    fn n_ctx(&mut self) -> Result<usize> {
+        let read = self.take(&["n_positions", "max_position_embeddings"])?;
+        match (read, self.take(&["n_ctx"])?) {
+            (Some((by, value)), n_ctx) => {
+                if let Some((field, other)) = n_ctx.filter(|(_, other)| *other != value) {
+                    let value = other.to_string();
+                    self.assumed
+                        .push(AssumedField::Overruled { field, value, by });
+                }
+                whole_number(by, &value)
+            }
+            (None, Some((field, value))) => whole_number(field, &value),
+            (None, None) => Err(super::bad("n_positions", "nothing", "a whole number")),
+        }
+    }
+
     fn d_mlp(&mut self, d_model: usize) -> Result<usize> {
         match self.take(&["n_inner"])? {
             Some((field, value)) if !value.is_null() => whole_number(field, &value),
@@ -208,36 +288,49 @@ impl Fields {
             Some((field, value)) => value
                 .as_bool()
                 .ok_or_else(|| bad(field, &value, "true or false")),
-            None => Ok(default),
+            None => Ok(self.assume(name, default)),
         }
     }
 
     fn activation(&mut self) -> Result<Activation> {
-        match self.take(&["activation_function"])? {
+        let name = "activation_function";
+        match self.take(&[name])? {
             Some((field, value)) => value
                 .as_str()
                 .and_then(Activation::from_name)
                 .ok_or_else(|| bad(field, &value, Activation::SUPPORTED)),
-            None => Ok(Activation::GeluNew),
+            None => {
+                self.assume(name, Activation::GeluNew.name());
+                Ok(Activation::GeluNew)
+            }
         }
     }
 
     fn epsilon(&mut self, default: f32) -> Result<f32> {
-        match self.take(&["layer_norm_epsilon"])? {
+        let name = "layer_norm_epsilon";
+        match self.take(&[name])? {
             Some((field, value)) => value
                 .as_f64()
                 .map(|number| number as f32)
                 .filter(|number| number.is_finite())
                 .ok_or_else(|| bad(field, &value, "a number")),
-            None => Ok(default),
+            None => Ok(self.assume(name, default)),
         }
+    }
+
+    /// The default of a field that is absent, noted down.
+    fn assume<T: Serialize>(&mut self, field: &'static str, default: T) -> T {
+        let value = serde_json::to_string(&default);
+        let value = value.expect("plain numbers, strings and bools always have a JSON form");
+        self.assumed.push(AssumedField::Absent { field, value });
+        default
     }
 
     /// Rejects what is left, unless it is harmless or switched off.
     fn check_rest(&self) -> Result<()> {
         let expected = "no such field, or null or false: it is not supported. \
                         If it does not change what the model computes, delete it";
-        let mut rest = self.0.iter().filter(|(_, value)| !is_off(value));
+        let mut rest = self.rest.iter().filter(|(_, value)| !is_off(value));
         match rest.find(|(field, _)| !HARMLESS.split(' ').any(|harmless| harmless == *field)) {
             Some((field, value)) => Err(bad(field, value, expected)),
             None => Ok(()),

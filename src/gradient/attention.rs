@@ -1,4 +1,4 @@
-//! The way back through the attention half of a block.
+//! The backward pass through the attention half of a block.
 
 use std::ops::Range;
 
@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::reverse::{Reverse, no_base, of_prompt};
 use crate::hook::{HookPoint, Site};
+use crate::model::recorder::AttentionPart;
 use crate::model::rows::Rows;
 use crate::ops::{self, HeadGradients, HeadViews, part, part_mut};
 
@@ -102,7 +103,7 @@ impl Reverse<'_> {
         let square = |site: Site| {
             let all = of_prompt(&self.tape[lane], at(site));
             let all = all.into_dimensionality::<Ix3>();
-            let all = all.unwrap_or_else(|_| unreachable!("attention is [head, dest, src]"));
+            let all = all.expect("attention is [head, dest, src]");
             all.index_axis_move(Axis(0), head)
         };
         let pattern = square(Site::Pattern);
@@ -155,7 +156,7 @@ impl Reverse<'_> {
         }
         let of = &self.lanes[lane];
         self.recorder
-            .record_attention(at, lane, of, (&[], &[]), &values);
+            .record_attention(at, lane, of, AttentionPart::default(), &values);
     }
 
     fn record_queries_keys_values(&mut self, layer: usize, qkv: &Array2<f32>) {

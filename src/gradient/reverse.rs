@@ -1,4 +1,4 @@
-//! The way back from the logits to the embeddings, over the stacked rows of all prompts.
+//! The backward pass from the logits to the embeddings, over the stacked rows of all prompts.
 
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ impl<'r> Reverse<'r> {
         Some(())
     }
 
-    /// `Some` if the way back has to go on to this point.
+    /// `Some` if the backward pass has to go on to this point.
     pub fn on_to(&self, point: HookPoint) -> Option<()> {
         reaches(self.want, point).then_some(())
     }
@@ -248,5 +248,5 @@ fn rows_with_any(x: ArrayView2<'_, f32>) -> Vec<usize> {
 pub(super) fn of_prompt<'c>(cache: &'c ActivationCache, at: HookPoint) -> ArrayViewD<'c, f32> {
     cache
         .get(at)
-        .unwrap_or_else(|error| unreachable!("not kept for the way back: {error}"))
+        .expect("the tape names all that the backward pass reads")
 }

@@ -1,17 +1,17 @@
-//! What the forward has to keep for the way back.
+//! What the forward has to keep for the backward pass.
 
 use crate::cache::Selection;
 use crate::config::Config;
 use crate::gradient::Backward;
 use crate::hook::{HookPoint, Site};
 
-/// Whether the way back has to reach a point.
+/// Whether the backward pass has to reach a point.
 pub(super) fn reaches(want: &Backward<'_>, point: HookPoint) -> bool {
     let first = want.gradients.and_then(|selection| selection.iter().next());
     want.parameters || first.is_some_and(|first| first <= point)
 }
 
-/// The activations that the way back reads.
+/// The activations that the backward pass reads.
 pub(super) fn points(
     config: &Config,
     want: &Backward<'_>,

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::component::{Head, Qkv};
+use crate::heads::copy_scores::TOP_OF_THE_PAPER;
 use crate::heads::patterns::AttentionPattern;
 use crate::report::Labelled;
 use crate::statistics::write_with_error;
@@ -100,10 +101,13 @@ pub struct Thresholds {
     /// Mean attention from the task's last position to a labelled one. 0.3: no more than three
     /// positions can hold that much at once.
     pub role: f32,
-    /// Share of prompts in which the answer (or the wrong one) is among the top 5 logits of what
+    /// Share of prompts in which the answer (or the wrong one) is among the top logits of what
     /// the head writes, as it is or negated. 0.5: more often than not. A head that writes names at
     /// random has 5 tries in as many names as there are: 0.1 of 50.
     pub copy: f32,
+    /// How many logits those are. 5, as in Wang et al. (2022); fewer than the vocabulary's tokens.
+    #[serde(default = "top_of_the_paper")]
+    pub copy_top: usize,
     /// Share of the metric that the head's direct effect makes up, or its ablation takes away.
     /// 0.05: a twentieth of the whole, so that a handful of such heads is worth naming.
     pub effect: f32,
@@ -118,10 +122,15 @@ impl Default for Thresholds {
             pattern: 0.4,
             role: 0.3,
             copy: 0.5,
+            copy_top: top_of_the_paper(),
             effect: 0.05,
             errors: 2.0,
         }
     }
+}
+
+fn top_of_the_paper() -> usize {
+    TOP_OF_THE_PAPER
 }
 
 /// A number with the name of what was measured: a text, or an [`AttentionPattern`]. Prints as
@@ -207,7 +216,7 @@ pub struct TaskEvidence {
     /// What the metric loses when the head is ablated at the task's last position alone.
     pub lost_at_end: Score,
     /// The direct effect: what the metric loses when the head's output is taken out of the final
-    /// residual stream alone ([`head_direct_effect`](crate::ablation::head_direct_effect)).
+    /// residual stream alone ([`Each::HeadDirectly`](crate::ablation::Each::HeadDirectly)).
     pub direct: Score,
     /// Attention from the last position to each role.
     pub roles: Vec<Score>,
@@ -234,11 +243,11 @@ impl TaskEvidence {
 pub struct Reading {
     /// The role attended to most from the last position.
     pub role: String,
-    /// Share of prompts with the answer among the top 5 logits.
+    /// Share of prompts with the answer among the top logits ([`Thresholds::copy_top`]).
     pub answer: Score,
     /// The same with the head's output negated.
     pub answer_negated: Score,
-    /// Share of prompts with the wrong answer among the top 5 logits, where the task names one.
+    /// Share of prompts with the wrong answer among the top logits, where the task names one.
     pub rival: Option<Score>,
     /// The same with the head's output negated.
     pub rival_negated: Option<Score>,

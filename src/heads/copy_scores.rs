@@ -1,100 +1,144 @@
 //! Copy scores of heads (Wang et al. 2022, "Interpretability in the Wild", section 3.1): does a
 //! head that attends to a token raise that token's logit?
 
-use ndarray::{Array1, Array3, Array4, ArrayD, ArrayViewMut2, Axis as Dim};
+use ndarray::{Array2, Array3, Array4, ArrayD, ArrayView1, ArrayView2, Axis as Dim};
 
-use crate::cache::{ActivationCache, Selection};
+use crate::base::Base;
 use crate::error::{Error, Result};
-use crate::hook::{HookPoint, Site};
-use crate::intervention::{Edit, Intervention, Interventions, Select, Target, Values};
-use crate::metric::{Metric, rank};
-use crate::model::{KeepLogits, Run, Transformer};
-use crate::prompt::Prompt;
-use crate::report::{About, Axis, Labelled};
-use crate::statistics::over_first;
-use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
+use crate::heads::scores::summary;
+use crate::hook::Site;
+use crate::intervention::{Edit, Intervention, Select, Target, Values};
+use crate::limits::{Limits, limits_methods};
+use crate::metric::rank;
+use crate::model::Transformer;
+use crate::prompt::{IntoPrompts, Prompt, Prompts};
+use crate::report::{About, Absent, Axis, Labelled};
+use crate::sweep::{Cell, Sweep};
 
-/// Copy scores of every head, `[sign, layer, head]` with standard errors: block 0's `resid_post`
-/// at the positions given goes through the head's layer's `ln1`, its values and its output map
-/// (`b_V` included, `b_O` not), then through `ln_final` and the unembedding. The score is the
-/// share of positions whose own token is among the `top` logits. `negative` has the head's output
-/// with its sign flipped, which is high for heads that suppress what they attend to.
+/// A study of copy scores: block 0's `resid_post` at the positions given goes through the head's
+/// layer's `ln1`, its values and its output map (`b_V` included, `b_O` not), then through
+/// `ln_final` and the unembedding. A token is copied if it is among the `top` logits.
 ///
 /// ```
 /// use patchlens::{Config, Prompt, Transformer};
-/// use patchlens::heads::copy_scores;
+/// use patchlens::heads::CopyScores;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
-/// let scores = copy_scores(&model, &Prompt::from([1, 2, 3]), &[vec![1, 2]], 5)?;
-/// assert_eq!(scores.values().shape(), [2, 2, 2]);
+/// let found = CopyScores::new(&model, &Prompt::from([1, 2, 3]), &[vec![1, 2]])?.top(3).run()?;
+/// assert_eq!(found.score.values().shape(), [2, 2, 2]); // [sign, layer, head]
+/// assert_eq!(found.per_token.shape(), [2, 2, 2, 2]); // the last axis is the token
 /// # Ok::<(), patchlens::Error>(())
 /// ```
-///
-/// # Errors
-/// [`Error::Invalid`] if `positions` are not one list a prompt, if there is no position at all,
-/// or if `top` is 0; [`Error::OutOfRange`] for a position that a prompt lacks; else as
-/// [`Transformer::run`].
-pub fn copy_scores(
-    model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
-    positions: &[Vec<usize>],
+#[derive(Clone, Debug)]
+pub struct CopyScores<'m> {
+    model: &'m Transformer,
+    prompts: Prompts,
+    positions: Vec<Vec<usize>>,
+    /// Those at the positions of all prompts.
+    tokens: Vec<u32>,
     top: usize,
-) -> Result<Labelled> {
-    let prompts = prompts.as_ref();
-    if top == 0 {
-        return Err(Error::invalid("top", top, "at least 1"));
-    }
-    let tokens = tokens_at(prompts, positions)?;
-    let config = model.config();
-    let alone: Vec<Prompt> = tokens.iter().map(|t| Prompt::from([*t])).collect();
-    let states = states(model, prompts, positions)?;
-    let decoder = Decoder::new(model, &alone, &tokens, top, DEFAULT_MEMORY_LIMIT)?;
-    let shape = (tokens.len(), 2, config.n_layers, config.n_heads);
-    let mut hits = Array4::zeros(shape);
-    for layer in 0..config.n_layers {
-        let outputs = outputs(model, layer, &alone, &states)?;
-        for (head, found) in decoder.both_signs(&outputs)?.outer_iter().enumerate() {
-            of_head(&mut hits, layer, head).assign(&found.t());
-        }
-    }
-    let (mean, error) = over_first(hits.view().into_dyn());
-    let axes = vec![
-        Axis::new("sign", ["positive", "negative"]),
-        Axis::layers(config.n_layers),
-        Axis::heads(config.n_heads),
-    ];
-    let mut about = About {
-        title: "Copy scores".to_string(),
-        caption: format!("Share of tokens among the top {top} logits of the head's OV circuit."),
-        unit: "share of tokens".to_string(),
-        ..About::default()
-    };
-    about
-        .counts
-        .insert("tokens".to_string(), tokens.len() as u64);
-    Labelled::new(mean, axes, about)?.with_std_error(error)
+    limits: Limits<'m>,
 }
 
-/// [`copy_scores`] of a set of tokens, each alone in its prompt, after BOS if there is one.
-///
-/// # Errors
-/// As [`copy_scores`].
-pub fn copy_scores_of_tokens(
-    model: &Transformer,
-    tokens: &[u32],
-    bos: Option<u32>,
-    top: usize,
-) -> Result<Labelled> {
-    let prompt = |token: &u32| Prompt::from(bos.into_iter().chain([*token]).collect::<Vec<_>>());
-    let prompts: Vec<Prompt> = tokens.iter().map(prompt).collect();
-    let positions = vec![vec![usize::from(bos.is_some())]; tokens.len()];
-    copy_scores(model, &prompts, &positions, top)
+/// Which tokens heads copy.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    /// The share of tokens that every head copies, `[sign, layer, head]`, with standard errors
+    /// where there are several tokens. `negative` has the head's output with its sign flipped,
+    /// which is high for heads that suppress what they attend to.
+    pub score: Labelled,
+    /// 1 where the token is copied, 0 where not; the last axis is the token.
+    pub per_token: ArrayD<f32>,
+}
+
+impl<'m> CopyScores<'m> {
+    /// A study of the tokens at some positions, one list per prompt.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the lists are not one per prompt, or if there is no position at all;
+    /// [`Error::OutOfRange`] for a position that a prompt lacks.
+    pub fn new(
+        model: &'m Transformer,
+        prompts: impl IntoPrompts,
+        positions: &[Vec<usize>],
+    ) -> Result<Self> {
+        let prompts = prompts.into_prompts()?;
+        Ok(CopyScores {
+            model,
+            tokens: tokens_at(&prompts, positions)?,
+            prompts,
+            positions: positions.to_vec(),
+            top: TOP_OF_THE_PAPER,
+            limits: Limits::default(),
+        })
+    }
+
+    /// A study of a set of tokens, each alone in its prompt, after BOS if there is one.
+    ///
+    /// # Errors
+    /// Same as [`CopyScores::new`]: [`Error::Prompt`] without a token.
+    pub fn of_tokens(model: &'m Transformer, tokens: &[u32], bos: Option<u32>) -> Result<Self> {
+        let prompt =
+            |token: &u32| Prompt::from(bos.into_iter().chain([*token]).collect::<Vec<_>>());
+        let prompts: Vec<Prompt> = tokens.iter().map(prompt).collect();
+        let positions = vec![vec![usize::from(bos.is_some())]; tokens.len()];
+        Self::new(model, &prompts, &positions)
+    }
+
+    /// How many logits count as the top; 5 by default, as in the paper. Fewer than the
+    /// vocabulary's tokens.
+    #[must_use]
+    pub fn top(mut self, top: usize) -> Self {
+        self.top = top;
+        self
+    }
+
+    limits_methods!('m);
+
+    /// Runs the study.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the top is 0 or the whole vocabulary, which every token is in; else
+    /// same as [`Transformer::run`].
+    pub fn run(&self) -> Result<Copied> {
+        let decoder = Decoder::new(self.model, &self.tokens, self.top, self.limits.clone())?;
+        let states = states(self.model, &self.prompts, &self.positions)?;
+        let hits = decoder.hits(&self.tokens, &outputs(&decoder.base, &states)?)?;
+        let about = About {
+            title: "Copy scores".to_string(),
+            caption: format!(
+                "Share of tokens among the top {} logits of the head's OV circuit.",
+                self.top
+            ),
+            unit: "share of tokens".to_string(),
+            ..About::default()
+        };
+        let mut score = hits.summary(about)?;
+        score.about.counts = [("tokens".to_string(), self.tokens.len() as u64)].into();
+        Ok(Copied {
+            score,
+            per_token: hits.values.into_dyn(),
+        })
+    }
+}
+
+/// The top logits of Wang et al. (2022), section 3.1.
+pub(crate) const TOP_OF_THE_PAPER: usize = 5;
+
+/// Checks that some tokens can be among the top logits and others not.
+fn check_top(model: &Transformer, top: usize) -> Result<()> {
+    let all = model.config().d_vocab;
+    if (1..all).contains(&top) {
+        return Ok(());
+    }
+    let expected = format!("at least 1, and fewer than the vocabulary's {all} tokens");
+    Err(Error::invalid("top", top, expected))
 }
 
 /// The tokens at the positions of all prompts.
-fn tokens_at(prompts: &[Prompt], positions: &[Vec<usize>]) -> Result<Vec<u32>> {
+fn tokens_at(prompts: &Prompts, positions: &[Vec<usize>]) -> Result<Vec<u32>> {
     if positions.len() != prompts.len() {
-        let expected = format!("{}, one list a prompt", prompts.len());
+        let expected = format!("{}, one list per prompt", prompts.len());
         return Err(Error::invalid("positions", positions.len(), expected));
     }
     let mut tokens = Vec::new();
@@ -118,21 +162,14 @@ fn tokens_at(prompts: &[Prompt], positions: &[Vec<usize>]) -> Result<Vec<u32>> {
     Ok(tokens)
 }
 
-/// A head's part `[prompt, sign]` of `[prompt, sign, layer, head]`.
-pub(crate) fn of_head(hits: &mut Array4<f32>, layer: usize, head: usize) -> ArrayViewMut2<'_, f32> {
-    let of_layer = hits.view_mut().index_axis_move(Dim(2), layer);
-    of_layer.index_axis_move(Dim(2), head)
-}
-
 /// Block 0's `resid_post` at the positions, `[1, d_model]` each.
 fn states(
     model: &Transformer,
-    prompts: &[Prompt],
+    prompts: &Prompts,
     positions: &[Vec<usize>],
 ) -> Result<Vec<ArrayD<f32>>> {
     let point = Site::ResidPost.at(0);
-    let selection = Selection::points([point]);
-    let caches = model.run(prompts, (), &up_to(0, &selection))?.caches;
+    let caches = Base::new(model, prompts)?.caches([point])?;
     let mut states = Vec::new();
     for (cache, list) in caches.iter().zip(positions) {
         let whole = cache.flat(point)?;
@@ -142,85 +179,120 @@ fn states(
     Ok(states)
 }
 
-/// What the heads of a layer write where they attend to one state alone, `[head][token]`, each
-/// `[d_model]`: a prompt of one token, which can attend to itself only, with the state set as the
+/// What the heads of each layer write where they attend to one state alone, `[token, head,
+/// d_model]`: in prompts of one token, which can attend to itself only, with the state set as the
 /// layer's input.
-fn outputs(
-    model: &Transformer,
-    layer: usize,
-    alone: &[Prompt],
-    states: &[ArrayD<f32>],
-) -> Result<Vec<Vec<Array1<f32>>>> {
-    let edit = Edit::Set(Values::arrays(states.to_vec()));
-    let set = [Intervention::new(Site::ResidPre.at(layer), edit)];
-    let point = Site::Result.at(layer);
-    let selection = Selection::points([point]);
-    let run = up_to(layer, &selection);
-    let caches = model.run(alone, Interventions::new(&set[..]), &run)?.caches;
-    let of_one = |head: usize| {
-        let output = |cache: &ActivationCache| {
-            let output = cache.get(point)?.index_axis_move(Dim(1), head);
-            Ok(output.iter().copied().collect())
-        };
-        caches.iter().map(output).collect()
+fn outputs(alone: &Base<'_>, states: &[ArrayD<f32>]) -> Result<Vec<Array3<f32>>> {
+    let model = alone.model();
+    let values = Values::arrays(states.to_vec());
+    let set = |layer: usize| {
+        let edit = Edit::Set(values.clone());
+        let set = Intervention::new(Site::ResidPre.at(layer), edit);
+        Ok((layer, Base::over(alone, alone.prompts(), vec![set])?))
     };
-    (0..model.config().n_heads).map(of_one).collect()
+    // All are announced before the first runs.
+    let runs: Vec<(usize, Base<'_>)> = (0..model.config().n_layers)
+        .map(set)
+        .collect::<Result<_>>()?;
+    let outputs = runs.into_iter().map(|(layer, run)| {
+        let caches = run.caches([Site::Z.at(layer)])?;
+        let at = caches
+            .iter()
+            .map(|cache| Ok(cache.flat(Site::Z.at(layer))?.index_axis_move(Dim(0), 0)));
+        let rows: Vec<_> = at.collect::<Result<_>>()?;
+        Ok(model.head_results(layer, stacked(&rows).view()))
+    });
+    outputs.collect()
 }
 
-fn up_to(layer: usize, selection: &Selection) -> Run<'_> {
-    Run {
-        cache: Some(selection),
-        stop_at_layer: Some(layer + 1),
-        logits: KeepLogits::None,
-    }
+/// Rows as a matrix.
+pub(crate) fn stacked(rows: &[ArrayView1<'_, f32>]) -> Array2<f32> {
+    ndarray::stack(Dim(0), rows).expect("rows of one length")
 }
 
 /// Reads vectors as logits: each alone in the final residual stream, through the model's own
 /// `ln_final` and unembedding.
 pub(crate) struct Decoder<'m> {
-    sweep: Sweep<'m>,
-    metric: Metric,
+    /// Prompts of one token.
+    base: Base<'m>,
     top: usize,
-    last: HookPoint,
+    limits: Limits<'m>,
+}
+
+/// Which tokens are on top of what heads write.
+pub(crate) struct Hits {
+    /// 1 where the token is among the top logits of a head's output, 0 where not,
+    /// `[sign, layer, head, prompt]`; sign 0 is the output, sign 1 the output negated.
+    pub values: Array4<f32>,
+    /// The layers before an observer's break.
+    layers: usize,
+}
+
+impl Hits {
+    /// The share of prompts, `[sign, layer, head]`.
+    pub fn summary(&self, mut about: About) -> Result<Labelled> {
+        let (signs, layers, heads, _) = self.values.dim();
+        about.partial = self.layers < layers;
+        let axis = Axis::new("sign", ["positive", "negative"]);
+        let shares = summary(self.values.view().into_dyn(), Some(axis), about)?;
+        let not_run = |(_, layer, _)| (layer >= self.layers).then_some(Absent::NotRun);
+        shares.with_absent(Array3::from_shape_fn((signs, layers, heads), not_run))
+    }
 }
 
 impl<'m> Decoder<'m> {
-    /// Whether one token a prompt is among the `top` logits at the prompt's last position.
+    /// Whether one token per prompt is among the `top` logits; any tokens can stand in for the
+    /// prompts, since what is read does not depend on them.
     pub(crate) fn new(
         model: &'m Transformer,
-        prompts: &[Prompt],
         tokens: &[u32],
         top: usize,
-        memory_limit: u64,
+        limits: Limits<'m>,
     ) -> Result<Self> {
+        check_top(model, top)?;
+        let alone = Prompts::new(tokens.iter().map(|token| [*token]))?;
         Ok(Decoder {
-            sweep: Sweep::new(model, prompts)?.memory_limit(memory_limit),
-            metric: rank(tokens),
+            base: Base::new(model, alone)?,
             top,
-            last: Site::ResidPost.at(model.config().n_layers - 1),
+            limits,
         })
     }
 
-    /// 1 where the token is among the top logits of a vector, 0 where not, `[vector, sign,
-    /// prompt]`; sign 0 is the vector, sign 1 the vector negated. `vectors` are `[vector][prompt]`,
-    /// each `[d_model]`. Equal logits count half, so that zeros have no token on top.
-    pub(crate) fn both_signs(&self, vectors: &[Vec<Array1<f32>>]) -> Result<Array3<f32>> {
-        let cell = |vector: &[Array1<f32>], sign: f32| -> Cell {
-            let signed = vector.iter().map(|v| v.mapv(|v| v * sign).into_dyn());
-            let edit = Edit::Set(Values::arrays(signed.collect()));
-            let target = Target::new(self.last).at_positions(Select::Last);
-            vec![Intervention::new(target, edit)]
-        };
-        let signs = vectors
-            .iter()
-            .flat_map(|v| [cell(v, 1.0), cell(v, -1.0)])
-            .collect::<Vec<_>>();
-        let ranks = self.sweep.run(&signs, &self.metric)?.values;
-        let last = (self.top - 1) as f32;
-        let hits = ranks.mapv(|rank| f32::from(u8::from(rank <= last)));
-        let shape = (vectors.len(), 2, self.sweep.prompts().len());
-        Ok(hits
-            .into_shape_with_order(shape)
-            .unwrap_or_else(|_| unreachable!("two signs a vector")))
+    /// Which tokens, one per prompt, are on top of the heads' outputs, which are those of each
+    /// layer, `[prompt, head, d_model]`. Equal logits count half, so that zeros have no token on
+    /// top.
+    pub(crate) fn hits(&self, tokens: &[u32], outputs: &[Array3<f32>]) -> Result<Hits> {
+        let config = self.base.model().config();
+        let last = Site::ResidPost.at(config.n_layers - 1);
+        let heads = config.n_layers * config.n_heads;
+        let metric = rank(tokens);
+        let best = (self.top - 1) as f32;
+        let shape = (2, config.n_layers, config.n_heads, tokens.len());
+        let mut values = Array4::from_elem(shape, f32::NAN);
+        let mut layers = 0;
+        for (layer, outputs) in outputs.iter().enumerate() {
+            let cell = |(output, sign): (ArrayView2<'_, f32>, f32)| -> Cell {
+                let signed = output.outer_iter().map(|v| v.mapv(|v| v * sign).into_dyn());
+                let edit = Edit::Set(Values::arrays(signed.collect()));
+                let target = Target::new(last).at_positions(Select::Last);
+                vec![Intervention::new(target, edit)]
+            };
+            let both = |output| [(output, 1.0), (output, -1.0)];
+            let cells: Vec<Cell> = outputs.axis_iter(Dim(1)).flat_map(both).map(cell).collect();
+            let sweep = Sweep::over(&self.base).memory_limit(self.limits.memory);
+            let found = sweep.run(&cells, &metric)?;
+            let mut of_layer = values.index_axis_mut(Dim(1), layer);
+            for (i, ranks) in found.values.outer_iter().enumerate() {
+                let mut of_sign = of_layer.index_axis_mut(Dim(0), i % 2);
+                let hits = ranks.mapv(|rank| f32::from(u8::from(rank <= best)));
+                of_sign.row_mut(i / 2).assign(&hits);
+            }
+            layers += 1;
+            let answer = self.limits.report(layers * config.n_heads, heads, "heads");
+            if answer.is_break() {
+                break;
+            }
+        }
+        Ok(Hits { values, layers })
     }
 }

@@ -1,12 +1,12 @@
 //! Heads whose attention is close to a pattern given as a matrix (TransformerLens's
 //! `head_detector`).
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, Axis as Dim};
 
 use crate::error::{Error, Result};
 use crate::heads::scores::{about, measure, summary};
 use crate::model::Transformer;
-use crate::prompt::Prompt;
+use crate::prompt::{IntoPrompts, Prompts};
 use crate::report::Labelled;
 
 /// How a pattern is compared with one that is looked for.
@@ -52,22 +52,22 @@ impl Detection {
     }
 }
 
-/// How close every head's attention is to a pattern given as a matrix `[dest, src]`, one a
+/// How close every head's attention is to a pattern given as a matrix `[dest, src]`, one per
 /// prompt, `[layer, head]`: mean and standard error over the prompts. TransformerLens's
 /// `detect_head`, but `abs` is not rounded. [`AttentionPattern::matrix`](crate::heads::AttentionPattern::matrix) makes the usual ones.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the patterns are not as many as the prompts or not lower triangular,
-/// [`Error::Shape`] for another size than its prompt's; else as [`Transformer::run`].
+/// [`Error::Shape`] for another size than its prompt's; else same as [`Transformer::run`].
 pub fn detect_heads(
     model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    prompts: impl IntoPrompts,
     patterns: &[Array2<f32>],
     detection: Detection,
 ) -> Result<Labelled> {
-    let prompts = prompts.as_ref();
-    check_patterns(prompts, patterns)?;
-    let samples = measure(model, prompts, 1, |prompt, attention| {
+    let prompts = prompts.into_prompts()?;
+    check_patterns(&prompts, patterns)?;
+    let samples = measure(model, &prompts, 1, |prompt, attention| {
         vec![detection.score(attention, &patterns[prompt])]
     })?;
     let (caption, unit) = match detection.measure {
@@ -77,12 +77,14 @@ pub fn detect_heads(
         ),
         Closeness::Abs => ("1 − Σ|A − D| / n.", "closeness"),
     };
-    summary(samples, None, about("Head detection", caption, unit))
+    let samples = samples.index_axis_move(Dim(0), 0);
+    let about = about("Head detection", caption, unit);
+    summary(samples.view().into_dyn(), None, about)
 }
 
-fn check_patterns(prompts: &[Prompt], patterns: &[Array2<f32>]) -> Result<()> {
+fn check_patterns(prompts: &Prompts, patterns: &[Array2<f32>]) -> Result<()> {
     if prompts.len() != patterns.len() {
-        let expected = format!("{}, one a prompt", prompts.len());
+        let expected = format!("{}, one per prompt", prompts.len());
         return Err(Error::invalid(
             "detection patterns",
             patterns.len(),

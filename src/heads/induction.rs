@@ -4,23 +4,22 @@
 mod edges;
 mod paths;
 
+use std::ops::Range;
+
+use ndarray::ArrayView1;
 use serde::{Deserialize, Serialize};
 
-use crate::ablation::heads::{
-    EVERYWHERE, HeadAblation, Replacement, ablate, ablation_cells, per_head,
-};
+use crate::ablation::{Ablation, CircuitNode, Each, KnockOut, Replacement};
+use crate::base::Base;
 use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::heads::patterns::AttentionPattern;
 use crate::heads::scores::pattern_scores;
-use crate::hook::Site;
-use crate::in_context::repeated_loss::{check, first_rows, mean};
+use crate::limits::{Limits, limits_methods};
 use crate::metric::{Metric, next_token_loss};
 use crate::model::Transformer;
-use crate::prompt::Prompt;
 use crate::report::{About, Labelled};
-use crate::statistics::Estimate;
-use crate::sweep::{Cell, DEFAULT_MEMORY_LIMIT, Sweep};
+use crate::statistics::{Estimate, mean};
 use crate::tasks::RepeatedPrompt;
 use crate::weights::Circuits;
 
@@ -35,51 +34,164 @@ fn gain_metric(repeated: &[RepeatedPrompt]) -> Metric {
         let Ok((_, losses)) = next_token_loss(logits, &r.prompt.tokens) else {
             return f32::NAN;
         };
-        mean(&losses[first_rows(r)]) - mean(&losses[r.predictable()])
+        let part = |rows: Range<usize>| mean(losses[rows].iter().copied());
+        part(r.first()) - part(r.predictable())
     })
 }
 
-/// Settings of the search for the induction circuit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct InductionSearch {
-    /// What takes the place of a head's output.
-    pub ablation: Replacement,
-    /// Mean attention to the induction pattern from which on a head is a candidate.
-    pub min_attention: f32,
-    /// Mean attention to the previous token from which on a head counts as one that attends so.
-    pub min_previous_token: f32,
-    /// Share of the gain that an ablation must remove, or a head alone must keep, for a head or
-    /// an edge to belong to the circuit.
-    pub min_share: f32,
-    /// Bound of the sweeps' working memory, in bytes.
-    pub memory_limit: u64,
+/// The search for the induction circuit, causally. Candidates are the heads that attend by
+/// induction. Each is ablated by itself, and kept by itself while all other candidates are ablated:
+/// where several do the same, the first shows nothing, only the second does. Then the paths from
+/// every earlier head into the keys of the induction heads are cut, as in path patching: the head is
+/// ablated, all other heads frozen, MLPs computed anew, and only the keys of one induction head, or
+/// of all of them at once, see what came of it. Heads that attend to the previous token are also cut
+/// all at once, and all but one. An edge belongs to the circuit if cutting its sender out of all
+/// keys removes enough of the gain ([`InductionThresholds::share`]), or the sender alone keeps enough of it while the
+/// other previous-token heads are cut; and if, in one way or the other, the edge makes up as large a
+/// share of the receiver's attention to the induction pattern.
+#[derive(Clone, Debug)]
+pub struct InductionSearch<'m> {
+    model: &'m Transformer,
+    repeated: Vec<RepeatedPrompt>,
+    replacement: Replacement,
+    thresholds: InductionThresholds,
+    limits: Limits<'m>,
 }
 
-impl Default for InductionSearch {
+/// From where on something belongs to the circuit; each 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InductionThresholds {
+    /// Mean attention to the induction pattern from which on a head is a candidate: 0.3.
+    pub attention: f32,
+    /// Mean attention to the previous token from which on a head counts as one that attends so:
+    /// 0.3.
+    pub previous_token: f32,
+    /// Share of the gain that an ablation must remove, or a head alone must keep, for a head or
+    /// an edge to belong to the circuit: 0.05.
+    pub share: f32,
+}
+
+impl Default for InductionThresholds {
     fn default() -> Self {
-        InductionSearch {
-            ablation: Replacement::Mean,
-            min_attention: 0.3,
-            min_previous_token: 0.3,
-            min_share: 0.05,
-            memory_limit: DEFAULT_MEMORY_LIMIT,
+        InductionThresholds {
+            attention: 0.3,
+            previous_token: 0.3,
+            share: 0.05,
         }
     }
 }
 
-impl InductionSearch {
+impl InductionThresholds {
     fn check(&self) -> Result<()> {
         for (what, share) in [
-            ("min_attention", self.min_attention),
-            ("min_previous_token", self.min_previous_token),
-            ("min_share", self.min_share),
+            ("attention", self.attention),
+            ("previous token", self.previous_token),
+            ("share", self.share),
         ] {
             if !(0.0..=1.0).contains(&share) {
+                let what = format!("induction threshold, {what}");
                 return Err(Error::invalid(what, share, "0 to 1"));
             }
         }
         Ok(())
     }
+}
+
+impl<'m> InductionSearch<'m> {
+    /// A search by repeated random sequences.
+    ///
+    /// # Errors
+    /// Same as [`repeated_loss`](crate::in_context::repeated_loss).
+    pub fn new(model: &'m Transformer, repeated: &[RepeatedPrompt]) -> Result<Self> {
+        RepeatedPrompt::check_all(repeated)?;
+        Ok(InductionSearch {
+            model,
+            repeated: repeated.to_vec(),
+            replacement: Replacement::default(),
+            thresholds: InductionThresholds::default(),
+            limits: Limits::default(),
+        })
+    }
+
+    /// What takes the place of a head's output; its mean over all positions by default.
+    #[must_use]
+    pub fn replacement(mut self, replacement: Replacement) -> Self {
+        self.replacement = replacement;
+        self
+    }
+
+    /// From where on a head or an edge belongs to the circuit.
+    #[must_use]
+    pub fn thresholds(mut self, thresholds: InductionThresholds) -> Self {
+        self.thresholds = thresholds;
+        self
+    }
+
+    limits_methods!('m);
+
+    /// Searches. An observer hears of how many earlier heads the paths have been cut; after its
+    /// break those of the others are missing, and the result says it is partial.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if a threshold is not within 0 to 1, if a replacement does not fit the
+    /// sequences, or if the model gains nothing from the repetition; else same as
+    /// [`Sweep::prepare`](crate::Sweep::prepare).
+    pub fn run(&self) -> Result<InductionCircuit> {
+        self.thresholds.check()?;
+        let base = Base::new(self.model, &self.repeated)?;
+        let mut ablation = Ablation::over(&base, self.replacement.clone())?;
+        ablation.limits.memory = self.limits.memory;
+        let study = Study {
+            search: self,
+            metric: gain_metric(&self.repeated),
+            ablation,
+        };
+        let whole = study.ablation.run(Each::Head, &study.metric)?;
+        let gain = Estimate::of(whole.clean.iter().copied());
+        if gain.mean.is_nan() || gain.mean <= 0.0 {
+            let what = "gain of the repetition (nats)";
+            let expected = "a positive one: this model does not use the repetition";
+            return Err(Error::invalid(what, gain.mean, expected));
+        }
+        let patterns = pattern_scores(self.model, base.prompts(), &PATTERNS)?;
+        let removed = study.removed(&whole, gain.mean)?;
+        let (induction_heads, kept_alone) =
+            study.induction_heads(&patterns, &removed, gain.mean)?;
+        let keys = study.keys(&induction_heads, gain.mean, &patterns)?;
+        let mut circuit = InductionCircuit {
+            thresholds: self.thresholds,
+            gain,
+            patterns,
+            copying: Circuits::new(self.model).copying_scores()?,
+            removed,
+            key_paths: keys.paths,
+            previous_token_heads: keys.previous_token_heads,
+            previous_token_removed: keys.previous_token_removed,
+            edges: keys.edges,
+            partial: keys.partial,
+            senders_removed: None,
+            induction_removed: None,
+            induction_heads,
+            kept_alone,
+        };
+        circuit.senders_removed = study.joint(&circuit.senders(), gain.mean)?;
+        circuit.induction_removed = study.joint(&circuit.induction_heads, gain.mean)?;
+        Ok(circuit)
+    }
+}
+
+/// The patterns that the search looks at, in the order of [`InductionCircuit::patterns`].
+const PATTERNS: [AttentionPattern; 3] = [
+    AttentionPattern::PreviousToken,
+    AttentionPattern::DuplicateToken,
+    AttentionPattern::Induction,
+];
+
+/// A head's score of one of them.
+fn pattern(scores: &Labelled, pattern: AttentionPattern, head: Head) -> f32 {
+    let row = PATTERNS.iter().position(|p| *p == pattern);
+    let row = row.expect("the search measures it");
+    scores.values()[[row, head.layer, head.head]]
 }
 
 /// A head whose output an induction head's keys read, directly or through MLPs.
@@ -112,6 +224,8 @@ pub struct InductionEdge {
 /// What the search found.
 #[derive(Clone, Debug)]
 pub struct InductionCircuit {
+    /// From where on something counted.
+    pub thresholds: InductionThresholds,
     /// The gain of the whole model in nats, mean and standard error over sequences.
     pub gain: Estimate,
     /// Pattern scores (previous token, duplicate token, induction), `[pattern, layer, head]`.
@@ -141,6 +255,8 @@ pub struct InductionCircuit {
     pub senders_removed: Option<f32>,
     /// Share of the gain removed by ablating all induction heads at once.
     pub induction_removed: Option<f32>,
+    /// Whether an observer ended the search before all paths were cut.
+    pub partial: bool,
 }
 
 impl InductionCircuit {
@@ -153,97 +269,31 @@ impl InductionCircuit {
     }
 }
 
-/// Finds the induction circuit causally. Candidates are the heads that attend by induction. Each is
-/// ablated by itself, and kept by itself while all other candidates are ablated: where several do
-/// the same, the first shows nothing and only the second tells. Then the paths from every earlier
-/// head into the keys of the induction heads are cut, as in path patching: the head is ablated, all
-/// other heads frozen, MLPs computed anew, and only the keys of one induction head, or of all of
-/// them at once, see what came of it. Heads that attend to the previous token are also cut all at
-/// once, and all but one. An edge belongs to the circuit if cutting its sender out of all keys
-/// removes enough of the gain (`min_share`), or the sender alone keeps enough of it while the
-/// other previous-token heads are cut; and if, in one way or the other, the edge makes up as large
-/// a share of the receiver's attention to the induction pattern.
-///
-/// # Errors
-/// As [`repeated_loss`](crate::in_context::repeated_loss); [`Error::Invalid`] if a threshold is not within 0 to
-/// 1, or if the model gains nothing from the repetition.
-pub fn induction_circuit(
-    model: &Transformer,
-    repeated: &[RepeatedPrompt],
-    search: InductionSearch,
-) -> Result<InductionCircuit> {
-    search.check()?;
-    check(repeated)?;
-    let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
-    let study = Study {
-        model,
-        metric: gain_metric(repeated),
-        sweep: Sweep::new(model, &prompts)?.memory_limit(search.memory_limit),
-        search,
-    };
-    let whole = ablate(
-        model,
-        &prompts,
-        &study.metric,
-        search.ablation,
-        search.memory_limit,
-    )?;
-    let gain = whole.base_mean();
-    if gain.mean <= 0.0 {
-        let expected = "a positive one: this model does not use the repetition";
-        return Err(Error::invalid(
-            "gain of the repetition (nats)",
-            gain.mean,
-            expected,
-        ));
-    }
-    let kinds = [
-        AttentionPattern::PreviousToken,
-        AttentionPattern::DuplicateToken,
-        AttentionPattern::Induction,
-    ];
-    let patterns = pattern_scores(model, &prompts, &kinds)?;
-    let removed = study.removed(&whole, gain.mean)?;
-    let (induction_heads, kept_alone) = study.induction_heads(&patterns, &removed, gain.mean)?;
-    let keys = study.keys(&induction_heads, gain.mean, &patterns)?;
-    let mut circuit = InductionCircuit {
-        gain,
-        patterns,
-        copying: Circuits::new(model).copying_scores()?,
-        removed,
-        key_paths: keys.paths,
-        previous_token_heads: keys.previous_token_heads,
-        previous_token_removed: keys.previous_token_removed,
-        edges: keys.edges,
-        senders_removed: None,
-        induction_removed: None,
-        induction_heads,
-        kept_alone,
-    };
-    circuit.senders_removed = study.joint(&circuit.senders(), gain.mean)?;
-    circuit.induction_removed = study.joint(&circuit.induction_heads, gain.mean)?;
-    Ok(circuit)
-}
-
 /// What the steps of the search share.
-struct Study<'m> {
-    model: &'m Transformer,
-    sweep: Sweep<'m>,
+struct Study<'s, 'm> {
+    search: &'s InductionSearch<'m>,
     metric: Metric,
-    search: InductionSearch,
+    ablation: Ablation<'m>,
 }
 
-impl Study<'_> {
-    fn removed(&self, whole: &HeadAblation, gain: f32) -> Result<Labelled> {
+impl<'m> Study<'_, 'm> {
+    fn base(&self) -> &Base<'m> {
+        self.ablation.base()
+    }
+
+    fn removed(&self, whole: &KnockOut, gain: f32) -> Result<Labelled> {
         let about = About {
             title: "Share of the repetition's gain removed by each head's ablation".to_string(),
-            caption: format!("{:?} ablation at all positions.", self.search.ablation),
+            caption: format!(
+                "One head at all positions replaced by {}.",
+                self.search.replacement
+            ),
             unit: "share of the gain".to_string(),
             baselines: [("gain (nats)".to_string(), gain)].into(),
+            counts: [("prompts".to_string(), whole.clean.len() as u64)].into(),
             ..About::default()
         };
-        let shares = (&whole.base - &whole.ablated) / gain;
-        per_head(self.model, shares, about)
+        whole.lost_as(gain, about)
     }
 
     /// The heads that belong to the circuit, and what each keeps alone.
@@ -253,16 +303,16 @@ impl Study<'_> {
         removed: &Labelled,
         gain: f32,
     ) -> Result<(Vec<Head>, Vec<f32>)> {
-        let InductionSearch {
-            min_attention,
-            min_share,
-            ..
-        } = self.search;
-        let attends = |head: &Head| patterns.values()[[2, head.layer, head.head]] >= min_attention;
-        let candidates: Vec<Head> = Head::all(self.model.config()).filter(attends).collect();
+        let InductionThresholds {
+            attention, share, ..
+        } = self.search.thresholds;
+        let attends =
+            |head: &Head| pattern(patterns, AttentionPattern::Induction, *head) >= attention;
+        let heads = Head::all(self.search.model.config());
+        let candidates: Vec<Head> = heads.filter(attends).collect();
         let kept = self.kept_alone(&candidates, gain)?;
         let belongs = |(head, kept): &(Head, f32)| {
-            removed.values()[[head.layer, head.head]] >= min_share || *kept >= min_share
+            removed.values()[[head.layer, head.head]] >= share || *kept >= share
         };
         Ok(candidates.into_iter().zip(kept).filter(belongs).unzip())
     }
@@ -275,15 +325,11 @@ impl Study<'_> {
 
     /// Share of the gain removed by ablating each set of heads.
     fn removed_by(&self, sets: &[Vec<Head>], gain: f32) -> Result<Vec<f32>> {
-        let (model, prompts) = (self.model, self.sweep.prompts().as_slice());
-        let edits = self.search.ablation.edits(model, prompts, Site::Z)?;
-        let cell = |heads: &Vec<Head>| ablation_cells(heads, &edits, &EVERYWHERE).concat();
-        let cells: Vec<Cell> = sets.iter().map(cell).collect();
-        let found = self.sweep.run(&cells, &self.metric)?;
-        let rows = found.values.outer_iter();
-        Ok(rows
-            .map(|row| mean(&(&found.base - &row).to_vec()) / gain)
-            .collect())
+        let nodes = |heads: &Vec<Head>| heads.iter().copied().map(CircuitNode::from).collect();
+        let sets: Vec<Vec<CircuitNode>> = sets.iter().map(nodes).collect();
+        let found = self.ablation.run_sets(&sets, &self.metric)?;
+        let share = |row: ArrayView1<'_, f32>| mean((&found.base - &row).into_iter()) / gain;
+        Ok(found.values.outer_iter().map(share).collect())
     }
 
     /// The share of the gain that each candidate keeps alone, beyond what is left without any.
@@ -292,7 +338,7 @@ impl Study<'_> {
         let mut sets: Vec<Vec<Head>> = candidates.iter().map(others).collect();
         sets.push(candidates.to_vec());
         let mut removed = self.removed_by(&sets, gain)?;
-        let all = removed.pop().unwrap_or_default();
+        let all = removed.pop().expect("the last set is that of all");
         Ok(removed.into_iter().map(|share| all - share).collect())
     }
 }

@@ -6,107 +6,142 @@ use askama::Template;
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
-use crate::ablation::heads::Replacement;
+use crate::ablation::Replacement;
 use crate::component::{Head, Qkv};
 use crate::error::{Error, Result};
 use crate::heads::card::{HeadCard, HeadLabel, Partner, Score, Thresholds};
-use crate::heads::copy_scores::copy_scores_of_tokens;
+use crate::heads::copy_scores::CopyScores;
 use crate::heads::patterns::AttentionPattern;
-use crate::heads::scores::{PATTERNS_ONLY, PatternReader, attention_entropy, pattern_scores};
+use crate::heads::scores::{PATTERNS_ONLY, PatternReader, scores_and_entropy};
 use crate::heads::task::{HeadTask, MeasuredTask, TaskSettings};
+use crate::limits::{Limits, limits_methods};
 use crate::model::Transformer;
-use crate::prompt::Prompt;
+use crate::prompt::{IntoPrompts, Prompt, Prompts};
 use crate::report::{Labelled, legible};
 use crate::weights::Circuits;
 
 /// What a head report is made from; [`HeadReporter::run`] makes it.
 #[derive(Clone, Debug)]
-pub struct HeadReporter {
-    /// Prompts for the pattern scores: repeated random sequences, so that tokens recur.
-    pub prompts: Vec<Prompt>,
-    /// A task, or none.
-    pub task: Option<HeadTask>,
-    /// Tokens for the copy scores; none leaves them out.
-    pub copy_tokens: Vec<u32>,
-    /// BOS before each of these tokens.
-    pub bos: Option<u32>,
-    /// What takes the place of an ablated head.
-    pub ablation: Replacement,
-    /// From where on a measurement counts as evidence.
-    pub thresholds: Thresholds,
-    /// Partners listed a head.
-    pub partners: usize,
-    /// Bound of the ablation sweep's working memory, in bytes.
-    pub memory_limit: u64,
+pub struct HeadReporter<'m> {
+    model: &'m Transformer,
+    prompts: Prompts,
+    task: Option<HeadTask>,
+    copy_tokens: Vec<u32>,
+    bos: Option<u32>,
+    replacement: Replacement,
+    thresholds: Thresholds,
+    partners: usize,
+    limits: Limits<'m>,
 }
 
-/// The top logits among which a copied token must be (Wang et al. 2022).
-const COPY_TOP: usize = 5;
-
-impl HeadReporter {
-    /// A report by patterns and weights; task and copy tokens can be set afterwards.
-    pub fn new(prompts: &(impl AsRef<[Prompt]> + ?Sized)) -> Self {
-        HeadReporter {
-            prompts: prompts.as_ref().to_vec(),
+impl<'m> HeadReporter<'m> {
+    /// A report by patterns and weights, unless a task or copy tokens are set. The patterns
+    /// are those of the prompts: repeated random sequences, say, so that tokens recur.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] for prompts that are none.
+    pub fn new(model: &'m Transformer, prompts: impl IntoPrompts) -> Result<Self> {
+        let mut limits = Limits::default();
+        limits.memory = 64 << 20;
+        Ok(HeadReporter {
+            model,
+            prompts: prompts.into_prompts()?,
             task: None,
             copy_tokens: Vec::new(),
             bos: None,
-            ablation: Replacement::default(),
+            replacement: Replacement::default(),
             thresholds: Thresholds::default(),
             partners: 3,
-            memory_limit: 64 << 20,
-        }
+            limits,
+        })
     }
 
-    /// Measures all heads and labels them.
+    /// Measures what the heads do in a task, too.
+    #[must_use]
+    pub fn task(mut self, task: HeadTask) -> Self {
+        self.task = Some(task);
+        self
+    }
+
+    /// Measures the copy scores of these tokens, too, each after BOS if there is one.
+    #[must_use]
+    pub fn copy_tokens(mut self, tokens: Vec<u32>, bos: Option<u32>) -> Self {
+        (self.copy_tokens, self.bos) = (tokens, bos);
+        self
+    }
+
+    /// What takes the place of a head that is knocked out; its mean over all positions by default.
+    #[must_use]
+    pub fn replacement(mut self, replacement: Replacement) -> Self {
+        self.replacement = replacement;
+        self
+    }
+
+    /// From where on a measurement counts as evidence.
+    #[must_use]
+    pub fn thresholds(mut self, thresholds: Thresholds) -> Self {
+        self.thresholds = thresholds;
+        self
+    }
+
+    /// How many partners are listed per head; 3 by default.
+    #[must_use]
+    pub fn partners(mut self, partners: usize) -> Self {
+        self.partners = partners;
+        self
+    }
+
+    limits_methods!('m);
+
+    /// Measures all heads and labels them. An observer hears how far the knock-outs of heads are,
+    /// one study of them after the other.
     ///
     /// # Errors
-    /// As [`pattern_scores`], [`attention_to_roles`](crate::heads::attention_to_roles),
-    /// [`copy_scores_of_tokens`] and [`head_ablation`](crate::ablation::head_ablation); [`Error::Invalid`] if
-    /// the answer is none of the roles.
-    pub fn run(&self, model: &Transformer) -> Result<HeadReport> {
+    /// Same as [`pattern_scores`](crate::heads::pattern_scores),
+    /// [`attention_to_roles`](crate::heads::attention_to_roles), [`CopyScores::run`] and
+    /// [`Ablation::run`](crate::ablation::Ablation::run); [`Error::Invalid`] if the answer is none of
+    /// the roles, or if [`Thresholds::copy_top`] is 0 or the whole vocabulary.
+    pub fn run(&self) -> Result<HeadReport> {
+        let model = self.model;
+        let top = self.thresholds.copy_top;
         let circuits = Circuits::new(model);
         let composition = Qkv::ALL
             .into_iter()
             .map(|kind| Ok((kind, circuits.composition_scores(kind)?)));
-        let copies = match self.copy_tokens.is_empty() {
-            true => None,
-            false => Some(copy_scores_of_tokens(
-                model,
-                &self.copy_tokens,
-                self.bos,
-                COPY_TOP,
-            )?),
+        let copies = if self.copy_tokens.is_empty() {
+            None
+        } else {
+            let study = CopyScores::of_tokens(model, &self.copy_tokens, self.bos)?;
+            Some(study.top(top).memory_limit(self.limits.memory).run()?.score)
         };
-        let settings = TaskSettings {
-            ablation: self.ablation,
-            top: COPY_TOP,
-            memory_limit: self.memory_limit,
+        let task = |task: &HeadTask| {
+            let settings = TaskSettings {
+                replacement: self.replacement.clone(),
+                top,
+                limits: self.limits.clone(),
+            };
+            MeasuredTask::new(model, task, settings)
         };
+        let (patterns, entropy) =
+            scores_and_entropy(model, &self.prompts, &AttentionPattern::STANDARD)?;
         let measured = Measured {
-            patterns: pattern_scores(model, &self.prompts, &AttentionPattern::STANDARD)?,
-            entropy: attention_entropy(model, &self.prompts)?,
+            patterns,
+            entropy,
             eigenvalue_copying: circuits.copying_scores()?,
             copies,
             composition: composition.collect::<Result<_>>()?,
-            task: self
-                .task
-                .as_ref()
-                .map(|task| MeasuredTask::new(model, task, settings))
-                .transpose()?,
+            task: self.task.as_ref().map(task).transpose()?,
         };
         let card = |head| {
-            measured
-                .card(head, model, self.partners)
-                .labelled(&self.thresholds)
+            let card = measured.card(head, model, self.partners);
+            card.labelled(&self.thresholds)
         };
+        let metric = |task: &HeadTask| task.metric.name().to_string();
         Ok(HeadReport {
-            metric: self
-                .task
-                .as_ref()
-                .map(|task| task.metric.name().to_string()),
+            metric: self.task.as_ref().map(metric),
             base: measured.task.as_ref().map(|task| task.base),
             thresholds: self.thresholds,
+            partial: measured.task.as_ref().is_some_and(|task| task.partial),
             cards: Head::all(model.config()).map(card).collect(),
         })
     }
@@ -189,7 +224,10 @@ pub struct HeadReport {
     pub base: Option<f32>,
     /// What counted as evidence.
     pub thresholds: Thresholds,
-    /// One card a head, layer by layer.
+    /// Whether an observer ended the knock-outs early: then some of their scores are missing.
+    #[serde(default)]
+    pub partial: bool,
+    /// One card per head, layer by layer.
     pub cards: Vec<HeadCard>,
 }
 
@@ -228,17 +266,14 @@ impl HeadReport {
     /// One self-contained page: the table, and each head's attention on one prompt.
     ///
     /// # Errors
-    /// As [`Transformer::run`]; [`Error::Render`] from the template engine.
+    /// Same as [`Transformer::run`]; [`Error::Render`] from the template engine.
     pub fn to_html(&self, title: &str, model: &Transformer, prompt: &Prompt) -> Result<String> {
         let mut attention = vec![Vec::new(); self.cards.len()];
-        let heads = model.config().n_heads;
-        let reader = PatternReader(
-            |[layer, head]: [usize; 2], _, pattern: ArrayView2<'_, f32>| {
-                if let Some(kept) = attention.get_mut(layer * heads + head) {
-                    *kept = pattern.iter().copied().collect();
-                }
-            },
-        );
+        let reader = PatternReader(|head: Head, _, pattern: ArrayView2<'_, f32>| {
+            if let Some(card) = self.cards.iter().position(|card| card.head == head) {
+                attention[card] = pattern.iter().copied().collect();
+            }
+        });
         model.run(prompt, reader, &PATTERNS_ONLY)?;
         let page = HeadsPage {
             title: legible(title),
@@ -291,10 +326,11 @@ impl fmt::Display for HeadReport {
 impl HeadReport {
     /// What the columns are.
     fn legend(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let top = self.thresholds.copy_top;
         writeln!(
             f,
             "\nprevious to first: mean attention, 0 to 1; copy, −copy: share of tokens that the head's \
-             output has among the {COPY_TOP} highest logits, with the sign flipped for −copy"
+             output has among the {top} highest logits, with the sign flipped for −copy"
         )?;
         let Some(metric) = &self.metric else {
             return Ok(());

@@ -1,10 +1,7 @@
 //! Named positions.
 
-use std::collections::BTreeMap;
-
-use crate::ablation::heads::Place;
 use crate::error::{Error, Result};
-use crate::prompt::Prompt;
+use crate::prompt::Prompts;
 use crate::select::Select;
 
 /// A named position of each prompt, such as the indirect object.
@@ -25,17 +22,15 @@ impl Role {
         }
     }
 
-    /// The positions that occur, each in the prompts where it does.
-    pub(crate) fn places(&self) -> Vec<Place> {
-        let mut places = BTreeMap::<usize, Vec<usize>>::new();
-        for (prompt, position) in self.positions.iter().enumerate() {
-            places.entry(*position).or_default().push(prompt);
-        }
-        let place = |(position, prompts): (usize, Vec<usize>)| (prompts.into(), position.into());
-        places.into_iter().map(place).collect()
+    /// The positions as a class of a knock-out study.
+    pub(crate) fn class(&self) -> Vec<Vec<usize>> {
+        self.positions
+            .iter()
+            .map(|position| vec![*position])
+            .collect()
     }
 
-    pub(crate) fn check(&self, prompts: &[Prompt]) -> Result<()> {
+    pub(crate) fn check(&self, prompts: &Prompts) -> Result<()> {
         if self.positions.len() != prompts.len() {
             let expected = format!("{}, one per prompt", prompts.len());
             let what = format!("positions of the role {}", self.name);

@@ -1,34 +1,34 @@
 //! What attention heads look at: scores of patterns, distances, entropy and labelled positions
 //! (Elhage et al. 2021; Olsson et al. 2022; TransformerLens's `head_detector`).
 
-use ndarray::{Array4, ArrayView2, ArrayViewMutD, Axis as Dim};
+use ndarray::{Array4, ArrayView2, ArrayViewD, ArrayViewMutD, Axis as Dim};
 
+use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::heads::patterns::AttentionPattern;
 use crate::heads::role::Role;
 use crate::hook::{HookPoint, Site};
 use crate::model::{Hooks, KeepLogits, Run, RunShape, Transformer, Visit};
-use crate::prompt::Prompt;
+use crate::prompt::{IntoPrompts, Prompts};
 use crate::report::{About, Absent, Axis, Labelled};
-use crate::statistics::over_first;
+use crate::statistics::labelled_means;
 
 /// Prompts that run at once: bounds the memory, not the result.
 const BATCH: usize = 8;
 
-/// Shows every head's attention `[dest, src]` to a closure of layer, head and sequence.
+/// Shows every head's attention `[dest, src]` to a closure of the head and the sequence.
 pub(crate) struct PatternReader<F>(pub F);
 
-impl<F: FnMut([usize; 2], usize, ArrayView2<'_, f32>) + Send> Hooks for PatternReader<F> {
+impl<F: FnMut(Head, usize, ArrayView2<'_, f32>) + Send> Hooks for PatternReader<F> {
     fn wants(&self, at: HookPoint, _sequence: usize) -> bool {
         matches!(at, HookPoint::Block(_, Site::Pattern))
     }
 
     fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>) {
-        let layer = at.point.layer().unwrap_or_default();
+        let layer = at.point.layer().expect("a pattern is in a layer");
         for (head, attention) in at.heads.iter().zip(activation.axis_iter(Dim(0))) {
-            if let Ok(attention) = attention.into_dimensionality() {
-                (self.0)([layer, *head], at.sequence, attention);
-            }
+            let attention = attention.into_dimensionality().expect("[dest, src]");
+            (self.0)(Head::new(layer, *head), at.sequence, attention);
         }
     }
 
@@ -44,53 +44,49 @@ pub(crate) const PATTERNS_ONLY: Run<'static> = Run {
     logits: KeepLogits::None,
 };
 
-/// Some numbers of every head on every prompt, `[prompt, measure, layer, head]`.
+/// Some numbers of every head on every prompt, `[measure, layer, head, prompt]`.
 pub(crate) fn measure(
     model: &Transformer,
-    prompts: &[Prompt],
+    prompts: &Prompts,
     measures: usize,
     mut of: impl FnMut(usize, ArrayView2<'_, f32>) -> Vec<f32> + Send,
 ) -> Result<Array4<f32>> {
-    model.check_prompts(prompts)?;
+    model.check_prompts(prompts.as_slice())?;
     let config = model.config();
-    let shape = (prompts.len(), measures, config.n_layers, config.n_heads);
+    let shape = (measures, config.n_layers, config.n_heads, prompts.len());
     let mut samples = Array4::from_elem(shape, f32::NAN);
-    for (batch, chunk) in prompts.chunks(BATCH).enumerate() {
-        let reader = PatternReader(
-            |[layer, head]: [usize; 2], sequence, attention: ArrayView2<'_, f32>| {
-                let prompt = batch * BATCH + sequence;
-                for (i, value) in of(prompt, attention).into_iter().enumerate() {
-                    samples[[prompt, i, layer, head]] = value;
-                }
-            },
-        );
+    for (batch, chunk) in prompts.as_slice().chunks(BATCH).enumerate() {
+        let reader = PatternReader(|head: Head, sequence, attention: ArrayView2<'_, f32>| {
+            let prompt = batch * BATCH + sequence;
+            for (i, value) in of(prompt, attention).into_iter().enumerate() {
+                samples[[i, head.layer, head.head, prompt]] = value;
+            }
+        });
         model.run(chunk, reader, &PATTERNS_ONLY)?;
     }
     Ok(samples)
 }
 
-/// Means and standard errors over prompts, `[measure, layer, head]`; without a measure axis
-/// `[layer, head]`.
+/// Means over prompts, with standard errors where there are several, of
+/// `[measure, layer, head, prompt]`, or without a measure axis.
 pub(crate) fn summary(
-    samples: Array4<f32>,
+    samples: ArrayViewD<'_, f32>,
     measures: Option<Axis>,
     mut about: About,
 ) -> Result<Labelled> {
-    let (prompts, _, layers, heads) = samples.dim();
-    let (mut mean, mut error) = over_first(samples.view().into_dyn());
-    if measures.is_none() {
-        mean = mean.index_axis_move(Dim(0), 0);
-        error = error.index_axis_move(Dim(0), 0);
-    }
-    // A NaN among samples is one that is not there.
-    let absent = mean.mapv(|v| v.is_nan().then_some(Absent::NoSamples));
+    let [.., layers, heads, prompts] = *samples.shape() else {
+        unreachable!("samples are of layers, heads and prompts");
+    };
     let axes = measures
         .into_iter()
         .chain([Axis::layers(layers), Axis::heads(heads)]);
     about.counts.insert("prompts".to_string(), prompts as u64);
-    Labelled::new(mean, axes.collect(), about)?
-        .with_std_error(error)?
-        .with_absent(absent)
+    let summary = labelled_means(samples, axes.collect(), about)?;
+    // A NaN among samples is one that is not there.
+    let absent = summary
+        .values()
+        .mapv(|v| v.is_nan().then_some(Absent::NoSamples));
+    summary.with_absent(absent)
 }
 
 pub(crate) fn about(title: &str, caption: &str, unit: &str) -> About {
@@ -117,20 +113,48 @@ pub(crate) fn about(title: &str, caption: &str, unit: &str) -> About {
 /// ```
 ///
 /// # Errors
-/// As [`Transformer::run`]; [`Error::Invalid`] without a pattern.
+/// Same as [`Transformer::run`]; [`Error::Invalid`] without a pattern.
 pub fn pattern_scores(
     model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    prompts: impl IntoPrompts,
     patterns: &[AttentionPattern],
 ) -> Result<Labelled> {
-    let prompts = prompts.as_ref();
-    let samples = measure(model, prompts, patterns.len(), |prompt, attention| {
-        let tokens = &prompts[prompt].tokens;
-        patterns
-            .iter()
-            .map(|p| p.mean_over(attention, tokens))
-            .collect()
+    let prompts = prompts.into_prompts()?;
+    let samples = measure(model, &prompts, patterns.len(), |prompt, attention| {
+        scores(patterns, attention, &prompts[prompt].tokens)
     })?;
+    scores_summary(samples.view().into_dyn(), patterns)
+}
+
+/// [`pattern_scores`] and [`attention_entropy`] by the same runs.
+pub(crate) fn scores_and_entropy(
+    model: &Transformer,
+    prompts: &Prompts,
+    patterns: &[AttentionPattern],
+) -> Result<(Labelled, Labelled)> {
+    let n = patterns.len();
+    let samples = measure(model, prompts, n + 1, |prompt, attention| {
+        let mut values = scores(patterns, attention, &prompts[prompt].tokens);
+        values.push(entropy(attention));
+        values
+    })?;
+    let (of_patterns, entropies) = samples.view().split_at(Dim(0), n);
+    Ok((
+        scores_summary(of_patterns.into_dyn(), patterns)?,
+        entropy_summary(entropies.index_axis_move(Dim(0), 0).into_dyn())?,
+    ))
+}
+
+fn scores(
+    patterns: &[AttentionPattern],
+    attention: ArrayView2<'_, f32>,
+    tokens: &[u32],
+) -> Vec<f32> {
+    let scores = patterns.iter().map(|p| p.mean_over(attention, tokens));
+    scores.collect()
+}
+
+fn scores_summary(samples: ArrayViewD<'_, f32>, patterns: &[AttentionPattern]) -> Result<Labelled> {
     let axis = Axis::new("pattern", patterns.iter().map(ToString::to_string));
     let caption = "Mean attention to the pattern, over the destinations where it has a source.";
     summary(
@@ -145,11 +169,11 @@ pub fn pattern_scores(
 /// then over prompts. NaN where all prompts are too short.
 ///
 /// # Errors
-/// As [`Transformer::run`]; [`Error::OutOfRange`] for a distance that no two tokens of a context
+/// Same as [`Transformer::run`]; [`Error::OutOfRange`] for a distance that no two tokens of a context
 /// have.
 pub fn attention_by_distance(
     model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    prompts: impl IntoPrompts,
     longest: usize,
 ) -> Result<Labelled> {
     let n_ctx = model.config().n_ctx;
@@ -172,16 +196,20 @@ pub fn attention_by_distance(
 /// over prompts.
 ///
 /// # Errors
-/// As [`Transformer::run`].
-pub fn attention_entropy(
-    model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
-) -> Result<Labelled> {
-    let samples = measure(model, prompts.as_ref(), 1, |_, attention| {
-        let terms = attention.iter().filter(|p| **p > 0.0);
-        let total: f64 = terms.map(|p| -f64::from(*p) * f64::from(*p).ln()).sum();
-        vec![(total / attention.nrows() as f64) as f32]
-    })?;
+/// Same as [`Transformer::run`].
+pub fn attention_entropy(model: &Transformer, prompts: impl IntoPrompts) -> Result<Labelled> {
+    let prompts = prompts.into_prompts()?;
+    let samples = measure(model, &prompts, 1, |_, attention| vec![entropy(attention)])?;
+    entropy_summary(samples.index_axis_move(Dim(0), 0).view().into_dyn())
+}
+
+fn entropy(attention: ArrayView2<'_, f32>) -> f32 {
+    let terms = attention.iter().filter(|p| **p > 0.0);
+    let total: f64 = terms.map(|p| -f64::from(*p) * f64::from(*p).ln()).sum();
+    (total / attention.nrows() as f64) as f32
+}
+
+fn entropy_summary(samples: ArrayViewD<'_, f32>) -> Result<Labelled> {
     let caption = "Mean over destinations of the entropy of the attention to the sources.";
     summary(
         samples,
@@ -194,26 +222,23 @@ pub fn attention_entropy(
 /// `S1`, `S2`), `[src, layer, head]`: means over prompts with standard errors.
 ///
 /// # Errors
-/// [`Error::Invalid`] or [`Error::OutOfRange`] for roles that do not fit the prompts; else as
-/// [`Transformer::run`].
+/// [`Error::Invalid`] or [`Error::OutOfRange`] for roles that do not fit the prompts; else same
+/// as [`Transformer::run`].
 pub fn attention_to_roles(
     model: &Transformer,
-    prompts: &(impl AsRef<[Prompt]> + ?Sized),
+    prompts: impl IntoPrompts,
     dest: &Role,
     src: &[Role],
 ) -> Result<Labelled> {
-    let prompts = prompts.as_ref();
-    dest.check(prompts)?;
-    src.iter().try_for_each(|role| role.check(prompts))?;
-    let samples = measure(model, prompts, src.len(), |prompt, attention| {
+    let prompts = prompts.into_prompts()?;
+    dest.check(&prompts)?;
+    src.iter().try_for_each(|role| role.check(&prompts))?;
+    let samples = measure(model, &prompts, src.len(), |prompt, attention| {
         let row = attention.row(dest.positions[prompt]);
         src.iter().map(|role| row[role.positions[prompt]]).collect()
     })?;
     let axis = Axis::new("src", src.iter().map(|role| role.name.clone()));
     let caption = format!("Attention from {} to labelled positions.", dest.name);
-    summary(
-        samples,
-        Some(axis),
-        about("Attention to roles", &caption, "attention"),
-    )
+    let about = about("Attention to roles", &caption, "attention");
+    summary(samples.view().into_dyn(), Some(axis), about)
 }

@@ -1,22 +1,23 @@
 //! What heads do in a task: what their ablation costs, what they write to the logits directly, and
 //! whether that is the answer.
 
-use ndarray::{Array1, Array2, Array4, ArrayD, Axis as Dim};
+use ndarray::{Array2, Array3, ArrayView1, Axis as Dim};
 
-use crate::ablation::heads::{Replacement, ablate_at, caches_at, direct_effect};
-use crate::cache::ActivationCache;
+use crate::ablation::{Ablation, Each, Replacement};
+use crate::base::Base;
 use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::heads::card::{Reading, Score, TaskEvidence};
-use crate::heads::copy_scores::{Decoder, of_head};
+use crate::heads::copy_scores::{Decoder, stacked};
 use crate::heads::role::Role;
-use crate::heads::scores::attention_to_roles;
+use crate::heads::scores::{about, attention_to_roles};
 use crate::hook::Site;
+use crate::limits::Limits;
 use crate::metric::{Metric, logit_diffs};
 use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::Labelled;
-use crate::statistics::over_first;
+use crate::statistics::mean;
 use crate::tasks::IoiPrompt;
 
 /// A task whose metric the heads' ablation is measured by.
@@ -77,17 +78,17 @@ impl HeadTask {
 }
 
 /// How a task's evidence is measured.
-#[derive(Clone, Copy)]
-pub(crate) struct TaskSettings {
-    pub ablation: Replacement,
+pub(crate) struct TaskSettings<'l> {
+    pub replacement: Replacement,
     /// The logits among which the answer must be.
     pub top: usize,
-    pub memory_limit: u64,
+    pub limits: Limits<'l>,
 }
 
 /// What was measured of a task, for all heads.
 pub(crate) struct MeasuredTask {
     pub base: f32,
+    pub partial: bool,
     lost: Labelled,
     lost_at_end: Labelled,
     direct: Labelled,
@@ -98,39 +99,49 @@ pub(crate) struct MeasuredTask {
 }
 
 impl MeasuredTask {
-    pub fn new(model: &Transformer, task: &HeadTask, settings: TaskSettings) -> Result<Self> {
+    pub fn new<'m>(
+        model: &'m Transformer,
+        task: &HeadTask,
+        settings: TaskSettings<'m>,
+    ) -> Result<Self> {
         let answer = task.role("answer", task.answer.as_ref())?;
         let rival = task.role("rival", task.rival.as_ref())?;
-        let roles = match task.roles.is_empty() {
-            true => None,
-            false => Some(attention_to_roles(
-                model,
-                &task.prompts,
-                &task.end,
-                &task.roles,
-            )?),
+        let base = Base::new(model, &task.prompts)?;
+        task.end.check(base.prompts())?;
+        let mut ablation = Ablation::over(&base, settings.replacement)?
+            .with_class(&task.end.name, task.end.class())?;
+        ablation.limits = settings.limits;
+        let everywhere = ablation.run(Each::Head, &task.metric)?;
+        let at_end = ablation.run(Each::HeadAt(&task.end.name), &task.metric)?;
+        let direct = ablation.run(Each::HeadDirectly, &task.metric)?;
+        let roles = if task.roles.is_empty() {
+            None
+        } else {
+            let prompts = base.prompts();
+            Some(attention_to_roles(model, prompts, &task.end, &task.roles)?)
         };
         let reads = match (&roles, answer) {
             (Some(attention), Some(answer)) => {
-                let roles = [Some(answer), rival];
-                Some(Reads::new(model, task, attention, roles, settings)?)
+                let limits = Limits::of_memory(ablation.limits.memory);
+                let written = Written::new(&base, &task.end, settings.top, limits)?;
+                Some(Reads::new(
+                    task,
+                    attention,
+                    &written,
+                    [Some(answer), rival],
+                )?)
             }
             _ => None,
         };
-        let (prompts, metric) = (&task.prompts, &task.metric);
-        let TaskSettings {
-            ablation,
-            memory_limit,
-            ..
-        } = settings;
-        let ablated =
-            |at: Option<&Role>| ablate_at(model, prompts, metric, ablation, memory_limit, at);
-        let everywhere = ablated(None)?;
+        let partial = [&everywhere, &at_end, &direct]
+            .iter()
+            .any(|of| of.effect.about.partial);
         Ok(MeasuredTask {
-            base: everywhere.base_mean().mean,
-            lost: everywhere.lost,
-            lost_at_end: ablated(Some(&task.end))?.lost,
-            direct: direct_effect(model, prompts, metric, ablation, memory_limit)?.lost,
+            base: mean(everywhere.clean.iter().copied()),
+            partial,
+            lost: everywhere.lost()?,
+            lost_at_end: at_end.lost()?,
+            direct: direct.lost()?,
             roles,
             reads,
             answer: task.answer.clone(),
@@ -155,49 +166,88 @@ impl MeasuredTask {
     }
 }
 
+/// What the heads write at the task's end.
+struct Written<'m> {
+    model: &'m Transformer,
+    /// By layer, `[prompt, head, d_model]`.
+    outputs: Vec<Array3<f32>>,
+    top: usize,
+    limits: Limits<'m>,
+}
+
+impl<'m> Written<'m> {
+    fn new(base: &Base<'m>, end: &Role, top: usize, limits: Limits<'m>) -> Result<Self> {
+        let model = base.model();
+        let layers = 0..model.config().n_layers;
+        let caches = base.caches(layers.clone().map(|layer| Site::Z.at(layer)))?;
+        let outputs = layers.map(|layer| {
+            let at_end = caches.iter().zip(&end.positions);
+            let at_end = at_end.map(|(cache, at)| {
+                let z = cache.flat(Site::Z.at(layer))?;
+                Ok(z.index_axis_move(Dim(0), *at))
+            });
+            let rows: Vec<ArrayView1<'_, f32>> = at_end.collect::<Result<_>>()?;
+            Ok(model.head_results(layer, stacked(&rows).view()))
+        });
+        Ok(Written {
+            outputs: outputs.collect::<Result<_>>()?,
+            model,
+            top,
+            limits,
+        })
+    }
+
+    /// The share of prompts with one token on top of the outputs, `[sign, layer, head]`.
+    fn share(&self, tokens: &[u32]) -> Result<Labelled> {
+        let decoder = Decoder::new(self.model, tokens, self.top, self.limits.clone())?;
+        let about = about("On top of what heads write", "", "share of prompts");
+        decoder.hits(tokens, &self.outputs)?.summary(about)
+    }
+}
+
 /// For each head, the role that it attends to most from the end, and whether what it writes there
 /// has the answer, or the wrong one, on top.
 struct Reads {
     /// The role's index, `[layer, head]`.
     role: Array2<usize>,
     names: Vec<String>,
-    /// For answer and wrong answer, `[sign, layer, head]`: means over prompts, standard errors.
-    found: [Option<[ArrayD<f32>; 2]>; 2],
+    /// The share of prompts with answer and wrong answer on top, `[sign, layer, head]`.
+    on_top: [Option<Labelled>; 2],
 }
 
 impl Reads {
     fn new(
-        model: &Transformer,
         task: &HeadTask,
         attention: &Labelled,
-        tokens: [Option<&Role>; 2],
-        settings: TaskSettings,
+        written: &Written<'_>,
+        [answer, rival]: [Option<&Role>; 2],
     ) -> Result<Self> {
-        let config = model.config();
-        let role = Array2::from_shape_fn((config.n_layers, config.n_heads), |(layer, head)| {
+        let [_, layers, heads] = *attention.values().shape() else {
+            unreachable!("attention is by role, layer and head");
+        };
+        let role = Array2::from_shape_fn((layers, heads), |(layer, head)| {
             let to = |role: usize| attention.values()[[role, layer, head]];
             let by = |a: &usize, b: &usize| to(*a).total_cmp(&to(*b));
             (0..task.roles.len()).max_by(by).unwrap_or_default()
         });
-        let outputs: Vec<_> = (0..config.n_layers)
-            .map(|layer| outputs_at(model, &task.prompts, layer, &task.end))
-            .collect::<Result<_>>()?;
-        let found = |of: Option<&Role>| {
-            of.map(|of| on_top(model, task, &outputs, of, settings))
+        let share = |of: Option<&Role>| {
+            let of = of.map(|of| task.prompts.iter().zip(&of.positions));
+            let tokens = of.map(|of| of.map(|(prompt, at)| prompt.tokens[*at]).collect());
+            tokens
+                .map(|tokens: Vec<u32>| written.share(&tokens))
                 .transpose()
         };
         Ok(Reads {
             role,
             names: task.roles.iter().map(|role| role.name.clone()).collect(),
-            found: [found(tokens[0])?, found(tokens[1])?],
+            on_top: [share(answer)?, share(rival)?],
         })
     }
 
     fn of(&self, head: Head) -> Reading {
         let score = |token: usize, sign: usize, name: &str| {
-            let [mean, error] = self.found[token].as_ref()?;
             let index = [sign, head.layer, head.head];
-            Some(Score::new(name, mean[index], Some(error[index])))
+            Some(Score::at(self.on_top[token].as_ref()?, name, &index))
         };
         let missing = |name: &str| Score::new(name, f32::NAN, None);
         let answer = |sign, name| score(0, sign, name).unwrap_or_else(|| missing(name));
@@ -209,53 +259,4 @@ impl Reads {
             rival_negated: score(1, 1, "wrong answer on top, negated"),
         }
     }
-}
-
-/// Head outputs of each layer, `[layer][head][prompt]`, each `[d_model]`.
-type Outputs = [Vec<Vec<Array1<f32>>>];
-
-/// Whether a role's token is on top of the outputs at the task's end, `[sign, layer, head]`: means
-/// over prompts and standard errors.
-fn on_top(
-    model: &Transformer,
-    task: &HeadTask,
-    outputs: &Outputs,
-    of: &Role,
-    settings: TaskSettings,
-) -> Result<[ArrayD<f32>; 2]> {
-    let config = model.config();
-    let ends = task.prompts.iter().zip(&task.end.positions);
-    let until_end = ends.map(|(prompt, end)| Prompt::from(&prompt.tokens[..=*end]));
-    let prompts: Vec<Prompt> = until_end.collect();
-    let tokens = task.prompts.iter().zip(&of.positions);
-    let tokens: Vec<u32> = tokens.map(|(prompt, at)| prompt.tokens[*at]).collect();
-    let limit = settings.memory_limit;
-    let decoder = Decoder::new(model, &prompts, &tokens, settings.top, limit)?;
-    let mut hits = Array4::zeros((prompts.len(), 2, config.n_layers, config.n_heads));
-    for (layer, outputs) in outputs.iter().enumerate() {
-        for (head, found) in decoder.both_signs(outputs)?.outer_iter().enumerate() {
-            of_head(&mut hits, layer, head).assign(&found.t());
-        }
-    }
-    Ok(over_first(hits.view().into_dyn()).into())
-}
-
-/// What each head of a layer writes at a role, `[head][prompt]`, each `[d_model]`; without `b_O`.
-fn outputs_at(
-    model: &Transformer,
-    prompts: &[Prompt],
-    layer: usize,
-    at: &Role,
-) -> Result<Vec<Vec<Array1<f32>>>> {
-    let point = Site::Result.at(layer);
-    let caches = caches_at(model, prompts, point)?;
-    let of_one = |head: usize| {
-        let of_prompt = |(cache, position): (&ActivationCache, &usize)| {
-            let output = cache.get(point)?.index_axis_move(Dim(0), *position);
-            let output = output.index_axis_move(Dim(0), head);
-            Ok(output.iter().copied().collect())
-        };
-        caches.iter().zip(&at.positions).map(of_prompt).collect()
-    };
-    (0..model.config().n_heads).map(of_one).collect()
 }

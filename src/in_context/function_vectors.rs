@@ -1,21 +1,23 @@
 //! Function vectors (Todd et al. 2024, "Function Vectors in Large Language Models"): what a few
 //! heads write after examples of a task, and whether that alone makes the model do the task.
 
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayD};
 
-use crate::ablation::heads::per_head;
+use crate::base::Base;
 use crate::cache::Selection;
 use crate::component::Head;
+use crate::effects::Measured;
 use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
+use crate::limits::{Limits, limits_methods};
 use crate::metric::probability;
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::ops::largest;
-use crate::prompt::Prompt;
-use crate::report::{About, Axis, Labelled};
-use crate::statistics::{Estimate, over_first};
-use crate::sweep::{Cell, Sweep};
+use crate::prompt::IntoPrompts;
+use crate::report::{About, Absent, Axis, Labelled};
+use crate::statistics::mean;
+use crate::sweep::{Cell, Plan, Sweep};
 
 /// The mean outputs of all heads at the last position of prompts that show a task by examples.
 ///
@@ -28,7 +30,7 @@ use crate::sweep::{Cell, Sweep};
 /// let vectors = FunctionVectors::new(&model, &shown)?;
 /// let vector = vectors.vector(&[Head::new(0, 1), Head::new(1, 0)])?; // [d_model]
 /// let effects = vectors.effects(&vector, &Prompt::from([5]), &[6])?;
-/// assert_eq!(effects.values().shape(), [2]); // [layer]
+/// assert_eq!(effects.effect.values().shape(), [2]); // [layer]
 /// # Ok::<(), patchlens::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -36,20 +38,62 @@ pub struct FunctionVectors<'m> {
     model: &'m Transformer,
     /// By layer, mean `z` at the last position, `[head, d_head]`.
     means: Vec<Array2<f32>>,
+    limits: Limits<'m>,
+}
+
+/// What became of the answers' probability.
+#[derive(Clone, Debug)]
+pub struct FunctionEffects {
+    /// By how much it changes: mean over prompts, `[layer, head]` or `[layer]`, with standard
+    /// errors where there are several prompts. Positive where the function is carried out.
+    pub effect: Labelled,
+    /// The change for each prompt; the last axis is the prompt.
+    pub per_prompt: ArrayD<f32>,
+    /// The probability in each changed run; the last axis is the prompt.
+    pub values: ArrayD<f32>,
+    raw: Labelled,
+    /// The probability in the run that was not changed, `[prompt]`.
+    pub without: Array1<f32>,
+    /// What was run.
+    pub plan: Plan,
+}
+
+impl FunctionEffects {
+    /// The probability in the changed runs itself, mean over prompts, with standard errors where
+    /// there are several.
+    pub fn raw(&self) -> &Labelled {
+        &self.raw
+    }
+
+    /// The `n` heads that raise the probability most, strongest first; none of effects by layer.
+    pub fn top_heads(&self, n: usize) -> Vec<Head> {
+        let [_, n_heads] = *self.effect.values().shape() else {
+            return Vec::new();
+        };
+        let flat: Vec<f64> = self
+            .effect
+            .values()
+            .iter()
+            .copied()
+            .map(f64::from)
+            .collect();
+        let best = largest(flat.len(), n, |i| flat[i]).into_iter();
+        best.map(|i| Head::new(i / n_heads, i % n_heads)).collect()
+    }
 }
 
 impl<'m> FunctionVectors<'m> {
     /// Runs the prompts and takes the means.
     ///
     /// # Errors
-    /// As [`Transformer::run`].
-    pub fn new(model: &'m Transformer, prompts: &(impl AsRef<[Prompt]> + ?Sized)) -> Result<Self> {
+    /// Same as [`Transformer::run`].
+    pub fn new(model: &'m Transformer, prompts: impl IntoPrompts) -> Result<Self> {
         let config = model.config();
-        let prompts = prompts.as_ref();
-        model.check_prompts(prompts)?;
+        let prompts = prompts.into_prompts()?;
+        model.check_prompts(prompts.as_slice())?;
         let points = (0..config.n_layers).map(|layer| Site::Z.at(layer));
         let mut sums = vec![Array1::<f64>::zeros(config.d_model); config.n_layers];
-        for prompt in prompts {
+        for prompt in &prompts {
             let selection = Selection::points(points.clone()).at_positions(Select::Last);
             let run = Run {
                 cache: Some(&selection),
@@ -64,57 +108,87 @@ impl<'m> FunctionVectors<'m> {
         let mean = |sum: Array1<f64>| {
             sum.mapv(|v| (v / prompts.len() as f64) as f32)
                 .into_shape_with_order((config.n_heads, config.d_head()))
-                .unwrap_or_else(|_| unreachable!("heads side by side"))
+                .expect("heads side by side")
         };
         Ok(FunctionVectors {
             model,
             means: sums.into_iter().map(mean).collect(),
+            limits: Limits::default(),
         })
     }
 
-    /// The average indirect effect of every head, `[layer, head]`, with standard errors: on
-    /// prompts that do not show the task (whose examples are shuffled, say), how much the probability of the answer rises when the
-    /// head's output at the last position is set to its mean over the good prompts.
+    limits_methods!('m);
+
+    /// The average indirect effect of every head, `[layer, head]`: on prompts that do not show the task (whose examples are shuffled, say), how much the probability of the
+    /// answer rises when the head's output at the last position is set to its mean over the good
+    /// prompts.
     ///
     /// # Errors
-    /// As [`Sweep::prepare`]; one answer a prompt, or one for all.
+    /// Same as [`Sweep::prepare`]; one answer per prompt, or one for all.
     pub fn indirect_effects(
         &self,
-        shuffled: &(impl AsRef<[Prompt]> + ?Sized),
+        shuffled: impl IntoPrompts,
         answers: &[u32],
-    ) -> Result<Labelled> {
+    ) -> Result<FunctionEffects> {
+        let config = self.model.config();
         let cell = |head: Head| {
             let target = Target::new(Site::Z.at(head.layer)).at_heads(head.head);
             let mean = self.means[head.layer].row(head.head).to_owned();
             let edit = Edit::Set(Values::array(mean));
             vec![Intervention::new(target.at_positions(Select::Last), edit)]
         };
-        let cells: Vec<Cell> = Head::all(self.model.config()).map(cell).collect();
-        let found =
-            Sweep::new(self.model, shuffled.as_ref())?.run(&cells, &probability(answers))?;
+        let cells: Vec<Cell> = Head::all(config).map(cell).collect();
         let about = About {
             title: "Average indirect effect of heads".to_string(),
             caption:
                 "Head output at the last position of prompts that do not show the task set to \
                       its mean over prompts that do."
                     .to_string(),
-            unit: "change of the answer's probability".to_string(),
-            baselines: [(
-                "without".to_string(),
-                Estimate::of(found.base.iter().copied()).mean,
-            )]
-            .into(),
             ..About::default()
         };
-        per_head(self.model, &found.values - &found.base, about)
+        let axes = vec![Axis::layers(config.n_layers), Axis::heads(config.n_heads)];
+        self.changes(shuffled, &cells, answers, axes, about)
     }
 
-    /// The heads with the largest effects, strongest first.
-    pub fn top_heads(effects: &Labelled, n: usize) -> Vec<Head> {
-        let n_heads = effects.values().shape().last().copied().unwrap_or(1);
-        let flat: Vec<f64> = effects.values().iter().copied().map(f64::from).collect();
-        let best = largest(flat.len(), n, |i| flat[i]).into_iter();
-        best.map(|i| Head::new(i / n_heads, i % n_heads)).collect()
+    /// How much each cell changes the answers' probability.
+    fn changes(
+        &self,
+        prompts: impl IntoPrompts,
+        cells: &[Cell],
+        answers: &[u32],
+        axes: Vec<Axis>,
+        about: About,
+    ) -> Result<FunctionEffects> {
+        let sweep = Sweep::limited(&Base::new(self.model, prompts)?, self.limits.clone());
+        let found = sweep.run(cells, &probability(answers))?;
+        let counts = [
+            ("prompts", found.base.len() as u64),
+            (About::MULTIPLY_ADDS, found.multiply_adds),
+            (About::FULL_PASSES, found.plan.naive_multiply_adds),
+        ];
+        let about = About {
+            unit: "answer's probability".to_string(),
+            baselines: [("without".to_string(), mean(found.base.iter().copied()))].into(),
+            counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
+            partial: found.partial,
+            ..about
+        };
+        let without = found.base.clone();
+        let measured = Measured {
+            absent: Absent::not_run(&found.finished).collect(),
+            values: found.values,
+            base: found.base,
+            axes,
+        };
+        let effects = measured.label(about, "run without")?;
+        Ok(FunctionEffects {
+            effect: effects.effect,
+            per_prompt: effects.per_prompt,
+            values: effects.values,
+            raw: effects.raw,
+            without,
+            plan: found.plan,
+        })
     }
 
     /// The function vector of some heads, `[d_model]`: the sum of their mean outputs through
@@ -133,17 +207,16 @@ impl<'m> FunctionVectors<'m> {
     }
 
     /// The change of the answers' probability when the vector is added to `resid_post` at the
-    /// last position of prompts without examples, by the layer where it is added, `[layer]`: mean
-    /// and standard error.
+    /// last position of prompts without examples, by the layer where it is added, `[layer]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a vector of another width; else as [`Sweep::prepare`].
+    /// [`Error::Shape`] for a vector of another width; else same as [`Sweep::prepare`].
     pub fn effects(
         &self,
         vector: &Array1<f32>,
-        prompts: &(impl AsRef<[Prompt]> + ?Sized),
+        prompts: impl IntoPrompts,
         answers: &[u32],
-    ) -> Result<Labelled> {
+    ) -> Result<FunctionEffects> {
         let config = self.model.config();
         if vector.len() != config.d_model {
             return Err(Error::Shape {
@@ -158,19 +231,13 @@ impl<'m> FunctionVectors<'m> {
             vec![Intervention::new(target, edit.clone())]
         };
         let cells: Vec<Cell> = (0..config.n_layers).map(cell).collect();
-        let found = Sweep::new(self.model, prompts.as_ref())?.run(&cells, &probability(answers))?;
-        let changes = &found.values - &found.base;
-        let (mean, error) = over_first(changes.t().into_dyn());
-        let base = Estimate::of(found.base.iter().copied()).mean;
         let about = About {
             title: "Effect of the function vector".to_string(),
             caption: "Added to resid_post at the last position of prompts without examples."
                 .to_string(),
-            unit: "change of the answer's probability".to_string(),
-            baselines: [("without".to_string(), base)].into(),
-            counts: [("prompts".to_string(), found.base.len() as u64)].into(),
             ..About::default()
         };
-        Labelled::new(mean, vec![Axis::layers(config.n_layers)], about)?.with_std_error(error)
+        let axes = vec![Axis::layers(config.n_layers)];
+        self.changes(prompts, &cells, answers, axes, about)
     }
 }

@@ -2,13 +2,13 @@
 
 use ndarray::Array2;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metric::next_token_loss;
 use crate::model::Transformer;
 use crate::ops::part;
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, AxisKind, Labelled};
-use crate::statistics::{Estimate, over_first};
+use crate::statistics::{Estimate, labelled_means, mean};
 use crate::tasks::RepeatedPrompt;
 
 /// How well a model predicts repeated random sequences.
@@ -28,37 +28,13 @@ pub struct RepeatedLoss {
     pub gain: Estimate,
 }
 
-/// The logits' rows within the first repeat, BOS's included.
-pub(crate) fn first_rows(repeated: &RepeatedPrompt) -> std::ops::Range<usize> {
-    0..repeated.start + repeated.period - 1
-}
-
-pub(crate) fn check(repeated: &[RepeatedPrompt]) -> Result<()> {
-    let first = repeated.first().map_or(0, |r| r.prompt.len());
-    for (i, r) in repeated.iter().enumerate() {
-        let n = r.prompt.len();
-        if r.period < 2 || r.predictable().is_empty() || n != first {
-            return Err(Error::Prompt {
-                at: format!("repeated sequence {i}"),
-                found: format!("{n} tokens with a period of {}", r.period),
-                expected: format!("{first} tokens, and two repeats of at least 2 tokens"),
-            });
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn mean(values: &[f32]) -> f32 {
-    Estimate::of(values.iter().copied()).mean
-}
-
 /// Loss and accuracy on repeated random sequences, by position and by half.
 ///
 /// # Errors
-/// [`Error::Prompt`] if the sequences differ in length or have less than two repeats; else as
-/// [`Transformer::run`].
+/// [`Error::Prompt`](crate::Error::Prompt) if the sequences differ in length or have less than two
+/// repeats; else same as [`Transformer::run`].
 pub fn repeated_loss(model: &Transformer, repeated: &[RepeatedPrompt]) -> Result<RepeatedLoss> {
-    check(repeated)?;
+    RepeatedPrompt::check_all(repeated)?;
     let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
     model.check_prompts(&prompts)?;
     let n = prompts[0].len() - 1;
@@ -78,10 +54,10 @@ pub fn repeated_loss(model: &Transformer, repeated: &[RepeatedPrompt]) -> Result
         let halves = repeated
             .iter()
             .enumerate()
-            .map(|(i, r)| mean(&part(of.row(i), 0, rows(r)).to_vec()));
+            .map(|(i, r)| mean(part(of.row(i), 0, rows(r)).iter().copied()));
         halves.collect::<Vec<f32>>()
     };
-    let first = halves(&losses, &first_rows);
+    let first = halves(&losses, &RepeatedPrompt::first);
     let second = halves(&losses, &RepeatedPrompt::predictable);
     let gain = first.iter().zip(&second).map(|(a, b)| a - b);
     Ok(RepeatedLoss {
@@ -94,11 +70,11 @@ pub fn repeated_loss(model: &Transformer, repeated: &[RepeatedPrompt]) -> Result
     })
 }
 
+/// Means over sequences of `[sequence, position]`.
 fn by_position(values: Array2<f32>, title: &str, unit: &str) -> Result<Labelled> {
-    let (mean, error) = over_first(values.view().into_dyn());
     let sequences = values.nrows() as u64;
-    let axis =
-        Axis::new("position", (0..mean.len()).map(|i| i.to_string())).of_kind(AxisKind::Numbers);
+    let axis = Axis::new("position", (0..values.ncols()).map(|i| i.to_string()));
+    let axis = axis.of_kind(AxisKind::Numbers);
     let about = About {
         title: title.to_string(),
         caption: "At each position, of the token that follows it.".to_string(),
@@ -106,5 +82,5 @@ fn by_position(values: Array2<f32>, title: &str, unit: &str) -> Result<Labelled>
         counts: [("sequences".to_string(), sequences)].into(),
         ..About::default()
     };
-    Labelled::new(mean, vec![axis], about)?.with_std_error(error)
+    labelled_means(values.t().into_dyn(), vec![axis], about)
 }

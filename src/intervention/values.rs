@@ -102,6 +102,14 @@ impl Values {
         Ok(Self::array(sum.mapv(|v| (v / count) as f32)))
     }
 
+    /// Whether this is known to hold for all values.
+    pub(super) fn are_all(&self, holds: impl Fn(f32) -> bool) -> bool {
+        match &self.0 {
+            Source::Arrays(arrays) => arrays.iter().flatten().all(|v| holds(*v)),
+            Source::Caches(..) => false,
+        }
+    }
+
     fn len(&self) -> usize {
         match &self.0 {
             Source::Arrays(arrays) => arrays.len(),
@@ -110,7 +118,7 @@ impl Values {
     }
 
     /// The array for a sequence.
-    fn of(&self, sequence: usize) -> ArrayViewD<'_, f32> {
+    pub(crate) fn of(&self, sequence: usize) -> ArrayViewD<'_, f32> {
         let index = if self.len() == 1 { 0 } else { sequence };
         match &self.0 {
             Source::Arrays(arrays) => arrays[index].view(),
@@ -167,9 +175,13 @@ impl Values {
             if !target.takes(i, count) {
                 continue;
             }
-            let shape = target.point.axes().shape(run.config, *n);
-            if self.fit(target, i, &shape).is_none() {
-                return Err(self.misfit(at, target, i, &shape));
+            // Values with a row per position fit one length only.
+            let longer = run.growing.then_some(n + 1);
+            for n in longer.into_iter().chain([*n]) {
+                let shape = target.point.axes().shape(run.config, n);
+                if self.fit(target, i, &shape).is_none() {
+                    return Err(self.misfit(at, target, i, &shape));
+                }
             }
             let values = self.of(i);
             if matches!(self.0, Source::Arrays(_)) && values.iter().any(|v| v.is_nan()) {

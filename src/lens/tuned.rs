@@ -13,12 +13,10 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::format_error;
 use crate::hook::{HookPoint, Site};
+use crate::limits::batches;
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::ops;
 use crate::prompt::Prompt;
-
-/// How many tokens are run and accumulated at a time.
-const TOKENS_AT_ONCE: usize = 4096;
 
 /// Translators from points of the residual stream to the final one: `r + r·W + b`. With `W` and
 /// `b` zero, the tuned lens is the logit lens to the bit.
@@ -75,7 +73,7 @@ impl TunedLens {
     /// al. minimise the KL divergence by gradient descent instead.)
     ///
     /// # Errors
-    /// As [`Transformer::run`]; [`Error::Invalid`] for a ridge that is negative or not finite, or
+    /// Same as [`Transformer::run`]; [`Error::Invalid`] for a ridge that is negative or not finite, or
     /// too small for the data (fewer independent rows than `d_model` need one above 0).
     pub fn fit(
         model: &Transformer,
@@ -283,21 +281,6 @@ impl Sums {
 fn no_lens(path: &Path, found: impl Into<String>) -> Error {
     let expected = "`{hook}.weight` and `{hook}.bias` for each point of a tuned lens";
     format_error(path, found, expected)
-}
-
-/// Prompts in turn, at most [`TOKENS_AT_ONCE`] tokens at a time, but at least one prompt.
-fn batches(prompts: &[Prompt]) -> Vec<&[Prompt]> {
-    let mut batches = Vec::new();
-    let (mut start, mut tokens) = (0, 0);
-    for (i, prompt) in prompts.iter().enumerate() {
-        if tokens + prompt.len() > TOKENS_AT_ONCE && i > start {
-            batches.push(&prompts[start..i]);
-            (start, tokens) = (i, 0);
-        }
-        tokens += prompt.len();
-    }
-    batches.push(&prompts[start..]);
-    batches
 }
 
 fn check_points(config: &Config, points: &[HookPoint]) -> Result<()> {

@@ -8,10 +8,11 @@ use rayon::prelude::*;
 use super::heads::{Heads, Sources, row_slice};
 use super::hooks::Hooks;
 use super::pass::Pass;
+use super::recorder::AttentionPart;
 use super::rows::{Layout, Rows};
 use super::split::SplitInputs;
 use super::stage::Stage;
-use crate::component::{Head, Qkv};
+use crate::component::Qkv;
 use crate::hook::{HookPoint, Site};
 use crate::ops::{self, AttnScratch, part};
 use crate::parameters::Linear;
@@ -151,7 +152,8 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
                 scratch.load_values(heads.d_head, pattern.ncols(), |src| {
                     heads.part(&heads.values, &task, src)
                 });
-                ops::weighted_values(scratch, |r| row_slice(pattern, r), task.z);
+                let dest = heads.dest.positions(task.lane);
+                ops::weighted_values(scratch, |r| row_slice(pattern, r), dest, task.z);
             },
         );
     }
@@ -168,7 +170,11 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
             self.show(at, lane, dest, computed, values.view_mut().into_dyn());
         }
         if let Some(recorder) = self.recorder.as_mut().filter(|r| r.wants(at)) {
-            recorder.record_attention(at, lane, &self.lanes[lane], (computed, dest), values);
+            let part = AttentionPart {
+                heads: computed,
+                dest,
+            };
+            recorder.record_attention(at, lane, &self.lanes[lane], part, values);
         }
     }
 
@@ -225,22 +231,10 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         }
     }
 
-    /// `z · W_O` head by head for some stacked rows, `[row, head, d_model]`.
+    /// `z · W_O` head by head for some stacked rows, `[row, head, d_model]`; counted.
     fn per_head_results(&mut self, layer: usize, z: &Rows, rows: &[usize]) -> Array3<f32> {
-        let model = self.model;
-        let config = model.config();
-        let d_head = config.d_head();
         let z = z.data.select(Axis(0), rows);
-        let mut results = Array3::zeros((rows.len(), config.n_heads, config.d_model));
-        for head in 0..config.n_heads {
-            let w_o = model.output_map(Head::new(layer, head));
-            let product = self.product(
-                part(z.view(), 1, head * d_head..(head + 1) * d_head),
-                w_o,
-                None,
-            );
-            results.index_axis_mut(Axis(1), head).assign(&product);
-        }
-        results
+        self.macs += (z.nrows() * z.ncols() * self.model.config().d_model) as u64;
+        self.model.head_results(layer, z.view())
     }
 }

@@ -146,7 +146,8 @@ fn layer_bytes(config: &Config, rows: &LayerRows) -> u64 {
     let (attention, mlp) = Stage::ALL.split_at(Stage::ResidMid as usize);
     let halves = [attention, mlp].map(|half| half.iter().map(floats).sum::<usize>());
     let most = halves.into_iter().max().unwrap_or(0);
-    let longest = Stage::ALL.iter().map(|stage| rows[*stage].len()).max();
+    let kept = [Stage::ResidPre, Stage::Z, Stage::ResidPost];
+    let longest = kept.iter().map(|stage| rows[*stage].len()).max();
     let book = longest.unwrap_or(0) as u64 * (ROW_BYTES + 16 * config.n_heads as u64);
     4 * most as u64 + book
 }

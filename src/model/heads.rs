@@ -35,7 +35,7 @@ pub(super) struct Task<'z> {
 }
 
 impl<'a> Heads<'a> {
-    /// The disjoint parts of z, one a computed head, of the lanes picked.
+    /// The disjoint parts of z, one per computed head, of the lanes picked.
     pub fn tasks<'z>(&self, z: &'z mut Array2<f32>, pick: impl Fn(usize) -> bool) -> Vec<Task<'z>> {
         let mut tasks = Vec::new();
         let mut rest = z.view_mut();
@@ -143,5 +143,5 @@ pub(crate) fn attention_macs(heads: &[usize], dest: &[usize], d_head: usize) -> 
 pub(super) fn row_slice(data: ArrayView2<'_, f32>, row: usize) -> &[f32] {
     data.index_axis_move(Axis(0), row)
         .to_slice()
-        .unwrap_or_else(|| unreachable!("stacks and caches are row-major"))
+        .expect("stacks and caches are row-major")
 }

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
 use crate::model::KeepLogits;
+use crate::ops::sorted;
 
 /// What a run will be, known before its first multiplication, for [`Hooks::begin`].
 #[derive(Clone, Debug)]
@@ -18,9 +19,23 @@ pub struct RunShape<'a> {
     pub stop_at_layer: Option<usize>,
     /// The positions at which what follows the blocks is computed.
     pub logits: KeepLogits,
+    /// Whether the sequences grow to these lengths, one token at a time: values must then fit
+    /// sequences of any length, and no row may read a later one.
+    pub growing: bool,
 }
 
-impl RunShape<'_> {
+impl<'a> RunShape<'a> {
+    /// A run of the whole model with all logits.
+    pub fn whole(config: &'a Config, lengths: Vec<usize>) -> Self {
+        RunShape {
+            config,
+            lengths,
+            stop_at_layer: None,
+            logits: KeepLogits::All,
+            growing: false,
+        }
+    }
+
     /// Checks that the model has the point and that the run reaches it.
     ///
     /// # Errors
@@ -79,20 +94,28 @@ pub struct Visit<'a> {
     pub heads: &'a [usize],
 }
 
+/// One sequence of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sequence {
+    pub index: usize,
+    /// Its number of tokens.
+    pub length: usize,
+}
+
 impl<'a> Visit<'a> {
-    /// A visit of some positions of one sequence, which is told by its index and its number of
-    /// tokens; `heads` are left out where the activation has no head axis.
+    /// A visit of some positions of one sequence; `heads` are left out where the activation has no
+    /// head axis.
     pub(crate) fn new(
         config: &Config,
         point: HookPoint,
-        (sequence, length): (usize, usize),
+        of: Sequence,
         positions: &'a [usize],
         heads: &'a [usize],
     ) -> Self {
-        let axes = point.axes();
+        let (axes, length) = (point.axes(), of.length);
         Visit {
             point,
-            sequence,
+            sequence: of.index,
             length,
             positions,
             shape: axes.shape(config, length),
@@ -110,6 +133,18 @@ pub struct Footprint {
     pub heads: Option<Vec<usize>>,
 }
 
+impl Footprint {
+    /// What either of two hooks may change.
+    #[must_use]
+    pub fn union(self, other: Footprint) -> Footprint {
+        let both = |a: Option<Vec<usize>>, b: Option<Vec<usize>>| Some(sorted([a?, b?].concat()));
+        Footprint {
+            positions: both(self.positions, other.positions),
+            heads: both(self.heads, other.heads),
+        }
+    }
+}
+
 /// Code that reads and changes activations during a run. `()` is the empty hook, which costs
 /// nothing; a pair of hooks runs the first, then the second. `Send`, since a pass runs on the
 /// thread pool.
@@ -122,7 +157,7 @@ pub trait Hooks: Send {
     /// [`HookPoint::axes`], its rows those of [`Visit::positions`].
     fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>);
 
-    /// Called before the run, perhaps twice: checks that everything can fire.
+    /// Called once before the run: checks that everything can fire.
     ///
     /// # Errors
     /// Says which hook could not fire, and why.
@@ -164,6 +199,15 @@ impl<A: Hooks, B: Hooks> Hooks for (A, B) {
     fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
         self.0.begin(run)?;
         self.1.begin(run)
+    }
+
+    fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
+        let (a, b) = (&self.0, &self.1);
+        match (a.wants(at, sequence), b.wants(at, sequence)) {
+            (true, false) => a.footprint(at, sequence),
+            (false, true) => b.footprint(at, sequence),
+            _ => a.footprint(at, sequence).union(b.footprint(at, sequence)),
+        }
     }
 }
 

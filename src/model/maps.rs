@@ -1,11 +1,11 @@
 //! The weights of single heads, cut out of those of their layers.
 
-use ndarray::ArrayView2;
+use ndarray::{Array3, ArrayView2, Axis};
 
 use super::Transformer;
 use crate::component::{Head, Qkv};
 use crate::error::Result;
-use crate::ops::part;
+use crate::ops::{linear, part};
 
 impl Transformer {
     /// `W_Q` of a head, `[d_model, d_head]`: what queries are made with.
@@ -70,5 +70,20 @@ impl Transformer {
             0,
             rows,
         )
+    }
+
+    /// Each head's output `z · W_O`, without `b_O`, `[row, head, d_model]`: the values of
+    /// [`Site::Result`](crate::Site::Result).
+    ///
+    /// # Shapes
+    /// `z` `[row, d_model]`, heads side by side.
+    pub(crate) fn head_results(&self, layer: usize, z: ArrayView2<'_, f32>) -> Array3<f32> {
+        let d_head = self.config.d_head();
+        let mut results = Array3::zeros((z.nrows(), self.config.n_heads, self.config.d_model));
+        for (head, mut to) in results.axis_iter_mut(Axis(1)).enumerate() {
+            let z = part(z, 1, head * d_head..(head + 1) * d_head);
+            to.assign(&linear(z, self.output_map(Head::new(layer, head)), None));
+        }
+        results
     }
 }

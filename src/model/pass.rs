@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMutD};
 
 use super::Transformer;
-use super::hooks::{Hooks, Visit};
+use super::hooks::{Hooks, Sequence, Visit};
 use super::lane::{Lane, LayerRows, Positions};
 use super::recorder::Recorder;
 use super::rows::{Layout, Rows};
@@ -52,7 +52,7 @@ pub(crate) struct LaneLogits {
 }
 
 impl LaneLogits {
-    /// One lane's rows; none after an early stop.
+    /// One lane's rows: none where none differ from its base.
     ///
     /// # Panics
     /// If the pass has no such lane.
@@ -192,9 +192,9 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         }
     }
 
-    /// The sum of what a half of the block writes (`out`, of the stage `from`) and the residual
-    /// stream (of the stage `stream`), for the stage `sum`: where only one of them differs from the base, the other one
-    /// is the base's.
+    /// The rows of the stage `sum`: what a half of the block writes (`out`, the first input of that
+    /// stage) plus the residual stream (`resid`, its second input). Where only one of them differs
+    /// from the base, the other one is the base's.
     pub(super) fn add(&self, sum: Stage, out: Rows, resid: &Rows) -> Rows {
         let [from, stream] = [0, 1].map(|i| sum.entry().inputs[i].stage());
         let base = |stage: Stage| {
@@ -264,8 +264,11 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         heads: &[usize],
         values: ArrayViewMutD<'_, f32>,
     ) {
-        let length = self.lanes[lane].tokens.len();
-        let visit = Visit::new(self.model.config(), at, (lane, length), positions, heads);
+        let of = Sequence {
+            index: lane,
+            length: self.lanes[lane].tokens.len(),
+        };
+        let visit = Visit::new(self.model.config(), at, of, positions, heads);
         self.hooks.visit(&visit, values);
     }
 

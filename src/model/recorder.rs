@@ -76,23 +76,12 @@ impl Recorder {
         positions: &[usize],
         values: &Array3<f32>,
     ) {
-        let whole = match lane.base {
-            None => values.clone(),
-            Some(base) => {
-                let (_, heads, width) = values.dim();
-                let shape = (lane.tokens.len(), heads, width);
-                let mut whole = reshaped(base.planned(at), shape);
-                for (position, row) in positions.iter().zip(values.outer_iter()) {
-                    whole.index_axis_mut(Axis(0), *position).assign(&row);
-                }
-                whole
+        let whole = completed(lane, at, values, Axis(0), |whole| {
+            for (position, row) in positions.iter().zip(values.outer_iter()) {
+                whole.index_axis_mut(Axis(0), *position).assign(&row);
             }
-        };
-        let kept = match self.positions(index) {
-            Some(positions) => whole.select(Axis(0), positions),
-            None => whole,
-        };
-        self.insert(at, index, kept.into_dyn());
+        });
+        self.insert(at, index, whole, Axis(0));
     }
 
     /// The caches; what a lane did not compute at all is its base's.
@@ -114,46 +103,66 @@ impl Recorder {
         at: HookPoint,
         index: usize,
         lane: &Lane<'_>,
-        (heads, dest): (&[usize], &[usize]),
+        part: AttentionPart<'_>,
         values: &Array3<f32>,
     ) {
-        let whole = match lane.base {
-            None => values.clone(),
-            Some(base) => {
-                let n = lane.tokens.len();
-                let flat = base.planned(at);
-                let shape = (flat.nrows() / n, n, n);
-                let mut whole = reshaped(flat, shape);
-                for (i, h) in heads.iter().enumerate() {
-                    for (j, d) in dest.iter().enumerate() {
-                        let row = values.index_axis(Axis(0), i).index_axis_move(Axis(0), j);
-                        whole
-                            .index_axis_mut(Axis(0), *h)
-                            .index_axis_move(Axis(0), *d)
-                            .assign(&row);
-                    }
+        let whole = completed(lane, at, values, Axis(1), |whole| {
+            for (h, of_head) in part.heads.iter().zip(values.outer_iter()) {
+                let mut whole = whole.index_axis_mut(Axis(0), *h);
+                for (d, row) in part.dest.iter().zip(of_head.outer_iter()) {
+                    whole.index_axis_mut(Axis(0), *d).assign(&row);
                 }
-                whole
             }
-        };
-        let kept = match self.positions(index) {
-            Some(positions) => whole.select(Axis(1), positions),
-            None => whole,
-        };
-        self.insert(at, index, kept.into_dyn());
+        });
+        self.insert(at, index, whole, Axis(1));
     }
 
-    fn insert(&mut self, at: HookPoint, lane: usize, values: ArrayD<f32>) {
+    /// Keeps the selected positions of a whole activation; `pos` is their axis.
+    fn insert(&mut self, at: HookPoint, lane: usize, whole: Array3<f32>, pos: Axis) {
+        let kept = match self.positions(lane) {
+            Some(positions) => whole.select(pos, positions),
+            None => whole,
+        };
+        self.keep(at, lane, kept.into_dyn());
+    }
+
+    fn keep(&mut self, at: HookPoint, lane: usize, values: ArrayD<f32>) {
         let entry = Entry::from_array(at.axes(), values);
         self.caches[lane].entries.insert(at, entry);
     }
 }
 
-/// A base's activation in three dimensions.
-fn reshaped(flat: ArrayView2<'_, f32>, shape: (usize, usize, usize)) -> Array3<f32> {
-    flat.to_owned()
-        .into_shape_with_order(shape)
-        .unwrap_or_else(|_| unreachable!("a base's activation is whole"))
+/// The heads and the destinations that a part of an attention activation has; none are named
+/// where it is whole.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AttentionPart<'a> {
+    pub heads: &'a [usize],
+    pub dest: &'a [usize],
+}
+
+/// A lane's whole activation: its own values, which `write` puts into its base's where it has one.
+/// `pos` is the axis that has a place for each of the lane's tokens.
+fn completed(
+    lane: &Lane<'_>,
+    at: HookPoint,
+    values: &Array3<f32>,
+    pos: Axis,
+    write: impl FnOnce(&mut Array3<f32>),
+) -> Array3<f32> {
+    let Some(base) = lane.base else {
+        return values.clone();
+    };
+    let (n, flat) = (lane.tokens.len(), base.planned(at));
+    let shape = if pos == Axis(0) {
+        let (_, heads, width) = values.dim();
+        (n, heads, width)
+    } else {
+        (flat.nrows() / n, n, n)
+    };
+    let whole = flat.to_owned().into_shape_with_order(shape);
+    let mut whole = whole.expect("a base's activation is whole");
+    write(&mut whole);
+    whole
 }
 
 /// The rows of a whole sequence: the lane's where it has them, the base's elsewhere.

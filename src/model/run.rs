@@ -155,6 +155,16 @@ impl Transformer {
         let prompts = prompts.as_ref();
         self.check_prompts(prompts)?;
         self.check_run(prompts, &mut hooks, run)?;
+        Ok(self.run_begun(prompts, &mut hooks, run))
+    }
+
+    /// Runs what has been checked, under hooks that have begun.
+    pub(crate) fn run_begun<H: Hooks>(
+        &self,
+        prompts: &[Prompt],
+        hooks: &mut H,
+        run: &Run<'_>,
+    ) -> RunOutput {
         let lanes: Vec<Lane<'_>> = prompts
             .iter()
             .map(|prompt| Lane::full(&prompt.tokens, outputs(run.logits, prompt.len())))
@@ -164,12 +174,9 @@ impl Transformer {
             KeepLogits::None => Some(run.stop_at_layer.unwrap_or(self.config.n_layers)),
             _ => run.stop_at_layer,
         };
-        let pass = Pass::new(self, &lanes, &mut hooks, recorder.as_mut());
+        let pass = Pass::new(self, &lanes, hooks, recorder.as_mut());
         let output = ops::on_pool(|| pass.run(stop));
-        Ok(finish(
-            output,
-            recorder.map_or_else(Vec::new, |r| r.finish(&lanes)),
-        ))
+        finish(output, recorder.map_or_else(Vec::new, |r| r.finish(&lanes)))
     }
 
     /// Checks prompts against the model's context and vocabulary.
@@ -225,11 +232,11 @@ impl Transformer {
             });
         }
         let whole = run.stop_at_layer.is_none() && run.logits != KeepLogits::None;
+        let lengths = prompts.iter().map(Prompt::len).collect();
         let shape = RunShape {
-            config: &self.config,
-            lengths: prompts.iter().map(Prompt::len).collect(),
             stop_at_layer: (!whole).then(|| run.stop_at_layer.unwrap_or(self.config.n_layers)),
             logits: run.logits,
+            ..RunShape::whole(&self.config, lengths)
         };
         hooks.begin(&shape)?;
         run.cache

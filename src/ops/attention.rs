@@ -183,23 +183,23 @@ fn score_rows<S: Simd, const R: usize>(
     }
 }
 
-/// `z[r] = Σ_src pattern[r][src] · v[src]`, over sources up to the last one with any weight.
+/// `z[r] = Σ_src pattern[r][src] · v[src]`, over the sources up to the destination `dest[r]`, as
+/// [`attend`] has them, and on to the last one with any weight behind the mask.
 ///
 /// # Shapes
 /// `pattern(r)` `[n]`, `z` `[dest.len(), d_head]`.
 pub(crate) fn weighted_values<'a>(
     scratch: &AttnScratch,
     pattern: impl Fn(usize) -> &'a [f32],
+    dest: &[usize],
     mut z: ArrayViewMut2<'_, f32>,
 ) {
-    for r in 0..z.nrows() {
+    for (r, at) in dest.iter().enumerate() {
         let row = pattern(r);
-        // Sources without weight at the end would only add zeros; leaving them out keeps an
-        // infinite value at a later position from reaching back.
-        let end = row
-            .iter()
-            .rposition(|p| *p != 0.0)
-            .map_or(0, |last| last + 1);
+        // Without weight, sources behind the mask are left out: zero times an infinite value would
+        // reach back. Before it they count, with or without weight.
+        let last = row.iter().rposition(|p| *p != 0.0);
+        let end = last.map_or(0, |last| last + 1).max((at + 1).min(row.len()));
         ARCH.dispatch(ValueRow {
             values: &scratch.values,
             pattern: row,
@@ -324,7 +324,7 @@ impl<const R: usize> WithSimd for Block<'_, '_, R> {
 
 fn contiguous(row: ArrayViewMut1<'_, f32>) -> &mut [f32] {
     row.into_slice()
-        .unwrap_or_else(|| unreachable!("a head's columns of a row-major matrix"))
+        .expect("a head's columns of a row-major matrix are contiguous")
 }
 
 /// What one head's attention saw and made, all positions.

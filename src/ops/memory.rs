@@ -124,8 +124,7 @@ pub(crate) fn matrix(dim: (usize, usize)) -> Array2<f32> {
     if cfg!(debug_assertions) {
         memory.fill(f32::NAN);
     }
-    Array2::from_shape_vec(dim, memory)
-        .unwrap_or_else(|_| unreachable!("{len} elements are {dim:?}"))
+    Array2::from_shape_vec(dim, memory).expect("`len` is the product of `dim`")
 }
 
 /// Sizes to ask the system for, four to each power of two: so that a matrix of a few rows more

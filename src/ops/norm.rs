@@ -53,9 +53,7 @@ pub fn layer_norm(
     normalized.assign(&x);
     let mut scale = Array2::zeros((x.nrows(), 1));
     let centre_row = |row: ArrayViewMut1<'_, f32>, mut scale: ArrayViewMut1<'_, f32>| {
-        let Some(row) = row.into_slice() else {
-            unreachable!("a new matrix is row-major");
-        };
+        let row = row.into_slice().expect("a new matrix is row-major");
         let found = vectorized(
             #[inline(always)]
             || centre(row, eps),

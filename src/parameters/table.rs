@@ -144,6 +144,19 @@ impl Tensor {
         rows.map(|row| Tensor::new(row, config))
     }
 
+    /// The names of a block's tensors, below `h.{layer}.`.
+    pub fn in_block() -> impl Iterator<Item = &'static str> {
+        BLOCK.iter().map(|row| row.name)
+    }
+
+    /// The names of all tensors outside of blocks.
+    pub fn outside_blocks() -> impl Iterator<Item = &'static str> {
+        [FIRST, LAST, HEAD]
+            .into_iter()
+            .flatten()
+            .map(|row| row.name)
+    }
+
     /// The tensors of the unembedding, which a checkpoint may have in any case.
     pub fn unembedding(config: &Config) -> impl Iterator<Item = Tensor> {
         HEAD.iter()

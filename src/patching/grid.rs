@@ -3,6 +3,7 @@
 use ndarray::{ArrayD, Dimension, IxDyn};
 
 use crate::config::Config;
+use crate::effects::layer_axis;
 use crate::error::{Error, Result};
 use crate::hook::{Axes, Site};
 use crate::intervention::Target;
@@ -71,7 +72,7 @@ impl Grid {
         let positions = |name: &str| Axis::tokens(name, tokens);
         let sites = || Axis::new("site", self.sites().iter().map(|s| s.name()));
         match self {
-            Grid::Positions(_) => vec![layers(), positions("position")],
+            Grid::Positions(site) => vec![layer_axis(*site, n_layers), positions("position")],
             Grid::HeadPositions(_) => vec![layers(), positions("position"), heads()],
             Grid::Heads(_) => vec![layers(), heads()],
             Grid::PatternDest => vec![layers(), heads(), positions("dest")],

@@ -4,65 +4,32 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
+use ndarray::{Array1, Array2};
 
+use super::ends::Ends;
 use super::nodes::{PathReceiver, PathSender};
 use super::{PathPatching, Sent, linear};
 use crate::base::Departure;
 use crate::cache::{ActivationCache, Selection};
-use crate::config::Config;
-use crate::error::Result;
-use crate::hook::{Axes, HookPoint};
-use crate::intervention::{Edit, Intervention, Target, Values};
+use crate::error::{Error, Result};
+use crate::hook::HookPoint;
+use crate::intervention::{Edit, Intervention};
 use crate::metric::Metric;
 use crate::model::stage::Frozen;
 use crate::report::Absent;
 use crate::schedule::{End, kept_bytes};
-use crate::sweep::{Cell, Sweep};
+use crate::sweep::{Cell, Plan, Sweep};
 
-/// Cells whose runs C are kept at once, at most: so often an observer is told.
+/// Cells whose runs C are kept at once, at most.
 const GROUP: usize = 64;
 
-/// Receivers with the model's names for them.
-pub(super) struct Ends {
-    pub targets: Vec<Target>,
-    /// The residual stream that each of them reads.
-    pub reads: Vec<HookPoint>,
+/// Runs C of some cells.
+struct RunsC {
+    /// What they saved at the points that receivers read, `[cell][prompt]`.
+    saved: Vec<Vec<ActivationCache>>,
+    plan: Plan,
+    multiply_adds: u64,
 }
-
-impl Ends {
-    pub fn new(receivers: &[PathReceiver], config: &Config) -> Self {
-        Ends {
-            targets: receivers.iter().map(|r| r.target(config)).collect(),
-            reads: receivers.iter().map(|r| r.reads(config)).collect(),
-        }
-    }
-
-    /// The cell of run D: the receivers' inputs set to what run C saved, by prompt.
-    fn receive(&self, saved: &[ActivationCache]) -> Result<Cell> {
-        // Heads of a layer read one residual, each through a copy of its own.
-        let mut for_heads = BTreeMap::new();
-        let mut cell = Cell::new();
-        for (target, reads) in self.targets.iter().zip(&self.reads) {
-            let values = match target.point.axes() {
-                Axes::HeadModel => match for_heads.get(reads) {
-                    Some(values) => Values::clone(values),
-                    None => {
-                        let values = spread(saved, *reads)?;
-                        for_heads.insert(*reads, values.clone());
-                        values
-                    }
-                },
-                _ => Values::from_caches(saved, *reads)?,
-            };
-            cell.push(Intervention::new(target.clone(), Edit::Patch(values)));
-        }
-        Ok(cell)
-    }
-}
-
-/// What runs C saved at the points that receivers read, `[cell][prompt]`.
-pub(super) type Saved = Vec<Vec<ActivationCache>>;
 
 impl PathPatching<'_> {
     fn frozen(&self) -> Frozen {
@@ -111,8 +78,8 @@ impl PathPatching<'_> {
         }
     }
 
-    /// Runs C of all cells, and their multiply-adds.
-    fn save(&self, cells: &[Cell], ends: &Ends, memory_limit: u64) -> Result<(Saved, u64)> {
+    /// Runs C of all cells.
+    fn save(&self, cells: &[Cell], ends: &Ends, memory_limit: u64) -> Result<RunsC> {
         let keep = Selection::points(ends.reads.iter().copied());
         let original = self.original.caches(keep.iter())?;
         let schedule = self.original.depart(Departure {
@@ -125,15 +92,30 @@ impl PathPatching<'_> {
         let mut saved = vec![original.to_vec(); cells.len()];
         let made = schedule.value;
         let multiply_adds = made.record(|cell, prompt, cache| saved[cell][prompt] = cache);
-        Ok((saved, multiply_adds))
+        Ok(RunsC {
+            saved,
+            plan: Plan::of(&made),
+            multiply_adds,
+        })
+    }
+
+    /// An error of runs beside which so many bytes are kept, in terms of the study's own limit.
+    fn beside(&self, kept: u64, error: Error) -> Error {
+        match error {
+            Error::MemoryLimit { least, .. } => Error::MemoryLimit {
+                limit: self.limits.memory,
+                least: least + kept,
+            },
+            other => other,
+        }
     }
 
     /// The cell of run D for one set of senders.
     pub(super) fn receive(&self, senders: &[PathSender], ends: &Ends) -> Result<Cell> {
         self.expect(senders.iter(), ends)?;
         let cells = self.send([senders])?;
-        let (saved, _) = self.save(&cells, ends, self.limits.memory)?;
-        ends.receive(&saved[0])
+        let made = self.save(&cells, ends, self.limits.memory)?;
+        ends.receive(&made.saved[0])
     }
 }
 
@@ -146,10 +128,20 @@ pub(super) struct Raw {
     pub original: Array1<f32>,
     /// None where senders are ablated.
     pub new: Option<Array1<f32>>,
+    /// Of the runs C and D.
+    pub plan: Plan,
     pub multiply_adds: u64,
     /// Why cells have no value, `[cell]`.
     pub absent: Vec<Option<Absent>>,
     pub partial: bool,
+}
+
+impl Raw {
+    /// Cells that have not run.
+    fn open(&self) -> usize {
+        let open = |reason: &&Option<Absent>| **reason == Some(Absent::NotRun);
+        self.absent.iter().filter(open).count()
+    }
 }
 
 /// What is the same for all cells.
@@ -199,6 +191,7 @@ impl<'p, 'm> Runs<'p, 'm> {
             linear: self.slopes.is_some().then(none),
             original: study.original.metric(self.metric)?,
             new,
+            plan: Plan::default(),
             multiply_adds: 0,
             absent: vec![Some(Absent::NoPath); shape.0],
             partial: false,
@@ -206,15 +199,15 @@ impl<'p, 'm> Runs<'p, 'm> {
         let run: Vec<usize> = (0..shape.0).filter(|cell| connected[*cell]).collect();
         run.iter()
             .for_each(|cell| raw.absent[*cell] = Some(Absent::NotRun));
-        let mut done = shape.0 - run.len();
         let kept = self.kept_bytes();
         let group = (study.limits.memory / 4 / kept.max(1)).clamp(1, GROUP as u64);
         for group in run.chunks(group as usize) {
-            self.run_group(group, kept, &mut raw)?;
-            group.iter().for_each(|cell| raw.absent[*cell] = None);
-            done += group.len();
-            let told = study.limits.report(done, shape.0, "senders");
-            if told.is_break() && done < shape.0 {
+            let kept = kept * group.len() as u64;
+            let run = self.run_group(group, kept, &mut raw);
+            run.map_err(|error| study.beside(kept, error))?;
+            let done = shape.0 - raw.open();
+            let ended = study.limits.report(done, shape.0, "senders").is_break();
+            if done < shape.0 && (ended || raw.partial) {
                 raw.partial = true;
                 break;
             }
@@ -230,24 +223,32 @@ impl<'p, 'm> Runs<'p, 'm> {
         lengths.map(|n| kept_bytes(config, &keep, n)).sum()
     }
 
-    /// Runs C and D of some cells; what runs C save takes `kept` bytes each.
+    /// Runs C and D of some cells; what runs C save takes `kept` bytes.
     fn run_group(&self, group: &[usize], kept: u64, raw: &mut Raw) -> Result<()> {
         let study = self.study;
-        let all = study.limits.memory;
-        let left = all.saturating_sub(kept * group.len() as u64);
+        let left = study.limits.memory.saturating_sub(kept);
         let sent = study.send(group.iter().map(|cell| &self.senders[*cell][..]))?;
-        let (saved, multiply_adds) = study.save(&sent, &self.ends, left)?;
-        let received = saved.iter().map(|caches| self.ends.receive(caches));
+        let made = study.save(&sent, &self.ends, left)?;
+        let received = made.saved.iter().map(|caches| self.ends.receive(caches));
         let received = received.collect::<Result<Vec<Cell>>>()?;
-        let sweep = Sweep::over(&study.original).memory_limit(left);
-        let result = sweep.run(&received, self.metric)?;
-        raw.multiply_adds += multiply_adds + result.multiply_adds;
-        for (cell, row) in group.iter().zip(result.values.rows()) {
+        let cells = raw.absent.len();
+        let mut limits = study.limits.part(cells - raw.open(), cells, "senders");
+        limits.memory = left;
+        let result = Sweep::limited(&study.original, limits).run(&received, self.metric)?;
+        raw.multiply_adds += made.multiply_adds + result.multiply_adds;
+        raw.plan.add(&made.plan);
+        raw.plan.add(&result.plan);
+        raw.partial |= result.partial;
+        for ((cell, row), finished) in group.iter().zip(result.values.rows()).zip(result.finished) {
             raw.values.row_mut(*cell).assign(&row);
+            if finished {
+                raw.absent[*cell] = None;
+            }
         }
         if let (Some(slopes), Some(linear)) = (&self.slopes, &mut raw.linear) {
             let original = study.original.caches(self.ends.reads.iter().copied())?;
-            for (cell, saved) in group.iter().zip(&saved) {
+            let finished = |(cell, _): &(&usize, _)| raw.absent[**cell].is_none();
+            for (cell, saved) in group.iter().zip(&made.saved).filter(finished) {
                 for (prompt, base) in raw.original.iter().enumerate() {
                     let change = slopes.change(&self.ends, prompt, saved, &original)?;
                     linear[[*cell, prompt]] = (f64::from(*base) + change) as f32;
@@ -256,14 +257,4 @@ impl<'p, 'm> Runs<'p, 'm> {
         }
         Ok(())
     }
-}
-
-/// A residual of each prompt, `[pos, 1, d_model]`: for every head.
-fn spread(saved: &[ActivationCache], point: HookPoint) -> Result<Values> {
-    let one = |cache: &ActivationCache| -> Result<ArrayD<f32>> {
-        Ok(cache.get(point)?.insert_axis(Dim(1)).to_owned())
-    };
-    Ok(Values::arrays(
-        saved.iter().map(one).collect::<Result<_>>()?,
-    ))
 }

@@ -3,14 +3,14 @@
 use ndarray::{ArrayView2, Axis as Dim};
 
 use super::PathPatching;
-use super::engine::Ends;
+use super::ends::Ends;
 use crate::cache::{ActivationCache, Selection};
 use crate::error::Result;
 use crate::gradient::Backward;
 use crate::hook::Axes;
 use crate::metric::Metric;
 
-/// Gradients of the metric at the receivers' inputs, one cache a prompt.
+/// Gradients of the metric at the receivers' inputs, one cache per prompt.
 pub(super) struct Slopes(Vec<ActivationCache>);
 
 impl Slopes {

@@ -26,14 +26,17 @@ impl Direction {
     }
 }
 
-/// Whether values are as measured or relative to the baselines.
+/// Whether values are as measured, changes, or relative to the baselines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalization {
     /// As measured.
     #[default]
     Raw,
-    /// `(m − corrupted) / (clean − corrupted)`: 0 is the corrupted run, 1 the clean run.
+    /// Minus the metric of the runs that were changed, prompt by prompt: 0 is no change.
+    Change,
+    /// The change over `clean − corrupted`: 0 is no change; 1 (or −1, if the corrupted run is
+    /// patched into the clean one) is that from the one run to the other.
     Normalized,
 }
 
@@ -110,8 +113,10 @@ impl About {
     pub(super) fn unit_label(&self) -> String {
         match (self.unit.as_str(), self.normalization) {
             ("", Normalization::Raw) => "value".to_string(),
+            ("", Normalization::Change) => "change".to_string(),
             ("", Normalization::Normalized) => "normalized".to_string(),
             (unit, Normalization::Raw) => unit.to_string(),
+            (unit, Normalization::Change) => format!("change of the {unit}"),
             (unit, Normalization::Normalized) => format!("{unit}, normalized"),
         }
     }
@@ -132,7 +137,11 @@ impl About {
         facts.extend(self.model.iter().map(|name| format!("model: {name}")));
         facts.extend(self.direction.map(|d| d.describe().to_string()));
         if self.normalization == Normalization::Normalized {
-            facts.push("normalized: 0 is the corrupted run, 1 the clean run".to_string());
+            let ends = match self.direction {
+                Some(Direction::Noising) => "0 is the clean run, -1 the corrupted run",
+                _ => "0 is the corrupted run, 1 the clean run",
+            };
+            facts.push(format!("normalized: {ends}"));
         }
         let list =
             |pairs: Vec<String>, between: &str| (!pairs.is_empty()).then(|| pairs.join(between));

@@ -13,6 +13,8 @@ pub enum Absent {
     NoPath,
     /// The run ended before it.
     NotRun,
+    /// It was not asked for.
+    NotAsked,
     /// No prompt has what the cell is about.
     NoSamples,
     /// It was computed, and the result is NaN.
@@ -33,6 +35,7 @@ impl Absent {
         match self {
             Absent::NoPath => "nothing leads from here to what is measured",
             Absent::NotRun => "the run ended before",
+            Absent::NotAsked => "it was not asked for",
             Absent::NoSamples => "no prompt has this",
             Absent::NotANumber => "the computation's result is not a number",
             Absent::Unstated => "no value; the file does not say why",
@@ -44,6 +47,7 @@ impl Absent {
         match self {
             Absent::NoPath => "–",
             Absent::NotRun => "…",
+            Absent::NotAsked => "·",
             Absent::NoSamples => "∅",
             Absent::NotANumber => "NaN",
             Absent::Unstated => "×",
@@ -57,6 +61,7 @@ impl fmt::Display for Absent {
         f.pad(match self {
             Absent::NoPath => "no path",
             Absent::NotRun => "not run",
+            Absent::NotAsked => "not asked",
             Absent::NoSamples => "no samples",
             Absent::NotANumber => "NaN",
             Absent::Unstated => "n/a",

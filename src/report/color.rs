@@ -152,7 +152,7 @@ pub(super) fn missing(reason: Absent) -> Rgb {
     match reason {
         Absent::NotANumber => [0x60; 3],
         Absent::NotRun => [0x9c; 3],
-        Absent::NoPath | Absent::NoSamples | Absent::Unstated => [0xb8; 3],
+        Absent::NoPath | Absent::NotAsked | Absent::NoSamples | Absent::Unstated => [0xb8; 3],
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use ndarray::{Array, ArrayD, ArrayView, ArrayViewD, Axis as Dim, Dimension, IxDyn};
 
-use super::about::{About, Normalization};
+use super::about::{About, Direction, Normalization};
 use super::absent::Absent;
 use super::axis::{Axis, Part};
 use super::digits::estimate;
@@ -249,27 +249,16 @@ impl Labelled {
         Ok(result)
     }
 
-    /// `(m − corrupted) / (clean − corrupted)` for every cell: 0 is the corrupted run's metric and
-    /// 1 the clean run's, in either direction of patching. Standard errors are scaled alike.
+    /// The change of every cell over `clean − corrupted`. Of values as measured, the change is
+    /// taken from the corrupted run's baseline, or the clean run's, if that is patched into
+    /// ([`About::direction`]). So 0 is no change; 1 is that from the corrupted run to the clean
+    /// one, −1 that back. Standard errors are scaled alike: the baselines' own are left out.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the values are normalised already, if a baseline is missing, or if
     /// the baselines are equal or not finite.
     pub fn normalized(&self) -> Result<Self> {
-        if self.about.normalization == Normalization::Normalized {
-            return Err(Error::invalid(
-                "normalization",
-                "normalized values",
-                "raw values",
-            ));
-        }
-        let [clean, corrupted] = ["clean", "corrupted"].map(|name| {
-            self.about.baselines.get(name).copied().ok_or_else(|| {
-                let names: Vec<_> = self.about.baselines.keys().map(String::as_str).collect();
-                let found = format!("baselines [{}]", names.join(", "));
-                Error::invalid("normalization", found, format!("a baseline `{name}`"))
-            })
-        });
+        let [clean, corrupted] = ["clean", "corrupted"].map(|name| self.baseline(name));
         let (clean, corrupted) = (clean?, corrupted?);
         let span = clean - corrupted;
         if !span.is_finite() || span == 0.0 {
@@ -277,8 +266,21 @@ impl Labelled {
             let expected = "two different finite baselines: prompts on which the metric differs";
             return Err(Error::invalid("normalization", found, expected));
         }
+        let from = match (self.about.normalization, self.about.direction) {
+            (Normalization::Change, _) => 0.0,
+            (Normalization::Raw, Some(Direction::Noising)) => clean,
+            (Normalization::Raw, _) => corrupted,
+            (Normalization::Normalized, _) => {
+                let expected = "raw values or changes";
+                return Err(Error::invalid(
+                    "normalization",
+                    "normalized values",
+                    expected,
+                ));
+            }
+        };
         let mut result = self.clone();
-        result.values.mapv_inplace(|m| (m - corrupted) / span);
+        result.values.mapv_inplace(|m| (m - from) / span);
         if let Some(errors) = &mut result.std_error {
             errors.mapv_inplace(|e| e / span.abs());
         }
@@ -286,6 +288,15 @@ impl Labelled {
         result.color_range = None;
         result.about.normalization = Normalization::Normalized;
         Ok(result)
+    }
+
+    fn baseline(&self, name: &str) -> Result<f32> {
+        let baselines = &self.about.baselines;
+        baselines.get(name).copied().ok_or_else(|| {
+            let names: Vec<_> = baselines.keys().map(String::as_str).collect();
+            let found = format!("baselines [{}]", names.join(", "));
+            Error::invalid("normalization", found, format!("a baseline `{name}`"))
+        })
     }
 }
 

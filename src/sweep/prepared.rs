@@ -1,6 +1,7 @@
 //! A sweep that is ready to run, and its run.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
@@ -9,9 +10,7 @@ use super::{Plan, Sweep, SweepResult};
 use crate::base::Departure;
 use crate::error::Result;
 use crate::metric::{Metric, Needs};
-use crate::model::lane::Lane;
 use crate::model::stage::Frozen;
-use crate::prompt::Prompt;
 use crate::schedule::{Cell, Chunk, End, Schedule};
 
 /// A sweep whose base has run and whose lanes are known.
@@ -38,7 +37,7 @@ impl<'s> Prepared<'s> {
         })?;
         let readout = sweep.base.readout(&needs)?;
         Ok(Prepared {
-            plan: plan(&made.value),
+            plan: Plan::of(&made.value),
             sweep,
             metric,
             needs,
@@ -53,7 +52,14 @@ impl<'s> Prepared<'s> {
         &self.plan
     }
 
-    /// Runs all cells; an observer is told after each chunk how many are done on every prompt.
+    /// Multiply-adds of the lanes of some cells.
+    pub(crate) fn multiply_adds(&self, cells: Range<usize>) -> u64 {
+        let lanes = self.schedule.lanes.iter();
+        let own = lanes.filter(|lane| cells.contains(&lane.cell));
+        own.map(|lane| lane.cost.macs).sum()
+    }
+
+    /// Runs all cells; an observer hears after each chunk how many are done on every prompt.
     pub fn run(&self) -> SweepResult {
         let cells = self.plan.cells;
         let readouts = self.readouts.iter().enumerate();
@@ -97,27 +103,5 @@ impl<'s> Prepared<'s> {
             self.metric.read(prompt, logits.view())
         };
         (0..chunk.planned.len()).into_par_iter().map(read).collect()
-    }
-}
-
-/// What is going to be done.
-fn plan(schedule: &Schedule<'_>) -> Plan {
-    let Schedule { job, lanes, .. } = schedule;
-    let (cells, prompts) = (job.cells.len(), job.prompts.len());
-    let full = |prompt: &Prompt| {
-        let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
-        lane.cost(job.model.config(), &|_| None).macs
-    };
-    let naive: u64 = job.prompts.iter().map(full).sum();
-    Plan {
-        cells,
-        prompts,
-        lanes: lanes.len(),
-        unchanged: cells * prompts - lanes.len(),
-        rows: lanes.iter().map(|l| l.cost.mlp_rows).sum(),
-        chunks: schedule.chunks.len(),
-        multiply_adds: lanes.iter().map(|l| l.cost.macs).sum(),
-        naive_multiply_adds: naive * cells as u64,
-        peak_bytes: schedule.peak,
     }
 }

@@ -188,6 +188,18 @@ fn subject_span(
             ),
         });
     }
+    let end = start + subject.len();
+    let of_a_word = |c: char| c.is_lowercase() || c.is_uppercase() || c.is_numeric();
+    if text[..start].ends_with(of_a_word) || text[end..].starts_with(of_a_word) {
+        return Err(Error::Prompt {
+            at: format!("`{text}`"),
+            found: format!("the subject inside a longer word, at bytes {start} to {end}"),
+            expected: format!(
+                "the subject `{subject}` as whole words; `TracedFact::new` takes the positions of \
+                 its tokens"
+            ),
+        });
+    }
     let count = |part: &str| -> Result<usize> {
         if part.is_empty() {
             return Ok(0);
@@ -200,7 +212,7 @@ fn subject_span(
     };
     let before = &text[..start];
     let before = before.strip_suffix(' ').unwrap_or(before);
-    Ok(count(before)?..count(&text[..start + subject.len()])?)
+    Ok(count(before)?..count(&text[..end])?)
 }
 
 /// The generator of facts: 48 people and 6 relations, each in 4 phrasings.

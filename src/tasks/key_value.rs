@@ -149,7 +149,7 @@ impl<'t> KeyValue<'t> {
         }
     }
 
-    fn prompt(&self, examples: &[(u32, u32)], query: u32) -> Result<Prompt> {
+    fn prompt(&self, examples: &[(u32, u32)], query: u32) -> Prompt {
         let mut tokens: Vec<u32> = self.bos.into_iter().collect();
         for (key, value) in examples {
             tokens.push(*key);
@@ -161,7 +161,7 @@ impl<'t> KeyValue<'t> {
         tokens.extend(&self.arrow);
         match self.tokenizer {
             Some(tokenizer) => tokenizer.prompt(tokens),
-            None => Ok(Prompt::from(tokens)),
+            None => Prompt::from(tokens),
         }
     }
 
@@ -222,8 +222,8 @@ impl<'t> KeyValue<'t> {
                 .collect()
         };
         Ok(KeyValuePair {
-            clean: self.prompt(&examples(0), keys[query])?,
-            corrupted: self.prompt(&examples(shift), keys[query])?,
+            clean: self.prompt(&examples(0), keys[query]),
+            corrupted: self.prompt(&examples(shift), keys[query]),
             answer: values[query],
             other: values[(query + shift) % shots],
             roles: self.roles(shots, query),
@@ -252,9 +252,9 @@ impl<'t> KeyValue<'t> {
             values.shuffle(&mut rng);
             let shuffled: Vec<_> = shown.iter().zip(&values).map(pair).collect();
             let key = self.keys[query];
-            prompts.clean.push(self.prompt(&examples, key)?);
-            prompts.shuffled.push(self.prompt(&shuffled, key)?);
-            prompts.zero_shot.push(self.prompt(&[], key)?);
+            prompts.clean.push(self.prompt(&examples, key));
+            prompts.shuffled.push(self.prompt(&shuffled, key));
+            prompts.zero_shot.push(self.prompt(&[], key));
             prompts.answers.push(self.values[query]);
         }
         Ok(prompts)

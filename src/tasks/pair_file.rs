@@ -152,7 +152,7 @@ impl Entry {
             return Err(Error::invalid("right answers", "none", "at least one"));
         }
         if let Some(both) = answers.iter().find(|token| wrong_answers.contains(token)) {
-            let found = format!("`{}` as right and as wrong", tokenizer.token_text(*both)?);
+            let found = format!("`{}` as right and as wrong", tokenizer.token_text(*both));
             return Err(Error::invalid("answers", found, "one or the other"));
         }
         Ok(PromptPair {
@@ -171,11 +171,15 @@ impl Entry {
 
 impl Text {
     fn prompt(&self, what: &str, tokenizer: &Tokenizer, bos: bool) -> Result<Prompt> {
+        let ids = |start: &[u32], ids: &[u32]| {
+            ids.iter().try_for_each(|&id| tokenizer.check(id))?;
+            Ok(tokenizer.prompt([start, ids].concat()))
+        };
         let prompt = match (self, bos) {
             (Text::Words(text), true) => tokenizer.encode_with_bos(text),
             (Text::Words(text), false) => tokenizer.encode(text),
-            (Text::Ids(ids), true) => tokenizer.prompt([&[tokenizer.bos()?], &ids[..]].concat()),
-            (Text::Ids(ids), false) => tokenizer.prompt(ids.clone()),
+            (Text::Ids(list), true) => ids(&[tokenizer.bos()?], list),
+            (Text::Ids(list), false) => ids(&[], list),
         };
         let prompt = prompt.map_err(|error| at(what, error))?;
         if prompt.is_empty() {
@@ -203,8 +207,8 @@ impl Text {
             }),
             Text::Ids(ids) => match ids[..] {
                 [id] => {
-                    let label = tokenizer.token_label(id);
-                    label.map(|_| id).map_err(|error| at(what, error))
+                    let known = tokenizer.check(id);
+                    known.map(|()| id).map_err(|error| at(what, error))
                 }
                 _ => Err(Error::invalid(what, format!("{ids:?}"), "one token id")),
             },
@@ -284,7 +288,7 @@ impl PairFile {
             ignored: read.ignored,
         };
         if bos {
-            file.shift(tokenizer.token_label(tokenizer.bos()?)?);
+            file.shift(tokenizer.token_label(tokenizer.bos()?));
         }
         Ok(file)
     }

@@ -26,11 +26,46 @@ pub struct RepeatedPrompt {
 }
 
 impl RepeatedPrompt {
+    /// The positions whose next token is within the first repeat, BOS's included: nothing shows which it is.
+    pub(crate) fn first(&self) -> Range<usize> {
+        0..self.start + self.period - 1
+    }
+
+    /// Checks that sequences have one length and repeat, and what comes next in the second repeat
+    /// is known.
+    pub(crate) fn check_all(repeated: &[Self]) -> Result<()> {
+        let first = repeated.first().map_or(0, |r| r.prompt.len());
+        for (i, r) in repeated.iter().enumerate() {
+            let n = r.prompt.len();
+            if r.period < 2 || r.predictable().is_empty() || n != first {
+                return Err(Error::Prompt {
+                    at: format!("repeated sequence {i}"),
+                    found: format!("{n} tokens with a period of {}", r.period),
+                    expected: format!("{first} tokens, and two repeats of at least 2 tokens"),
+                });
+            }
+            let tokens = &r.prompt.tokens;
+            let other = |at: &usize| tokens[*at] != tokens[*at - r.period];
+            if let Some(at) = (r.start + r.period..n).find(other) {
+                return Err(Error::Prompt {
+                    at: format!("repeated sequence {i}, position {at}"),
+                    found: format!("token {}", tokens[at]),
+                    expected: format!(
+                        "{}, as {} positions before",
+                        tokens[at - r.period],
+                        r.period
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The positions whose *next* token can be known by copying: from the second repeat's first
     /// token to the last but one of all; none where there is one repeat only.
     pub fn predictable(&self) -> Range<usize> {
-        let first = self.start + self.period;
-        first..(self.prompt.len() - 1).max(first)
+        let first = self.start.saturating_add(self.period);
+        first..self.prompt.len().saturating_sub(1).max(first)
     }
 }
 
@@ -82,9 +117,7 @@ impl<'t> Repeated<'t> {
     /// [`Error::OutOfRange`] when one is not in the vocabulary, [`Error::Tokenizer`] when there
     /// are fewer than 2 different ones.
     pub fn from_pool(tokenizer: &'t Tokenizer, pool: Vec<u32>) -> Result<Self> {
-        for &token in &pool {
-            tokenizer.token_text(token)?;
-        }
+        pool.iter().try_for_each(|&token| tokenizer.check(token))?;
         Ok(Repeated {
             tokenizer: Some(tokenizer),
             ..Repeated::from_tokens(pool)?
@@ -183,7 +216,7 @@ impl<'t> Repeated<'t> {
             .chain(sequence.repeat(repeats))
             .collect();
         let prompt = match self.tokenizer {
-            Some(tokenizer) => tokenizer.prompt(tokens)?,
+            Some(tokenizer) => tokenizer.prompt(tokens),
             None => Prompt::from(tokens),
         };
         Ok(RepeatedPrompt {

@@ -6,9 +6,10 @@ use std::ops::Range;
 use ndarray::Array2;
 
 use super::{CausalTracing, FactTrace, Restore, TracedFact};
+use crate::effects::layer_axis;
 use crate::error::{Error, Result};
 use crate::metric::probability;
-use crate::report::{Absent, Axis, Labelled};
+use crate::report::{About, Absent, Axis, Labelled};
 use crate::statistics::{Estimate, mean};
 
 /// The roles of tokens in the paper's averages. As in the authors' code, the only token of a
@@ -113,7 +114,7 @@ struct Sorted {
 impl CausalTracing<'_> {
     /// Traces the facts that the clean model gets right, and averages over them: one result per
     /// restoration. The clean and corrupted runs of a fact are made once for all of them. An
-    /// observer is told how many facts are done; after its break, the averages are over those.
+    /// observer hears how many facts are done; after its break, the averages are over those.
     ///
     /// # Errors
     /// [`Error::Invalid`] without restorations, if a fact has no attribute, or if none is right;
@@ -122,8 +123,7 @@ impl CausalTracing<'_> {
         if restores.is_empty() {
             return Err(Error::invalid("restorations", 0, "at least one"));
         }
-        let n_layers = self.model().config().n_layers;
-        restores.iter().try_for_each(|r| r.check(n_layers))?;
+        restores.iter().try_for_each(Restore::check)?;
         if let Some(i) = facts.iter().position(|fact| fact.attribute.is_none()) {
             let expected = "the right answer, to tell whether the model knows it";
             let what = format!("fact {i}");
@@ -188,6 +188,11 @@ impl CausalTracing<'_> {
         ];
         let counts = counts.map(|(name, count)| (name.to_string(), count as u64));
         about.counts.extend(counts);
+        for name in [About::MULTIPLY_ADDS, About::FULL_PASSES] {
+            let of = |trace: &FactTrace| trace.indirect_effect.about.counts[name];
+            let sum = kept.iter().map(|(_, trace)| of(trace)).sum();
+            about.counts.insert(name.to_string(), sum);
+        }
         for class in PositionClass::ALL {
             let tokens: usize = kept
                 .iter()
@@ -212,7 +217,7 @@ impl CausalTracing<'_> {
             .collect();
         let (total_effect, std_error) = clustered(&effects);
         let classes = Axis::new("token", PositionClass::ALL.map(PositionClass::name));
-        let axes = vec![classes, Axis::layers(values.ncols())];
+        let axes = vec![classes, layer_axis(restore.site, values.ncols())];
         let none = |class: PositionClass| {
             let mut traced = kept.iter().map(|(index, _)| &facts[*index]);
             traced.all(|fact| class.positions(fact).next().is_none())
@@ -260,7 +265,7 @@ fn class_averages(
 }
 
 /// The mean of all values and its standard error, where values of one cluster depend on each
-/// other; with one value a cluster it is the usual standard error. NaN where too few are there.
+/// other; with one value per cluster it is the usual standard error. NaN where too few are there.
 fn clustered(clusters: &[Vec<f64>]) -> (f32, f32) {
     let n = clusters.iter().map(Vec::len).sum::<usize>() as f64;
     let mean = clusters.iter().flatten().sum::<f64>() / n;

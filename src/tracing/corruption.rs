@@ -10,7 +10,7 @@ use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::model::Transformer;
 use crate::prompt::Prompt;
 
-/// What happens to a subject's tokens, once a sample. Every cell of a table meets the same
+/// What happens to a subject's tokens, once per sample. Every cell of a table meets the same
 /// samples.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SubjectCorruption {

@@ -129,8 +129,7 @@ impl<'m> Circuits<'m> {
         };
         let scores: Vec<f32> = Head::all(config).map(score).collect::<Result<_>>()?;
         let shape = (config.n_layers, config.n_heads);
-        let values = Array2::from_shape_vec(shape, scores)
-            .unwrap_or_else(|_| unreachable!("one score a head"));
+        let values = Array2::from_shape_vec(shape, scores).expect("one score per head");
         let about = About {
             title: "Copying score".to_string(),
             caption: "Σ Re λ / Σ |λ| of the full OV circuit W_E · W_V · W_O · W_U.".to_string(),

@@ -1,12 +1,13 @@
 //! Composition of heads: how much of what one head writes another one reads (Elhage et al. 2021, "A
 //! Mathematical Framework for Transformer Circuits").
 
-use ndarray::{Array2, Array3, Array4, ArrayView2};
+use ndarray::{Array2, Array4, ArrayView2};
 
 use crate::component::{Head, Qkv};
 use crate::error::Result;
 use crate::ops::matmul;
-use crate::report::{About, Axis, Labelled, Palette};
+use crate::report::{About, Absent, Axis, Labelled, Palette};
+use crate::statistics::shaped;
 use crate::weights::circuits::Circuits;
 use crate::weights::factored::gram;
 
@@ -14,8 +15,8 @@ impl<'m> Circuits<'m> {
     /// Composition scores `‖L · R‖ / (‖L‖ ‖R‖)` (Frobenius norms) of all pairs of heads,
     /// `[layer, head, later layer, later head]`: L is the OV circuit of the first head, R what
     /// the later one reads with, by the input through which it does: its QK circuit for queries,
-    /// that transposed for keys, its OV circuit for values. 0 where the second layer does not come after the first, NaN
-    /// for a circuit that is zero.
+    /// that transposed for keys, its OV circuit for values. No value ([`Absent::NoPath`]) where the
+    /// second layer does not come after the first; not a number for a circuit that is zero.
     ///
     /// # Errors
     /// Same as [`Labelled::new`].
@@ -26,7 +27,9 @@ impl<'m> Circuits<'m> {
         let readers: Vec<Reduced> = Head::all(config)
             .map(|h| self.reduced(h, Some(kind)))
             .collect();
-        let mut scores = Array4::zeros((layers, heads, layers, heads));
+        let shape = (layers, heads, layers, heads);
+        let mut scores = Array4::from_elem(shape, f32::NAN);
+        let no_path = |(from, _, to, _)| (to <= from).then_some(Absent::NoPath);
         for (i, from) in Head::all(config).enumerate() {
             for (j, to) in Head::all(config)
                 .enumerate()
@@ -47,7 +50,7 @@ impl<'m> Circuits<'m> {
         let about = About {
             title: format!("Composition through {}", kind.describe()),
             caption: format!(
-                "‖OV · {}‖ / (‖OV‖ · ‖{0}‖) for every pair of heads; 0 where the second is not in a later layer.",
+                "‖OV · {}‖ / (‖OV‖ · ‖{0}‖) for every pair of heads; no path where the second is not in a later layer.",
                 match kind {
                     Qkv::Q => "QK",
                     Qkv::K => "QK^T",
@@ -58,7 +61,7 @@ impl<'m> Circuits<'m> {
             palette: Palette::Sequential,
             ..About::default()
         };
-        Labelled::new(scores, axes, about)
+        Labelled::new(scores, axes, about)?.with_absent(Array4::from_shape_fn(shape, no_path))
     }
 
     /// The scores of all three kinds in one table, `[composition, from, to]`, heads `0.0`, `0.1`, ...
@@ -70,12 +73,13 @@ impl<'m> Circuits<'m> {
             .map(|h| h.to_string())
             .collect();
         let n = heads.len();
-        let mut values = Vec::with_capacity(3 * n * n);
+        let (mut values, mut absent) = (Vec::new(), Vec::new());
         for kind in Qkv::ALL {
-            values.extend(self.composition_scores(kind)?.values().iter().copied());
+            let scores = self.composition_scores(kind)?;
+            values.extend(scores.values().iter().copied());
+            absent.extend(scores.absent().iter().copied());
         }
-        let values =
-            Array3::from_shape_vec((3, n, n), values).expect("one score per kind and pair");
+        let shape = [Qkv::ALL.len(), n, n];
         let axes = vec![
             Axis::new("composition", Qkv::ALL.map(|kind| kind.to_string())),
             Axis::new("from", heads.iter().cloned()),
@@ -84,14 +88,14 @@ impl<'m> Circuits<'m> {
         let about = About {
             title: "Composition of heads".to_string(),
             caption: "‖L · R‖ / (‖L‖ · ‖R‖): L is the OV circuit of the head that writes, R what \
-                      the later one reads with (for Q: QK, for K: its transpose, for V: OV); 0 \
+                      the later one reads with (for Q: QK, for K: its transpose, for V: OV); no path \
                       where that is not in a later layer."
                 .to_string(),
             unit: "composition score".to_string(),
             palette: Palette::Sequential,
             ..About::default()
         };
-        Labelled::new(values, axes, about)
+        Labelled::new(shaped(&shape, values), axes, about)?.with_absent(shaped(&shape, absent))
     }
 
     /// The factors of the matrix with which a head reads what another one wrote.

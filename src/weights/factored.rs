@@ -154,7 +154,8 @@ impl FactoredMatrix {
         let left = to_nalgebra(self.a.view()).qr();
         let right = to_nalgebra(self.b.t()).qr();
         let small = (left.r() * right.r().transpose()).svd(true, true);
-        let factor = |side: Option<DMatrix<f64>>| side.unwrap_or_else(|| unreachable!("asked for"));
+        let factor =
+            |side: Option<DMatrix<f64>>| side.expect("the decomposition was asked for both");
         let u = left.q() * factor(small.u);
         let v = right.q() * factor(small.v_t).transpose();
         Ok(Svd {

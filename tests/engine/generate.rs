@@ -4,7 +4,7 @@ use crate::common::MODELS;
 use ndarray::Array1;
 use patchlens::generate::{Generation, Sampling};
 use patchlens::intervention::Values;
-use patchlens::steering::Steering;
+use patchlens::steering::{DoseResponse, Steering};
 use patchlens::{
     Edit, Intervention, Interventions, Prompt, Select, Site, Target, Transformer, logit_diff,
 };
@@ -303,12 +303,11 @@ fn dose_and_response_are_those_of_full_runs() {
             (values[0] - values[1]).abs() / 2.0,
         )
     };
-    let curve = steering
-        .dose_response(&model, &pairs, &metric, &scales)
-        .unwrap();
-    let by_point = steering
-        .dose_response_by_point(&model, &pairs, &metric, &scales)
-        .unwrap();
+    let study = DoseResponse::new(&model, &pairs[..], &steering).unwrap();
+    let found = study.run(&scales, &metric).unwrap();
+    let curve = found.raw();
+    let by_point = study.clone().by_point(true).run(&scales, &metric).unwrap();
+    let by_point = by_point.raw();
     assert_eq!(by_point.axes()[1].labels, ["-2", "0", "1"]);
     for (i, scale) in scales.into_iter().enumerate() {
         let (expected, error) = mean(&|| steering.interventions(scale).unwrap());
@@ -323,6 +322,18 @@ fn dose_and_response_are_those_of_full_runs() {
     let unsteered = curve.about.baselines["unsteered"];
     assert!((curve.values()[1] - unsteered).abs() < 1e-6 && curve.values()[0] != unsteered);
     assert!(curve.curves().is_ok());
+    // The ordinary result is the change: none at scale 0.
+    assert!(found.effect.values()[1].abs() < 1e-6);
+    for ((index, change), value) in found.per_prompt.indexed_iter().zip(&found.values) {
+        assert_eq!(*change, value - found.unsteered[index[1]]);
+    }
+    assert!(
+        found
+            .effect
+            .about
+            .title
+            .ends_with("against the unsteered run")
+    );
     assert!(
         curve
             .about
@@ -330,17 +341,11 @@ fn dose_and_response_are_those_of_full_runs() {
             .contains("added to the activation at all positions")
     );
     let at_last = steering.clone().at_positions(Select::Last);
-    let found = at_last
-        .dose_response(&model, &pairs, &metric, &scales)
-        .unwrap();
-    assert!(
-        found.about.caption.contains("at pos last"),
-        "{}",
-        found.about.caption
-    );
-    let none = steering
-        .dose_response(&model, &pairs, &metric, &[])
-        .unwrap_err();
+    let at_last = DoseResponse::new(&model, &pairs[..], &at_last).unwrap();
+    let found = at_last.run(&scales, &metric).unwrap();
+    let caption = &found.effect.about.caption;
+    assert!(caption.contains("at pos last"), "{caption}");
+    let none = study.run(&[], &metric).unwrap_err();
     assert!(
         none.to_string().contains("steering scales: found 0"),
         "{none}"

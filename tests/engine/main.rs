@@ -5,6 +5,7 @@ mod common;
 
 mod base;
 mod bits;
+mod cases;
 mod generate;
 mod golden;
 mod gradient;

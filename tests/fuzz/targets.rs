@@ -89,7 +89,7 @@ pub fn tokenizer(data: &[u8]) -> bool {
             let _ = (tokenizer.token(text), tokenizer.encode_with_bos(text));
         }
         for token in (0..size.min(300) as u32).chain([u32::MAX]) {
-            let _ = tokenizer.token_text(token);
+            tokenizer.token_text(token);
         }
         true
     })

@@ -200,3 +200,13 @@ fn f20_the_error_for_a_subject_that_occurs_twice_names_the_way_out() {
     let prompt = tokenizer.encode(text).unwrap();
     assert_eq!(TracedFact::new(prompt, 6..8).unwrap().subject, 6..8);
 }
+
+/// `fn main() -> patchlens::Result<()>` prints the error's Debug form: it is the message.
+#[test]
+fn n5_what_a_main_prints_is_the_message() {
+    let error = patchlens::Prompts::new([Vec::<u32>::new()]).unwrap_err();
+    assert_eq!(format!("{error:?}"), error.to_string());
+    assert!(error.to_string().contains("expected"), "{error}");
+    let printed = format!("{:?}", anyhow::Error::from(error));
+    assert!(!printed.contains("Prompt {"), "{printed}");
+}

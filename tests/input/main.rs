@@ -11,6 +11,7 @@ mod small_tokenizer;
 mod attack;
 mod bad_files;
 mod bad_input;
+mod cases;
 mod checkpoint;
 mod errors;
 mod frictions;

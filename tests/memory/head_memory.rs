@@ -12,9 +12,9 @@ fn report_stays_below_one_and_a_half_times_the_weights() {
     let weights = 4 * model.parameters().count();
     let half: Vec<u32> = (0..20).map(|i| 400 + 977 * i).collect();
     let repeated = Prompt::from(half.repeat(2));
-    let mut reporter = HeadReporter::new(&repeated);
-    reporter.copy_tokens = half[..4].to_vec();
-    reporter.task = Some(HeadTask {
+    let reporter = HeadReporter::new(&model, &repeated).unwrap();
+    let reporter = reporter.copy_tokens(half[..4].to_vec(), None);
+    let reporter = reporter.task(HeadTask {
         prompts: vec![Prompt::from(&half[..15]); 2],
         metric: logit_diff(5, 6),
         end: Role::new("END", [14, 14]),
@@ -23,7 +23,7 @@ fn report_stays_below_one_and_a_half_times_the_weights() {
         rival: None,
     });
     ALLOCATOR.reset_peak_usage();
-    let report = reporter.run(&model).unwrap();
+    let report = reporter.run().unwrap();
     let peak = ALLOCATOR.peak_usage();
     let ratio = peak as f64 / weights as f64;
     println!("peak {peak} bytes, weights {weights}: {ratio:.3}");

@@ -2,8 +2,8 @@
 
 use crate::common::Comparison;
 use ndarray::{Array1, Array3, arr1};
-use patchlens::ablation::{Ablation, AblationNode, Circuit, CircuitNode};
-use patchlens::{Metric, Prompt, Prompts, Run, Transformer, logit_diff};
+use patchlens::ablation::{Ablation, Circuit, CircuitNode, Each, Replacement};
+use patchlens::{Component, Metric, Prompt, Prompts, Run, Transformer, logit_diff};
 use serde_json::Value;
 
 const MODELS: [&str; 2] = ["tiny-gelu-new", "tiny-gelu"];
@@ -54,20 +54,20 @@ fn study<'m>(model: &'m Transformer, method: &str, described: &Value) -> Ablatio
         prompts(&study["prompts"]),
         prompts(&study["counterfactual"]),
     );
-    let ablation = match method {
-        "zero" => Ablation::zero(model, &own),
-        "mean" => {
-            let templates = numbers(&study["templates"]);
-            let others = numbers(&study["counterfactual_templates"]);
-            Ablation::mean_by_template(model, (&own, &templates), (&other, &others))
-        }
+    let replacement = match method {
+        "zero" => Replacement::Zero,
+        "mean" => Replacement::TemplateMean {
+            templates: numbers(&study["templates"]),
+            counterfactual: Prompts::new(&other).unwrap(),
+            counterfactual_templates: numbers(&study["counterfactual_templates"]),
+        },
         _ => {
             let from = numbers(&study["resampled_from"]);
             let donors: Vec<Prompt> = from.into_iter().map(|i| other[i].clone()).collect();
-            Ablation::resample(model, &own, &donors)
+            Replacement::resample(&donors).unwrap()
         }
     };
-    let mut ablation = ablation.unwrap();
+    let mut ablation = Ablation::new(model, &own, replacement).unwrap();
     for (name, lists) in study["classes"].as_object().unwrap() {
         let positions = lists.as_array().unwrap().iter().map(numbers).collect();
         ablation = ablation.with_class(name, positions).unwrap();
@@ -89,11 +89,11 @@ fn knock_outs_equal_the_goldens() {
         let mut comparison = Comparison::new(BOUND);
         for method in ["zero", "mean", "resample"] {
             let ablation = study(&model, method, &described);
-            let found = ablation.knock_out(&sets, &metric(&described)).unwrap();
+            let found = ablation.run(Each::Set(&sets), &metric(&described)).unwrap();
             let expected = &golden[&format!("knock_out/{method}")];
-            comparison.add(method, found.per_prompt.view().into_dyn(), expected.view());
+            comparison.add(method, found.values.view(), expected.view());
             let means = expected.mean_axis(ndarray::Axis(1)).unwrap();
-            comparison.add(method, found.effect.values(), means.view());
+            comparison.add(method, found.raw().values(), means.view());
             assert_eq!(found.effect.axes()[0].labels[1], "1.0@end");
         }
         comparison.finish(name);
@@ -124,12 +124,16 @@ fn circuit_scores_equal_the_goldens() {
         };
         let mean = |key: &str| golden[key].mean().unwrap();
         let scores = ablation.faithfulness(&circuit, &metric).unwrap();
-        add("mean", vec![scores.circuit], mean("circuit/mean"));
-        add("empty", vec![scores.empty], mean("circuit/empty"));
+        add("mean", vec![scores.circuit.mean], mean("circuit/mean"));
+        add("empty", vec![scores.empty.mean], mean("circuit/empty"));
         let with_mlps = ablation.clone().with_mlps();
         let scores = with_mlps.faithfulness(&circuit, &metric).unwrap();
-        add("mlps", vec![scores.circuit], mean("circuit/mean_with_mlps"));
-        assert_eq!(scores.gap(), (scores.full - scores.circuit).abs());
+        add(
+            "mlps",
+            vec![scores.circuit.mean],
+            mean("circuit/mean_with_mlps"),
+        );
+        assert_eq!(scores.gap(), (scores.full.mean - scores.circuit.mean).abs());
 
         let found = ablation.completeness(&circuit, &subsets, &metric).unwrap();
         let array = |values: &[f32]| Array1::from(values.to_vec()).into_dyn();
@@ -150,6 +154,7 @@ fn circuit_scores_equal_the_goldens() {
                 .faithfulness(&circuit, &metric)
                 .unwrap()
                 .empty
+                .mean
                 .to_bits()
         );
 
@@ -184,27 +189,28 @@ fn the_whole_model_as_circuit_is_the_clean_run() {
             }
             let full = Circuit::full(model.config(), mlps).unwrap();
             let scores = ablation.faithfulness(&full, &metric).unwrap();
-            assert_eq!(scores.circuit.to_bits(), scores.full.to_bits());
+            assert_eq!(scores.circuit.mean.to_bits(), scores.full.mean.to_bits());
+            assert_eq!((scores.change.mean, scores.change.std_error), (0.0, 0.0));
             assert_eq!(
                 (scores.ratio(), scores.gap(), scores.recovered()),
                 (1.0, 0.0, 1.0)
             );
-            assert_ne!(scores.empty, scores.full);
+            assert_ne!(scores.empty.mean, scores.full.mean);
             let all: Vec<usize> = (0..full.nodes().len()).collect();
             let found = ablation
                 .completeness(&full, &[vec![], all], &metric)
                 .unwrap();
             assert_eq!(found.incompleteness(), [0.0, 0.0]);
-            assert_eq!(found.full[1].to_bits(), scores.empty.to_bits());
+            assert_eq!(found.full[1].to_bits(), scores.empty.mean.to_bits());
         }
     }
     let own = prompts(&described["knock_out"]["prompts"]);
     let run = model.run(&own, (), &Run::default()).unwrap();
     let ablation = study(&model, "zero", &described);
-    let found = ablation.knock_out(&[vec![]], &metric).unwrap();
+    let found = ablation.run(Each::Set(&[vec![]]), &metric).unwrap();
     for (i, logits) in run.logits.iter().enumerate() {
         let expected = metric.evaluate(i, logits).unwrap();
-        assert_eq!(found.per_prompt[[0, i]].to_bits(), expected.to_bits());
+        assert_eq!(found.values[[0, i]].to_bits(), expected.to_bits());
         assert_eq!(found.clean[i].to_bits(), expected.to_bits());
     }
 }
@@ -213,10 +219,11 @@ fn the_whole_model_as_circuit_is_the_clean_run() {
 fn resampling_from_itself_changes_nothing() {
     let (model, described) = (crate::common::open("tiny-gelu"), described("tiny-gelu"));
     let own = prompts(&described["knock_out"]["prompts"]);
-    let ablation = Ablation::resample(&model, &own, &own).unwrap();
+    let same = Replacement::resample(&own).unwrap();
+    let ablation = Ablation::new(&model, &own, same).unwrap();
     let sets = [vec![CircuitNode::head(0, 1), CircuitNode::mlp(2)]];
-    let found = ablation.knock_out(&sets, &metric(&described)).unwrap();
-    for (own, clean) in found.per_prompt.row(0).iter().zip(&found.clean) {
+    let found = ablation.run(Each::Set(&sets), &metric(&described)).unwrap();
+    for (own, clean) in found.values.iter().zip(&found.clean) {
         assert_eq!(own.to_bits(), clean.to_bits());
     }
 }
@@ -252,7 +259,7 @@ fn bad_input_is_named() {
     expect(Circuit::new(vec![]).unwrap_err(), &["circuit", "no nodes"]);
     let twice = vec![CircuitNode::head(0, 1).at("end"); 2];
     expect(Circuit::new(twice).unwrap_err(), &["0.1@end twice"]);
-    let knock = |node: CircuitNode| ablation.knock_out(&[vec![node]], &metric).unwrap_err();
+    let knock = |node: CircuitNode| ablation.run(Each::Set(&[vec![node]]), &metric).unwrap_err();
     expect(knock(CircuitNode::head(0, 4)), &["0.4", "head 4", "0..4"]);
     expect(knock(CircuitNode::mlp(3)), &["mlp3", "layer 3", "0..3"]);
     expect(
@@ -279,27 +286,58 @@ fn bad_input_is_named() {
     let own = Prompts::new([vec![1, 2, 3], vec![4, 5, 6]]).unwrap();
     let short = Prompts::new([vec![1, 2, 3], vec![4, 5]]).unwrap();
     let one = Prompts::new([vec![1, 2, 3]]).unwrap();
-    expect(
-        Ablation::mean(&model, &own, &short).unwrap_err(),
-        &["prompt 1", "2", "3"],
-    );
-    expect(
-        Ablation::mean(&model, &short, &own).unwrap_err(),
-        &["prompt 1", "2", "3"],
-    );
-    expect(
-        Ablation::resample(&model, &own, &one).unwrap_err(),
-        &["1", "2, one a prompt"],
-    );
-    expect(
-        Ablation::resample(&model, &own, &short).unwrap_err(),
-        &["prompt 1", "3 tokens"],
-    );
-    let none =
-        Ablation::mean_by_template(&model, (own.as_slice(), &[0, 1]), (own.as_slice(), &[0, 0]));
-    expect(none.unwrap_err(), &["template 1", "0"]);
-    let count =
-        Ablation::mean_by_template(&model, (own.as_slice(), &[0]), (own.as_slice(), &[0, 0]));
-    expect(count.unwrap_err(), &["templates", "1", "2"]);
-    assert_eq!(AblationNode::Head(9, 6).to_string(), "9.6");
+    let new = |own: &Prompts, by: Replacement| Ablation::new(&model, own, by).unwrap_err();
+    let mean = |other: &Prompts| Replacement::CounterfactualMean(other.clone());
+    expect(new(&own, mean(&short)), &["prompt 1", "2", "3"]);
+    expect(new(&short, mean(&own)), &["prompt 1", "2", "3"]);
+    let resample = |other: &Prompts| Replacement::Resample(other.clone());
+    expect(new(&own, resample(&one)), &["1", "2, one per prompt"]);
+    expect(new(&own, resample(&short)), &["prompt 1", "3 tokens"]);
+    let templates = |templates: &[usize]| Replacement::TemplateMean {
+        templates: templates.to_vec(),
+        counterfactual: own.clone(),
+        counterfactual_templates: vec![0, 0],
+    };
+    expect(new(&own, templates(&[0, 1])), &["template 1", "0"]);
+    expect(new(&own, templates(&[0])), &["templates", "1", "2"]);
+    let unfit = CircuitNode {
+        node: Component::Embedding,
+        class: None,
+    };
+    expect(knock(unfit), &["embed", "a head or an MLP"]);
+}
+
+/// Every replacement's direct effect is that of the last residual stream with the head's output in
+/// `z`'s place replaced, and a replacement by itself has none.
+#[test]
+fn direct_effects_take_every_replacement() {
+    let (model, described) = (crate::common::open("tiny-gelu"), described("tiny-gelu"));
+    let own = prompts(&described["knock_out"]["prompts"]);
+    let metric = metric(&described);
+    let direct = |by: Replacement| {
+        let ablation = Ablation::new(&model, &own, by).unwrap();
+        let found = ablation.run(Each::HeadDirectly, &metric).unwrap();
+        found.lost().unwrap()
+    };
+    let same = direct(Replacement::resample(&own).unwrap());
+    assert!(same.values().iter().all(|lost| lost.abs() < 1e-5), "{same}");
+    // The mean over one prompt is the prompt's own.
+    let one = Prompts::new(&own[..1]).unwrap();
+    let ablation = Ablation::new(&model, &one, Replacement::CounterfactualMean(one.clone()));
+    let lost = ablation
+        .unwrap()
+        .run(Each::HeadDirectly, &metric)
+        .unwrap()
+        .lost()
+        .unwrap();
+    assert!(lost.values().iter().all(|lost| lost.abs() < 1e-5), "{lost}");
+    let study = &described["knock_out"];
+    let by_template = direct(Replacement::TemplateMean {
+        templates: numbers(&study["templates"]),
+        counterfactual: Prompts::new(prompts(&study["counterfactual"])).unwrap(),
+        counterfactual_templates: numbers(&study["counterfactual_templates"]),
+    });
+    let zero = direct(Replacement::Zero);
+    assert!(by_template.values().iter().all(|lost| lost.is_finite()));
+    assert_ne!(by_template.values(), zero.values());
 }

@@ -3,7 +3,8 @@
 use crate::common::Comparison;
 use ndarray::{Array2, Array3, Axis};
 use patchlens::attribution::{
-    Decomposition, DirectLogitAttribution, LogitDirection, Part, direct_logit_attribution,
+    Decomposition, DirectLogitAttribution, LogitAttribution, LogitDirection, Part,
+    direct_logit_attribution,
 };
 use patchlens::intervention::Values;
 use patchlens::{
@@ -380,9 +381,48 @@ fn bad_input_is_an_error() {
     let none: &[Prompt] = &[];
     let by = Decomposition::Heads;
     let message = direct_logit_attribution(&model, none, &[], by).unwrap_err();
-    assert!(message.to_string().contains("prompts: none"), "{message}");
+    assert!(
+        message.to_string().contains("prompts: an empty set"),
+        "{message}"
+    );
     let two = [direction.clone(), direction];
     let message = direct_logit_attribution(&model, &prompt, &two, by).unwrap_err();
     let expected = "logit directions: found 2; expected 1, one per prompt";
     assert!(message.to_string().contains(expected), "{message}");
+}
+
+/// The shape of all studies: each prompt's values, memory, and an observer who may end it.
+#[test]
+fn a_study_of_prompts_can_be_bounded_and_ended() {
+    let (model, _, direction) = open("tiny-gelu");
+    let prompts = [[3, 1, 4], [1, 5, 9], [2, 6, 5]].map(Prompt::from);
+    let directions = vec![direction; 3];
+    let study = LogitAttribution::new(&model, &prompts[..], &directions).unwrap();
+    let whole = study.run(Decomposition::Heads).unwrap();
+    assert_eq!(whole.per_prompt.ncols(), 3);
+    for (column, truth) in whole.per_prompt.columns().into_iter().zip(&whole.truth) {
+        assert!((column.sum() - truth).abs() < 1e-4);
+    }
+    assert!(!whole.effect.about.partial);
+
+    let ended = study.clone().observe(|progress| {
+        assert_eq!((progress.total, progress.unit), (3, "prompts"));
+        if progress.done == 2 {
+            std::ops::ControlFlow::Break(())
+        } else {
+            std::ops::ControlFlow::Continue(())
+        }
+    });
+    let found = ended.run(Decomposition::Heads).unwrap();
+    assert!(found.effect.about.partial);
+    assert_eq!(found.effect.about.counts["prompts"], 2);
+    let first_two = whole.per_prompt.slice_axis(Axis(1), (0..2).into());
+    assert_eq!(found.per_prompt, first_two);
+
+    let small = study.clone().memory_limit(1).run(Decomposition::Heads);
+    let Err(patchlens::Error::MemoryLimit { limit: 1, least }) = small else {
+        panic!("{small:?}");
+    };
+    let enough = study.memory_limit(least).run(Decomposition::Heads).unwrap();
+    assert_eq!(enough.per_prompt, whole.per_prompt);
 }

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use crate::common::Comparison;
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use patchlens::heads::{
-    AttentionPattern, Closeness, Detection, copy_scores, detect_heads, pattern_scores,
+    AttentionPattern, Closeness, CopyScores, Detection, detect_heads, pattern_scores,
 };
+use patchlens::report::{Absent, Labelled};
 use patchlens::weights::{Circuits, Embedding, FactoredMatrix};
 use patchlens::{Head, Prompt, Qkv, Transformer};
 
@@ -116,6 +117,17 @@ fn head_detection() {
     }
 }
 
+/// TransformerLens has zeros where there is no path.
+fn with_zeros(scores: &Labelled) -> ArrayD<f32> {
+    let mut values = scores.values().to_owned();
+    values.zip_mut_with(&scores.absent(), |value, absent| {
+        if *absent == Some(Absent::NoPath) {
+            *value = 0.0;
+        }
+    });
+    values
+}
+
 #[test]
 fn composition_of_all_pairs() {
     for golden in goldens() {
@@ -126,12 +138,14 @@ fn composition_of_all_pairs() {
                 .composition_scores(kind)
                 .unwrap();
             let key = format!("composition/{kind:?}");
-            comparison.add(&key, found.values(), reference[&key].view());
+            let found = with_zeros(&found);
+            comparison.add(&key, found.view(), reference[&key].view());
         }
         let table = Circuits::new(&golden.model).composition_table().unwrap();
+        let table = with_zeros(&table);
         for (i, kind) in Qkv::ALL.into_iter().enumerate() {
             let expected = &reference[&format!("composition/{kind:?}")];
-            let found = table.values().index_axis_move(Axis(0), i);
+            let found = table.index_axis(Axis(0), i);
             let expected = expected.to_shape(found.shape()).unwrap();
             comparison.add(&format!("table {kind:?}"), found, expected.view());
         }
@@ -249,7 +263,8 @@ fn copy_scores_of_the_paper() {
     for golden in goldens() {
         let prompts = golden.prompts("copy_prompts");
         let last = vec![vec![1]; prompts.len()];
-        let found = copy_scores(&golden.model, &prompts, &last, 5).unwrap();
+        let study = CopyScores::new(&golden.model, &prompts, &last).unwrap();
+        let found = study.top(5).run().unwrap().score;
         let mut comparison = Comparison::new(BOUND);
         for (i, sign) in ["positive", "negative"].iter().enumerate() {
             let expected = &golden.tensors[&format!("copy/{sign}")];
@@ -342,7 +357,7 @@ fn patterns_that_do_not_fit_are_errors() {
         let error = detect_heads(&model, &prompt, patterns, Detection::default()).unwrap_err();
         error.to_string()
     };
-    assert!(detect(&[]).contains("one a prompt"));
+    assert!(detect(&[]).contains("one per prompt"));
     assert!(detect(&[Array2::zeros((2, 2))]).contains("[3, 3]"));
     assert!(detect(&[Array2::ones((3, 3))]).contains("cannot look ahead"));
 }

@@ -1,16 +1,16 @@
 //! The head report and the circuit search on the shipped model: their figures are those of full
 //! runs, and labels have the evidence that they claim.
 use ndarray::{ArrayD, Axis, Slice};
-use patchlens::ablation::{Ablation, CircuitNode, Replacement, head_direct_effect};
+use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
 use patchlens::heads::{
-    HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch, induction_circuit,
+    HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch, InductionThresholds,
 };
 use patchlens::in_context::{FunctionVectors, TokenPair, in_context_score_by_head, repeated_loss};
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Repeated, RepeatedPrompt, Split};
 use patchlens::{
-    Config, Edit, Head, Intervention, Prompt, Run, Selection, Site, Sweep, Target, Tokenizer,
-    Transformer,
+    Config, Edit, Head, Intervention, Labelled, Prompt, Prompts, Run, Selection, Site, Sweep,
+    Target, Tokenizer, Transformer,
 };
 
 fn pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
@@ -24,27 +24,6 @@ fn more_pairs(tokenizer: &Tokenizer) -> Vec<IoiPair> {
     ioi.pairs(256, Corruption::RandomNames, 1).unwrap()
 }
 
-/// What IOI's logit difference loses when each head is replaced at END by its mean over prompts of
-/// the same template with other names (Wang et al. 2022), in the order of [`Head::all`].
-fn cost_at_end(model: &Transformer, clean: &[IoiPrompt], others: &[IoiPrompt]) -> Vec<f32> {
-    let prompts = |of: &[IoiPrompt]| -> (Vec<Prompt>, Vec<usize>) {
-        of.iter().map(|p| (Prompt::from(p), p.template)).unzip()
-    };
-    let ends = clean.iter().map(|p| vec![p.positions.end]).collect();
-    let (originals, others) = (prompts(clean), prompts(others));
-    let means = (&others.0[..], &others.1[..]);
-    let ablation = Ablation::mean_by_template(model, (&originals.0[..], &originals.1[..]), means)
-        .and_then(|ablation| ablation.with_class("END", ends))
-        .unwrap();
-    let node = |head: Head| vec![CircuitNode::head(head.layer, head.head).at("END")];
-    let sets: Vec<_> = Head::all(model.config()).map(node).collect();
-    let found = ablation
-        .knock_out(&sets, &HeadTask::ioi(clean).metric)
-        .unwrap();
-    let whole = found.clean.mean().unwrap();
-    found.effect.values().iter().map(|v| whole - v).collect()
-}
-
 fn task(pairs: &[IoiPair]) -> HeadTask {
     let clean: Vec<_> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     HeadTask::ioi(&clean)
@@ -55,12 +34,14 @@ fn report(model: &Transformer, tokenizer: &Tokenizer, ablation: Replacement) -> 
     let repeated = Repeated::new(tokenizer).unwrap().with_bos().unwrap();
     let prompts = repeated.prompts(8, 20, 2, 0).unwrap();
     let prompts: Vec<Prompt> = prompts.iter().map(Prompt::from).collect();
-    let mut reporter = HeadReporter::new(&prompts);
-    reporter.copy_tokens = pairs.iter().map(|pair| pair.clean.io).collect();
-    reporter.bos = Some(tokenizer.bos().unwrap());
-    reporter.ablation = ablation;
-    reporter.task = Some(task(&pairs));
-    reporter.run(model).unwrap()
+    let names = pairs.iter().map(|pair| pair.clean.io).collect();
+    HeadReporter::new(model, &prompts)
+        .unwrap()
+        .copy_tokens(names, Some(tokenizer.bos().unwrap()))
+        .replacement(ablation)
+        .task(task(&pairs))
+        .run()
+        .unwrap()
 }
 
 #[test]
@@ -93,9 +74,9 @@ fn what_a_card_says_a_head_costs_is_what_full_runs_cost() {
 #[test]
 fn heads_labelled_as_name_movers_are_those_whose_ablation_costs_most() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
-    for replacement in [Replacement::Mean, Replacement::Zero] {
-        let report = report(&model, &tokenizer, replacement);
-        println!("{replacement:?}: base {:?}\n{report}", report.base);
+    for replacement in [Replacement::OverallMean, Replacement::Zero] {
+        let report = report(&model, &tokenizer, replacement.clone());
+        println!("{replacement}: base {:?}\n{report}", report.base);
         let movers = report.with_label(HeadLabel::NameMover);
         assert!(!movers.is_empty(), "no head is said to move names");
         let evidence = |head: &Head| report.card(*head).unwrap().task.as_ref().unwrap();
@@ -115,19 +96,39 @@ fn heads_labelled_as_name_movers_are_those_whose_ablation_costs_most() {
     }
 }
 
+/// What IOI's logit difference loses when each head is replaced at END by its mean over prompts of
+/// the same template with other names (Wang et al. 2022), `[layer, head]`.
+fn cost_at_end(model: &Transformer, clean: &[IoiPrompt], others: &[IoiPrompt]) -> Labelled {
+    let templates = |of: &[IoiPrompt]| of.iter().map(|p| p.template).collect();
+    let replacement = Replacement::TemplateMean {
+        templates: templates(clean),
+        counterfactual: Prompts::new(others).unwrap(),
+        counterfactual_templates: templates(others),
+    };
+    let ends = clean.iter().map(|p| vec![p.positions.end]).collect();
+    let ablation = Ablation::new(model, clean, replacement).and_then(|a| a.with_class("END", ends));
+    let metric = HeadTask::ioi(clean).metric;
+    ablation
+        .unwrap()
+        .run(Each::HeadAt("END"), &metric)
+        .unwrap()
+        .lost()
+        .unwrap()
+}
+
 /// An experiment that the labels were not made from: knock-outs at END with means over prompts of
 /// the same template, which leave a head what it writes whatever the names are.
 #[test]
 fn most_name_movers_also_cost_most_when_their_template_is_known() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
-    let movers = report(&model, &tokenizer, Replacement::Mean).with_label(HeadLabel::NameMover);
+    let movers =
+        report(&model, &tokenizer, Replacement::OverallMean).with_label(HeadLabel::NameMover);
     let (pairs, more) = (pairs(&tokenizer), more_pairs(&tokenizer));
     let clean: Vec<IoiPrompt> = pairs.iter().map(|pair| pair.clean.clone()).collect();
     let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
     let cost = cost_at_end(&model, &clean, &others.collect::<Vec<_>>());
-    println!("{cost:?}");
-    let n_heads = model.config().n_heads;
-    let knocked_out = |head: &Head| cost[head.layer * n_heads + head.head];
+    println!("{cost}");
+    let knocked_out = |head: &Head| cost.values()[[head.layer, head.head]];
     let mut heads: Vec<Head> = Head::all(model.config()).collect();
     heads.sort_by(|a, b| knocked_out(b).total_cmp(&knocked_out(a)));
     let agree = heads[..movers.len()].iter().filter(|h| movers.contains(h));
@@ -142,8 +143,12 @@ fn most_name_movers_also_cost_most_when_their_template_is_known() {
 fn direct_effects_are_those_of_the_final_stream_without_the_head() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     let (pairs, task) = (pairs(&tokenizer), task(&pairs(&tokenizer)));
-    let direct =
-        head_direct_effect(&model, &task.prompts, &task.metric, Replacement::Zero).unwrap();
+    let ablation = Ablation::new(&model, &task.prompts, Replacement::Zero).unwrap();
+    let direct = ablation
+        .run(Each::HeadDirectly, &task.metric)
+        .unwrap()
+        .lost()
+        .unwrap();
     let directions: Vec<_> = pairs
         .iter()
         .map(|pair| LogitDirection::difference(pair.clean.io, pair.clean.s))
@@ -175,7 +180,7 @@ fn direct_effects_are_those_of_the_final_stream_without_the_head() {
             held += base - read_out(&model, without, Some(scale), &pair.clean).0;
         }
         let [reacts, held] = [reacts, held].map(|sum| (sum / pairs.len() as f64) as f32);
-        let found = direct.lost.values()[[head.layer, head.head]];
+        let found = direct.values()[[head.layer, head.head]];
         assert!((found - reacts).abs() < 1e-3, "{head}: {found} {reacts}");
         let found = attributed.values()[[i]];
         assert!((found - held).abs() < 1e-3, "{head}: {found} {held}");
@@ -207,8 +212,8 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
     let repeated = Repeated::new(&tokenizer).unwrap().with_bos().unwrap();
     let sequences = repeated.prompts(8, 20, 2, 3).unwrap();
     let loss = repeated_loss(&model, &sequences).unwrap();
-    let search = InductionSearch::default();
-    let found = induction_circuit(&model, &sequences, search).unwrap();
+    let search = InductionSearch::new(&model, &sequences).unwrap();
+    let found = search.run().unwrap();
     println!(
         "{:?} {:?} {:?}",
         loss.first_loss, loss.second_loss, loss.second_accuracy
@@ -224,9 +229,12 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
     for (head, kept) in found.induction_heads.iter().zip(&found.kept_alone) {
         let attention = found.patterns.values()[[2, head.layer, head.head]];
         let removed = found.removed.values()[[head.layer, head.head]];
-        assert!(attention >= search.min_attention, "{head}: {attention}");
         assert!(
-            removed.max(*kept) >= search.min_share,
+            attention >= found.thresholds.attention,
+            "{head}: {attention}"
+        );
+        assert!(
+            removed.max(*kept) >= found.thresholds.share,
             "{head}: {removed} {kept}"
         );
     }
@@ -238,7 +246,7 @@ fn the_circuit_is_made_of_heads_that_pass_its_own_thresholds() {
         let previous = found.patterns.values()[[0, head.layer, head.head]];
         assert!(previous > 0.4, "{head}: {previous}");
     }
-    let least = search.min_share;
+    let least = found.thresholds.share;
     for edge in &found.edges {
         assert!(edge.from.layer < edge.to.layer);
         let share = edge.share_removed_from_all.max(edge.share_kept_alone);
@@ -275,29 +283,32 @@ fn results_tell_how_many_prompts_they_are_means_of() {
     let loss = repeated_loss(&model, &repeated).unwrap();
     assert_eq!(loss.loss.about.counts["sequences"], 3);
     assert_eq!(loss.accuracy.about.counts["sequences"], 3);
-    let tokens = TokenPair { late: 6, early: 3 };
-    let change = in_context_score_by_head(&model, &prompts, tokens, Replacement::Mean).unwrap();
-    assert_eq!(change.about.counts["prompts"], 3);
+    let tokens = TokenPair { late: 5, early: 2 };
+    let ablation = Ablation::new(&model, &prompts, Replacement::OverallMean).unwrap();
+    let change = in_context_score_by_head(&ablation, tokens).unwrap();
+    assert_eq!(change.effect.about.counts["prompts"], 3);
     let vectors = FunctionVectors::new(&model, &prompts).unwrap();
     let effects = vectors.indirect_effects(&prompts, &[1, 4, 7]).unwrap();
-    assert_eq!(effects.about.counts["prompts"], 3);
+    assert_eq!(effects.effect.about.counts["prompts"], 3);
     let vector = vectors.vector(&[Head::new(0, 1)]).unwrap();
     let added = vectors.effects(&vector, &prompts, &[1, 4, 7]).unwrap();
-    assert_eq!(added.about.counts["prompts"], 3);
-    assert_eq!(added.about.baselines, effects.about.baselines);
+    assert_eq!(added.effect.about.counts["prompts"], 3);
+    assert_eq!(added.without, effects.without);
 
     for (what, attention, share) in [
-        ("min_attention", 2.0, 0.05),
-        ("min_attention", f32::NAN, 0.05),
-        ("min_share", 0.3, -0.1),
-        ("min_share", 0.3, f32::INFINITY),
+        ("attention", 2.0, 0.05),
+        ("attention", f32::NAN, 0.05),
+        ("share", 0.3, -0.1),
+        ("share", 0.3, f32::INFINITY),
     ] {
-        let search = InductionSearch {
-            min_attention: attention,
-            min_share: share,
-            ..InductionSearch::default()
+        let thresholds = InductionThresholds {
+            attention,
+            share,
+            ..InductionThresholds::default()
         };
-        let error = induction_circuit(&model, &repeated, search).unwrap_err();
+        let search = InductionSearch::new(&model, &repeated).unwrap();
+        let search = search.thresholds(thresholds);
+        let error = search.run().unwrap_err();
         let error = error.to_string();
         assert!(error.contains(what) && error.contains("0 to 1"), "{error}");
     }

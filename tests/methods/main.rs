@@ -10,6 +10,7 @@ mod attribution;
 mod causal_tracing;
 mod circuits;
 mod constructed;
+mod head_cases;
 mod head_goldens;
 #[cfg(feature = "mini")]
 mod head_report;

@@ -87,12 +87,12 @@ fn every_sweep_equals_transformer_lens() {
                 let found = study.run(grid, &case.metric).unwrap();
                 for pair in 0..2 {
                     let key = format!("pair{pair}/{key}/{function}");
-                    let dims = found.per_prompt.ndim();
-                    let values = found.per_prompt.index_axis(Axis(dims - 1), pair);
+                    let dims = found.values.ndim();
+                    let values = found.values.index_axis(Axis(dims - 1), pair);
                     comparison.add(&key, values, reference[&key].view());
                 }
                 let key = format!("mean/{key}/{function}");
-                comparison.add(&key, found.effect.values(), reference[&key].view());
+                comparison.add(&key, found.raw().values(), reference[&key].view());
                 let baseline = |values: &ndarray::Array1<f32>| values.to_owned().into_dyn();
                 let golden = |run: &str| {
                     let of = |i: usize| reference[&format!("pair{i}/{run}_metric")].sum();
@@ -134,16 +134,95 @@ fn the_table_names_every_function() {
 fn normalising_is_explicit_and_maps_the_baselines_to_0_and_1() {
     let model = crate::common::open("tiny-gelu-new");
     let case = case("tiny-gelu-new");
-    let grid = Grid::Positions(Site::ResidPre);
-    let found =
-        activation_patching(&model, &case.clean, &case.corrupted, grid, &case.metric).unwrap();
-    let (clean, corrupted) = (found.clean.mean().unwrap(), found.corrupted.mean().unwrap());
-    let expected: ArrayD<f32> = found
-        .effect
-        .values()
-        .mapv(|m| (m - corrupted) / (clean - corrupted));
-    let normalized = found.normalized().unwrap();
-    assert!(crate::common::difference(normalized.values(), expected.view()) < 1e-6);
+    let study = ActivationPatching::new(&model, &case.clean, &case.corrupted).unwrap();
+    for direction in [Direction::Denoising, Direction::Noising] {
+        let study = study.clone().direction(direction);
+        let found = study
+            .run(Grid::Positions(Site::ResidPre), &case.metric)
+            .unwrap();
+        let (clean, corrupted) = (found.clean.mean().unwrap(), found.corrupted.mean().unwrap());
+        let base = match direction {
+            Direction::Denoising => corrupted,
+            Direction::Noising => clean,
+        };
+        let raw = found.raw().values();
+        let expected: ArrayD<f32> = raw.mapv(|m| (m - base) / (clean - corrupted));
+        // Of the raw values, to the bit.
+        assert_eq!(found.raw().normalized().unwrap().values(), expected);
+        let normalized = found.normalized().unwrap();
+        assert!(crate::common::difference(normalized.values(), expected.view()) < 1e-6);
+        assert!(expected.iter().any(|v| v.abs() > 0.5));
+    }
+}
+
+/// The ordinary result is the change from the run that is patched, in values, ranking and files.
+#[test]
+fn f12_what_is_ranked_is_the_change_from_the_base() {
+    let model = crate::common::open("tiny-gelu-new");
+    let case = case("tiny-gelu-new");
+    let study = ActivationPatching::new(&model, &case.clean, &case.corrupted).unwrap();
+    for (direction, name) in [
+        (Direction::Denoising, "corrupted run"),
+        (Direction::Noising, "clean run"),
+    ] {
+        let study = study.clone().direction(direction);
+        let found = study.run(Grid::Heads(Site::Z), &case.metric).unwrap();
+        let base = match direction {
+            Direction::Denoising => &found.corrupted,
+            Direction::Noising => &found.clean,
+        };
+        for (cell, effect) in found.effect.values().indexed_iter() {
+            let index: Vec<usize> = (0..2).map(|axis| cell[axis]).collect();
+            let of = |array: &ArrayD<f32>| [0, 1].map(|pair| array[[index[0], index[1], pair]]);
+            let (values, changes) = (of(&found.values), of(&found.per_prompt));
+            // Raw bits: the change and the base are the patched run's metric.
+            let by_hand = [values[0] - base[0], values[1] - base[1]];
+            assert_eq!(changes, by_hand);
+            let (mean, half) = (
+                (changes[0] + changes[1]) / 2.0,
+                (changes[0] - changes[1]) / 2.0,
+            );
+            assert!((effect - mean).abs() <= 1e-6 * mean.abs());
+            let error = found.effect.std_error().unwrap()[cell.clone()];
+            assert!((error - half.abs()).abs() <= 1e-6);
+            let raw = found.raw().values()[cell];
+            assert_eq!(raw, (values[0] + values[1]) / 2.0);
+        }
+        let about = &found.effect.about;
+        assert!(
+            about.title.ends_with(&format!("against the {name}")),
+            "{}",
+            about.title
+        );
+        let top = found.effect.top(1);
+        assert_eq!(top.unit, "change of the logit difference");
+        let largest = found
+            .effect
+            .values()
+            .iter()
+            .fold(0.0_f32, |a, v| a.max(v.abs()));
+        assert_eq!(top.cells[0].value.abs(), largest);
+        // What ranks raw values says so.
+        assert_eq!(found.raw().top(1).unit, "logit difference");
+        assert!(found.raw().about.title.ends_with("raw logit difference"));
+        let csv = found.effect.to_csv().unwrap();
+        assert!(
+            csv.contains(&format!("{}", found.effect.values()[[0, 0]])),
+            "{csv}"
+        );
+    }
+    // A run patched with itself: zeros, not the baseline, and a word on it.
+    let same = activation_patching(
+        &model,
+        &case.clean,
+        &case.clean,
+        Grid::Heads(Site::Z),
+        &case.metric,
+    );
+    let same = same.unwrap();
+    assert!(same.effect.values().iter().all(|v| *v == 0.0));
+    assert!(same.effect.about.caption.contains("Nothing changed"));
+    assert_eq!(same.plan.lanes, 0);
 }
 
 #[test]

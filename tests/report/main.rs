@@ -2,6 +2,8 @@
 
 mod curves;
 mod files;
+#[cfg(all(feature = "pictures", feature = "mini"))]
+mod guide;
 mod labelled;
 mod pages;
 #[cfg(feature = "pictures")]

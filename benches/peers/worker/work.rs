@@ -129,7 +129,7 @@ impl<'m> Worker<'m> {
         let seconds = start.elapsed().as_secs_f64();
         let bases = clean.multiply_adds() + corrupted.multiply_adds();
         let counted = bases + found.plan.multiply_adds;
-        let values = found.effect.values().iter().copied().collect();
+        let values = found.raw().values().iter().copied().collect();
         Ok(answer(seconds, values, counted, &found.plan))
     }
 

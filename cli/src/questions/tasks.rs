@@ -71,7 +71,7 @@ fn ioi_labels(clean: &[IoiPrompt]) -> Vec<String> {
     for (position, label) in labels.iter_mut().enumerate() {
         let same = |p: &IoiPrompt| p.prompt.labels[position] == first.prompt.labels[position];
         if !clean.iter().all(same) {
-            *label = "*".to_string();
+            *label = "(differs)".to_string();
         }
     }
     let roles = first.positions;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use patchlens::attribution::{
-    Decomposition, DirectLogitAttribution, LogitDirection, Part, direct_logit_attribution,
+    Decomposition, DirectLogitAttribution, LogitAttribution, LogitDirection, Part,
 };
 use patchlens::report::{Labelled, RankedCell, legible};
 use patchlens::tasks::Corruption;
@@ -67,9 +67,10 @@ impl Attribute {
         let directions: Vec<LogitDirection> = questions.answers.iter().map(direction).collect();
         let attribute = |by| -> Result<Labelled> {
             interrupt::check()?;
-            let _step = session.progress.step("direct logit attribution");
-            let found = direct_logit_attribution(model, &questions.clean, &directions, by)?;
-            Ok(questions.seeded(&found))
+            let study = LogitAttribution::new(model, &questions.clean, &directions)?
+                .memory_limit(session.memory)
+                .observe(session.progress.observer("direct logit attribution"));
+            Ok(questions.seeded(&study.run(by)?.effect))
         };
         let layers = attribute(Decomposition::Layers)?;
         output.table(&layers)?;
@@ -99,7 +100,7 @@ impl Attribute {
         let prompt = &questions.clean[0];
         let one = DirectLogitAttribution::new(&session.model, prompt, direction.clone())?;
         let last = prompt.len() - 1;
-        let [right, wrong] = questions.answer_texts(0, &session.tokenizer)?;
+        let [right, wrong] = questions.answer_texts(0, &session.tokenizer);
         let about = format!("Prompt 1 alone: answer {right}, rival {wrong}.");
         let of_one = |mut table: Labelled| {
             table.about.title += ", prompt 1";

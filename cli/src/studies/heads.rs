@@ -5,13 +5,12 @@ use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use clap::Args;
-use ndarray::Array2;
-use patchlens::ablation::{Ablation, CircuitNode, Replacement};
+use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::heads::{HeadLabel, HeadReport, HeadReporter, HeadTask};
-use patchlens::report::{About, Axis, Labelled};
+use patchlens::report::Labelled;
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Split};
 use patchlens::weights::Circuits;
-use patchlens::{Head, Prompt, Transformer};
+use patchlens::{Head, Prompt, Prompts, Transformer};
 
 use crate::interrupt;
 use crate::options::Common;
@@ -59,19 +58,22 @@ impl Heads {
         output.say(format_args!("model    {}\n", output.model()))?;
         let task = HeadTask::ioi(&clean);
         let shown = task.prompts[0].clone();
-        let mut reporter = HeadReporter::new(&prompts);
-        reporter.copy_tokens = names(&clean);
-        reporter.bos = Some(tokenizer.bos()?);
-        reporter.task = Some(task);
-        reporter.memory_limit = session.memory;
-        if self.zero {
-            reporter.ablation = Replacement::Zero;
-        }
+        let replacement = if self.zero {
+            Replacement::Zero
+        } else {
+            Replacement::OverallMean
+        };
+        let reporter = HeadReporter::new(model, &prompts)?
+            .memory_limit(session.memory)
+            .copy_tokens(names(&clean), Some(tokenizer.bos()?))
+            .task(task)
+            .replacement(replacement.clone());
         let step = session
             .progress
             .step("patterns, copying, composition and ablation of all heads");
-        let report = reporter.run(model)?;
+        let report = reporter.run()?;
         drop(step);
+        session.show_attention("the first repeated sequence", &prompts[0])?;
         output.say(format_args!(
             "IOI {} of the whole model: {:.3} (a difference of logits, as are all costs below)\n",
             report.metric.as_deref().unwrap_or("metric"),
@@ -94,7 +96,7 @@ impl Heads {
         let others = pairs.iter().chain(&more).map(|p| p.corrupted.clone());
         let cost = cost_at_end(model, &clean, &others.collect::<Vec<_>>())?;
         drop(step);
-        check_labels(&report, reporter.ablation, &cost, output)?;
+        check_labels(&report, &replacement, &cost, output)?;
         output.number("knocked_out_at_end", &cost)?;
         let mut seeded = cost;
         seeded.about.seed.get_or_insert(self.sequences.seed);
@@ -144,7 +146,7 @@ fn names(prompts: &[IoiPrompt]) -> Vec<u32> {
 /// at END, and which of them are said to write for IO or against S.
 fn check_labels(
     report: &HeadReport,
-    ablation: Replacement,
+    replacement: &Replacement,
     knocked_out: &Labelled,
     output: &Output,
 ) -> Result<()> {
@@ -161,10 +163,7 @@ fn check_labels(
         "(suppression: the head writes against the wrong name S, which raises IO − S; a negative name \
          mover writes against IO, which lowers it)"
     ))?;
-    let instead = match ablation {
-        Replacement::Zero => "zeros",
-        Replacement::Mean => "its mean over all positions of all prompts",
-    };
+    let instead = &replacement.to_string();
     let at_end = |head: &Head| {
         let task = report.card(*head).and_then(|card| card.task.as_ref());
         task.and_then(|task| task.lost_at_end.value)
@@ -245,37 +244,14 @@ pub fn cost_at_end(
     clean: &[IoiPrompt],
     others: &[IoiPrompt],
 ) -> Result<Labelled> {
-    let prompts = |of: &[IoiPrompt]| -> (Vec<Prompt>, Vec<usize>) {
-        of.iter().map(|p| (Prompt::from(p), p.template)).unzip()
+    let templates = |of: &[IoiPrompt]| of.iter().map(|p| p.template).collect();
+    let replacement = Replacement::TemplateMean {
+        templates: templates(clean),
+        counterfactual: Prompts::new(others)?,
+        counterfactual_templates: templates(others),
     };
     let task = HeadTask::ioi(clean);
     let ends = clean.iter().map(|p| vec![p.positions.end]).collect();
-    let (originals, others) = (prompts(clean), prompts(others));
-    let ablation =
-        Ablation::mean_by_template(model, (&originals.0, &originals.1), (&others.0, &others.1))?
-            .with_class("END", ends)?;
-    let node = |head: Head| vec![CircuitNode::head(head.layer, head.head).at("END")];
-    let sets: Vec<_> = Head::all(model.config()).map(node).collect();
-    let found = ablation.knock_out(&sets, &task.metric)?;
-    let whole = found.clean.mean().unwrap_or(f32::NAN);
-    let shape = (model.config().n_layers, model.config().n_heads);
-    let lost = found.effect.values().mapv(|v| whole - v);
-    let lost = Array2::from_shape_vec(shape, lost.into_iter().collect())?;
-    let about = About {
-        title: "Heads knocked out at END".to_string(),
-        caption:
-            "What is lost when a head at END is replaced by its mean over prompts of the same \
-                  template with other names."
-                .to_string(),
-        unit: task.metric.name().to_string(),
-        baselines: [("whole".to_string(), whole)].into(),
-        counts: [
-            ("prompts".to_string(), clean.len() as u64),
-            ("prompts of the means".to_string(), others.0.len() as u64),
-        ]
-        .into(),
-        ..About::default()
-    };
-    let axes = vec![Axis::layers(shape.0), Axis::heads(shape.1)];
-    Ok(Labelled::new(lost, axes, about)?)
+    let ablation = Ablation::new(model, clean, replacement)?.with_class("END", ends)?;
+    Ok(ablation.run(Each::HeadAt("END"), &task.metric)?.lost()?)
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ndarray::{Array2, Axis as Dim};
-use patchlens::ablation::Replacement;
+use patchlens::ablation::{Ablation, Replacement};
 use patchlens::in_context::{TokenPair, in_context_score, in_context_score_by_head};
 use patchlens::metric::logit_diffs;
 use patchlens::patching::Patching;
@@ -45,10 +45,10 @@ pub struct InContext {
     /// if left out
     #[arg(long, value_name = "FILE", help_heading = "Prompts")]
     text: Option<PathBuf>,
-    /// The late token, counted from 1 [default: 500, or what fits the context]
+    /// The late token's position, counted from 0 [default: 499, or the context's last]
     #[arg(long, value_name = "N")]
     late: Option<usize>,
-    /// The early token [default: 50, or a tenth of the late one]
+    /// The early token's position [default: 49, or a tenth of the late one]
     #[arg(long, value_name = "N")]
     early: Option<usize>,
     /// Examples in a few-shot prompt
@@ -70,7 +70,7 @@ impl InContext {
     /// For sequences that do not fit the context, and files without usable words; `EndedEarly`
     /// after Ctrl-C.
     pub fn run(&self, session: &Session) -> Result<()> {
-        // First, so that a file that will not do is told before the work.
+        // First, so that a file that cannot be used is reported before the work.
         let words = self.words(session)?;
         self.score(session)?;
         interrupt::check()?;
@@ -93,32 +93,32 @@ impl InContext {
     fn texts(&self, session: &Session) -> Result<(TokenPair, Vec<Prompt>)> {
         let tokenizer = &session.tokenizer;
         let n_ctx = session.model.config().n_ctx;
-        let late = self.late.unwrap_or(500.min(n_ctx));
-        let early = self.early.unwrap_or((late / 10).max(2));
+        let late = self.late.unwrap_or(500.min(n_ctx) - 1);
+        // Tokens of a prompt that ends with the late one.
+        let length = late.saturating_add(1);
+        let early = self.early.unwrap_or((length / 10).max(2) - 1);
         let prompts = match &self.text {
             Some(path) => {
                 let text =
                     std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-                ensure!(late > 0, "--late: found 0; expected at least 1");
                 let tokens = tokenizer.encode(&text)?.tokens;
-                let pieces = tokens.chunks_exact(late).take(self.sequences.sequences);
+                let pieces = tokens.chunks_exact(length).take(self.sequences.sequences);
                 pieces
                     .map(|piece| tokenizer.prompt(piece.to_vec()))
-                    .collect::<patchlens::Result<_>>()?
+                    .collect()
             }
             None => {
-                let period = self.sequences.period.unwrap_or((late / 3).clamp(2, 50));
+                let period = self.sequences.period.unwrap_or((length / 3).clamp(2, 50));
                 ensure!(
-                    (1..late).contains(&period),
-                    "--period: found {period}; expected 1 to {}, so that the late token ({late}) \
-                     is in a later repeat",
-                    late.saturating_sub(1)
+                    (1..length).contains(&period),
+                    "--period: found {period}; expected 1 to {late}, so that the late token (at \
+                     position {late}) is in a later repeat"
                 );
-                let (n, repeats) = (self.sequences.sequences, late.div_ceil(period));
+                let (n, repeats) = (self.sequences.sequences, length.div_ceil(period));
                 let task = Repeated::new(tokenizer)?;
                 let drawn = task.prompts(n, period, repeats, self.sequences.seed)?;
-                let cut = |r: &RepeatedPrompt| tokenizer.prompt(r.prompt.tokens[..late].to_vec());
-                drawn.iter().map(cut).collect::<patchlens::Result<_>>()?
+                let cut = |r: &RepeatedPrompt| tokenizer.prompt(r.prompt.tokens[..length].to_vec());
+                drawn.iter().map(cut).collect()
             }
         };
         Ok((TokenPair { late, early }, prompts))
@@ -131,15 +131,17 @@ impl InContext {
             .progress
             .step("in-context-learning score, whole and by head");
         let whole = in_context_score(model, &prompts, tokens)?;
-        let change = in_context_score_by_head(model, &prompts, tokens, Replacement::Mean)?;
+        let ablation =
+            Ablation::new(model, &prompts, Replacement::OverallMean)?.memory_limit(session.memory);
+        let change = in_context_score_by_head(&ablation, tokens)?.effect;
         drop(step);
         output.say(format_args!("model    {}\n", output.model()))?;
         output.say(format_args!(
-            "loss at token {:4}: {}",
+            "loss at position {:4}: {}",
             tokens.late, whole.late_loss
         ))?;
         output.say(format_args!(
-            "loss at token {:4}: {}",
+            "loss at position {:4}: {}",
             tokens.early, whole.early_loss
         ))?;
         output.say(format_args!(
@@ -177,7 +179,7 @@ impl InContext {
             tokenizer.decode(&clean[0].tokens)?,
             clean.len()
         ))?;
-        let effect = found.normalized()?;
+        let effect = found.raw().normalized()?;
         output.table(&effect)?;
         output.table(&stream)?;
         let strongest = |of: &Labelled| of.top(1).cells.into_iter().next();
@@ -209,12 +211,12 @@ fn by_role(found: &Patching, pairs: &[KeyValuePair]) -> Result<Labelled> {
     let mut roles: Vec<_> = pairs.iter().flat_map(|p| &p.roles).collect();
     roles.sort_unstable();
     roles.dedup();
-    let layers = found.per_prompt.shape()[0];
+    let layers = found.values.shape()[0];
     let mut values = Array2::zeros((layers, roles.len()));
     for (role, mut column) in roles.iter().zip(values.columns_mut()) {
         let mut positions = 0.0;
         for (i, pair) in pairs.iter().enumerate() {
-            let of_pair = found.per_prompt.index_axis(Dim(2), i);
+            let of_pair = found.values.index_axis(Dim(2), i);
             let same = pair.roles.iter().enumerate().filter(|(_, r)| r == role);
             for (position, _) in same {
                 column += &of_pair.index_axis(Dim(1), position);
@@ -223,7 +225,7 @@ fn by_role(found: &Patching, pairs: &[KeyValuePair]) -> Result<Labelled> {
         }
         column /= positions;
     }
-    let mut about = found.effect.about.clone();
+    let mut about = found.raw().about.clone();
     about.title = "Key → value: resid_pre patched, by role of the position".to_string();
     about.caption = format!(
         "{} One position at a time; columns are what a position is in its prompt (asked: in the \
@@ -231,7 +233,7 @@ fn by_role(found: &Patching, pairs: &[KeyValuePair]) -> Result<Labelled> {
         about.caption
     );
     let axes = vec![
-        Axis::layers(layers),
+        found.raw().axes()[0].clone(),
         Axis::new("role", roles.iter().map(ToString::to_string)),
     ];
     Ok(Labelled::new(values, axes, about)?)

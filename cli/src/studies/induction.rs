@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use patchlens::Head;
 use patchlens::ablation::Replacement;
-use patchlens::heads::{InductionCircuit, InductionSearch, induction_circuit};
+use patchlens::heads::{InductionCircuit, InductionSearch, InductionThresholds};
 use patchlens::in_context::{RepeatedLoss, repeated_loss};
 use patchlens::report::Labelled;
 
@@ -83,24 +83,24 @@ impl Induction {
         let loss = repeated_loss(model, &repeated)?;
         drop(step);
         show_loss(&loss, session)?;
+        session.show_attention("the first repeated sequence", &repeated[0].prompt)?;
         self.keep_loss(&loss, output)?;
         interrupt::check()?;
-        let search = InductionSearch {
-            ablation: if self.zero {
-                Replacement::Zero
-            } else {
-                Replacement::Mean
-            },
-            min_attention: self.min_attention,
-            min_previous_token: self.min_previous_token,
-            min_share: self.min_share,
-            memory_limit: session.memory,
-        };
+        let mut search = InductionSearch::new(model, &repeated)?
+            .memory_limit(session.memory)
+            .thresholds(InductionThresholds {
+                attention: self.min_attention,
+                previous_token: self.min_previous_token,
+                share: self.min_share,
+            });
+        if self.zero {
+            search = search.replacement(Replacement::Zero);
+        }
         let step = session.progress.step("ablation of heads, paths into keys");
-        let found = induction_circuit(model, &repeated, search)?;
+        let found = search.run()?;
         drop(step);
         output.table(&found.removed)?;
-        show(&found, search, output)?;
+        show(&found, output)?;
         self.keep(&found, output)
     }
 
@@ -173,8 +173,8 @@ fn show_loss(loss: &RepeatedLoss, session: &Session) -> Result<()> {
     ))
 }
 
-fn show(found: &InductionCircuit, search: InductionSearch, output: &Output) -> Result<()> {
-    let (attention, least) = (search.min_attention, 100.0 * search.min_share);
+fn show(found: &InductionCircuit, output: &Output) -> Result<()> {
+    let (attention, least) = (found.thresholds.attention, 100.0 * found.thresholds.share);
     if found.induction_heads.is_empty() {
         output.say(format_args!(
             "no head passes: none has prefix matching of {attention} or more and removes or keeps alone \
@@ -207,7 +207,7 @@ fn show(found: &InductionCircuit, search: InductionSearch, output: &Output) -> R
         output.say(format_args!(
             "heads with a previous-token score of {} or more: {}; all of them cut out of the keys of all \
              induction heads: {:.1} % of the gain removed",
-            search.min_previous_token,
+            found.thresholds.previous_token,
             names.join(", "),
             100.0 * removed
         ))?;

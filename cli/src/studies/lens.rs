@@ -71,9 +71,9 @@ impl Lens {
         output.say(format_args!(
             "model    {}\n{text}\nanswer: `{}`\n",
             output.model(),
-            tokenizer.token_text(answer)?
+            tokenizer.token_text(answer)
         ))?;
-        let label = tokenizer.token_label(answer)?;
+        let label = tokenizer.token_label(answer);
         let read = |mut lens: LogitLens<'_>| -> Result<LensReadout> {
             (lens.top_k, lens.tokens) = (self.top_k, vec![answer]);
             lens.token_labels = Some(vec![label.clone()]);
@@ -218,7 +218,7 @@ fn show(found: &LensReadout, tokenizer: &Tokenizer, output: &Output) -> Result<(
     let names = &found.kl_to_final.axes()[0].labels;
     for (point, name) in names.iter().enumerate() {
         let token = |k: usize| -> Result<String> {
-            let text = tokenizer.token_text(found.top_tokens[[point, n - 1, k]])?;
+            let text = tokenizer.token_text(found.top_tokens[[point, n - 1, k]]);
             let p = found.top_probabilities.values()[[point, n - 1, k]];
             Ok(format!("`{text}` {:.1} %", 100.0 * p))
         };
@@ -226,6 +226,7 @@ fn show(found: &LensReadout, tokenizer: &Tokenizer, output: &Output) -> Result<(
         output.say(format_args!("{name:>12}  {}", tokens.join("   ")))?;
     }
     output.say("")?;
+    output.table(&found.likeliest(tokenizer)?)?;
     output.table(&found.kl_to_final)
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use patchlens::patching::{ActivationPatching, Patching};
-use patchlens::report::{Direction, Labelled, legible};
+use patchlens::report::{Direction, Labelled, RankedCell, legible};
 use patchlens::tasks::Corruption;
 use patchlens::{Grid, Prompts, Site};
 
@@ -15,9 +15,9 @@ use crate::usage::usage;
 
 /// Activation patching: which layers, positions and heads carry the answer?
 ///
-/// Clean activations are patched into the corrupted run, one at a time. 0 means that the patch has
-/// no effect, 1 that it restores the clean run's metric. With --direction noising, corrupted
-/// activations go into the clean run, and 0 means that nothing of the metric is left.
+/// Clean activations are patched into the corrupted run, one at a time; what is shown is by how
+/// much each changes that run's metric. With --direction noising, corrupted activations go into
+/// the clean run. With --values normalized, 1 is the clean run's whole lead (-1 when noising).
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -39,6 +39,29 @@ pub struct Patch {
     /// Which run is patched into which
     #[arg(long, value_enum, default_value_t = Way::Denoising)]
     direction: Way,
+    /// What tables, rankings and pictures show; JSON always has the raw metric too
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = Values::Change)]
+    values: Values,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Values {
+    /// The change of the metric by the patch
+    Change,
+    /// The change as a share of the difference between the clean and the corrupted run
+    Normalized,
+    /// The metric of the patched run
+    Raw,
+}
+
+impl Values {
+    fn of(self, found: &Patching) -> Result<Labelled> {
+        Ok(match self {
+            Values::Change => found.effect.clone(),
+            Values::Normalized => found.normalized()?,
+            Values::Raw => found.raw().clone(),
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -130,14 +153,16 @@ impl Patch {
             if i == 0 {
                 output.say(baselines(&patching, metric.name()))?;
             }
-            let effect = questions.seeded(&patching.normalized()?);
-            output.table(&effect)?;
-            output.say(format_args!("{}\n", effect.top(5)))?;
-            output.keep(&sweep.name(), &effect)?;
-            found.push((sweep, effect));
+            let shown = questions.seeded(&self.values.of(&patching)?);
+            output.table(&shown)?;
+            output.say(format_args!("{}\n", shown.top(5)))?;
+            output.keep(&sweep.name(), &shown)?;
+            let raw = questions.seeded(patching.raw());
+            output.number(&format!("{}_raw", sweep.name()), raw)?;
+            found.push((sweep, patching));
             interrupt::check()?;
         }
-        output.say(conclusion(&found, self.direction))
+        output.say(conclusion(&found))
     }
 
     /// What is patched: by position only where all prompts have one length.
@@ -176,31 +201,39 @@ fn baselines(patching: &Patching, metric: &str) -> String {
 }
 
 /// One sentence on the strongest cells, put together from what was found.
-fn conclusion(found: &[(Sweep, Labelled)], direction: Way) -> String {
-    let part = |(sweep, effect): &(Sweep, Labelled)| {
-        let change = |value: f32| match direction {
-            Way::Denoising => value,
-            Way::Noising => value - 1.0,
+fn conclusion(found: &[(Sweep, Patching)]) -> String {
+    let part = |(sweep, found): &(Sweep, Patching)| {
+        // Both runs may have the same metric: then no change is a share of anything.
+        let shares = found.normalized().ok();
+        let share = |cell: &RankedCell| {
+            let shares = shares.as_ref()?;
+            Some(shares.cell(&cell.index).value)
         };
-        let mut cells = effect.top(usize::MAX).cells;
-        cells.sort_by(|a, b| change(b.value).abs().total_cmp(&change(a.value).abs()));
-        let strong: Vec<String> = (cells.iter().take(3))
-            .filter(|cell| change(cell.value).abs() >= 0.1)
-            .map(|cell| {
-                let place = legible(&cell.labels.join(", "));
-                format!("{place} ({:+.2})", change(cell.value))
-            })
-            .collect();
+        let top = found.effect.top(3);
+        let told = |cell: &RankedCell| {
+            // `before L3` rather than `L3`, of the residual stream.
+            let name = |(of, name): (&String, &String)| match of.strip_suffix(" layer") {
+                Some(side) => format!("{side} {name}"),
+                None => name.clone(),
+            };
+            let names: Vec<String> = top.names.iter().zip(&cell.names).map(name).collect();
+            let share = share(cell).map(|share| format!(", {:.0} %", 100.0 * share.abs()));
+            let (place, share) = (legible(&names.join(", ")), share.unwrap_or_default());
+            format!("{place} ({:+.2}{share})", cell.value)
+        };
+        let strong = top.cells.iter().filter(|cell| cell.value != 0.0);
+        let strong = strong.filter(|cell| share(cell).is_none_or(|share| share.abs() >= 0.1));
+        let strong: Vec<String> = strong.map(told).collect();
         if strong.is_empty() {
-            format!("no {} cell moves the metric by a tenth", sweep.name())
+            format!("{} nowhere by a tenth", sweep.name())
         } else {
-            format!("{} most at {}", sweep.name(), strong.join(", "))
+            format!("{} at {}", sweep.name(), strong.join(", "))
         }
     };
     let parts: Vec<String> = found.iter().map(part).collect();
-    let what = match direction {
-        Way::Denoising => "Share of the clean run's metric restored by one patch",
-        Way::Noising => "Change by one patch, as a share of what the corruption changes",
-    };
-    format!("{what}: {}.", parts.join("; "))
+    format!(
+        "Largest changes of the metric by one patch, with their shares of the difference between \
+         both runs: {}.",
+        parts.join("; ")
+    )
 }

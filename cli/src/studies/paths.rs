@@ -144,9 +144,11 @@ impl Run<'_> {
         output.number(
             name,
             json!({
-                "exact": seeded(&effects.effect),
-                "linear": effects.linear.as_ref().map(seeded),
-                "linear_error": effects.linear_error().as_ref().map(seeded),
+                "effect": seeded(&effects.effect),
+                "raw": seeded(effects.raw()),
+                "linear": effects.linear.as_ref().map(|linear| seeded(&linear.effect)),
+                "linear_raw": effects.linear.as_ref().map(|linear| seeded(linear.raw())),
+                "linear_error": effects.linear.as_ref().map(|linear| seeded(&linear.error)),
             }),
         )
     }
@@ -231,10 +233,9 @@ fn sender(cell: &RankedCell, n_heads: usize) -> String {
 
 /// How far the linearised effects are from the exact ones.
 fn told_linear(effects: &PathEffects, to: &str, n_heads: usize) -> Option<String> {
-    let error = effects.linear_error()?;
+    let error = &effects.linear.as_ref()?.error;
     let worst = error.top(1).cells.into_iter().next()?;
-    let change = effects.change();
-    let largest = change.top(1).cells.into_iter().next()?;
+    let largest = effects.effect.top(1).cells.into_iter().next()?;
     Some(format!(
         "  linearised, a change through {to} is off by at most {:.3} (that of {}); the largest \
          exact change is {:.3} (that of {})",

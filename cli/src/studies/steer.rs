@@ -8,7 +8,7 @@ use clap::Args;
 use patchlens::generate::Generation;
 use patchlens::metric::log_probability;
 use patchlens::report::Labelled;
-use patchlens::steering::Steering;
+use patchlens::steering::{DoseResponse, Steering};
 use patchlens::tasks::{Corruption, Ioi, IoiPrompt, Split};
 use patchlens::{HookPoint, Interventions, Prompt, Prompts, Select, Site};
 
@@ -91,27 +91,35 @@ impl Steer {
         } else {
             self.names(session)?
         };
-        let answer = session.tokenizer.token_text(sets.answer)?;
+        let answer = session.tokenizer.token_text(sets.answer);
         let points: Vec<HookPoint> = (0..model.config().n_layers)
             .map(|l| Site::ResidPost.at(l))
             .collect();
         let (towards, away) = (&sets.towards, &sets.away);
         let steering = Steering::difference_of_means(model, towards, away, &points, Select::Last)?;
-        let mut steering = steering.at_positions(Select::Last);
-        steering.memory_limit = session.memory;
+        let steering = steering.at_positions(Select::Last);
         let metric = log_probability(&[sets.answer]);
-        let step = session.progress.step("dose and response");
-        let mut curve =
-            steering.dose_response_by_point(model, &sets.tries, &metric, &self.scales)?;
-        drop(step);
-        curve.about.title = format!("Steering towards `{answer}`, one layer at a time");
-        curve.about.caption = format!("{} {}", sets.direction, curve.about.caption);
-        curve.about.seed.get_or_insert(self.prompts.seed);
+        let doses = DoseResponse::new(model, &sets.tries, &steering)?
+            .by_point(true)
+            .memory_limit(session.memory)
+            .observe(session.progress.observer("dose and response"));
+        let found = doses.run(&self.scales, &metric)?;
+        drop(doses);
+        let told = |table: &Labelled, what: &str| {
+            let mut table = table.clone();
+            table.about.title = format!("Steering towards `{answer}`, one layer at a time: {what}");
+            table.about.caption = format!("{} {}", sets.direction, table.about.caption);
+            table.about.seed.get_or_insert(self.prompts.seed);
+            table
+        };
+        let curve = told(&found.effect, "change against the unsteered run");
+        let raw = told(found.raw(), "raw log-probability");
         output.say(curve.curves()?)?;
         output.keep("steering_by_layer", &curve)?;
+        output.number("steering_by_layer_raw", &raw)?;
         interrupt::check()?;
 
-        let (point, scale, best) = best(&curve, &points, &self.scales)?;
+        let (point, scale, best) = best(&raw, &points, &self.scales)?;
         let (_, direction) = &steering.directions[point];
         let one = Steering::new(vec![(points[point], direction.clone())])?;
         self.generate(
@@ -120,7 +128,7 @@ impl Steer {
             &one.at_positions(Select::Last),
             scale,
         )?;
-        let before = curve.about.baselines["unsteered"];
+        let before = raw.about.baselines["unsteered"];
         output.say(format_args!(
             "Adding {scale} × the direction at {} takes the mean log-probability of `{answer}` on \
              {} other prompts from {before:.2} to {best:.2} nats.\n{}",
@@ -141,7 +149,7 @@ impl Steer {
         let n = self.prompts.prompts.unwrap_or(TAKES.prompts) as usize;
         let drawn = ioi.clone().split(Split::Train)?.prompts(n, seed)?;
         let answer = most_frequent(&drawn)?;
-        let text = tokenizer.token_text(answer)?;
+        let text = tokenizer.token_text(answer);
         let (yes, no): (Vec<_>, Vec<_>) = drawn.iter().partition(|p| p.io == answer);
         let direction = format!(
             "The direction is the mean residual stream at the last position of {} prompts \
@@ -182,8 +190,8 @@ impl Steer {
         let answer = questions.answers[0].0[0];
         let same = |(right, _): &(Vec<u32>, Vec<u32>)| *right == [answer];
         if let Some(i) = questions.answers.iter().position(|answers| !same(answers)) {
-            let [right, _] = questions.answer_texts(i, tokenizer)?;
-            let [first, _] = questions.answer_texts(0, tokenizer)?;
+            let [right, _] = questions.answer_texts(i, tokenizer);
+            let [first, _] = questions.answer_texts(0, tokenizer);
             anyhow::bail!(
                 "steering needs one right answer for all prompts: prompt 0 has {first}, prompt {i} \
                  {right}"
@@ -216,7 +224,7 @@ impl Steer {
         let mut hooks = Interventions::new(steering.interventions(scale)?);
         let plain = model.generate(prompt, (), &generation)?;
         let steered = model.generate(prompt, &mut hooks, &generation)?;
-        let text = |tokens: &[u32]| tokenizer.decode(tokens);
+        let text = |tokens: &[u32]| tokenizer.readable(tokens);
         output.say(text(&prompt.tokens)?)?;
         output.say(format_args!(
             "  unsteered:{}\n  steered:  {}",

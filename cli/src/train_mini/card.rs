@@ -61,6 +61,7 @@ cosine decay to {end}, weight decay {decay}, gradient clipped at {clip}).
 The run that made this file took {minutes:.0} minutes. The same command gives the same
 `model.safetensors` to the bit, whatever the number of threads, stopped and resumed or not.
 
+{why}
 ## Results
 
 On prompts that were held out of training: pairs of names that never occur together there, facts in
@@ -85,6 +86,7 @@ such circuits can be found, not what a model trained on natural text does.
         count = model.parameters().count(),
         activation = config.activation.name(),
         recipe = recipe(settings),
+        why = include_str!("recipe.md"),
         seed = settings.seed,
         steps = adam.steps,
         batch = settings.batch,

@@ -1,6 +1,7 @@
 //! The program as people run it: every subcommand, wrong usage, statuses, files.
 
 mod browser;
+mod findings;
 mod studies;
 
 use std::fs;
@@ -169,7 +170,7 @@ fn patch_of_the_task_prints_saves_and_is_json() {
     for part in [
         "S2@9",
         "END:to@13",
-        "Share of the clean run's metric restored",
+        "Largest changes of the metric by one patch",
         "attn.hook_z",
     ] {
         assert!(text.contains(part), "{part}: {text}");
@@ -180,7 +181,16 @@ fn patch_of_the_task_prints_saves_and_is_json() {
     let document = json(&fs::read_to_string(&file).unwrap());
     assert_eq!(document["study"], "patch");
     assert_eq!(document["partial"], false);
-    assert_eq!(document["results"]["z"]["shape"], json("[4, 4]"));
+    let z = &document["results"]["z"];
+    assert_eq!(
+        (&z["shape"], &z["normalization"]),
+        (&json("[4, 4]"), &json("\"change\""))
+    );
+    // The raw values are there too: the change and the corrupted run's metric.
+    let raw = &document["results"]["z_raw"];
+    let of = |table: &serde_json::Value| table["values"][14].as_f64().unwrap();
+    let corrupted = z["baselines"]["corrupted"].as_f64().unwrap();
+    assert!((of(z) + corrupted - of(raw)).abs() < 1e-4, "{z} {raw}");
     // The same on stdout, where nothing else is printed.
     let direct = json(&ok(&[
         "patch",
@@ -208,7 +218,13 @@ fn patch_of_own_prompts() {
         &pair(),
     ]
     .concat();
-    assert!(ok(&noising).contains("noising: corrupted patched into clean"));
+    let changes = ok(&noising);
+    assert!(changes.contains("noising: corrupted patched into clean"));
+    assert!(changes.contains("change of the logit difference against the clean run"));
+    // On request, and the ranking says so.
+    let with = |kind| ok(&[&noising[..], &["--values", kind]].concat());
+    assert!(with("raw").contains("#  head  logit difference\n"));
+    assert!(with("normalized").contains("#  head  logit difference, normalized\n"));
 }
 
 fn write(dir: &Path, name: &str, text: &str) -> String {

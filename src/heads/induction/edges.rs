@@ -1,11 +1,15 @@
 //! Which earlier heads the keys of induction heads read.
 
+use std::cell::Cell;
+use std::ops::ControlFlow;
+
 use ndarray::{Array2, Array3};
 
 use super::paths::KeyPaths;
-use super::{InductionEdge, Study};
+use super::{InductionEdge, Study, pattern};
 use crate::component::{Head, Qkv};
 use crate::error::Result;
+use crate::heads::patterns::AttentionPattern;
 use crate::report::{About, Absent, Axis, Labelled};
 use crate::weights::Circuits;
 
@@ -17,6 +21,7 @@ pub(crate) struct Keys {
     pub previous_token_heads: Vec<Head>,
     pub previous_token_removed: Option<f32>,
     pub edges: Vec<InductionEdge>,
+    pub partial: bool,
 }
 
 /// Heads that attend to the previous token, and what the search knows of them together.
@@ -34,11 +39,14 @@ impl Previous {
     fn new(heads: Vec<Head>, paths: &KeyPaths<'_, '_>, gain: f32) -> Result<Self> {
         let mut sets: Vec<Vec<Head>> = heads.iter().map(|h| without(&heads, *h)).collect();
         sets.push(heads.clone());
-        let shares = paths.shares(&sets, gain)?;
+        let shares = paths.shares(&sets, gain, |_| ControlFlow::Continue(()))?;
         // The last column: out of all keys at once. Without any others, nothing is cut.
-        let cut = |row: usize| match sets[row].is_empty() {
-            true => 0.0,
-            false => shares[[row, shares.ncols() - 1]],
+        let cut = |row: usize| {
+            if sets[row].is_empty() {
+                0.0
+            } else {
+                shares[[row, shares.ncols() - 1]]
+            }
         };
         let removed = cut(heads.len());
         Ok(Previous {
@@ -80,18 +88,14 @@ impl Judge<'_, '_, '_> {
             return Ok(Vec::new());
         }
         let cut = self.paths.attention_without(&[from])?;
-        let alone = match kept.is_nan() {
-            true => vec![[f32::NAN; 2]; cut.len()],
-            false => {
-                let others = without(&self.previous.heads, from);
-                let alone = self.paths.attention_without(&others)?;
-                let none = self.previous.attention.iter();
-                none.zip(alone)
-                    .map(|(none, alone)| [*none, alone])
-                    .collect()
-            }
+        let alone = if kept.is_nan() {
+            vec![[f32::NAN; 2]; cut.len()]
+        } else {
+            let others = without(&self.previous.heads, from);
+            let alone = self.paths.attention_without(&others)?.into_iter();
+            let none = self.previous.attention.iter().zip(alone);
+            none.map(|(none, alone)| [*none, alone]).collect()
         };
-        let pattern = |i: usize, h: Head| self.patterns.values()[[i, h.layer, h.head]];
         let edges = self.receivers.iter().enumerate().map(|(i, to)| {
             let weights = [from.layer, from.head, to.layer, to.head];
             InductionEdge {
@@ -100,10 +104,13 @@ impl Judge<'_, '_, '_> {
                 share_removed: shares[i],
                 share_removed_from_all: from_all,
                 share_kept_alone: kept,
-                attention: [pattern(2, *to), cut[i]],
+                attention: [
+                    pattern(self.patterns, AttentionPattern::Induction, *to),
+                    cut[i],
+                ],
                 attention_alone: alone[i],
                 k_composition: self.composition.values()[&weights[..]],
-                previous_token: pattern(0, from),
+                previous_token: pattern(self.patterns, AttentionPattern::PreviousToken, from),
             }
         });
         Ok(edges.filter(|edge| self.belongs(edge)).collect())
@@ -117,19 +124,24 @@ impl Judge<'_, '_, '_> {
     }
 }
 
-impl Study<'_> {
+impl Study<'_, '_> {
     /// The paths from all earlier heads into the keys of the receivers, and the edges among them.
     pub(crate) fn keys(&self, receivers: &[Head], gain: f32, patterns: &Labelled) -> Result<Keys> {
-        let config = self.model.config();
+        let config = self.search.model.config();
         let Some(last) = receivers.iter().map(|head| head.layer).max() else {
             return Ok(Keys::default());
         };
         let paths = KeyPaths::new(self, receivers)?;
         let senders: Vec<Head> = Head::all(config).filter(|h| h.layer < last).collect();
         let sets: Vec<Vec<Head>> = senders.iter().map(|head| vec![*head]).collect();
-        let shares = paths.shares(&sets, gain)?;
-        let attends =
-            |h: &Head| patterns.values()[[0, h.layer, h.head]] >= self.search.min_previous_token;
+        let partial = Cell::new(false);
+        let shares = paths.shares(&sets, gain, |done| {
+            let told = self.search.limits.report(done, sets.len(), "earlier heads");
+            partial.set(told.is_break());
+            told
+        })?;
+        let least = self.search.thresholds.previous_token;
+        let attends = |h: &Head| pattern(patterns, AttentionPattern::PreviousToken, *h) >= least;
         let heads = senders.iter().copied().filter(attends).collect();
         let previous = Previous::new(heads, &paths, gain)?;
         let judge = Judge {
@@ -137,8 +149,8 @@ impl Study<'_> {
             receivers,
             previous: &previous,
             patterns,
-            composition: Circuits::new(self.model).composition_scores(Qkv::K)?,
-            least: self.search.min_share,
+            composition: Circuits::new(self.search.model).composition_scores(Qkv::K)?,
+            least: self.search.thresholds.share,
         };
         let mut edges = Vec::new();
         for (from, row) in senders.iter().zip(shares.rows()) {
@@ -155,10 +167,11 @@ impl Study<'_> {
             previous_token_removed: (!previous.heads.is_empty()).then_some(previous.removed),
             previous_token_heads: previous.heads,
             edges,
+            partial: partial.get(),
         })
     }
 
-    /// The shares as [`InductionCircuit::key_paths`](super::InductionCircuit::key_paths).
+    /// The shares as in [`InductionCircuit::key_paths`](super::InductionCircuit::key_paths).
     fn table(
         &self,
         receivers: &[Head],
@@ -166,7 +179,7 @@ impl Study<'_> {
         shares: &Array2<f32>,
         gain: f32,
     ) -> Result<Labelled> {
-        let config = self.model.config();
+        let config = self.search.model.config();
         let shape = (receivers.len() + 1, config.n_layers, config.n_heads);
         let mut values = Array3::from_elem(shape, f32::NAN);
         for (from, row) in senders.iter().zip(shares.rows()) {
@@ -196,7 +209,7 @@ impl Study<'_> {
                 .to_string(),
             unit: "share of the gain".to_string(),
             baselines: [("gain (nats)".to_string(), gain)].into(),
-            counts: [("prompts".to_string(), self.sweep.prompts().len() as u64)].into(),
+            counts: [("prompts".to_string(), self.base().prompts().len() as u64)].into(),
             ..About::default()
         };
         Labelled::new(values, axes, about)?.with_absent(absent)

@@ -13,11 +13,11 @@ use rayon::prelude::*;
 
 use super::super::memory::{self, Matrix};
 use super::super::simd::ARCH;
-use super::super::stream;
-use super::tile::{self, Ahead, Sums};
-use super::{
+use super::buffers::{
     CHAIN, Finish, SCRATCH, Scratch, VECTOR, aligned, block_rows, contiguous_mut, row_major, slices,
 };
+use super::stream;
+use super::tile::{self, Ahead, Sums};
 
 /// Most columns that are packed at once: with the rows they stay in a core's second cache.
 const COLUMNS: usize = 256;

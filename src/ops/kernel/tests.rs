@@ -20,7 +20,9 @@ fn bits(x: &Array2<f32>) -> Vec<u32> {
 fn by_definition(x: &Array2<f32>, w: &Array2<f32>) -> Array2<f32> {
     Array2::from_shape_fn((x.nrows(), w.ncols()), |(i, j)| {
         let (row, column) = (x.row(i).to_vec(), w.column(j).to_vec());
-        let chains = row.chunks(super::CHAIN).zip(column.chunks(super::CHAIN));
+        let chains = row
+            .chunks(super::buffers::CHAIN)
+            .zip(column.chunks(super::buffers::CHAIN));
         let chain = |(a, b): (&[f32], &[f32])| {
             let pairs = a.iter().zip(b);
             pairs.fold(0.0_f32, |sum, (a, b)| a.mul_add(*b, sum))

@@ -5,7 +5,7 @@ use std::ops::Range;
 use prefetch_index::prefetch_index;
 use pulp::Simd;
 
-use super::{CHAIN, VECTOR};
+use super::buffers::{CHAIN, VECTOR};
 
 /// Steps of a chain from one cache line [`Ahead`] to the next.
 pub(super) const STEPS: usize = 4;

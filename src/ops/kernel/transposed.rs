@@ -6,8 +6,8 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use pulp::{Simd, WithSimd};
 
 use super::super::simd::ARCH;
+use super::buffers::{CHAIN, Scratch, VECTOR, aligned, contiguous_mut, slices};
 use super::tile::{self, Ahead, Sums};
-use super::{CHAIN, Scratch, VECTOR, aligned, contiguous_mut, slices};
 
 /// Rows of `wᵀ` that go through a panel together: with the widest panel, 20 sums in 32 registers.
 /// With 24, some builds of the same code kept sums in memory.

@@ -101,9 +101,9 @@ fn bad_configs() {
             &["config field `n_layer`: found 1000000000000; expected at most"],
         ),
         (
-            "n_ctx unlike n_positions",
-            |d| set(d, "n_ctx", json!(7)),
-            &["config field `n_ctx`: found 7; expected 5, as `n_positions` says"],
+            "two names for n_positions",
+            |d| set(d, "max_position_embeddings", json!(7)),
+            &["config field `max_position_embeddings`: found 7; expected 5, as `n_positions` says"],
         ),
         (
             "epsilon of a wrong type",

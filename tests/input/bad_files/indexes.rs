@@ -86,8 +86,8 @@ fn bad_indexes() {
                 });
             },
             &[
-                "model-00002-of-00002.safetensors: tensor `transformer.wte.weight`: found the tensor a second time, \
-               after `wte.weight` in ",
+                "model-00002-of-00002.safetensors: tensor `transformer.wte.weight`: found the tensor twice: \
+               it is `wte.weight` in ",
                 "model-00001",
             ],
         ),

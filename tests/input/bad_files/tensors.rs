@@ -97,8 +97,8 @@ fn bad_tensors() {
             "with and without prefix",
             |d| edit_tensors(d, |t| t.push(RawTensor::zeros("wte.weight", &[11, 6]))),
             &[
-                "model.safetensors: tensor `wte.weight`: found the tensor a second time, \
-               after `transformer.wte.weight` in ",
+                "model.safetensors: tensor `wte.weight`: found the tensor twice: it is \
+               `transformer.wte.weight` in ",
                 "expected each tensor once",
             ],
         ),

@@ -27,12 +27,8 @@ fn bad_input_is_named() {
         );
     };
     expect(
-        restoring(tracing(noise()), Restore::mlp(5)),
-        &["window", "5", "1 to 4"],
-    );
-    expect(
         restoring(tracing(noise()), Restore::mlp(0)),
-        &["window", "0"],
+        &["window", "found 0", "at least 1 layer"],
     );
     let heads = Restore::window(Site::Z, 1);
     expect(restoring(tracing(noise()), heads), &["hook_z", "d_model"]);

@@ -1,5 +1,6 @@
 //! Causal tracing: goldens, full runs bit by bit, averages over sets, bad input, files of facts.
 
+mod cases;
 mod exact;
 mod files;
 mod golden;

@@ -1,11 +1,10 @@
-//! What the methods on heads turn down, and what they say then.
+//! What the methods on heads reject, and what they say then.
 
 use ndarray::{Array2, array};
-use patchlens::ablation::{Replacement, head_ablation, head_direct_effect};
+use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::heads::{
-    AttentionPattern, HeadReporter, InductionSearch, Role, attention_by_distance,
-    attention_entropy, attention_to_roles, copy_scores_of_tokens, induction_circuit,
-    pattern_scores,
+    AttentionPattern, CopyScores, HeadReporter, InductionSearch, Role, attention_by_distance,
+    attention_entropy, attention_to_roles, pattern_scores,
 };
 use patchlens::in_context::{
     FunctionVectors, TokenPair, in_context_score, in_context_score_by_head, repeated_loss,
@@ -16,7 +15,7 @@ use patchlens::{Head, Prompt, Qkv, Result, logit_diff};
 use super::builder::{Builder, VOCAB, repeated};
 
 /// What was asked for, and parts of the message that it must give.
-fn turned_down<T>(what: &str, result: Result<T>, parts: &[&str]) {
+fn rejected<T>(what: &str, result: Result<T>, parts: &[&str]) {
     let Err(error) = result else {
         panic!("{what}: no error");
     };
@@ -31,44 +30,44 @@ fn heads_and_shapes() {
     let model = Builder::new(2).model();
     let circuits = Circuits::new(&model);
     let (layer, head) = (Head::new(2, 0), Head::new(0, 2));
-    turned_down(
+    rejected(
         "layer",
         circuits.ov(layer),
         &["head 2.0", "layer 2", "0..2"],
     );
-    turned_down("head", circuits.qk(head), &["head 0.2", "head 2", "0..2"]);
-    turned_down("full OV", circuits.full_ov(head), &["0.2"]);
+    rejected("head", circuits.qk(head), &["head 0.2", "head 2", "0..2"]);
+    rejected("full OV", circuits.full_ov(head), &["0.2"]);
     let tokens = Embedding::Tokens;
-    turned_down("full QK", circuits.full_qk(head, tokens, tokens), &["0.2"]);
-    turned_down(
+    rejected("full QK", circuits.full_qk(head, tokens, tokens), &["0.2"]);
+    rejected(
         "directions",
         circuits.singular_directions(head, 1, 1),
         &["0.2"],
     );
     let short = array![1.0, 2.0];
-    turned_down(
+    rejected(
         "direction",
         circuits.top_tokens(short.view(), 1),
         &["[2]", "d_model"],
     );
     let (a, b) = (Array2::zeros((2, 3)), Array2::zeros((2, 3)));
-    turned_down(
+    rejected(
         "factors",
         FactoredMatrix::new(a, b),
         &["[2, 3]", "[3, columns]"],
     );
     let wide = FactoredMatrix::new(Array2::ones((2, 1)), Array2::ones((1, 3))).unwrap();
-    turned_down("eigenvalues", wide.eigenvalues(), &["[2, 3]", "square"]);
-    turned_down("copying", wide.copying_score(), &["square"]);
-    turned_down("row", wide.row(2), &["row 2", "0..2"]);
-    turned_down("product", wide.times(&wide), &["[2, 1]", "3 rows"]);
+    rejected("eigenvalues", wide.eigenvalues(), &["[2, 3]", "square"]);
+    rejected("copying", wide.copying_score(), &["square"]);
+    rejected("row", wide.row(2), &["row 2", "0..2"]);
+    rejected("product", wide.times(&wide), &["[2, 1]", "3 rows"]);
     let broken = FactoredMatrix::new(array![[f32::NAN]], array![[1.0]]).unwrap();
-    turned_down("NaN", broken.eigenvalues(), &["NaN", "finite"]);
-    turned_down("NaN", broken.svd(), &["NaN", "finite"]);
-    turned_down("NaN", broken.singular_values(), &["NaN", "finite"]);
+    rejected("NaN", broken.eigenvalues(), &["NaN", "finite"]);
+    rejected("NaN", broken.svd(), &["NaN", "finite"]);
+    rejected("NaN", broken.singular_values(), &["NaN", "finite"]);
     let square = Array2::zeros((2, 2));
     let score = AttentionPattern::Induction.score(square.view(), &[1, 2, 3]);
-    turned_down("attention", score, &["[2, 2]", "[3, 3] for 3 tokens"]);
+    rejected("attention", score, &["[2, 2]", "[3, 3] for 3 tokens"]);
     assert!(circuits.composition_scores(Qkv::K).is_ok());
 }
 
@@ -79,57 +78,54 @@ fn prompts_and_positions() {
     let unknown = Prompt::from([1, VOCAB as u32]);
     let patterns = AttentionPattern::STANDARD;
     let nothing: [Prompt; 0] = [];
-    turned_down(
+    rejected(
         "none",
         pattern_scores(&model, &nothing, &patterns),
         &["prompt"],
     );
-    turned_down(
+    rejected(
         "token",
         pattern_scores(&model, &unknown, &patterns),
         &["12"],
     );
-    turned_down("entropy", attention_entropy(&model, &unknown), &["12"]);
-    turned_down(
+    rejected("entropy", attention_entropy(&model, &unknown), &["12"]);
+    rejected(
         "distance",
         attention_by_distance(&model, &nothing, 3),
         &["prompt"],
     );
-    turned_down(
+    rejected(
         "distance",
         attention_by_distance(&model, &prompt, usize::MAX),
         &["distance", "n_positions"],
     );
-    turned_down(
-        "report",
-        HeadReporter::new(&nothing).run(&model),
-        &["prompt"],
-    );
+    rejected("report", HeadReporter::new(&model, &nothing), &["prompt"]);
     let two = Role::new("IO", [1, 1]);
     let one = Role::new("END", [2]);
     let roles = attention_to_roles(&model, &prompt, &one, &[two]);
-    turned_down("roles", roles, &["IO", "found 2", "1, one per prompt"]);
-    turned_down(
+    rejected("roles", roles, &["IO", "found 2", "1, one per prompt"]);
+    rejected(
         "copies",
-        copy_scores_of_tokens(&model, &[], None, 5),
+        CopyScores::of_tokens(&model, &[], None),
         &["at least one"],
     );
-    turned_down(
+    rejected(
         "copies",
-        copy_scores_of_tokens(&model, &[99], None, 5),
+        CopyScores::of_tokens(&model, &[99], None).and_then(|study| study.run()),
         &["99"],
     );
-    turned_down(
+    rejected(
         "vectors",
         FunctionVectors::new(&model, &nothing),
         &["prompt"],
     );
-    for (early, late) in [(1, 3), (3, 3), (3, 2)] {
+    for (early, late) in [(0, 2), (2, 2), (2, 1)] {
         let pair = TokenPair { late, early };
-        let parts = [&*format!("early {early}, late {late}"), "2 ≤ early < late"];
-        turned_down("pair", in_context_score(&model, &prompt, pair), &parts);
-        let by_head = in_context_score_by_head(&model, &prompt, pair, Replacement::Zero);
-        turned_down("pair by head", by_head, &parts);
+        let parts = [&*format!("early {early}, late {late}"), "1 ≤ early < late"];
+        rejected("pair", in_context_score(&model, &prompt, pair), &parts);
+        let ablation = Ablation::new(&model, &prompt, Replacement::Zero).unwrap();
+        let by_head = in_context_score_by_head(&ablation, pair);
+        rejected("pair by head", by_head, &parts);
     }
 }
 
@@ -137,27 +133,24 @@ fn prompts_and_positions() {
 fn metrics_and_sequences() {
     let model = Builder::new(2).model();
     let (prompt, metric) = (Prompt::from([1, 2, 3]), logit_diff(1, VOCAB as u32));
-    turned_down(
-        "ablation",
-        head_ablation(&model, &prompt, &metric, Replacement::Mean),
-        &["12"],
-    );
-    turned_down(
+    let ablation = Ablation::new(&model, &prompt, Replacement::OverallMean).unwrap();
+    rejected("ablation", ablation.run(Each::Head, &metric), &["12"]);
+    rejected(
         "direct effect",
-        head_direct_effect(&model, &prompt, &metric, Replacement::Mean),
+        ablation.run(Each::HeadDirectly, &metric),
         &["12"],
     );
     let vectors = FunctionVectors::new(&model, &prompt).unwrap();
     let answers = vectors.indirect_effects(&prompt, &[1, 2]);
-    turned_down("answers", answers, &["2", "1"]);
+    rejected("answers", answers, &["2", "1"]);
     let mut once = repeated(1, 8);
     once[0].prompt = Prompt::from(&once[0].prompt.tokens[..8]);
-    turned_down(
+    rejected(
         "one repeat",
         repeated_loss(&model, &once),
         &["8 tokens", "two repeats"],
     );
-    let search = induction_circuit(&model, &once, InductionSearch::default());
-    turned_down("search", search, &["two repeats"]);
-    turned_down("no sequences", repeated_loss(&model, &[]), &["prompt"]);
+    let search = InductionSearch::new(&model, &once);
+    rejected("search", search, &["two repeats"]);
+    rejected("no sequences", repeated_loss(&model, &[]), &["prompt"]);
 }

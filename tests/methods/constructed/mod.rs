@@ -5,10 +5,10 @@ mod builder;
 mod movers;
 
 use builder::{Builder, VOCAB, repeated};
-use patchlens::ablation::Replacement;
+use patchlens::ablation::{Ablation, Replacement};
 use patchlens::heads::{
     AttentionPattern, HeadLabel, HeadReport, HeadReporter, InductionSearch, attention_by_distance,
-    attention_entropy, induction_circuit, pattern_scores,
+    attention_entropy, pattern_scores,
 };
 use patchlens::in_context::{TokenPair, in_context_score, in_context_score_by_head, repeated_loss};
 use patchlens::{Head, Prompt, Transformer};
@@ -82,7 +82,8 @@ fn uniform_attention_has_a_known_entropy() {
 #[test]
 fn labels_are_those_built_in() {
     let model = induction_model();
-    let report = HeadReporter::new(&prompts(4, 12)).run(&model).unwrap();
+    let report = HeadReporter::new(&model, &prompts(4, 12)).unwrap();
+    let report = report.run().unwrap();
     for card in &report.cards {
         let expected = match card.head {
             PREVIOUS | UNREAD => HeadLabel::PreviousToken,
@@ -136,12 +137,11 @@ fn the_repetition_is_predicted_by_copying() {
 
 #[test]
 fn the_circuit_search_finds_exactly_the_pair() {
-    for ablation in [Replacement::Mean, Replacement::Zero] {
-        let search = InductionSearch {
-            ablation,
-            ..InductionSearch::default()
-        };
-        let found = induction_circuit(&induction_model(), &repeated(6, 12), search).unwrap();
+    let model = induction_model();
+    for ablation in [Replacement::OverallMean, Replacement::Zero] {
+        let search = InductionSearch::new(&model, &repeated(6, 12)).unwrap();
+        let search = search.replacement(ablation.clone());
+        let found = search.run().unwrap();
         assert_eq!(found.induction_heads, [INDUCTION], "{ablation:?}");
         assert_eq!(
             found.senders(),
@@ -189,19 +189,24 @@ fn the_circuit_search_finds_senders_that_stand_in_for_each_other() {
         .duplicate_token(DUPLICATE)
         .induction(INDUCTION)
         .model();
-    let search = InductionSearch::default();
-    let found = induction_circuit(&model, &repeated(6, 12), search).unwrap();
+    let search = InductionSearch::new(&model, &repeated(6, 12)).unwrap();
+    let found = search.run().unwrap();
     assert_eq!(found.previous_token_heads, [PREVIOUS, second]);
     assert_eq!(found.senders(), [PREVIOUS, second], "{:?}", found.edges);
     assert!(found.previous_token_removed.unwrap() > 0.5);
     for edge in &found.edges {
-        assert!(edge.share_removed_from_all < search.min_share, "{edge:?}");
+        assert!(
+            edge.share_removed_from_all < found.thresholds.share,
+            "{edge:?}"
+        );
         assert!(edge.share_kept_alone > 0.5, "{edge:?}");
         let ([whole, cut], [none, alone]) = (edge.attention, edge.attention_alone);
         assert!(whole - cut < 0.05 && alone - none > 0.5, "{edge:?}");
     }
     // Of a head that does it alone, the two are the same; one that nobody reads keeps nothing.
-    let found = induction_circuit(&induction_model(), &repeated(6, 12), search).unwrap();
+    let model = induction_model();
+    let found = InductionSearch::new(&model, &repeated(6, 12)).unwrap();
+    let found = found.run().unwrap();
     assert_eq!(found.previous_token_heads, [PREVIOUS, UNREAD]);
     let edge = &found.edges[0];
     let difference = edge.share_removed_from_all - edge.share_kept_alone;
@@ -212,9 +217,10 @@ fn the_circuit_search_finds_senders_that_stand_in_for_each_other() {
 #[test]
 fn a_model_without_induction_is_an_error() {
     let idle = Builder::new(2).model();
-    let error = induction_circuit(&idle, &repeated(2, 12), InductionSearch::default());
+    let search = InductionSearch::new(&idle, &repeated(2, 12)).unwrap();
     assert!(
-        error
+        search
+            .run()
             .unwrap_err()
             .to_string()
             .contains("does not use the repetition")
@@ -232,17 +238,18 @@ fn a_model_without_induction_is_an_error() {
 #[test]
 fn in_context_score_is_negative_and_lost_with_the_circuit() {
     let model = induction_model();
-    let (prompts, tokens) = (prompts(6, 12), TokenPair { late: 20, early: 6 });
+    let (prompts, tokens) = (prompts(6, 12), TokenPair { late: 19, early: 5 });
     let whole = in_context_score(&model, &prompts, tokens).unwrap();
     assert!(whole.score.mean < -2.0, "{whole:?}");
-    // By hand: the loss of the 20th token is read at position 18.
+    // By hand: the loss of the token at position 19 is read at position 18.
     let logits = model.forward(&prompts[0]).unwrap();
     let (_, losses) =
         patchlens::metric::next_token_loss(logits.view(), &prompts[0].tokens).unwrap();
     assert!((losses[18] - losses[4] - whole.per_prompt[0]).abs() < 1e-4);
-    let change = in_context_score_by_head(&model, &prompts, tokens, Replacement::Mean).unwrap();
+    let ablation = Ablation::new(&model, &prompts, Replacement::OverallMean).unwrap();
+    let change = in_context_score_by_head(&ablation, tokens).unwrap();
     for head in Head::all(model.config()) {
-        let value = change.values()[[head.layer, head.head]];
+        let value = change.effect.values()[[head.layer, head.head]];
         let built = [PREVIOUS, INDUCTION].contains(&head);
         assert!(
             if built {

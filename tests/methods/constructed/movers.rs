@@ -2,10 +2,8 @@
 //! just that.
 
 use ndarray::{Array1, Axis};
-use patchlens::ablation::{Replacement, head_ablation, head_direct_effect};
-use patchlens::heads::{
-    HeadLabel, HeadReporter, HeadTask, Role, attention_to_roles, copy_scores, copy_scores_of_tokens,
-};
+use patchlens::ablation::{Ablation, Each, Replacement};
+use patchlens::heads::{CopyScores, HeadLabel, HeadReporter, HeadTask, Role, attention_to_roles};
 use patchlens::in_context::FunctionVectors;
 use patchlens::metric::logit_diffs;
 use patchlens::weights::Circuits;
@@ -48,17 +46,18 @@ fn mover_task() -> HeadTask {
     }
 }
 
-fn mover_reporter() -> HeadReporter {
-    let mut reporter = HeadReporter::new(&prompts(2, 11));
-    reporter.task = Some(mover_task());
-    reporter.copy_tokens = (0..VOCAB as u32).collect();
-    reporter.ablation = Replacement::Zero;
-    reporter
+fn mover_reporter(model: &Transformer) -> HeadReporter<'_> {
+    HeadReporter::new(model, &prompts(2, 11))
+        .unwrap()
+        .task(mover_task())
+        .copy_tokens((0..VOCAB as u32).collect(), None)
+        .replacement(Replacement::Zero)
 }
 
 #[test]
 fn movers_are_told_apart_by_what_they_read_and_by_their_effects() {
-    let report = mover_reporter().run(&mover_model()).unwrap();
+    let model = mover_model();
+    let report = mover_reporter(&model).run().unwrap();
     for (label, head) in [
         (HeadLabel::NameMover, MOVER),
         (HeadLabel::NegativeNameMover, NEGATIVE),
@@ -88,17 +87,22 @@ fn movers_are_told_apart_by_what_they_read_and_by_their_effects() {
 #[test]
 fn effects_on_a_card_are_those_of_the_methods() {
     let (model, task) = (mover_model(), mover_task());
-    let report = mover_reporter().run(&model).unwrap();
+    let report = mover_reporter(&model).run().unwrap();
     let (prompts, metric) = (&task.prompts, &task.metric);
-    let total = head_ablation(&model, prompts, metric, Replacement::Zero).unwrap();
-    let direct = head_direct_effect(&model, prompts, metric, Replacement::Zero).unwrap();
+    let ablation = Ablation::new(&model, prompts, Replacement::Zero).unwrap();
+    let total = ablation.run(Each::Head, metric).unwrap().lost().unwrap();
+    let direct = ablation
+        .run(Each::HeadDirectly, metric)
+        .unwrap()
+        .lost()
+        .unwrap();
     for card in &report.cards {
         let (found, index) = (
             card.task.as_ref().unwrap(),
             [card.head.layer, card.head.head],
         );
-        assert_eq!(found.lost.value, Some(total.lost.values()[index]));
-        assert_eq!(found.direct.value, Some(direct.lost.values()[index]));
+        assert_eq!(found.lost.value, Some(total.values()[index]));
+        assert_eq!(found.direct.value, Some(direct.values()[index]));
         // Attention-only, last layer: nothing comes after it but the final LayerNorm.
         if card.head.layer == 1 {
             let (all, alone) = (found.lost.value.unwrap(), found.direct.value.unwrap());
@@ -111,9 +115,10 @@ fn effects_on_a_card_are_those_of_the_methods() {
 fn roles_that_do_not_exist_are_errors() {
     let model = mover_model();
     let with = |change: fn(&mut HeadTask)| {
-        let mut reporter = mover_reporter();
-        change(reporter.task.as_mut().unwrap());
-        reporter.run(&model).unwrap_err().to_string()
+        let reporter = mover_reporter(&model);
+        let mut task = mover_task();
+        change(&mut task);
+        reporter.task(task).run().unwrap_err().to_string()
     };
     let error = with(|task| task.answer = Some("XX".to_string()));
     assert!(error.contains("answer") && error.contains("XX"), "{error}");
@@ -130,7 +135,8 @@ fn roles_that_do_not_exist_are_errors() {
 fn copying_is_seen_in_logits_and_in_eigenvalues() {
     let model = mover_model();
     let tokens: Vec<u32> = (0..VOCAB as u32).collect();
-    let scores = copy_scores_of_tokens(&model, &tokens, None, 1).unwrap();
+    let study = CopyScores::of_tokens(&model, &tokens, None).unwrap();
+    let scores = study.top(1).run().unwrap().score;
     let eigenvalues = Circuits::new(&model).copying_scores().unwrap();
     for (head, sign) in [(MOVER, 1.0), (NEGATIVE, -1.0), (READS_SUBJECT, -1.0)] {
         let score = |i: usize| scores.values()[[i, head.layer, head.head]];
@@ -143,12 +149,13 @@ fn copying_is_seen_in_logits_and_in_eigenvalues() {
         .singular_directions(MOVER, 2, 1)
         .unwrap()[0];
     assert_eq!(direction.reads[0].0, direction.writes[0].0);
-    let missing = copy_scores(&model, &Prompt::from([1, 2]), &[vec![2]], 5).unwrap_err();
+    let missing = CopyScores::new(&model, &Prompt::from([1, 2]), &[vec![2]]).unwrap_err();
     assert!(
         missing.to_string().contains("pos 2 is out of range"),
         "{missing}"
     );
-    assert!(copy_scores(&model, &Prompt::from([1, 2]), &[vec![1]], 0).is_err());
+    let study = CopyScores::new(&model, &Prompt::from([1, 2]), &[vec![1]]).unwrap();
+    assert!(study.top(0).run().is_err());
 }
 
 #[test]
@@ -171,8 +178,8 @@ fn function_vectors_are_mean_outputs_and_carry_the_answer() {
     let shuffled = [[0, 7, 2, 3, END], [1, 8, 4, 6, END]].map(Prompt::from);
     let vectors = FunctionVectors::new(&model, &clean).unwrap();
     let effects = vectors.indirect_effects(&shuffled, &[answer]).unwrap();
-    let best = FunctionVectors::top_heads(&effects, 1);
-    assert_eq!(best, [MOVER], "{effects}");
+    let best = effects.top_heads(1);
+    assert_eq!(best, [MOVER], "{}", effects.effect);
     let vector = vectors.vector(&best).unwrap();
     let outputs = clean.each_ref().map(|prompt| {
         let point = Site::Result.at(MOVER.layer);
@@ -193,7 +200,7 @@ fn function_vectors_are_mean_outputs_and_carry_the_answer() {
     assert!(off < 1e-5, "{off}");
     let zero_shot = [Prompt::from([0]), Prompt::from([1])];
     let effects = vectors.effects(&vector, &zero_shot, &[answer]).unwrap();
-    assert!(effects.values().iter().all(|v| *v > 0.5), "{effects}");
+    assert!(effects.per_prompt.iter().all(|v| *v > 0.5), "{effects:?}");
     assert!(
         vectors
             .effects(&Array1::zeros(3), &zero_shot, &[answer])

@@ -34,7 +34,7 @@ fn caches_are_saved_under_the_hook_names_and_opened_equal() {
 }
 
 #[test]
-fn files_that_are_no_caches_are_turned_down() {
+fn files_that_are_no_caches_are_rejected() {
     let model = crate::common::open("tiny-relu");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lens.safetensors");

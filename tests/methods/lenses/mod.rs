@@ -9,7 +9,7 @@ use patchlens::lens::{LogitLens, TunedLens};
 use patchlens::metric::{kl_divergence, log_probability, rank};
 use patchlens::parameters::Parameters;
 use patchlens::report::Palette;
-use patchlens::{Config, Prompt, Selection, Site, Tokenizer, Transformer};
+use patchlens::{Config, HookPoint, Prompt, Selection, Site, Tokenizer, Transformer};
 
 const BOUND: f32 = 1e-5;
 
@@ -199,7 +199,7 @@ fn a_lens_for_another_model_and_other_bad_input_is_an_error() {
     plain.token_labels = Some(vec![]);
     let message = error(&plain);
     assert!(
-        message.contains("found 0; expected 1, one a token"),
+        message.contains("found 0; expected 1, one per token"),
         "{message}"
     );
     plain.token_labels = None;
@@ -217,6 +217,62 @@ fn a_lens_for_another_model_and_other_bad_input_is_an_error() {
     assert!(TunedLens::fit(&model, &Prompt::from([1, 2, 3, 4]), &points, 0.1).is_ok());
     let nan = TunedLens::fit(&model, &Prompt::from([1, 2]), &points, f64::NAN);
     assert!(nan.unwrap_err().to_string().contains("ridge: found NaN"));
+}
+
+/// Hugging Face's `hidden_states`: those of the layers are `resid_pre`, and the one after them has
+/// been through the final LayerNorm, so that the unembedding alone gives the model's logits.
+#[test]
+fn b27_the_last_layer_of_a_lens_is_the_model() {
+    let model = small(3);
+    let (config, parameters) = (model.config(), model.parameters());
+    let n_layers = config.n_layers;
+    for prompt in prompts(3) {
+        let everything = Selection::everything(config);
+        let (logits, cache) = model.run_with_cache(&prompt, &everything).unwrap();
+        let lens = LogitLens::new(&model);
+        let last = Site::ResidPost.at(n_layers - 1);
+        let own = lens.logits(&cache, last).unwrap();
+        assert!(
+            own.iter()
+                .zip(&logits)
+                .all(|(a, b)| a.to_bits() == b.to_bits())
+        );
+        let kl = lens.run(&prompt).unwrap().kl_to_final;
+        assert_eq!(kl.axes()[0].labels.last().unwrap(), "final_post");
+        let row = kl.values().index_axis_move(Axis(0), 2 * n_layers);
+        assert!(row.iter().all(|v| v.to_bits() == 0), "{row}");
+
+        // `hidden_states[n_layers]`, made of the hook and of the residual stream.
+        let normalized = cache.get(HookPoint::LnFinalNormalized).unwrap();
+        let hidden = &normalized * &parameters.ln_f.weight + &parameters.ln_f.bias;
+        let hidden = hidden.into_dimensionality::<ndarray::Ix2>().unwrap();
+        let again = hidden.dot(&parameters.w_u());
+        let difference =
+            crate::common::difference(again.view().into_dyn(), logits.view().into_dyn());
+        assert!(difference < 1e-4, "{difference}");
+        let stream = cache.get(last).unwrap();
+        let apart = crate::common::difference(hidden.view().into_dyn(), stream);
+        assert!(
+            apart > 0.1,
+            "the last residual stream is something else: {apart}"
+        );
+        // `hidden_states[i]` before: what the layer before wrote.
+        for layer in 1..n_layers {
+            let pre = cache.get(Site::ResidPre.at(layer)).unwrap();
+            assert_eq!(pre, cache.get(Site::ResidPost.at(layer - 1)).unwrap());
+        }
+    }
+}
+
+#[test]
+fn f11_the_defaults_of_a_lens_work_with_three_tokens() {
+    let config = Config {
+        d_vocab: 3,
+        ..small(1).config().clone()
+    };
+    let model = Transformer::random(config, 1).unwrap();
+    let found = LogitLens::new(&model).run(&Prompt::from([1, 2])).unwrap();
+    assert_eq!(found.top_tokens.dim(), (5, 2, 3));
 }
 
 /// A `tokenizer.json` whose tokens are `t0`, `t1`, ...

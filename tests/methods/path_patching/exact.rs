@@ -4,6 +4,7 @@ use ndarray::Axis as Dim;
 use patchlens::intervention::Values;
 use patchlens::metric::{log_probability, probability};
 use patchlens::paths::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
+use patchlens::report::Absent;
 use patchlens::{
     ActivationCache, Base, Component, Edit, Head, HookPoint, Intervention, Interventions, Prompts,
     Qkv, Run, Selection, Site, Sweep, Target, Transformer, logit_diff,
@@ -56,7 +57,7 @@ fn by_full_passes(
 }
 
 fn of_cell(result: &PathEffects, index: [usize; 2]) -> Vec<u32> {
-    let cell = result.per_prompt.view().index_axis_move(Dim(0), index[0]);
+    let cell = result.values.view().index_axis_move(Dim(0), index[0]);
     bits(cell.index_axis(Dim(0), index[1]).iter().copied())
 }
 
@@ -120,9 +121,9 @@ fn all_nodes_along_all_paths_give_the_new_run() {
     let cell = points.map(|p| Intervention::new(p, Edit::patch(&donors, p).unwrap()));
     let sweep = Sweep::new(&model, &original).unwrap();
     let patched = sweep.run(&[cell.collect()], &metric).unwrap();
-    assert_eq!(bits(found.per_prompt.clone()), bits(patched.values));
+    assert_eq!(bits(found.values.clone()), bits(patched.values));
     let new = found.new.unwrap();
-    assert_eq!(bits(found.per_prompt), bits(new.clone()));
+    assert_eq!(bits(found.values), bits(new.clone()));
     assert_ne!(new, found.original);
 }
 
@@ -189,18 +190,14 @@ fn equal_prompts_change_no_bit() {
         .run(Senders::Components, &to, &probability(&[4]))
         .unwrap();
     let mean = found.original.mean().unwrap();
-    assert!(
-        found
-            .effect
-            .values()
-            .iter()
-            .all(|v| v.to_bits() == mean.to_bits())
-    );
-    assert_eq!(
-        found.effect.values(),
-        found.linear.as_ref().unwrap().values()
-    );
-    assert!(found.relative().unwrap().values().iter().all(|v| *v == 0.0));
+    let linear = found.linear.as_ref().unwrap();
+    for raw in [found.raw(), linear.raw()] {
+        assert!(raw.values().iter().all(|v| v.to_bits() == mean.to_bits()));
+    }
+    let relative = found.relative().unwrap();
+    for table in [&found.effect, &linear.effect, &linear.error, &relative] {
+        assert!(table.values().iter().all(|v| *v == 0.0));
+    }
 }
 
 #[test]
@@ -212,15 +209,20 @@ fn no_path_is_not_zero() {
     let metric = log_probability(&[4]);
     let nan_layers = |to: &[PathReceiver]| -> Vec<[bool; 3]> {
         let found = study.run(Senders::Components, to, &metric).unwrap();
+        let linear = found.linear.as_ref().unwrap();
         let tables = [
-            found.effect.clone(),
-            found.linear.clone().unwrap(),
-            found.change(),
-            found.relative().unwrap(),
-            found.linear_error().unwrap(),
+            &found.effect,
+            found.raw(),
+            &linear.effect,
+            linear.raw(),
+            &linear.error,
+            &found.relative().unwrap(),
         ];
         let nan: Vec<bool> = tables[0].values().iter().map(|v| v.is_nan()).collect();
-        for table in &tables {
+        for table in tables {
+            let reasons = table.absent();
+            let no_path = reasons.iter().flatten().all(|r| *r == Absent::NoPath);
+            assert!(no_path, "{}", table.about.title);
             let same = table
                 .values()
                 .iter()

@@ -90,14 +90,14 @@ impl Golden<'_> {
         let result = study.run_sets(&senders(config), &to, metric).unwrap();
         let path = &self.reference[&format!("path/{set}")];
         let linear = result.linear.as_ref().unwrap();
-        for (suffix, found) in [("exact", &result.effect), ("linear", linear)] {
+        for (suffix, found) in [("exact", result.raw()), ("linear", linear.raw())] {
             self.compare(&format!("{stem}/{suffix}"), found.values(), Some(path));
         }
         if set != "q0.1" {
             let all = [vec![PathSender::new(Component::Embedding)], heads(config)].concat();
             let sets = [all, heads(config)];
             let together = study.run_sets(&sets, &to, metric).unwrap();
-            self.compare(&format!("{stem}/sets"), together.effect.values(), None);
+            self.compare(&format!("{stem}/sets"), together.raw().values(), None);
         }
         let new = result.new.as_ref().unwrap();
         for (run, found) in [("original", &result.original), ("new", new)] {
@@ -132,8 +132,8 @@ impl Golden<'_> {
 fn by_position(study: &PathPatching<'_>, to: &[PathReceiver], metric: &Metric) -> ArrayD<f32> {
     let embedding = study.run(Senders::EmbeddingPositions, to, metric).unwrap();
     let rest = study.run(Senders::ComponentPositions, to, metric).unwrap();
-    let embedding = embedding.effect.values().insert_axis(Dim(1)).to_owned();
-    let rest = rest.effect.values().permuted_axes(vec![1, 0, 2]).to_owned();
+    let embedding = embedding.raw().values().insert_axis(Dim(1)).to_owned();
+    let rest = rest.raw().values().permuted_axes(vec![1, 0, 2]).to_owned();
     let n = rest.len_of(Dim(0));
     let rest = rest.as_standard_layout().into_owned();
     let count = rest.len() / n;

@@ -7,7 +7,10 @@ use std::ops::ControlFlow;
 
 use patchlens::metric::{kl_divergence, log_probability, probability, probability_diff, rank};
 use patchlens::paths::{PathPatching, PathReceiver, PathSender, Senders};
-use patchlens::{Component, Config, Head, Prompt, Prompts, Qkv, Select, Transformer, logit_diff};
+use patchlens::report::Absent;
+use patchlens::{
+    Component, Config, Error, Head, Prompt, Prompts, Qkv, Select, Transformer, logit_diff,
+};
 
 /// The goldens' order of senders: the embedding, then each layer's heads and MLP.
 fn senders(config: &Config) -> Vec<Vec<PathSender>> {
@@ -82,6 +85,56 @@ fn memory_limit_and_observer() {
     let study = study.memory_limit(1000);
     let error = study.run(Senders::Components, &to, &metric).unwrap_err();
     assert!(error.to_string().contains("memory limit"), "{error}");
+}
+
+/// Cells that a cancelled study did not reach are not run, which is neither "no path" nor a number.
+#[test]
+fn f15_cancelled_senders_are_not_run() {
+    let model = model(7);
+    let (original, new) = pairs();
+    let to = [PathReceiver::mlp(1)];
+    let metric = logit_diff(3, 5);
+    let study = PathPatching::new(&model, &original, &new).unwrap();
+    let study = study.linearised(true);
+    let whole = study.run(Senders::Components, &to, &metric).unwrap();
+    // About one lane per chunk.
+    let mut limit = 1;
+    let limit = loop {
+        let small = study.clone().memory_limit(limit);
+        match small.run(Senders::Components, &to, &metric) {
+            Ok(_) => break limit,
+            Err(Error::MemoryLimit { limit: own, least }) => {
+                assert_eq!(own, limit);
+                assert!(least > limit);
+                limit = least;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let mut reports = 0;
+    let cancelled = study.memory_limit(limit).observe(move |_| {
+        reports += 1;
+        if reports > 3 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    let found = cancelled.run(Senders::Components, &to, &metric).unwrap();
+    let linear = found.linear.as_ref().unwrap();
+    for table in [&found.effect, found.raw(), &linear.effect, &linear.error] {
+        assert!(table.about.partial);
+        let counts = [Absent::NoPath, Absent::NotRun].map(|reason| {
+            let reasons = table.absent();
+            reasons.iter().filter(|r| **r == Some(reason)).count()
+        });
+        // No path from layer 2 and from the MLP of layer 1 itself; of the others some have run.
+        assert_eq!(counts[0], 4);
+        assert!((1..5).contains(&counts[1]), "{counts:?}");
+    }
+    for (own, whole) in found.values.iter().zip(&whole.values) {
+        assert!(own.is_nan() || own.to_bits() == whole.to_bits());
+    }
 }
 
 fn rayon_threads() -> u64 {
@@ -233,8 +286,8 @@ fn small_steps_are_linear() {
                 &metric,
             )
             .unwrap();
-        let change = found.change();
-        let error = found.linear_error().unwrap();
+        let change = &found.effect;
+        let error = &found.linear.as_ref().unwrap().error;
         for (change, error) in change.values().iter().zip(error.values()) {
             assert!(change.abs() > 1e-5, "{metric:?}: {change}");
             assert!(

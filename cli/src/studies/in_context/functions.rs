@@ -39,20 +39,21 @@ impl InContext {
         let working = session.progress.step("function vectors");
         let vectors = FunctionVectors::new(model, &prompts.clean)?;
         let mut effects = vectors.indirect_effects(&prompts.shuffled, &prompts.answers)?;
-        effects.about.caption = "Head output at the last position of prompts whose examples are \
+        effects.effect.about.caption =
+            "Head output at the last position of prompts whose examples are \
                              shuffled, set to its mean over prompts with the right examples."
-            .to_string();
-        let heads = FunctionVectors::top_heads(&effects, self.heads.get());
+                .to_string();
+        let heads = effects.top_heads(self.heads.get());
         let vector = vectors.vector(&heads)?;
         let added = vectors.effects(&vector, &prompts.zero_shot, &prompts.answers)?;
         drop(working);
-        output.table(&effects)?;
-        output.table(&added)?;
-        self.picture(session, "indirect_effects", &effects);
-        self.picture(session, "function_vector_added", &added);
+        output.table(&effects.effect)?;
+        output.table(&added.effect)?;
+        self.picture(session, "indirect_effects", &effects.effect);
+        self.picture(session, "function_vector_added", &added.effect);
         output.number(
             "function_vectors",
-            json!({ "indirect_effects": effects, "heads": heads, "added": added }),
+            json!({ "indirect_effects": effects.effect, "heads": heads, "added": added.effect }),
         )
     }
 
@@ -91,33 +92,42 @@ impl InContext {
                 .step(&format!("function vectors of {relation}"));
             let vectors = FunctionVectors::new(model, &clean)?;
             let mut effects = vectors.indirect_effects(&bare, &answers)?;
-            effects.about.title = format!("Indirect effect of heads on {relation}");
-            effects.about.caption = format!(
+            effects.effect.about.title = format!("Indirect effect of heads on {relation}");
+            effects.effect.about.caption = format!(
                 "Head output at the last position of `(subject) is` set to its mean over statements about \
              the subject's {relation}; the change is the mean over those subjects."
             );
-            let heads = FunctionVectors::top_heads(&effects, self.heads.get());
+            let heads = effects.top_heads(self.heads.get());
             let mut added = vectors.effects(&vectors.vector(&heads)?, &bare, &answers)?;
             drop(working);
-            added.about.title = format!("Effect of the function vector of {relation}");
-            added.about.caption =
+            added.effect.about.title = format!("Effect of the function vector of {relation}");
+            added.effect.about.caption =
                 "Added to resid_post at the last position of `(subject) is`.".to_string();
             let best = heads[0];
             let names: Vec<String> = heads.iter().map(ToString::to_string).collect();
-            let strongest = added.values().iter().copied().fold(f32::MIN, f32::max);
+            let strongest = added
+                .effect
+                .values()
+                .iter()
+                .copied()
+                .fold(f32::MIN, f32::max);
             output.say(format_args!(
             "  {relation:10} head {best} set to its mean over {} statements: {:+.3} of the answer's \
              probability; the vector of heads {} added: at most {strongest:+.3}",
             clean.len(),
-            effects.values()[[best.layer, best.head]],
+            effects.effect.values()[[best.layer, best.head]],
             names.join(", ")
         ))?;
             found.insert(
                 relation.to_string(),
-                json!({ "indirect_effects": effects, "heads": heads, "added": added }),
+                json!({ "indirect_effects": effects.effect, "heads": heads, "added": added.effect }),
             );
-            self.picture(session, &format!("relation_{relation}"), &effects);
-            self.picture(session, &format!("relation_{relation}_added"), &added);
+            self.picture(session, &format!("relation_{relation}"), &effects.effect);
+            self.picture(
+                session,
+                &format!("relation_{relation}_added"),
+                &added.effect,
+            );
             output.number("function_vectors", &found)?;
             interrupt::check()?;
         }

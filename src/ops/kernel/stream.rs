@@ -6,8 +6,8 @@
 use prefetch_index::prefetch_index;
 use pulp::{Simd, WithSimd};
 
-use super::kernel::{CHAIN, Finish, Scratch, VECTOR, aligned};
-use super::simd::ARCH;
+use super::super::simd::ARCH;
+use super::buffers::{CHAIN, Finish, Scratch, VECTOR, aligned};
 
 /// Up to this many rows, reading the matrix takes longer than multiplying.
 pub(super) const FEW_ROWS: usize = 20;

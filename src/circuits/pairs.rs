@@ -1,0 +1,183 @@
+//! Pairs of prompts, and what the edges of a circuit carry in the two runs of each.
+
+use ndarray::{Array2, ArrayView2, Ix2};
+
+use super::edge::{Receiver, Source};
+use super::graph::Graph;
+use super::scores::Orientation;
+use crate::base::Base;
+use crate::cache::ActivationCache;
+use crate::error::{Error, Result};
+use crate::hook::{HookPoint, Site};
+use crate::metric::Metric;
+use crate::model::Transformer;
+use crate::model::stage::Frozen;
+use crate::ops::{self, part};
+use crate::pairs::{check_pairs, pairs};
+use crate::prompt::IntoPrompts;
+use crate::report::Direction;
+
+const NAMES: [&str; 2] = ["clean", "corrupted"];
+
+/// The runs of pairs of prompts, and which of the two is changed.
+#[derive(Clone, Debug)]
+pub(super) struct Pairs<'m> {
+    pub clean: Base<'m>,
+    pub corrupted: Base<'m>,
+    pub direction: Direction,
+}
+
+impl<'m> Pairs<'m> {
+    pub fn new(
+        model: &'m Transformer,
+        clean: impl IntoPrompts,
+        corrupted: impl IntoPrompts,
+    ) -> Result<Self> {
+        let [clean, corrupted] = pairs(model, NAMES, clean, corrupted)?;
+        Self::over(&clean, &corrupted)
+    }
+
+    pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
+        check_pairs(NAMES, clean.prompts(), corrupted.prompts())?;
+        Ok(Pairs {
+            clean: clean.clone(),
+            corrupted: corrupted.clone(),
+            direction: Direction::Noising,
+        })
+    }
+
+    pub fn model(&self) -> &'m Transformer {
+        self.clean.model()
+    }
+
+    pub fn graph(&self) -> Graph {
+        Graph::new(self.model().config())
+    }
+
+    /// The runs that are changed, and those that the changes come from.
+    pub fn base_and_donor(&self) -> [&Base<'m>; 2] {
+        match self.direction {
+            Direction::Noising => [&self.clean, &self.corrupted],
+            Direction::Denoising => [&self.corrupted, &self.clean],
+        }
+    }
+
+    /// What [`Pairs::base_and_donor`] are called.
+    pub fn names(&self) -> [&'static str; 2] {
+        match self.direction {
+            Direction::Noising => NAMES,
+            Direction::Denoising => [NAMES[1], NAMES[0]],
+        }
+    }
+
+    /// Number of tokens of all pairs.
+    pub fn tokens(&self) -> usize {
+        self.clean.prompts().lengths().iter().sum()
+    }
+
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.clean.prompts().len()
+    }
+
+    /// The number of tokens that all prompts have.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] if the pairs differ in length.
+    pub fn common_len(&self) -> Result<usize> {
+        let lengths = self.clean.prompts().lengths();
+        match lengths.iter().position(|n| *n != lengths[0]) {
+            None => Ok(lengths[0]),
+            Some(i) => Err(Error::Prompt {
+                at: format!("clean prompt {i}"),
+                found: format!("{} tokens", lengths[i]),
+                expected: format!(
+                    "{} as prompt 0: effects by position are asked for",
+                    lengths[0]
+                ),
+            }),
+        }
+    }
+
+    /// What the sign of a change of the metric means.
+    pub fn orientation(&self, metric: &Metric) -> Orientation {
+        let noising = self.direction == Direction::Noising;
+        if noising == metric.smaller_is_better() {
+            Orientation::UsefulIsPositive
+        } else {
+            Orientation::UsefulIsNegative
+        }
+    }
+
+    /// Announces runs that change what is read at these places, so that the base runs only once.
+    pub fn expect(&self, places: impl IntoIterator<Item = HookPoint>) {
+        let written: Vec<HookPoint> = self.graph().sources().map(Source::point).collect();
+        let [base, donor] = self.base_and_donor();
+        donor.expect(written.iter().copied(), Frozen::default());
+        base.expect(written.into_iter().chain(places), Frozen::default());
+    }
+
+    /// How what a source writes in the donor differs from what it writes in the base, `[pos,
+    /// d_model]` by pair.
+    pub fn differences(&self, source: Source) -> Result<Vec<Array2<f32>>> {
+        let [base, donor] = self.base_and_donor();
+        let [base, donor] = [base, donor].map(|runs| runs.caches([source.point()]));
+        let (base, donor) = (base?, donor?);
+        let of = |cache: &ActivationCache| source.output(self.model(), cache);
+        let pairs = donor.iter().zip(base.iter());
+        pairs
+            .map(|(donor, base)| Ok(of(donor)? - of(base)?))
+            .collect()
+    }
+
+    /// Multiply-adds of [`Pairs::differences`].
+    pub fn difference_macs(&self, source: Source) -> u64 {
+        let config = self.model().config();
+        match source {
+            Source::Head(_) => (2 * self.tokens() * config.d_model * config.d_head()) as u64,
+            Source::Input | Source::Mlp(_) => 0,
+        }
+    }
+}
+
+impl Source {
+    /// Where it can be read: what it writes, or, for a head, [`Site::Z`].
+    pub(super) fn point(self) -> HookPoint {
+        let point = self.component().point();
+        point.expect("embedding, heads and MLPs have one")
+    }
+
+    /// What it writes, `[pos, d_model]`, from a cache of [`Source::point`].
+    pub(super) fn output(
+        self,
+        model: &Transformer,
+        cache: &ActivationCache,
+    ) -> Result<Array2<f32>> {
+        let rows: ArrayView2<'_, f32> = cache.flat(self.point())?;
+        Ok(match self {
+            Source::Input | Source::Mlp(_) => rows.to_owned(),
+            Source::Head(head) => {
+                let d_head = model.config().d_head();
+                let z = part(rows, 1, head.head * d_head..(head.head + 1) * d_head);
+                ops::on_pool(|| ops::linear(z, model.output_map(head), None))
+            }
+        })
+    }
+}
+
+impl Receiver {
+    /// The hook point of what it reads.
+    pub(super) fn point(self, n_layers: usize) -> HookPoint {
+        match self {
+            Receiver::Head(head, read) => read.input_site().at(head.layer),
+            Receiver::Mlp(layer) => Site::MlpIn.at(layer),
+            Receiver::Logits => Site::ResidPost.at(n_layers - 1),
+        }
+    }
+}
+
+/// An activation `[pos, width]` of a cache.
+pub(super) fn matrix(cache: &ActivationCache, at: HookPoint) -> Result<ArrayView2<'_, f32>> {
+    let found = cache.get(at)?.into_dimensionality::<Ix2>();
+    Ok(found.expect("an activation with two axes"))
+}

@@ -1,0 +1,175 @@
+//! What studies return whose cells change runs: by how much each moves a metric.
+
+use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
+
+use crate::error::Result;
+use crate::hook::Site;
+use crate::report::{About, Absent, Axis, Labelled, Normalization};
+use crate::statistics::{mean, shaped, with_errors};
+
+/// The metric of changed runs, and of the runs that they depart from.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    /// `[cell, prompt]`, cells in row-major order of the axes.
+    pub values: Array2<f32>,
+    /// `[prompt]`
+    pub base: Array1<f32>,
+    /// The axes of the cells.
+    pub axes: Vec<Axis>,
+    /// Why cells have no value, `[cell]`.
+    pub absent: Vec<Option<Absent>>,
+}
+
+/// The same, as results hold it.
+#[derive(Clone, Debug)]
+pub(crate) struct Effects {
+    /// The change of the metric, mean over the prompts, with standard errors where there are
+    /// several.
+    pub effect: Labelled,
+    /// The change for each prompt; the last axis is the prompt.
+    pub per_prompt: ArrayD<f32>,
+    /// The metric of each changed run; the last axis is the prompt.
+    pub values: ArrayD<f32>,
+    /// The metric of the changed runs, mean over the prompts, as `effect`.
+    pub raw: Labelled,
+}
+
+impl Measured {
+    /// Labels the metric and its change; titles name what the runs are changes `against`:
+    /// `corrupted run`.
+    pub fn label(self, about: About, against: &str) -> Result<Effects> {
+        let means = self.values.mean_axis(Dim(1)).unwrap_or_default();
+        self.label_with(means, about, against)
+    }
+
+    /// Same as [`Measured::label`], with the means of the values over the prompts, `[cell]`, which
+    /// studies round differently.
+    pub fn label_with(self, means: Array1<f32>, about: About, against: &str) -> Result<Effects> {
+        let (title, unit) = (&about.title, &about.unit);
+        let mut changed = About {
+            title: format!("{title}: change of the {unit} against the {against}"),
+            normalization: Normalization::Change,
+            ..about.clone()
+        };
+        let raw = About {
+            title: format!("{title}: raw {unit}"),
+            ..about
+        };
+        let changes = &self.values - &self.base;
+        if changes.iter().all(|change| *change == 0.0) {
+            changed.caption += " Nothing changed: no cell moves the metric by a single bit.";
+        }
+        // A mean over prompts some of which have no value has none.
+        let effect = self.with_errors(row_means(&changes), &changes, changed)?;
+        Ok(Effects {
+            raw: self.with_errors(means, &self.values, raw)?,
+            effect,
+            per_prompt: self.by_prompt(changes),
+            values: self.by_prompt(self.values.clone()),
+        })
+    }
+
+    /// Means over prompts with the errors that the samples `[cell, prompt]` have.
+    fn with_errors(
+        &self,
+        means: Array1<f32>,
+        samples: &Array2<f32>,
+        about: About,
+    ) -> Result<Labelled> {
+        let means = Labelled::new(shaped(&self.shape(), means), self.axes.clone(), about)?;
+        let absent = shaped(&self.shape(), self.absent.iter().copied());
+        with_errors(
+            means.with_absent(absent)?,
+            self.by_prompt(samples.clone()).view(),
+        )
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.axes.iter().map(|axis| axis.labels.len()).collect()
+    }
+
+    /// `[cell, prompt]` with the cells' own axes.
+    fn by_prompt(&self, values: Array2<f32>) -> ArrayD<f32> {
+        let shape = [&self.shape()[..], &[values.ncols()]].concat();
+        shaped(&shape, values)
+    }
+}
+
+/// The mean of each row, summed in f64.
+pub(crate) fn row_means(of: &Array2<f32>) -> Array1<f32> {
+    of.map_axis(Dim(1), |row| mean(row.iter().copied()))
+}
+
+/// The axis of the layers of a site; for the residual stream its name says on which side of the
+/// layer the site lies.
+pub(crate) fn layer_axis(site: Site, n_layers: usize) -> Axis {
+    let layers = Axis::layers(n_layers);
+    match site {
+        Site::ResidPre => layers.named("before layer"),
+        Site::ResidMid => layers.named("within layer"),
+        Site::ResidPost => layers.named("after layer"),
+        _ => layers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    fn measured(values: Array2<f32>) -> Measured {
+        Measured {
+            absent: vec![None; values.nrows()],
+            axes: vec![Axis::heads(values.nrows())],
+            values,
+            base: array![1.0, 2.0],
+        }
+    }
+
+    fn about() -> About {
+        About {
+            title: "Test".to_string(),
+            unit: "metric".to_string(),
+            ..About::default()
+        }
+    }
+
+    #[test]
+    fn the_effect_is_the_change_of_each_prompt() {
+        let found = measured(array![[1.0, 2.0], [2.0, 5.0]]);
+        let found = found.label(about(), "base run").unwrap();
+        assert_eq!(found.per_prompt, array![[0.0, 0.0], [1.0, 3.0]].into_dyn());
+        assert_eq!(found.effect.values(), array![0.0, 2.0].into_dyn());
+        assert_eq!(
+            found.effect.std_error().unwrap(),
+            array![0.0, 1.0].into_dyn()
+        );
+        assert_eq!(found.raw.values(), array![1.5, 3.5].into_dyn());
+        assert_eq!(
+            found.effect.about.title,
+            "Test: change of the metric against the base run"
+        );
+        assert_eq!(found.raw.about.title, "Test: raw metric");
+        assert!(found.effect.about.caption.is_empty());
+    }
+
+    #[test]
+    fn a_value_that_is_not_a_number_is_not_left_out_of_a_mean() {
+        let found = measured(array![[f32::NAN, 2.0], [2.0, 5.0]]);
+        let found = found.label(about(), "base run").unwrap();
+        for table in [&found.effect, &found.raw] {
+            let reasons: Vec<_> = table.absent().iter().copied().collect();
+            assert_eq!(reasons, [Some(Absent::NotANumber), None]);
+            assert!(table.std_error().unwrap()[0].is_nan());
+        }
+    }
+
+    #[test]
+    fn b23_all_zero_says_that_nothing_changed() {
+        let found = measured(array![[1.0, 2.0], [1.0, 2.0]]);
+        let found = found.label(about(), "base run").unwrap();
+        let caption = &found.effect.about.caption;
+        assert!(caption.contains("Nothing changed"), "{caption}");
+    }
+}
