@@ -12,7 +12,7 @@ use super::table::{spread, tabulate};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
 use crate::pairs::count_pairs;
-use crate::report::{About, Absent, Labelled};
+use crate::report::{About, Absent, Labelled, Normalization};
 use crate::statistics::{self, Estimate};
 
 /// The effects of edges on a metric, exact or approximated: how the metric changes when an edge
@@ -105,13 +105,14 @@ impl Found {
         let counts = counts.into_iter().chain(self.counts.iter().copied());
         let counts: BTreeMap<String, u64> = counts.map(|(name, n)| (name.into(), n)).collect();
         let about = About {
-            title: self.title.to_string(),
+            title: pairs.title(self.title, metric),
             caption: format!(
                 "{}; mean change of the {name} over {}.",
                 self.caption,
                 count_pairs(n_pairs)
             ),
-            unit: format!("change of the {name}"),
+            unit: name.to_string(),
+            normalization: Normalization::Change,
             direction: Some(pairs.direction),
             partial: self.partial,
             baselines: baselines.map(|(name, v)| (name.to_string(), v)).into(),

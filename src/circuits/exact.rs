@@ -210,7 +210,10 @@ impl<'m> ExactEdges<'m> {
         self.graph().index(edge)?;
         let n_layers = self.graph().n_layers();
         let target = Target::new(edge.to.point(n_layers));
-        let differences = self.pairs.differences(edge.from)?.into_iter();
+        let differences = self
+            .pairs
+            .differences(edge.from, 0..self.pairs.len())?
+            .into_iter();
         let (target, values) = match edge.to {
             Receiver::Head(head, _) => {
                 let for_heads = differences.map(|rows| rows.insert_axis(Dim(1)).into_dyn());

@@ -1,5 +1,7 @@
 //! Pairs of prompts, and what the edges of a circuit carry in the two runs of each.
 
+use std::ops::Range;
+
 use ndarray::{Array2, ArrayView2, Ix2};
 
 use super::edge::{Receiver, Source};
@@ -109,6 +111,12 @@ impl<'m> Pairs<'m> {
         }
     }
 
+    /// A title: what was done, and what is changed against which run.
+    pub fn title(&self, method: &str, metric: &Metric) -> String {
+        let ([base, _], name) = (self.names(), metric.name());
+        format!("{method}: change of the {name} against the {base} run")
+    }
+
     /// Announces runs that change what is read at these places, so that the base runs only once.
     pub fn expect(&self, places: impl IntoIterator<Item = HookPoint>) {
         let written: Vec<HookPoint> = self.graph().sources().map(Source::point).collect();
@@ -119,12 +127,12 @@ impl<'m> Pairs<'m> {
 
     /// How what a source writes in the donor differs from what it writes in the base, `[pos,
     /// d_model]` by pair.
-    pub fn differences(&self, source: Source) -> Result<Vec<Array2<f32>>> {
+    pub fn differences(&self, source: Source, of_pairs: Range<usize>) -> Result<Vec<Array2<f32>>> {
         let [base, donor] = self.base_and_donor();
         let [base, donor] = [base, donor].map(|runs| runs.caches([source.point()]));
         let (base, donor) = (base?, donor?);
         let of = |cache: &ActivationCache| source.output(self.model(), cache);
-        let pairs = donor.iter().zip(base.iter());
+        let pairs = donor[of_pairs.clone()].iter().zip(&base[of_pairs]);
         pairs
             .map(|(donor, base)| Ok(of(donor)? - of(base)?))
             .collect()

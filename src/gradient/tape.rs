@@ -5,6 +5,9 @@ use crate::config::Config;
 use crate::gradient::Backward;
 use crate::hook::{HookPoint, Site};
 
+/// The inputs of attention by head.
+pub(super) const SPLIT_INPUTS: [Site; 4] = [Site::AttnIn, Site::QInput, Site::KInput, Site::VInput];
+
 /// Whether the backward pass has to reach a point.
 pub(super) fn reaches(want: &Backward<'_>, point: HookPoint) -> bool {
     let first = want.gradients.and_then(|selection| selection.iter().next());
@@ -15,7 +18,7 @@ pub(super) fn reaches(want: &Backward<'_>, point: HookPoint) -> bool {
 pub(super) fn points(
     config: &Config,
     want: &Backward<'_>,
-    pattern_edited: impl Fn(usize) -> bool,
+    hooked: impl Fn(HookPoint) -> bool,
 ) -> Selection {
     let mut points = Vec::new();
     if reaches(want, HookPoint::LnFinalNormalized) {
@@ -34,7 +37,10 @@ pub(super) fn points(
             let sites = [Site::Q, Site::K, Site::V, Site::Pattern];
             points.extend(sites.map(at));
             points.extend([Site::ResidPre, Site::Ln1Scale].map(at));
-            points.extend(pattern_edited(layer).then(|| at(Site::AttnScores)));
+            points.extend(hooked(at(Site::Pattern)).then(|| at(Site::AttnScores)));
+            if SPLIT_INPUTS.iter().any(|site| hooked(at(*site))) {
+                points.extend([Site::QInput, Site::KInput, Site::VInput].map(at));
+            }
         }
         if want.parameters {
             let sites = [Site::Ln1Normalized, Site::Z, Site::Ln2Normalized];

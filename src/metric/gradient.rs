@@ -11,7 +11,7 @@ impl Metric {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a rank or a closure.
-    pub(crate) fn check_gradient(&self) -> Result<()> {
+    fn check_gradient(&self) -> Result<()> {
         match self.kind {
             Kind::Rank(_) | Kind::Closure(_) => Err(Error::invalid(
                 "metric of a linearised effect",
@@ -22,9 +22,28 @@ impl Metric {
         }
     }
 
+    /// Value and gradient of the prompts from `first` on, for [`Transformer::gradients`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a rank or a closure.
+    ///
+    /// [`Transformer::gradients`]: crate::Transformer::gradients
+    pub(crate) fn objective(
+        &self,
+        first: usize,
+    ) -> Result<impl Fn(usize, ArrayView2<'_, f32>) -> (f64, Array2<f32>) + Sync> {
+        self.check_gradient()?;
+        Ok(move |prompt: usize, logits: ArrayView2<'_, f32>| {
+            let prompt = first + prompt;
+            // A metric that does not fit these logits is NaN, which is an error of the run's.
+            let value = self.evaluate(prompt, logits).unwrap_or(f32::NAN);
+            (f64::from(value), self.slope(prompt, logits))
+        })
+    }
+
     /// Its gradient at a prompt's full logits, `[pos, d_vocab]`, which it must fit; zero for
     /// metrics without gradient.
-    pub(crate) fn slope(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Array2<f32> {
+    fn slope(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Array2<f32> {
         let mut gradient = Array2::zeros(logits.dim());
         let position = self.position.unwrap_or(logits.nrows().saturating_sub(1));
         if position >= logits.nrows() {

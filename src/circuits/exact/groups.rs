@@ -169,7 +169,8 @@ impl ExactEdges<'_> {
     fn carried(&self, edges: &[Edge]) -> Result<Carried> {
         let mut sources: Vec<Source> = edges.iter().map(|edge| edge.from).collect();
         sources.dedup();
-        let differences = sources.iter().map(|source| self.pairs.differences(*source));
+        let of_all = |source: &Source| self.pairs.differences(*source, 0..self.pairs.len());
+        let differences = sources.iter().map(of_all);
         let differences: Vec<Vec<Array2<f32>>> = differences.collect::<Result<_>>()?;
         let macs = sources
             .iter()
