@@ -91,6 +91,9 @@ pub mod tasks;
 pub mod tracing;
 pub mod weights;
 
+/// The arrays that results hold, in the version that they have it in.
+pub use ndarray;
+
 pub use base::Base;
 pub use cache::{ActivationCache, Selection};
 pub use component::{Component, Head, Qkv};

@@ -622,7 +622,7 @@ fn no_biases() {
     // Some biases and no others are a mistake.
     let dir = copy();
     edit_tensors(dir.path(), |tensors| {
-        tensors.retain(|t| !t.name.ends_with("ln_1.bias"))
+        tensors.retain(|t| !t.name.ends_with("ln_1.bias"));
     });
     fails(&dir, &["`transformer.h.0.ln_1.bias`: found nothing"]);
     // Saved, they stand in the file.
@@ -662,7 +662,7 @@ fn an_ordinary_checkpoint_reports_what_it_is() {
     assert_eq!(report.skipped.len(), 4);
     assert!(report.assumed.is_empty(), "{report}");
     let file = common::dir(MODEL).join("model.safetensors");
-    assert_eq!(report.files, [file.clone()]);
+    assert_eq!(report.files, std::slice::from_ref(&file));
     let expected = format!(
         "found    28 F32 tensors in {}\nskipped  4 tensors: transformer.h.0.attn.bias, … (causal masks)",
         file.display()
