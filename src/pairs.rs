@@ -4,6 +4,76 @@ use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::prompt::{IntoPrompts, Prompt, Prompts};
+use crate::report::Direction;
+
+/// The runs of pairs of a clean and a corrupted prompt, and which of the two is changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Pairs<'m> {
+    pub clean: Base<'m>,
+    pub corrupted: Base<'m>,
+    pub direction: Direction,
+}
+
+const NAMES: [&str; 2] = ["clean", "corrupted"];
+
+impl<'m> Pairs<'m> {
+    /// # Errors
+    /// Same as [`pairs`].
+    pub fn new(
+        model: &'m Transformer,
+        clean: impl IntoPrompts,
+        corrupted: impl IntoPrompts,
+        direction: Direction,
+    ) -> Result<Self> {
+        let [clean, corrupted] = pairs(model, NAMES, clean, corrupted)?;
+        Ok(Pairs {
+            clean,
+            corrupted,
+            direction,
+        })
+    }
+
+    /// # Errors
+    /// Same as [`check_pairs`].
+    pub fn over(clean: &Base<'m>, corrupted: &Base<'m>, direction: Direction) -> Result<Self> {
+        check_pairs(NAMES, clean.prompts(), corrupted.prompts())?;
+        Ok(Pairs {
+            clean: clean.clone(),
+            corrupted: corrupted.clone(),
+            direction,
+        })
+    }
+
+    pub fn model(&self) -> &'m Transformer {
+        self.clean.model()
+    }
+
+    /// The runs that are changed, and those that the changes come from.
+    pub fn base_and_donor(&self) -> [&Base<'m>; 2] {
+        match self.direction {
+            Direction::Noising => [&self.clean, &self.corrupted],
+            Direction::Denoising => [&self.corrupted, &self.clean],
+        }
+    }
+
+    /// What [`Pairs::base_and_donor`] are called.
+    pub fn names(&self) -> [&'static str; 2] {
+        match self.direction {
+            Direction::Noising => NAMES,
+            Direction::Denoising => [NAMES[1], NAMES[0]],
+        }
+    }
+
+    /// Number of tokens of all pairs.
+    pub fn tokens(&self) -> usize {
+        self.clean.prompts().lengths().iter().sum()
+    }
+
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.clean.prompts().len()
+    }
+}
 
 /// The base runs of pairs of prompts, the second ones as lanes over the first. `names` say what
 /// the two of a pair are called.

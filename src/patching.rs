@@ -51,7 +51,7 @@ use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
-use crate::pairs::{check_pairs, count_pairs, pairs, position_labels};
+use crate::pairs::{Pairs, count_pairs, position_labels};
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Absent, Direction, Labelled};
 use crate::sweep::{Cell, Plan, Sweep, SweepResult};
@@ -61,9 +61,7 @@ use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 /// The runs are made once, whatever the number of grids.
 #[derive(Clone, Debug)]
 pub struct ActivationPatching<'m> {
-    clean: Base<'m>,
-    corrupted: Base<'m>,
-    direction: Direction,
+    pairs: Pairs<'m>,
     position_labels: Option<Vec<String>>,
     limits: Limits<'m>,
 }
@@ -154,8 +152,8 @@ impl<'m> ActivationPatching<'m> {
         clean: impl IntoPrompts,
         corrupted: impl IntoPrompts,
     ) -> Result<Self> {
-        let [clean, corrupted] = pairs(model, NAMES, clean, corrupted)?;
-        Self::over(&clean, &corrupted)
+        let pairs = Pairs::new(model, clean, corrupted, Direction::Denoising)?;
+        Ok(Self::of(pairs))
     }
 
     /// A study of base runs, which other studies may share.
@@ -164,20 +162,22 @@ impl<'m> ActivationPatching<'m> {
     /// [`Error::Invalid`] for another number of corrupted prompts, [`Error::Prompt`] if the two
     /// of a pair differ in length.
     pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
-        check_pairs(NAMES, clean.prompts(), corrupted.prompts())?;
-        Ok(ActivationPatching {
-            clean: clean.clone(),
-            corrupted: corrupted.clone(),
-            direction: Direction::Denoising,
+        let pairs = Pairs::over(clean, corrupted, Direction::Denoising)?;
+        Ok(Self::of(pairs))
+    }
+
+    fn of(pairs: Pairs<'m>) -> Self {
+        ActivationPatching {
+            pairs,
             position_labels: None,
             limits: Limits::default(),
-        })
+        }
     }
 
     /// Whether clean is patched into corrupted (the default) or the other way round.
     #[must_use]
     pub fn direction(mut self, direction: Direction) -> Self {
-        self.direction = direction;
+        self.pairs.direction = direction;
         self
     }
 
@@ -198,25 +198,22 @@ impl<'m> ActivationPatching<'m> {
     /// [`Sweep::prepare`].
     pub fn run(&self, grid: Grid, metric: &Metric) -> Result<Patching> {
         grid.check()?;
-        let config = self.clean.model().config();
+        let config = self.pairs.model().config();
         let axes = grid.axes(config.n_layers, config.n_heads, &self.labels(grid)?);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
         let layers = |site: Site| (0..config.n_layers).map(move |layer| site.at(layer));
         let points: Vec<HookPoint> = grid.sites().into_iter().flat_map(layers).collect();
-        let (donor, base) = match self.direction {
-            Direction::Denoising => (&self.clean, &self.corrupted),
-            Direction::Noising => (&self.corrupted, &self.clean),
-        };
+        let [base, donor] = self.pairs.base_and_donor();
         for runs in [donor, base] {
             runs.expect(points.iter().copied(), Frozen::default());
         }
-        let metric = self.clean.refer(metric)?;
+        let metric = self.pairs.clean.refer(metric)?;
         let donors = donor.caches(points)?;
         let cells = cells(targets(grid, &shape), &donors)?;
         let sweep = Sweep::limited(base, self.limits.clone());
         let result = sweep.run(&cells, &metric)?;
         let mut runs = [donor.metric(&metric)?, result.base.clone()];
-        if self.direction == Direction::Noising {
+        if self.pairs.direction == Direction::Noising {
             runs.reverse();
         }
         let [clean, corrupted] = runs;
@@ -227,7 +224,7 @@ impl<'m> ActivationPatching<'m> {
             base: result.base,
             axes,
         };
-        let found = measured.label(about, &format!("{} run", self.runs()[1]))?;
+        let found = measured.label(about, &format!("{} run", self.pairs.names()[0]))?;
         Ok(Patching {
             effect: found.effect,
             per_prompt: found.per_prompt,
@@ -243,7 +240,7 @@ impl<'m> ActivationPatching<'m> {
         if !grid.by_position() {
             return Ok(Vec::new());
         }
-        let [clean, corrupted] = [&self.clean, &self.corrupted].map(Base::prompts);
+        let [clean, corrupted] = [&self.pairs.clean, &self.pairs.corrupted].map(Base::prompts);
         let labels = position_labels("clean", clean, corrupted)?;
         match &self.position_labels {
             Some(own) if own.len() != labels.len() => Err(Error::invalid(
@@ -255,14 +252,6 @@ impl<'m> ActivationPatching<'m> {
         }
     }
 
-    /// Which run is patched into which.
-    fn runs(&self) -> [&'static str; 2] {
-        match self.direction {
-            Direction::Denoising => ["clean", "corrupted"],
-            Direction::Noising => ["corrupted", "clean"],
-        }
-    }
-
     fn about(
         &self,
         grid: Grid,
@@ -271,7 +260,7 @@ impl<'m> ActivationPatching<'m> {
         result: &SweepResult,
     ) -> About {
         let sites: Vec<&str> = grid.sites().iter().map(|s| s.name()).collect();
-        let [from, into] = self.runs();
+        let [into, from] = self.pairs.names();
         let mean = |values: &Array1<f32>| values.mean().unwrap_or(f32::NAN);
         let baselines = [("clean", mean(clean)), ("corrupted", mean(corrupted))];
         let counts = [
@@ -286,7 +275,7 @@ impl<'m> ActivationPatching<'m> {
                 count_pairs(clean.len()),
             ),
             unit: metric.name().to_string(),
-            direction: Some(self.direction),
+            direction: Some(self.pairs.direction),
             partial: result.partial,
             baselines: baselines.map(|(name, v)| (name.to_string(), v)).into(),
             counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
@@ -294,8 +283,6 @@ impl<'m> ActivationPatching<'m> {
         }
     }
 }
-
-const NAMES: [&str; 2] = ["clean", "corrupted"];
 
 /// One cell per target of the grid. All cells of a point share its values.
 fn cells(targets: Vec<Target>, donors: &[ActivationCache]) -> Result<Vec<Cell>> {

@@ -6,7 +6,8 @@
 //! original run:
 //!
 //! ```text
-//! effect(s -> r) = m(original run with r as it is when s alone is that of the new run) - m(original run)
+//! effect(s -> r) = m(original run with r as it is when s alone is that of the new run) -
+//! m(original run)
 //! ```
 //!
 //! (Wang et al. 2022, "Interpretability in the Wild", section 3.1 and appendix B; Goldowsky-Dill et
@@ -34,6 +35,7 @@
 //! [the guide](crate::guide::paths).
 
 mod check;
+mod effects;
 mod ends;
 mod engine;
 mod linear;
@@ -41,13 +43,14 @@ mod nodes;
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array1, Array2, ArrayD, Dimension, IxDyn};
+use ndarray::{Array2, ArrayD, Dimension, IxDyn};
 
+pub use effects::{Linearised, PathEffects};
 pub use nodes::{PathReceiver, PathSender, Senders};
 
 use crate::base::Base;
 use crate::effects::Measured;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hook::HookPoint;
 use crate::intervention::Edit;
 use crate::limits::{Limits, limits_methods};
@@ -55,8 +58,8 @@ use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::pairs::{check_pairs, count_pairs, pairs, position_labels};
 use crate::prompt::IntoPrompts;
-use crate::report::{About, Axis, Labelled, Normalization};
-use crate::sweep::{Cell, Plan};
+use crate::report::{About, Axis, Labelled};
+use crate::sweep::Cell;
 use ends::Ends;
 use engine::{Raw, Runs};
 
@@ -76,7 +79,8 @@ use engine::{Raw, Runs};
 /// use patchlens::{Config, Head, Prompt, Qkv, Transformer};
 /// use patchlens::paths::{PathPatching, PathReceiver, Senders};
 /// use patchlens::logit_diff;
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let (original, new) = (Prompt::from([1, 2, 3]), Prompt::from([1, 4, 3]));
 /// let study = PathPatching::new(&model, &original, &new)?;
@@ -106,84 +110,14 @@ enum Sent<'m> {
     Edits(BTreeMap<HookPoint, Edit>),
 }
 
-/// What a study of paths found.
-#[derive(Clone, Debug)]
-pub struct PathEffects {
-    /// By how much what is sent changes the metric of the original runs (run D minus run B): mean
-    /// over the prompt pairs, with standard errors where there are several. 0 where the paths
-    /// carry nothing; no value where there is no path.
-    pub effect: Labelled,
-    /// The change for each pair; the last axis is the pair.
-    pub per_prompt: ArrayD<f32>,
-    /// The metric of the runs D for each pair; the last axis is the pair.
-    pub values: ArrayD<f32>,
-    /// The same to first order, if asked for.
-    pub linear: Option<Linearised>,
-    /// The metric of each original run B, `[pair]`.
-    pub original: Array1<f32>,
-    /// The metric of each new run A, `[pair]`; none where senders are ablated.
-    pub new: Option<Array1<f32>>,
-    /// What was planned of the runs C and D (and done, unless the result is partial): two cells
-    /// for each set of senders.
-    pub plan: Plan,
-    raw: Labelled,
-}
-
-/// Effects along paths to first order: the metric's gradient at the receivers' inputs in run B,
-/// times their change from B to C.
-#[derive(Clone, Debug)]
-pub struct Linearised {
-    /// By how much the metric would change: mean over the prompt pairs, with standard errors where
-    /// there are several.
-    pub effect: Labelled,
-    /// The linearised effect minus the exact one.
-    pub error: Labelled,
-    raw: Labelled,
-}
-
-impl Linearised {
-    /// The metric of the original runs plus the effect, mean over the prompt pairs.
-    pub fn raw(&self) -> &Labelled {
-        &self.raw
-    }
-}
-
-impl PathEffects {
-    /// The metric of the runs D itself, mean over the prompt pairs.
-    pub fn raw(&self) -> &Labelled {
-        &self.raw
-    }
-
-    /// The relative change, the effect over the original runs' mean metric: −1 where the paths
-    /// carry the whole metric, 0 where they carry nothing.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if the original runs' mean metric is 0.
-    pub fn relative(&self) -> Result<Labelled> {
-        let original = self.original.mean().unwrap_or(f32::NAN);
-        if !original.is_finite() || original == 0.0 {
-            let expected = "a finite metric other than 0";
-            return Err(Error::invalid("original runs", original, expected));
-        }
-        let mut about = self.effect.about.clone();
-        about.unit = format!("relative change of the {}", about.unit);
-        about.normalization = Normalization::Raw;
-        let (effect, axes) = (&self.effect, self.effect.axes().to_vec());
-        let relative = Labelled::new(effect.values().mapv(|v| v / original), axes, about)?
-            .with_absent(effect.absent().to_owned())?;
-        match effect.std_error() {
-            Some(errors) => relative.with_std_error(errors.mapv(|v| v / original.abs())),
-            None => Ok(relative),
-        }
-    }
-}
-
 impl<'m> PathPatching<'m> {
     /// A study of pairs of an original and a new prompt.
     ///
     /// # Errors
-    /// [`Error::Prompt`] or [`Error::OutOfRange`] if a prompt cannot run, [`Error::Invalid`] for
-    /// another number of new prompts, [`Error::Prompt`] if the two of a pair differ in length.
+    /// [`Error::Prompt`](crate::Error::Prompt) or [`Error::OutOfRange`](crate::Error::OutOfRange)
+    /// if a prompt cannot run, [`Error::Invalid`](crate::Error::Invalid) for
+    /// another number of new prompts, [`Error::Prompt`](crate::Error::Prompt) if the two of a
+    /// pair differ in length.
     pub fn new(
         model: &'m Transformer,
         original: impl IntoPrompts,
@@ -196,7 +130,8 @@ impl<'m> PathPatching<'m> {
     /// A study of base runs, which other studies may share.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another number of new prompts, [`Error::Prompt`] if the two of a
+    /// [`Error::Invalid`](crate::Error::Invalid) for another number of new prompts,
+    /// [`Error::Prompt`](crate::Error::Prompt) if the two of a
     /// pair differ in length.
     pub fn over(original: &Base<'m>, new: &Base<'m>) -> Result<Self> {
         check_pairs(NAMES, original.prompts(), new.prompts())?;
@@ -251,10 +186,13 @@ impl<'m> PathPatching<'m> {
     /// partial.
     ///
     /// # Errors
-    /// Before anything is computed: [`Error::OutOfRange`] for a layer, head or position that is
-    /// not there; [`Error::Invalid`] for no receivers, an input received twice, a receiver to
+    /// Before anything is computed: [`Error::OutOfRange`](crate::Error::OutOfRange) for a layer,
+    /// head or position that is
+    /// not there; [`Error::Invalid`](crate::Error::Invalid) for no receivers, an input received
+    /// twice, a receiver to
     /// which no path leads from any sender, a sender without an edit, a metric without gradient
-    /// if the linearised effect is asked for; [`Error::Prompt`] if the senders have a position
+    /// if the linearised effect is asked for; [`Error::Prompt`](crate::Error::Prompt) if the
+    /// senders have a position
     /// axis and the prompts differ in length.
     pub fn run(
         &self,
@@ -288,7 +226,8 @@ impl<'m> PathPatching<'m> {
     /// the senders' names.
     ///
     /// # Errors
-    /// Same as [`PathPatching::run`]; also [`Error::Invalid`] for a set without senders.
+    /// Same as [`PathPatching::run`]; also [`Error::Invalid`](crate::Error::Invalid) for a set
+    /// without senders.
     pub fn run_sets(
         &self,
         sets: &[Vec<PathSender>],
@@ -305,7 +244,8 @@ impl<'m> PathPatching<'m> {
     /// senders, it stays as it is.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a layer, head or position that is not there, [`Error::Invalid`]
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a layer, head or position that is not
+    /// there, [`Error::Invalid`](crate::Error::Invalid)
     /// for a sender without an edit.
     pub fn received(&self, senders: &[PathSender], receivers: &[PathReceiver]) -> Result<Cell> {
         check::places(self, senders, receivers)?;

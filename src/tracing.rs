@@ -31,17 +31,19 @@
 mod average;
 mod corruption;
 mod fact;
+mod restore;
 
 use ndarray::{Array1, Array3, Axis as Dim};
 
 pub use average::{DroppedFact, PositionClass, SetTrace};
 pub use corruption::{SubjectCorruption, mean_subject_embedding, subject_noise_std};
 pub use fact::TracedFact;
+pub use restore::{DEFAULT_WINDOW, Restore, Severed};
 
 use crate::base::Base;
 use crate::effects::layer_axis;
-use crate::error::{Error, Result};
-use crate::hook::{Axes, HookPoint, Site};
+use crate::error::Result;
+use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::{Metric, Needs, probability};
@@ -51,112 +53,14 @@ use crate::report::{About, Absent, Axis, Direction, Labelled};
 use crate::statistics::{mean, shaped, with_errors};
 use crate::sweep::{Cell, Sweep};
 
-/// Layers of the paper's windows of MLP or attention outputs.
-pub const DEFAULT_WINDOW: usize = 10;
-
-/// What a cell puts back from the clean run, at one token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Restore {
-    /// A site with the axes `[pos, d_model]`: `resid_post`, `mlp_out`, `attn_out`.
-    pub site: Site,
-    /// Number of layers, at least 1. Those of the cell at layer `l` are `l - window / 2` to
-    /// `l + ceil(window / 2) - 1`, as far as the model has them: a window that is wider than the
-    /// model restores all layers in every cell.
-    pub window: usize,
-    /// What is cut off meanwhile.
-    pub severed: Option<Severed>,
-}
-
-impl Restore {
-    /// Single hidden states: `resid_post` of one layer.
-    pub fn states() -> Self {
-        Self::window(Site::ResidPost, 1)
-    }
-
-    /// MLP outputs of a window of layers.
-    pub fn mlp(window: usize) -> Self {
-        Self::window(Site::MlpOut, window)
-    }
-
-    /// Attention outputs of a window of layers.
-    pub fn attention(window: usize) -> Self {
-        Self::window(Site::AttnOut, window)
-    }
-
-    /// A site with the axes `[pos, d_model]` in a window of layers.
-    pub fn window(site: Site, window: usize) -> Self {
-        Restore {
-            site,
-            window,
-            severed: None,
-        }
-    }
-
-    /// The same with MLPs or attention cut off from what is restored.
-    #[must_use]
-    pub fn severing(mut self, severed: Severed) -> Self {
-        self.severed = Some(severed);
-        self
-    }
-
-    /// The sites at which its cells act.
-    fn sites(&self) -> impl Iterator<Item = Site> + use<> {
-        [Some(self.site), self.severed.map(Severed::site)]
-            .into_iter()
-            .flatten()
-    }
-
-    /// The layers that the cell at `layer` restores.
-    fn layers(&self, layer: usize, n_layers: usize) -> std::ops::Range<usize> {
-        let half = self.window / 2;
-        let end = layer.saturating_add(self.window - half);
-        layer.saturating_sub(half)..n_layers.min(end)
-    }
-
-    fn check(&self) -> Result<()> {
-        let axes = self.site.axes();
-        axes.expect(Axes::Model, "restored site", &self.site.name())?;
-        if self.window == 0 {
-            return Err(Error::invalid("restored window", 0, "at least 1 layer"));
-        }
-        Ok(())
-    }
-
-    fn describe(&self) -> String {
-        match self.window {
-            1 => format!("{} of the layer", self.site.name()),
-            n => format!("{} of {n} layers around it", self.site.name()),
-        }
-    }
-}
-
-/// Which module is cut off from what is restored: its outputs at the restored token keep their
-/// values of the corrupted run wherever they come after the first restored activation. (Those
-/// which are restored themselves stay restored.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Severed {
-    /// `mlp_out`.
-    Mlp,
-    /// `attn_out`.
-    Attention,
-}
-
-impl Severed {
-    fn site(self) -> Site {
-        match self {
-            Severed::Mlp => Site::MlpOut,
-            Severed::Attention => Site::AttnOut,
-        }
-    }
-}
-
 /// A causal tracing study: how subjects are corrupted.
 ///
 /// ```
 /// use patchlens::{Config, Prompt};
 /// use patchlens::tracing::{CausalTracing, Restore, SubjectCorruption, TracedFact};
 /// use patchlens::Transformer;
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let fact = TracedFact::new(Prompt::from([4, 1, 2, 3]), 1..3)?; // the subject is `1 2`
 /// let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.06));
@@ -243,7 +147,8 @@ impl<'m> CausalTracing<'m> {
     /// ([`Absent::NotRun`]).
     ///
     /// # Errors
-    /// [`Error::Prompt`] for a prompt that cannot run; [`Error::Invalid`] for an empty window, a
+    /// [`Error::Prompt`](crate::Error::Prompt) for a prompt that cannot run;
+    /// [`Error::Invalid`](crate::Error::Invalid) for an empty window, a
     /// site without the axes `[pos, d_model]`, or a corruption that does not fit the subject; else
     /// same as [`Sweep::prepare`].
     pub fn trace(&self, fact: &TracedFact, restore: Restore) -> Result<FactTrace> {

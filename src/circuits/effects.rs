@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use ndarray::{Array1, Array2};
 
 use super::edge::Edge;
-use super::pairs::Pairs;
 use super::scores::{EdgeScores, Orientation};
 use super::set::EdgeSet;
 use super::table::{spread, tabulate};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
-use crate::pairs::count_pairs;
-use crate::report::{About, Absent, Labelled};
+use crate::pairs::{Pairs, count_pairs};
+use crate::report::{About, Absent, Labelled, Normalization};
 use crate::statistics::{self, Estimate};
 
 /// The effects of edges on a metric, exact or approximated: how the metric changes when an edge
@@ -54,7 +53,8 @@ impl EdgeEffects {
     /// The change by one edge.
     ///
     /// # Errors
-    /// For an edge that the graph lacks, see [`Graph::index`](super::Graph::index); [`Error::Invalid`] for one that was
+    /// For an edge that the graph lacks, see [`Graph::index`](super::Graph::index);
+    /// [`Error::Invalid`] for one that was
     /// not asked for.
     pub fn of(&self, edge: Edge) -> Result<Estimate> {
         if !self.edges.contains(edge)? {
@@ -105,13 +105,14 @@ impl Found {
         let counts = counts.into_iter().chain(self.counts.iter().copied());
         let counts: BTreeMap<String, u64> = counts.map(|(name, n)| (name.into(), n)).collect();
         let about = About {
-            title: self.title.to_string(),
+            title: pairs.title(self.title, metric),
             caption: format!(
                 "{}; mean change of the {name} over {}.",
                 self.caption,
                 count_pairs(n_pairs)
             ),
-            unit: format!("change of the {name}"),
+            unit: name.to_string(),
+            normalization: Normalization::Change,
             direction: Some(pairs.direction),
             partial: self.partial,
             baselines: baselines.map(|(name, v)| (name.to_string(), v)).into(),

@@ -9,7 +9,6 @@ use ndarray::{Array2, Array3, ArrayView2, Axis as Dim};
 use super::edge::{Edge, Receiver};
 use super::effects::{EdgeEffects, Found};
 use super::graph::Graph;
-use super::pairs::Pairs;
 use super::set::EdgeSet;
 use crate::base::Base;
 use crate::error::Result;
@@ -17,6 +16,7 @@ use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
+use crate::pairs::Pairs;
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Direction};
 use crate::sweep::{Cell, Plan};
@@ -77,7 +77,12 @@ impl<'m> ExactEdges<'m> {
         clean: impl IntoPrompts,
         corrupted: impl IntoPrompts,
     ) -> Result<Self> {
-        Ok(Self::of(Pairs::new(model, clean, corrupted)?))
+        Ok(Self::of(Pairs::new(
+            model,
+            clean,
+            corrupted,
+            Direction::Noising,
+        )?))
     }
 
     /// A study of base runs, which other studies may share.
@@ -86,7 +91,7 @@ impl<'m> ExactEdges<'m> {
     /// [`Error::Invalid`](crate::Error::Invalid) for another number of corrupted prompts,
     /// [`Error::Prompt`](crate::Error::Prompt) if the two of a pair differ in length.
     pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
-        Ok(Self::of(Pairs::over(clean, corrupted)?))
+        Ok(Self::of(Pairs::over(clean, corrupted, Direction::Noising)?))
     }
 
     fn of(pairs: Pairs<'m>) -> Self {
@@ -121,16 +126,10 @@ impl<'m> ExactEdges<'m> {
         let metric = self.pairs.clean.refer(metric)?;
         let mut whole = Plan::default();
         self.each_group(&edges, &metric, |group| {
-            let own = group.sweep.plan();
-            whole.cells += own.cells;
-            whole.prompts = own.prompts;
-            whole.lanes += own.lanes;
-            whole.unchanged += own.unchanged;
-            whole.rows += own.rows;
-            whole.chunks += own.chunks;
-            whole.multiply_adds += own.multiply_adds + group.multiply_adds;
-            whole.naive_multiply_adds += own.naive_multiply_adds;
-            whole.peak_bytes = whole.peak_bytes.max(own.peak_bytes + group.bytes);
+            let mut own = group.sweep.plan().clone();
+            own.multiply_adds += group.multiply_adds;
+            own.peak_bytes += group.bytes;
+            whole.add(&own);
             ControlFlow::Continue(())
         })?;
         Ok(whole)

@@ -5,7 +5,6 @@ use ndarray::{Array2, ArrayView2, Ix2};
 use super::edge::{Receiver, Source};
 use super::graph::Graph;
 use super::scores::Orientation;
-use crate::base::Base;
 use crate::cache::ActivationCache;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
@@ -13,71 +12,12 @@ use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
 use crate::ops::{self, part};
-use crate::pairs::{check_pairs, pairs};
-use crate::prompt::IntoPrompts;
+use crate::pairs::Pairs;
 use crate::report::Direction;
 
-const NAMES: [&str; 2] = ["clean", "corrupted"];
-
-/// The runs of pairs of prompts, and which of the two is changed.
-#[derive(Clone, Debug)]
-pub(super) struct Pairs<'m> {
-    pub clean: Base<'m>,
-    pub corrupted: Base<'m>,
-    pub direction: Direction,
-}
-
-impl<'m> Pairs<'m> {
-    pub fn new(
-        model: &'m Transformer,
-        clean: impl IntoPrompts,
-        corrupted: impl IntoPrompts,
-    ) -> Result<Self> {
-        let [clean, corrupted] = pairs(model, NAMES, clean, corrupted)?;
-        Self::over(&clean, &corrupted)
-    }
-
-    pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
-        check_pairs(NAMES, clean.prompts(), corrupted.prompts())?;
-        Ok(Pairs {
-            clean: clean.clone(),
-            corrupted: corrupted.clone(),
-            direction: Direction::Noising,
-        })
-    }
-
-    pub fn model(&self) -> &'m Transformer {
-        self.clean.model()
-    }
-
+impl Pairs<'_> {
     pub fn graph(&self) -> Graph {
         Graph::new(self.model().config())
-    }
-
-    /// The runs that are changed, and those that the changes come from.
-    pub fn base_and_donor(&self) -> [&Base<'m>; 2] {
-        match self.direction {
-            Direction::Noising => [&self.clean, &self.corrupted],
-            Direction::Denoising => [&self.corrupted, &self.clean],
-        }
-    }
-
-    /// What [`Pairs::base_and_donor`] are called.
-    pub fn names(&self) -> [&'static str; 2] {
-        match self.direction {
-            Direction::Noising => NAMES,
-            Direction::Denoising => [NAMES[1], NAMES[0]],
-        }
-    }
-
-    /// Number of tokens of all pairs.
-    pub fn tokens(&self) -> usize {
-        self.clean.prompts().lengths().iter().sum()
-    }
-
-    /// Number of pairs.
-    pub fn len(&self) -> usize {
-        self.clean.prompts().len()
     }
 
     /// The number of tokens that all prompts have.
@@ -97,6 +37,12 @@ impl<'m> Pairs<'m> {
                 ),
             }),
         }
+    }
+
+    /// A title: what was done, and what is changed against which run.
+    pub fn title(&self, method: &str, metric: &Metric) -> String {
+        let ([base, _], name) = (self.names(), metric.name());
+        format!("{method}: change of the {name} against the {base} run")
     }
 
     /// What the sign of a change of the metric means.
