@@ -43,7 +43,7 @@ use crate::component::{Component, Head};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
-use crate::intervention::{Edit, Intervention, Select, Target};
+use crate::intervention::{Edit, Intervention, Target};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
@@ -327,7 +327,7 @@ impl<'m> Ablation<'m> {
                     .at_positions(positions)
                     .at_sequences(prompts);
                 if !heads.is_empty() {
-                    target.heads = Select::At(heads);
+                    target.heads = heads.into();
                 }
                 Intervention::new(target, edits[&point].clone())
             };

@@ -12,12 +12,13 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint, Site};
 use crate::ops::{Matrix, part};
+use crate::select::Select;
 
 /// Which activations a run keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     pub(crate) points: BTreeSet<HookPoint>,
-    positions: Option<Vec<usize>>,
+    pub(crate) positions: Select,
 }
 
 impl Selection {
@@ -25,7 +26,7 @@ impl Selection {
     pub fn points(points: impl IntoIterator<Item = HookPoint>) -> Self {
         Selection {
             points: points.into_iter().collect(),
-            positions: None,
+            positions: Select::All,
         }
     }
 
@@ -45,9 +46,10 @@ impl Selection {
         Self::matching(config, |_| true)
     }
 
-    /// Keeps only these positions (for attention: destinations), in ascending order.
-    pub fn at_positions(mut self, positions: impl IntoIterator<Item = usize>) -> Self {
-        self.positions = Some(crate::ops::sorted(positions));
+    /// Keeps only these positions (for attention: destinations), in ascending order: of each
+    /// prompt the same, such as `[3, 4]` or `-1`, or its own, see [`Select::each`].
+    pub fn at_positions(mut self, positions: impl Into<Select>) -> Self {
+        self.positions = positions.into();
         self
     }
 
@@ -59,10 +61,6 @@ impl Selection {
     /// Adds points.
     pub fn extend(&mut self, points: impl IntoIterator<Item = HookPoint>) {
         self.points.extend(points);
-    }
-
-    pub(crate) fn positions(&self) -> Option<&[usize]> {
-        self.positions.as_deref()
     }
 }
 
@@ -144,10 +142,11 @@ pub struct ActivationCache {
 }
 
 impl ActivationCache {
-    pub(crate) fn new(tokens: &[u32], positions: Option<&[usize]>) -> Self {
+    /// Of a prompt's run, at these of its positions, ascending.
+    pub(crate) fn new(tokens: &[u32], positions: Vec<usize>) -> Self {
         ActivationCache {
             tokens: tokens.to_vec(),
-            positions: positions.map_or_else(|| (0..tokens.len()).collect(), <[usize]>::to_vec),
+            positions,
             entries: BTreeMap::new(),
         }
     }
@@ -224,14 +223,15 @@ impl ActivationCache {
             .view()
     }
 
-    /// What a run that kept only the selection would hold.
-    pub(crate) fn narrowed(&self, selection: &Selection) -> Self {
-        let kept = |point: HookPoint, entry: &Entry| match selection.positions() {
-            None => entry.clone(),
-            Some(positions) => {
-                let axis = Axis(point.axes().pos_axis());
-                Entry::from_array(point.axes(), entry.view().select(axis, positions))
+    /// What this prompt's run would hold if it had kept only the selection.
+    pub(crate) fn narrowed(&self, selection: &Selection, prompt: usize) -> Self {
+        let positions = selection.positions.resolve(prompt, self.tokens.len());
+        let kept = |point: HookPoint, entry: &Entry| {
+            if selection.positions == Select::All {
+                return entry.clone();
             }
+            let axis = Axis(point.axes().pos_axis());
+            Entry::from_array(point.axes(), entry.view().select(axis, &positions))
         };
         let entries = self
             .entries
@@ -239,7 +239,7 @@ impl ActivationCache {
             .filter(|(p, _)| selection.points.contains(p));
         ActivationCache {
             entries: entries.map(|(p, e)| (*p, kept(*p, e))).collect(),
-            ..ActivationCache::new(&self.tokens, selection.positions())
+            ..ActivationCache::new(&self.tokens, positions)
         }
     }
 

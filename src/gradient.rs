@@ -126,8 +126,10 @@ impl Transformer {
             .collect();
         let (gradients, parameters) = Reverse::new(self, &lanes, &output.caches, want).run(logits);
         let activations = want.activations.map_or_else(Vec::new, |selection| {
-            let caches = output.caches.iter();
-            caches.map(|cache| cache.narrowed(selection)).collect()
+            let caches = output.caches.iter().enumerate();
+            caches
+                .map(|(i, cache)| cache.narrowed(selection, i))
+                .collect()
         });
         Ok(Gradients {
             values,

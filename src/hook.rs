@@ -72,6 +72,16 @@ impl Axes {
     pub fn pos_axis(self) -> usize {
         usize::from(self == Axes::Attention)
     }
+
+    /// The index of the head axis, where there is one.
+    pub(crate) fn head_axis(self) -> Option<usize> {
+        self.has_heads().then_some(1 - self.pos_axis())
+    }
+
+    /// The index of the axis of source positions, which attention has.
+    pub(crate) fn src_axis(self) -> Option<usize> {
+        (self == Axes::Attention).then_some(2)
+    }
 }
 
 /// Defines the enum of sites, their names and axes from one table.

@@ -15,96 +15,12 @@ pub(crate) use apply::{apply_unreported, footprint};
 pub use receipt::{Fired, Receipt};
 pub use values::Values;
 
+pub use crate::select::{Each, Select};
+
 use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint};
 use crate::model::RunShape;
-
-/// Some indices of an axis.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Select {
-    /// All of them.
-    #[default]
-    All,
-    /// The last one of each sequence.
-    Last,
-    /// The listed ones.
-    At(Vec<usize>),
-}
-
-impl Select {
-    /// Whether an index of an axis of length `n` is among them.
-    pub fn contains(&self, index: usize, n: usize) -> bool {
-        match self {
-            Select::All => true,
-            Select::Last => index + 1 == n,
-            Select::At(list) => list.contains(&index),
-        }
-    }
-
-    /// The indices within an axis of length `n`, ascending.
-    pub(crate) fn resolve(&self, n: usize) -> Vec<usize> {
-        (0..n).filter(|i| self.contains(*i, n)).collect()
-    }
-
-    fn check(&self, at: HookPoint, axis: &'static str, n: usize) -> Result<()> {
-        let Select::At(list) = self else {
-            return Ok(());
-        };
-        if list.is_empty() {
-            let reason = format!("no {axis} is selected");
-            return Err(Error::NeverFires {
-                at: at.to_string(),
-                reason,
-            });
-        }
-        match list.iter().find(|i| **i >= n) {
-            Some(&found) => Err(Error::OutOfRange {
-                at: at.to_string(),
-                axis,
-                found,
-                expected: format!("0..{n}"),
-            }),
-            None => Ok(()),
-        }
-    }
-}
-
-impl From<usize> for Select {
-    fn from(index: usize) -> Self {
-        Select::At(vec![index])
-    }
-}
-
-impl From<Vec<usize>> for Select {
-    fn from(list: Vec<usize>) -> Self {
-        Select::At(list)
-    }
-}
-
-impl<const N: usize> From<[usize; N]> for Select {
-    fn from(list: [usize; N]) -> Self {
-        Select::At(list.to_vec())
-    }
-}
-
-impl From<std::ops::Range<usize>> for Select {
-    fn from(range: std::ops::Range<usize>) -> Self {
-        Select::At(range.collect())
-    }
-}
-
-impl fmt::Display for Select {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Select::All => f.write_str("all"),
-            Select::Last => f.write_str("last"),
-            Select::At(list) => {
-                let items: Vec<String> = list.iter().map(ToString::to_string).collect();
-                f.write_str(&items.join(","))
-            }
-        }
-    }
-}
+use crate::select::InPrompt;
 
 /// Where an intervention acts.
 ///
@@ -188,22 +104,47 @@ impl Target {
                 "sources are selected, but its axes are [{axes}]"
             )));
         }
-        self.sequences
-            .check(self.point, "sequence", run.lengths.len())?;
-        self.heads.check(self.point, "head", run.config.n_heads)?;
-        for (i, n) in run.lengths.iter().enumerate() {
-            if self.sequences.contains(i, run.lengths.len()) {
-                self.positions
-                    .check(self.point, axes.names()[axes.pos_axis()], *n)?;
-                self.src.check(self.point, "src", *n)?;
-                if let Select::At(list) = &self.positions
-                    && !list.iter().all(|p| run.computes(self.point, *p, *n))
-                {
-                    return Err(run.only_last(self.point));
-                }
+        if matches!(self.sequences, Select::Each(_)) {
+            return Err(never(
+                "sequences are selected sequence by sequence".to_string(),
+            ));
+        }
+        let (point, prompts) = (&self.point, run.lengths.len());
+        self.sequences.check(point, "sequence", 0, prompts)?;
+        let pos = axes.names()[axes.pos_axis()];
+        for (select, axis) in [
+            (&self.positions, pos),
+            (&self.heads, "head"),
+            (&self.src, "src"),
+        ] {
+            select.check_prompts(point, axis, prompts)?;
+        }
+        for (prompt, n) in run.lengths.iter().enumerate() {
+            if !self.takes(prompt, prompts) {
+                continue;
+            }
+            let at = |prompts| InPrompt {
+                what: point,
+                prompt,
+                prompts,
+            };
+            self.positions.check(&at(prompts), pos, prompt, *n)?;
+            // Every prompt has the same heads.
+            self.heads
+                .check(&at(1), "head", prompt, run.config.n_heads)?;
+            self.src.check(&at(prompts), "src", prompt, *n)?;
+            let named = self.positions.of(prompt).is_some();
+            let mut positions = self.positions.resolve(prompt, *n).into_iter();
+            if named && !positions.all(|p| run.computes(self.point, p, *n)) {
+                return Err(run.only_last(self.point));
             }
         }
         Ok(())
+    }
+
+    /// Whether a sequence of a batch is among those that it names.
+    pub(crate) fn takes(&self, sequence: usize, sequences: usize) -> bool {
+        self.sequences.contains(0, sequence, sequences)
     }
 }
 
@@ -357,7 +298,7 @@ impl Intervention {
                 "a finite standard deviation that is not negative",
             )),
             edit => match edit.values() {
-                Some(values) => values.check(&at(), self.target.point, run, &self.target.sequences),
+                Some(values) => values.check(&at(), &self.target, run),
                 None => Ok(()),
             },
         }

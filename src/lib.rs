@@ -59,6 +59,7 @@ mod limits;
 mod number;
 mod pairs;
 mod schedule;
+mod select;
 mod statistics;
 mod tokenizer;
 

@@ -14,6 +14,7 @@ pub use reduce::Reduce;
 
 use crate::error::{Error, Result};
 use crate::ops::{kl_row, log_softmax_row};
+use crate::select::Select;
 
 /// What a closure metric gets: the prompt's index and its logits `[pos, d_vocab]`.
 pub type MetricFn = Arc<dyn Fn(usize, ArrayView2<'_, f32>) -> f32 + Send + Sync>;
@@ -45,7 +46,8 @@ enum Kind {
 pub struct Metric {
     name: String,
     kind: Kind,
-    position: Option<usize>,
+    /// Where it reads, if it was said; the last position otherwise.
+    position: Option<Select>,
 }
 
 impl fmt::Debug for Metric {
@@ -149,16 +151,25 @@ impl Metric {
         }
     }
 
-    /// Reads the logits at this position instead of the last. A KL divergence that had its
-    /// reference read elsewhere needs it anew; a closure, which reads all positions, is rejected.
-    pub fn at_position(mut self, position: usize) -> Self {
-        if self.position != Some(position)
+    /// Reads the logits at this position instead of the last: the same in every prompt, such as
+    /// `3` or `-2`, or one per prompt, see [`Select::each`] and [`Select::role`]. A KL divergence
+    /// that had its reference read elsewhere needs it anew; a closure, which reads all positions,
+    /// is rejected.
+    pub fn at_position(mut self, position: impl Into<Select>) -> Self {
+        let position = Some(position.into());
+        if self.position != position
             && let Kind::Kl(reference) = &mut self.kind
         {
             *reference = None;
         }
-        self.position = Some(position);
+        self.position = position;
         self
+    }
+
+    /// The position that it reads of a prompt of `n` tokens; `None` if the prompt lacks it.
+    fn position(&self, prompt: usize, n: usize) -> Option<usize> {
+        let position = self.position.as_ref().unwrap_or(&Select::Last);
+        position.resolve(prompt, n).into_iter().next()
     }
 
     /// A KL divergence to these runs, given by their logits `[pos, d_vocab]`: one per prompt, or
@@ -178,8 +189,8 @@ impl Metric {
         }
         let row = |(prompt, logits): (usize, &ArrayView2<'_, f32>)| {
             self.check_position(prompt, logits.nrows())?;
-            let position = self.position.unwrap_or(logits.nrows() - 1);
-            Ok(logits.row(position).to_vec())
+            let position = self.position(prompt, logits.nrows());
+            Ok(logits.row(position.expect("just checked")).to_vec())
         };
         let rows = logits.iter().enumerate().map(row).collect::<Result<_>>()?;
         Ok(self.with_reference_rows(rows))
@@ -237,7 +248,7 @@ impl Metric {
     pub(crate) fn needs(&self, prompt: usize, n: usize) -> Needs {
         let positions = match self.kind {
             Kind::Closure(_) => (0..n).collect(),
-            _ => vec![self.position.unwrap_or(n.saturating_sub(1))],
+            _ => self.position(prompt, n).into_iter().collect(),
         };
         let tokens = matches!(self.kind, Kind::LogitDiff(..)).then(|| self.tokens(prompt));
         Needs { positions, tokens }

@@ -284,7 +284,7 @@ fn change(
     let n = base.tokens().len();
     let mut positions: Vec<usize> = hooks
         .at(at)
-        .flat_map(|i| i.target.positions.resolve(n))
+        .flat_map(|i| i.target.positions.resolve(hooks.prompt, n))
         .collect();
     positions.sort_unstable();
     positions.dedup();

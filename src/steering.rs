@@ -328,17 +328,10 @@ fn means(
     for batch in batches(prompts) {
         for cache in model.run(batch, (), &run)?.caches {
             let n = cache.tokens().len();
-            if let Select::At(list) = read
-                && let Some(&found) = list.iter().find(|p| **p >= n)
-            {
-                return Err(Error::OutOfRange {
-                    at: format!("positions to average over in prompt {i}"),
-                    axis: "pos",
-                    found,
-                    expected: format!("0..{n}"),
-                });
-            }
-            let rows = read.resolve(n);
+            let at = format!("positions to average over in prompt {i}");
+            read.check_prompts(&at, "pos", prompts.len())?;
+            read.check(&at, "pos", i, n)?;
+            let rows = read.resolve(i, n);
             for (sum, point) in sums.iter_mut().zip(points) {
                 let picked = cache.flat(*point)?.select(Dim(0), &rows).mapv(f64::from);
                 *sum += &(picked.sum_axis(Dim(0)) / (rows.len() * prompts.len()) as f64);

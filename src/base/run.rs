@@ -192,8 +192,8 @@ impl<'m> Base<'m> {
         // Runs that differ from the others in no bit are not made.
         let others = schedule.job.base;
         let same = |i: usize| match &others[..] {
-            [one] => one.narrowed(wanted),
-            all => all[i].narrowed(wanted),
+            [one] => one.narrowed(wanted, 0),
+            all => all[i].narrowed(wanted, i),
         };
         let mut kept = self.kept();
         kept.multiply_adds += own;

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::prompt::Prompts;
+use crate::select::Select;
 
 /// A named position of each prompt, such as the indirect object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,5 +47,11 @@ impl Role {
             }
         }
         Ok(())
+    }
+}
+
+impl From<&Role> for Select {
+    fn from(role: &Role) -> Self {
+        Select::role(&role.name, role.positions.iter().copied())
     }
 }

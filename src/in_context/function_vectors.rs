@@ -94,7 +94,7 @@ impl<'m> FunctionVectors<'m> {
         let points = (0..config.n_layers).map(|layer| Site::Z.at(layer));
         let mut sums = vec![Array1::<f64>::zeros(config.d_model); config.n_layers];
         for prompt in &prompts {
-            let selection = Selection::points(points.clone()).at_positions([prompt.len() - 1]);
+            let selection = Selection::points(points.clone()).at_positions(Select::Last);
             let run = Run {
                 cache: Some(&selection),
                 logits: KeepLogits::None,

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-use ndarray::{ArrayViewD, ArrayViewMut1, ArrayViewMutD, Axis};
+use ndarray::{ArrayViewMut1, ArrayViewMutD, Axis};
 use ndarray_rand::rand::SeedableRng;
 use ndarray_rand::rand_distr::{Distribution, StandardNormal};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Edit, Fired, Intervention, Receipt, Row, Select};
+use super::values::Fitted;
+use super::{Edit, Fired, Intervention, Receipt, Row};
 use crate::error::Result;
 use crate::hook::{Axes, HookPoint};
 use crate::model::{Footprint, Hooks, RunShape, Visit};
@@ -75,29 +76,28 @@ impl Hooks for Interventions<'_> {
     }
 
     fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
-        footprint(
-            self.list
-                .iter()
-                .filter(|i| acts(i, at, sequence, self.sequences)),
-        )
+        let here = |i: &&Intervention| acts(i, at, sequence, self.sequences);
+        footprint(sequence, self.list.iter().filter(here))
     }
 }
 
 fn acts(intervention: &Intervention, at: HookPoint, sequence: usize, sequences: usize) -> bool {
     let target = &intervention.target;
-    target.point == at && target.sequences.contains(sequence, sequences)
+    target.point == at && target.takes(sequence, sequences)
 }
 
-/// The union of the targets' footprints.
-pub(crate) fn footprint<'i>(interventions: impl Iterator<Item = &'i Intervention>) -> Footprint {
+/// The union of the targets' footprints in a sequence.
+pub(crate) fn footprint<'i>(
+    sequence: usize,
+    interventions: impl Iterator<Item = &'i Intervention>,
+) -> Footprint {
     let mut union: Option<Footprint> = None;
-    let list = |select: &Select| match select {
-        Select::At(list) => Some(list.clone()),
-        // The last position is known only with the length; all of them are no error.
-        _ => None,
-    };
     for Intervention { target, .. } in interventions {
-        let (positions, heads) = (list(&target.positions), list(&target.heads));
+        // Positions from the end are known only with the length; all of them are no error.
+        let (positions, heads) = (
+            target.positions.fixed(sequence),
+            target.heads.fixed(sequence),
+        );
         union = Some(match union {
             None => Footprint { positions, heads },
             Some(before) => Footprint {
@@ -129,9 +129,10 @@ fn apply(
     count: &mut Count,
 ) {
     let rows = count.rows;
-    match intervention.edit.values() {
-        Some(values) => values.with_broadcast(at.sequence, &at.shape, |values| {
-            edit_rows(intervention, at, activation, Some(&values), count);
+    let Intervention { target, edit } = intervention;
+    match edit.values() {
+        Some(values) => values.with_fitted(target, at.sequence, &at.shape, |values| {
+            edit_rows(intervention, at, activation, Some(values), count);
         }),
         None => edit_rows(intervention, at, activation, None, count),
     }
@@ -152,7 +153,7 @@ fn edit_rows(
     intervention: &Intervention,
     at: &Visit<'_>,
     mut activation: ArrayViewMutD<'_, f32>,
-    values: Option<&ArrayViewD<'_, f32>>,
+    values: Option<&Fitted<'_>>,
     count: &mut Count,
 ) {
     let target = &intervention.target;
@@ -163,13 +164,14 @@ fn edit_rows(
         axes if axes.has_heads() => at.shape[1],
         _ => 1,
     };
+    let attention = at.point.axes() == Axes::Attention;
     let mut before = Vec::new();
     for (i, &position) in at.positions.iter().enumerate() {
-        if !target.positions.contains(position, at.length) {
+        if !target.positions.contains(at.sequence, position, at.length) {
             continue;
         }
         for (j, &head) in heads.iter().enumerate() {
-            if !target.heads.contains(head, n_heads) {
+            if !target.heads.contains(at.sequence, head, n_heads) {
                 continue;
             }
             let place = Row {
@@ -180,8 +182,12 @@ fn edit_rows(
             let mut row = row_mut(activation.view_mut(), at.point.axes(), i, j);
             before.clear();
             before.extend(row.iter().copied());
-            let values = values.map(|v| row_of(v.view(), at.point.axes(), position, head));
-            edit_row(intervention, place, &before, row.view_mut(), values);
+            let new = edited(&intervention.edit, place, &before, values);
+            for (src, (to, v)) in row.iter_mut().zip(new).enumerate() {
+                if !attention || target.src.contains(at.sequence, src, at.length) {
+                    *to = v;
+                }
+            }
             count.rows += 1;
             let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
             count.changed += usize::from(before.iter().zip(row.iter()).any(differs));
@@ -209,31 +215,13 @@ fn row_mut(
         .expect("the axes other than the last one have been taken")
 }
 
-fn row_of(x: ArrayViewD<'_, f32>, axes: Axes, position: usize, head: usize) -> ArrayViewD<'_, f32> {
-    match axes {
-        Axes::Attention => x
-            .index_axis_move(Axis(0), head)
-            .index_axis_move(Axis(0), position),
-        Axes::Head | Axes::HeadModel => x
-            .index_axis_move(Axis(0), position)
-            .index_axis_move(Axis(0), head),
-        _ => x.index_axis_move(Axis(0), position),
-    }
-}
-
-/// Edits one row, whose values were `before`.
-fn edit_row(
-    intervention: &Intervention,
-    place: Row,
-    before: &[f32],
-    mut row: ArrayViewMut1<'_, f32>,
-    values: Option<ArrayViewD<'_, f32>>,
-) {
-    let Intervention { target, edit } = intervention;
+/// What an edit makes of one row, whose values were `before`.
+fn edited(edit: &Edit, place: Row, before: &[f32], values: Option<&Fitted<'_>>) -> Vec<f32> {
     let n = before.len();
-    let new: Vec<f32> = match (edit, values) {
+    let values = values.map(|values| values.row(place));
+    match (edit, values) {
         (Edit::Add(_), Some(values)) => before.iter().zip(values).map(|(a, b)| a + b).collect(),
-        (_, Some(values)) => values.iter().copied().collect(),
+        (_, Some(values)) => values,
         (Edit::Scale(factor), None) => before.iter().map(|v| v * factor).collect(),
         (Edit::Noise { std, seed }, None) => {
             let noise = noise_row(*seed, place, n);
@@ -249,11 +237,6 @@ fn edit_row(
             new
         }
         (_, None) => vec![0.0; n],
-    };
-    for (src, (to, v)) in row.iter_mut().zip(new).enumerate() {
-        if place.point.axes() != Axes::Attention || target.src.contains(src, n) {
-            *to = v;
-        }
     }
 }
 

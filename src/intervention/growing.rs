@@ -10,9 +10,9 @@ impl Intervention {
     /// Refuses edits that could make attention look ahead: a later token would change rows that
     /// were run before it.
     pub(super) fn check_growing(&self, run: &RunShape<'_>) -> Result<()> {
-        let longest = run.lengths.iter().max().copied().unwrap_or(0);
+        let mut prompts = run.lengths.iter().enumerate();
         if !run.growing
-            || self.target.stays_behind(longest)
+            || prompts.all(|(prompt, n)| self.target.stays_behind(prompt, *n))
             || self.edit.keeps_mask(self.target.point)
         {
             return Ok(());
@@ -28,13 +28,13 @@ impl Intervention {
 }
 
 impl Target {
-    /// Whether none of its places, in sequences of up to `n` tokens, is behind the mask.
-    fn stays_behind(&self, n: usize) -> bool {
+    /// Whether none of its places in a prompt, which grows up to `n` tokens, is behind the mask.
+    fn stays_behind(&self, prompt: usize, n: usize) -> bool {
         if self.point.axes() != Axes::Attention {
             return true;
         }
-        let first = |select: &Select| select.resolve(n).into_iter().min();
-        let last = |select: &Select| select.resolve(n).into_iter().max();
+        let first = |select: &Select| select.resolve(prompt, n).into_iter().min();
+        let last = |select: &Select| select.resolve(prompt, n).into_iter().max();
         match (first(&self.positions), last(&self.src)) {
             (Some(dest), Some(src)) => src <= dest,
             _ => true,

@@ -2,21 +2,30 @@
 
 use std::sync::Arc;
 
-use ndarray::{ArrayD, ArrayViewD, IxDyn};
+use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn};
 
-use super::Select;
+use super::{Row, Target};
 use crate::cache::ActivationCache;
 use crate::error::{Error, Result, one_or_each};
-use crate::hook::HookPoint;
+use crate::hook::{Axes, HookPoint};
 use crate::model::RunShape;
 
 /// Values for an activation: broadcast to its shape by NumPy's rule (aligned at the last axis),
 /// one array for all sequences or one per sequence. Clones share their memory.
 ///
+/// Values that do not fit the whole activation may fit the part that the intervention's
+/// [`Target`] names, with its rows in ascending order of position, head and source: `[2, d_model]`
+/// where two positions are named.
+///
 /// ```
+/// use ndarray::{arr1, arr2};
 /// use patchlens::intervention::Values;
+/// use patchlens::{Edit, Intervention, Site, Target};
 /// let _zero_point_five_everywhere = Values::scalar(0.5);
-/// let _one_vector_for_every_position = Values::array(ndarray::arr1(&[0.0, 1.0]));
+/// let _one_vector_for_every_position = Values::array(arr1(&[0.0, 1.0]));
+/// let at_two = Target::new(Site::MlpOut.at(1)).at_positions([3, 4]);
+/// let one_vector_for_each = Values::array(arr2(&[[0.0, 1.0], [2.0, 3.0]])); // [pos, d_model]
+/// let _intervention = Intervention::new(at_two, Edit::Set(one_vector_for_each));
 /// ```
 #[derive(Clone, Debug)]
 pub struct Values(Source);
@@ -119,26 +128,43 @@ impl Values {
         }
     }
 
-    /// The values broadcast to an activation's shape, which [`Values::check`] has proved possible.
-    pub(super) fn with_broadcast(
+    /// How they fit an activation of this shape, if they do.
+    fn fit(&self, target: &Target, sequence: usize, shape: &[usize]) -> Option<Fit> {
+        let values = self.of(sequence);
+        if let Source::Caches(..) = self.0 {
+            // What a run had fits in whole or not at all: one token is no vector for all.
+            return (values.shape() == shape).then_some(Fit::Whole);
+        }
+        if values.broadcast(IxDyn(shape)).is_some() {
+            return Some(Fit::Whole);
+        }
+        let part = Part::new(target, sequence, shape);
+        let fits = part.ascends && values.broadcast(IxDyn(&part.shape(shape))).is_some();
+        fits.then_some(Fit::Part(part))
+    }
+
+    /// The values as they fit an activation's shape, which [`Values::check`] has proved possible.
+    pub(super) fn with_fitted(
         &self,
+        target: &Target,
         sequence: usize,
         shape: &[usize],
-        f: impl FnOnce(ArrayViewD<'_, f32>),
+        f: impl FnOnce(&Fitted<'_>),
     ) {
         let values = self.of(sequence);
-        if let Some(values) = values.broadcast(IxDyn(shape)) {
-            f(values);
+        let Some(fit) = self.fit(target, sequence, shape) else {
+            return;
+        };
+        let to = match &fit {
+            Fit::Whole => shape.to_vec(),
+            Fit::Part(part) => part.shape(shape),
+        };
+        if let Some(values) = values.broadcast(IxDyn(&to)) {
+            f(&Fitted { values, fit });
         }
     }
 
-    pub(super) fn check(
-        &self,
-        at: &str,
-        point: HookPoint,
-        run: &RunShape<'_>,
-        sequences: &Select,
-    ) -> Result<()> {
+    pub(super) fn check(&self, at: &str, target: &Target, run: &RunShape<'_>) -> Result<()> {
         let count = run.lengths.len();
         if self.len() != 1 && self.len() != count {
             let what = format!("{at}: number of arrays");
@@ -146,30 +172,130 @@ impl Values {
             return Err(Error::invalid(what, self.len(), expected));
         }
         for (i, n) in run.lengths.iter().enumerate() {
-            if !sequences.contains(i, count) {
+            if !target.takes(i, count) {
                 continue;
             }
-            let values = self.of(i);
-            let shape_of = |n: usize| point.axes().shape(run.config, n);
-            // What a run had fits in whole or not at all: one token is no vector for all.
-            let fits = |shape: &Vec<usize>| match self.0 {
-                Source::Caches(..) => values.shape() == shape,
-                Source::Arrays(_) => values.broadcast(IxDyn(shape)).is_some(),
-            };
             // Values with a row per position fit one length only.
             let longer = run.growing.then_some(n + 1);
-            let mut shapes = longer.into_iter().chain([*n]).map(shape_of);
-            if let Some(shape) = shapes.find(|shape| !fits(shape)) {
-                return Err(Error::Shape {
-                    at: format!("{at} (sequence {i})"),
-                    found: values.shape().to_vec(),
-                    expected: format!("{shape:?}, [{}]", point.axes().names().join(", ")),
-                });
+            for n in longer.into_iter().chain([*n]) {
+                let shape = target.point.axes().shape(run.config, n);
+                if self.fit(target, i, &shape).is_none() {
+                    return Err(self.misfit(at, target, i, &shape));
+                }
             }
+            let values = self.of(i);
             if matches!(self.0, Source::Arrays(_)) && values.iter().any(|v| v.is_nan()) {
                 return Err(Error::invalid(at, "NaN", "numbers"));
             }
         }
         Ok(())
+    }
+
+    fn misfit(&self, at: &str, target: &Target, sequence: usize, shape: &[usize]) -> Error {
+        let names = target.point.axes().names().join(", ");
+        let mut expected = format!("{shape:?}, [{names}]");
+        let part = Part::new(target, sequence, shape).shape(shape);
+        if matches!(self.0, Source::Arrays(_)) && part != shape {
+            expected += &format!(", or {part:?} for its target alone, named in ascending order");
+        }
+        Error::Shape {
+            at: format!("{at} (sequence {sequence})"),
+            found: self.of(sequence).shape().to_vec(),
+            expected,
+        }
+    }
+}
+
+/// Which part of an activation values are for.
+enum Fit {
+    Whole,
+    Part(Part),
+}
+
+/// The part of an activation that a target names, in one sequence.
+struct Part {
+    axes: Axes,
+    positions: Vec<usize>,
+    heads: Vec<usize>,
+    src: Vec<usize>,
+    /// How many sources there are.
+    sources: usize,
+    /// Whether the target names them in this order.
+    ascends: bool,
+}
+
+impl Part {
+    fn new(target: &Target, sequence: usize, shape: &[usize]) -> Self {
+        let axes = target.point.axes();
+        let length = |axis: Option<usize>| axis.map_or(0, |axis| shape[axis]);
+        let picks = [
+            (&target.positions, length(Some(axes.pos_axis()))),
+            (&target.heads, length(axes.head_axis())),
+            (&target.src, length(axes.src_axis())),
+        ];
+        let [positions, heads, src] = picks.map(|(select, n)| select.resolve(sequence, n));
+        Part {
+            axes,
+            positions,
+            heads,
+            src,
+            sources: length(axes.src_axis()),
+            ascends: picks.iter().all(|(select, n)| select.ascends(sequence, *n)),
+        }
+    }
+
+    /// Its shape within an activation of this one.
+    fn shape(&self, whole: &[usize]) -> Vec<usize> {
+        let mut shape = whole.to_vec();
+        shape[self.axes.pos_axis()] = self.positions.len();
+        for (axis, picked) in [
+            (self.axes.head_axis(), &self.heads),
+            (self.axes.src_axis(), &self.src),
+        ] {
+            if let Some(axis) = axis {
+                shape[axis] = picked.len();
+            }
+        }
+        shape
+    }
+}
+
+/// Values that have been brought to the shape of an activation, or of a target's part of it.
+pub(super) struct Fitted<'v> {
+    values: ArrayViewD<'v, f32>,
+    fit: Fit,
+}
+
+impl Fitted<'_> {
+    /// The values of one row of the activation, which the target names; those of sources that it
+    /// does not name are 0.
+    pub fn row(&self, place: Row) -> Vec<f32> {
+        let axes = place.point.axes();
+        let (mut position, mut head) = (place.position, place.head.unwrap_or(0));
+        if let Fit::Part(part) = &self.fit {
+            let within = |of: &[usize], index| of.binary_search(&index).expect("a named row");
+            position = within(&part.positions, position);
+            if place.head.is_some() {
+                head = within(&part.heads, head);
+            }
+        }
+        // A head's axis comes before that of attention's destinations, and after positions.
+        let row = match axes.head_axis() {
+            None => self.values.index_axis(Axis(0), position),
+            Some(axis) => {
+                let of_head = self.values.index_axis(Axis(axis), head);
+                of_head.index_axis_move(Axis(0), position)
+            }
+        };
+        match &self.fit {
+            Fit::Part(part) if axes.src_axis().is_some() => {
+                let mut whole = vec![0.0; part.sources];
+                for (src, value) in part.src.iter().zip(row) {
+                    whole[*src] = *value;
+                }
+                whole
+            }
+            _ => row.iter().copied().collect(),
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::{Kind, Metric, of};
 use crate::error::{Error, Result, one_or_each};
+use crate::select::Select;
 
 /// Right and wrong tokens.
 type Sets = (Vec<u32>, Vec<u32>);
@@ -16,6 +17,9 @@ impl Metric {
             let what = format!("{}: number of targets", self.name);
             let expected = one_or_each(lengths.len(), "prompt");
             return Err(Error::invalid(what, count, expected));
+        }
+        if let Some(position) = &self.position {
+            position.check_prompts(&self.name, "pos", lengths.len())?;
         }
         let mut prompts = lengths.iter().enumerate();
         prompts.try_for_each(|(prompt, n)| self.check_one(prompt, *n, d_vocab))
@@ -36,7 +40,7 @@ impl Metric {
             return Err(Error::invalid(what, count, expected));
         }
         if matches!(self.kind, Kind::Closure(_)) {
-            return match self.position {
+            return match &self.position {
                 Some(position) => Err(Error::invalid(
                     &self.name,
                     format!("`at_position({position})`"),
@@ -98,12 +102,19 @@ impl Metric {
         }
     }
 
-    /// Checks that a prompt of `n` tokens has the position that it reads.
+    /// Checks that a prompt of `n` tokens has the one position that it reads.
     pub(crate) fn check_position(&self, prompt: usize, n: usize) -> Result<()> {
-        match self.position.unwrap_or(0) {
-            found if found >= n => Err(self.out_of_range(prompt, "pos", found, n)),
-            _ => Ok(()),
+        let position = self.position.as_ref().unwrap_or(&Select::Last);
+        let at = format!("{} of prompt {prompt}", self.name);
+        if !matches!(position.of(prompt), Some([_])) {
+            let what = format!("{at}: positions");
+            return Err(Error::invalid(
+                what,
+                position.in_prompt(prompt),
+                "exactly one",
+            ));
         }
+        position.check(&at, "pos", prompt, n)
     }
 
     fn out_of_range(&self, prompt: usize, axis: &'static str, found: usize, end: usize) -> Error {

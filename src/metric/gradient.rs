@@ -26,10 +26,9 @@ impl Metric {
     /// metrics without gradient.
     pub(crate) fn slope(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Array2<f32> {
         let mut gradient = Array2::zeros(logits.dim());
-        let position = self.position.unwrap_or(logits.nrows().saturating_sub(1));
-        if position >= logits.nrows() {
+        let Some(position) = self.position(prompt, logits.nrows()) else {
             return gradient;
-        }
+        };
         let mut row = logits.row(position).to_vec();
         log_softmax_row(&mut row);
         row.iter_mut().for_each(|v| *v = v.exp());

@@ -9,8 +9,10 @@ use crate::cache::{ActivationCache, Entry, Selection};
 use crate::config::Config;
 use crate::hook::HookPoint;
 use crate::ops::{part, part_mut};
+use crate::select::Select;
 
-/// Keeps activations of a pass, one cache a lane.
+/// Keeps activations of a pass, one cache per lane. Where the selection names positions, lanes are
+/// the prompts that it knows, in order.
 pub(crate) struct Recorder {
     selection: Selection,
     caches: Vec<ActivationCache>,
@@ -18,10 +20,11 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     pub fn new(selection: &Selection, lanes: &[Lane<'_>]) -> Self {
-        let caches = lanes
-            .iter()
-            .map(|lane| ActivationCache::new(lane.tokens, selection.positions()))
-            .collect();
+        let cache = |(prompt, lane): (usize, &Lane<'_>)| {
+            let positions = selection.positions.resolve(prompt, lane.tokens.len());
+            ActivationCache::new(lane.tokens, positions)
+        };
+        let caches = lanes.iter().enumerate().map(cache).collect();
         Recorder {
             selection: selection.clone(),
             caches,
@@ -32,12 +35,18 @@ impl Recorder {
         self.selection.points.contains(&at)
     }
 
+    /// The positions that are kept of a lane; `None` for all.
+    fn positions(&self, lane: usize) -> Option<&[usize]> {
+        let some = self.selection.positions != Select::All;
+        some.then(|| self.caches[lane].positions())
+    }
+
     /// Keeps the rows of all lanes at a point with a leading position axis; shares the memory
     /// where it can.
     pub fn record(&mut self, at: HookPoint, stack: &Rows, lanes: &[Lane<'_>], config: &Config) {
         for (i, lane) in lanes.iter().enumerate() {
             let n = lane.tokens.len();
-            let entry = match (lane.base, self.selection.positions()) {
+            let entry = match (lane.base, self.positions(i)) {
                 (None, None) => Entry {
                     data: Arc::clone(&stack.data),
                     rows: stack.layout.range(i),
@@ -110,7 +119,7 @@ impl Recorder {
 
     /// Keeps the selected positions of a whole activation; `pos` is their axis.
     fn insert(&mut self, at: HookPoint, lane: usize, whole: Array3<f32>, pos: Axis) {
-        let kept = match self.selection.positions() {
+        let kept = match self.positions(lane) {
             Some(positions) => whole.select(pos, positions),
             None => whole,
         };

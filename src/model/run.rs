@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::recorder::Recorder;
 use crate::ops::{self, Matrix, part};
 use crate::prompt::Prompt;
+use crate::select::InPrompt;
 
 /// Which logits a run computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -245,25 +246,28 @@ impl Transformer {
 
 /// Checks that a run reaches every point of a selection, and that every prompt has its positions.
 pub(crate) fn check_selection(shape: &RunShape<'_>, selection: &Selection) -> Result<()> {
+    let positions = &selection.positions;
+    let (what, prompts) = (&"cached positions", shape.lengths.len());
+    positions.check_prompts(what, "pos", prompts)?;
+    for (prompt, n) in shape.lengths.iter().enumerate() {
+        let at = InPrompt {
+            what,
+            prompt,
+            prompts,
+        };
+        positions.check(&at, "pos", prompt, *n)?;
+    }
     for point in selection.iter() {
         shape.check_point(point)?;
-        let mut lengths = shape.lengths.iter();
-        let last = |n: &usize| selection.positions().is_some_and(|p| *p == [n - 1]);
-        if point.layer().is_none() && !lengths.all(|n| last(n) || shape.computes(point, 0, *n)) {
+        let computed = |(prompt, n): (usize, &usize)| {
+            let mut kept = positions.resolve(prompt, *n).into_iter();
+            kept.all(|position| shape.computes(point, position, *n))
+        };
+        if !shape.lengths.iter().enumerate().all(computed) {
             return Err(shape.only_last(point));
         }
     }
-    let last = selection.positions().and_then(|p| p.last());
-    let shortest = shape.lengths.iter().min().copied().unwrap_or(0);
-    match last {
-        Some(&found) if found >= shortest => Err(Error::OutOfRange {
-            at: "cached positions".to_string(),
-            axis: "pos",
-            found,
-            expected: format!("0..{shortest}, the shortest prompt's length"),
-        }),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn outputs(keep: KeepLogits, n: usize) -> Vec<usize> {

@@ -47,11 +47,11 @@ impl Slopes {
             let after = saved[prompt].get(*reads)?;
             let before = original[prompt].get(*reads)?;
             let heads = match target.point.axes() {
-                Axes::HeadModel => target.heads.resolve(gradient.len_of(Dim(1))),
+                Axes::HeadModel => target.heads.resolve(prompt, gradient.len_of(Dim(1))),
                 _ => vec![0],
             };
             let n = before.len_of(Dim(0));
-            for position in target.positions.resolve(n) {
+            for position in target.positions.resolve(prompt, n) {
                 let rows = gradient.index_axis(Dim(0), position);
                 for &head in &heads {
                     let slope = match rows.ndim() {

@@ -164,8 +164,11 @@ pub(super) fn leads(sender: &Target, receiver: &Target, lengths: &[usize]) -> bo
 
 /// Whether two selections share a position in a prompt.
 fn meet(a: &Select, b: &Select, lengths: &[usize]) -> bool {
-    let both = |n: &usize| (0..*n).any(|p| a.contains(p, *n) && b.contains(p, *n));
-    lengths.iter().any(both)
+    let both = |(i, n): (usize, &usize)| {
+        let mut positions = a.resolve(i, *n).into_iter();
+        positions.any(|p| b.contains(i, p, *n))
+    };
+    lengths.iter().enumerate().any(both)
 }
 
 fn target(point: HookPoint, head: Option<usize>, positions: &Select) -> Target {

@@ -20,7 +20,7 @@ impl LaneHooks<'_> {
     pub fn at(&self, at: HookPoint) -> impl Iterator<Item = &Intervention> {
         let (prompt, prompts) = (self.prompt, self.prompts);
         let here = move |target: &crate::intervention::Target| {
-            target.point == at && target.sequences.contains(prompt, prompts)
+            target.point == at && target.takes(prompt, prompts)
         };
         self.cell.iter().filter(move |i| here(&i.target))
     }
@@ -28,7 +28,7 @@ impl LaneHooks<'_> {
     /// The part of an activation that they may change, if any acts there.
     pub fn footprint(&self, at: HookPoint) -> Option<Footprint> {
         self.at(at).next()?;
-        Some(footprint(self.at(at)))
+        Some(footprint(self.prompt, self.at(at)))
     }
 
     pub fn apply(&self, at: &Visit<'_>, mut activation: ArrayViewMutD<'_, f32>) {

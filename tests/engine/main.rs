@@ -9,5 +9,6 @@ mod cases;
 mod generate;
 mod golden;
 mod gradient;
+mod places;
 mod processing;
 mod sweep;

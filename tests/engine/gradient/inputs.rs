@@ -62,7 +62,7 @@ fn bad_input_is_named() {
         ),
         (
             &far,
-            "cached positions: pos 2 is out of range; expected 0..2, the shortest prompt's length",
+            "cached positions in prompt 1: pos 2 is out of range; expected 0..2",
         ),
     ] {
         let want = Backward {

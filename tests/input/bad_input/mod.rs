@@ -269,7 +269,7 @@ fn interventions() -> Vec<Case> {
         ),
         (
             "nothing selected",
-            intervene(z().at_heads(Vec::new()), Edit::Zero),
+            intervene(z().at_heads(Vec::<usize>::new()), Edit::Zero),
             &["never fire", "no head is selected"],
         ),
         (
