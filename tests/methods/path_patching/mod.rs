@@ -164,7 +164,7 @@ fn errors_name_what_is_wrong() {
         ),
         (
             run(&[last.clone().at_positions(3)]),
-            "blocks.2.hook_resid_post: pos 3",
+            "blocks.2.hook_resid_post in prompt 1: pos 3",
         ),
         (
             run(&[PathReceiver::head(Head::new(0, 1), Qkv::V)]),
