@@ -22,6 +22,9 @@ from pathlib import Path
 from compare import REPEATS, Peer, make_setup
 from rows import ROWS
 
+# Of a sweep in one process; a single one is 5 % off now and then.
+SWEEP_REPEATS = 3
+
 LAYERS, D_MODEL, D_MLP, CONTEXT, VOCABULARY = 12, 768, 3072, 1024, 50257
 CONFIG = {
     "model_type": "gpt2",
@@ -98,7 +101,7 @@ def measure(builds: dict[str, str], setup: dict, rng: random.Random) -> dict[str
     for row in ROWS:
         seconds, values = defaultdict(list), {}
         # The first run is not counted.
-        for i in range(2 if row.is_sweep else 1 + REPEATS):
+        for i in range(1 + (SWEEP_REPEATS if row.is_sweep else REPEATS)):
             rng.shuffle(peers)
             for peer in peers:
                 answer = peer.run(row.work)
