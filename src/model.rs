@@ -16,7 +16,7 @@ pub(crate) mod stage;
 
 use std::path::Path;
 
-pub use hooks::{Footprint, HookFn, Hooks, RunShape, Visit, hook_fn};
+pub use hooks::{Footprint, HookFn, HookPoints, Hooks, RunShape, Visit, hook_fn};
 pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
 

@@ -9,6 +9,7 @@ mod cases;
 mod generate;
 mod golden;
 mod gradient;
+mod hooks_cases;
 mod places;
 mod processing;
 mod sweep;
