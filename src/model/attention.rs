@@ -260,7 +260,8 @@ fn softmax_of(heads: &Heads<'_>, lanes: &[usize], scores: &mut [Array3<f32>]) ->
         let (lane, scores): (usize, &mut Array3<f32>) = (*lane, scores);
         let computed = heads.computed[lane].iter();
         let each = scores.outer_iter_mut().zip(computed);
-        each.map(move |(rows, head)| (lane, *head, rows)).collect::<Vec<_>>()
+        each.map(move |(rows, head)| (lane, *head, rows))
+            .collect::<Vec<_>>()
     };
     let each: Vec<_> = lanes.iter().zip(scores).flat_map(of_lane).collect();
     each.into_par_iter()

@@ -5,6 +5,7 @@ mod common;
 
 mod base;
 mod bits;
+mod blocked;
 mod cases;
 mod generate;
 mod golden;

@@ -18,6 +18,7 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     paths.safetensors        path patching (keys: paths.py), for two of the models
     heads.safetensors        pattern and copy scores, products and norms of circuits
     heads.json               its prompts, and what each key means
+    blocked.safetensors      attention rows without any source, edges cut (one model)
     circuits.safetensors     edges' and nodes' scores, runs of circuits, ACDC (some models)
     circuits.json            its pairs, graph and circuits, and what each key means
 
@@ -41,6 +42,7 @@ import torch
 from safetensors.torch import save_file
 
 import analysis
+import blocked
 import circuits
 import heads
 import models
@@ -95,6 +97,8 @@ def full_reference(spec: Spec, weights: Tensors) -> tuple[dict[str, Tensors], di
         "analysis": described,
     }
     files = {"reference": runs, "processing": processed, "analysis": analysed}
+    if spec.name in blocked.MODELS:
+        files["blocked"], metadata["blocked"] = blocked.blocked_reference(spec, weights, PROMPTS[0])
     if spec.name in paths.MODELS:
         files["paths"] = paths.path_reference(spec, weights, PAIRS, METRIC_TOKENS)
     return files, metadata
