@@ -14,9 +14,9 @@ impl Metric {
     pub(crate) fn check_gradient(&self) -> Result<()> {
         match self.kind {
             Kind::Rank(_) | Kind::Closure(_) => Err(Error::invalid(
-                "metric of a linearised effect",
+                "metric whose gradient is taken",
                 &self.name,
-                "one with a gradient: differences of logits, probabilities, KL divergence",
+                "one with a gradient: logits and their differences, probabilities, KL divergence",
             )),
             _ => Ok(()),
         }
@@ -51,6 +51,11 @@ impl Metric {
                         .for_each(|(to, p)| *to -= sign * total * p);
                     set.iter()
                         .for_each(|t| to[*t as usize] += sign * row[*t as usize]);
+                }
+            }
+            Kind::Logits(weights) => {
+                for (t, weight) in of::<Vec<_>>(weights, prompt) {
+                    to[*t as usize] += weight;
                 }
             }
             Kind::LogProbability(tokens) => {
