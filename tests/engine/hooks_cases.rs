@@ -534,3 +534,46 @@ fn b25_nothing_is_left_over_after_a_failure() {
     assert!(backward(&model, nan).is_err());
     same("an error midway");
 }
+
+/// f5: the one TransformerLens point without a counterpart is named as such, with what to do: no
+/// point has its values, which are those of the nearest one after weight and bias.
+#[test]
+fn f5_the_unembeddings_input_names_the_nearest_point() {
+    let error = "unembed.hook_in"
+        .parse::<HookPoint>()
+        .unwrap_err()
+        .to_string();
+    let nearest = HookPoint::LnFinalNormalized;
+    assert!(
+        error.contains(&format!("did you mean `{nearest}`?")),
+        "{error}"
+    );
+    assert!(error.contains("before weight and bias"), "{error}");
+    let other = "unembed.hook_ou"
+        .parse::<HookPoint>()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        other.ends_with("did you mean `unembed.hook_out`?"),
+        "{other}"
+    );
+
+    let model = model();
+    let (logits, cache) = model
+        .run_with_cache(TOKENS, &Selection::everything(model.config()))
+        .unwrap();
+    let norm = &model.parameters().ln_f;
+    let normalized = cache.get(nearest).unwrap();
+    let input = &normalized * &norm.weight + &norm.bias;
+    for point in cache.points() {
+        assert_ne!(
+            bits(cache.get(point).unwrap()),
+            bits(input.view()),
+            "{point}"
+        );
+    }
+    let input: Array2<f32> = input.into_dimensionality().unwrap();
+    let found = input.dot(&model.parameters().w_u());
+    let difference = crate::common::difference(found.view().into_dyn(), logits.view().into_dyn());
+    assert!(difference < 1e-5, "{difference}");
+}
