@@ -71,7 +71,8 @@ impl Transformer {
     /// use ndarray::{Array2, ArrayView2};
     /// use patchlens::{Config, Prompt, Selection, Site, Transformer, logit_diff};
     /// use patchlens::gradient::Backward;
-    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+    /// ..Config::gpt2() };
     /// let model = Transformer::random(config, 0)?;
     /// let points = Selection::points([Site::Z.at(0), Site::ResidPost.at(1)]);
     /// let want = Backward { gradients: Some(&points), ..Backward::default() };
@@ -91,7 +92,7 @@ impl Transformer {
     /// ```
     ///
     /// # Errors
-    /// As [`Transformer::run`], before anything is computed; also for points and positions whose
+    /// Same as [`Transformer::run`], before anything is computed; also for points and positions whose
     /// gradient is asked for. [`Error::Invalid`] for hooks at the split inputs (`hook_attn_in`,
     /// `hook_q_input`, `hook_k_input`, `hook_v_input`), through which no gradient can be taken
     /// yet, and for a metric without gradient (a rank, a closure) or that does not fit the prompts.

@@ -1,6 +1,7 @@
 //! The transformer: parameters, and the one forward pass over lanes.
 
 mod attention;
+mod blocked;
 pub(crate) mod cost;
 mod forward;
 mod heads;
@@ -16,6 +17,7 @@ pub(crate) mod stage;
 
 use std::path::Path;
 
+pub use blocked::{BlockedRow, BlockedRows};
 pub use hooks::{Footprint, HookFn, HookPoints, Hooks, RunShape, Visit, hook_fn};
 pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};

@@ -8,9 +8,8 @@ use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::prompt::{IntoPrompts, Prompts};
-use crate::report::{About, Labelled};
+use crate::report::{About, Labelled, labelled_means};
 use crate::schedule::kept_bytes;
-use crate::statistics::labelled_means;
 
 /// A study of what parts of the model add to logits at the last position of several prompts, which
 /// may differ in length.
@@ -19,7 +18,8 @@ use crate::statistics::labelled_means;
 /// use patchlens::{Config, Prompts, Transformer};
 /// use patchlens::attribution::{Decomposition, LogitAttribution};
 /// use patchlens::metric::logit_diffs;
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5]])?;
 /// let study = LogitAttribution::new(&model, &prompts)?;

@@ -51,25 +51,24 @@ fn scale(site: Site, position: usize, head: usize, factor: f32) -> Intervention 
 #[test]
 fn f14_a_list_of_hooks_is_a_pair_of_any_length() {
     let model = model();
-    let one = |list: &[Intervention]| Interventions::new(list.to_vec());
+    let one = |list: &[&Intervention]| {
+        Interventions::new(list.iter().map(|i| (*i).clone()).collect::<Vec<_>>())
+    };
     let (a, b, c) = (
         scale(Site::Result, 0, 0, 2.0),
         scale(Site::Result, 2, 1, -1.0),
         scale(Site::MlpOut, 1, 0, 3.0),
     );
-    let nested = run(
-        &model,
-        (one(&[a.clone()]), (one(&[b.clone()]), one(&[c.clone()]))),
-    );
+    let nested = run(&model, (one(&[&a]), (one(&[&b]), one(&[&c]))));
     assert_ne!(logit_bits(&nested), logit_bits(&run(&model, ())));
 
-    let mut list = vec![one(&[a.clone()]), one(&[b.clone()]), one(&[c.clone()])];
+    let mut list = vec![one(&[&a]), one(&[&b]), one(&[&c])];
     let listed = run(&model, &mut list);
-    let (mut first, mut second) = (one(&[a.clone()]), one(&[b.clone(), c.clone()]));
+    let (mut first, mut second) = (one(&[&a]), one(&[&b, &c]));
     let boxed: Vec<Box<dyn Hooks + '_>> =
         vec![Box::new(&mut first), Box::new(()), Box::new(&mut second)];
     let boxed = run(&model, boxed);
-    let mut whole = one(&[a, b, c]);
+    let mut whole = one(&[&a, &b, &c]);
     let together = run(&model, &mut whole);
     for (what, found) in [
         ("list", &listed),
@@ -201,8 +200,9 @@ fn f1_a_metric_is_an_objective() {
         logits[3] - logits[5]
     });
     let by_hand = backward(&model, difference).unwrap();
-    assert_eq!(backward(&model, logit_diff(3, 5)).unwrap(), by_hand);
-    assert_eq!(backward(&model, &logit_diff(3, 5)).unwrap(), by_hand);
+    let metric = logit_diff(3, 5);
+    assert_eq!(backward(&model, &metric).unwrap(), by_hand);
+    assert_eq!(backward(&model, metric).unwrap(), by_hand);
     let weights = [vec![(3, 1.0), (5, -1.0)]];
     assert_eq!(backward(&model, logit_sums(&weights)).unwrap(), by_hand);
 
