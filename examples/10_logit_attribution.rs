@@ -2,7 +2,8 @@
 //!
 //!     cargo run --release --example 10_logit_attribution
 
-use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
+use patchlens::attribution::{Decomposition, direct_logit_attribution};
+use patchlens::metric::logit_diffs;
 use patchlens::tasks::Ioi;
 use patchlens::{Prompts, Tokenizer, Transformer};
 
@@ -10,13 +11,10 @@ fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     let drawn = Ioi::new(&tokenizer)?.prompts(20, 0)?;
     let prompts = Prompts::new(&drawn)?;
-    let directions: Vec<_> = drawn
-        .iter()
-        .map(|p| LogitDirection::difference(p.io, p.s))
-        .collect();
+    let names: Vec<(u32, u32)> = drawn.iter().map(|p| (p.io, p.s)).collect();
 
     let by = Decomposition::Heads; // or Layers, Components, Writers (heads, neurons, biases)
-    let shares = direct_logit_attribution(&model, &prompts, &directions, by)?;
+    let shares = direct_logit_attribution(&model, &prompts, by, &logit_diffs(&names))?;
     println!("{}", shares.top(6));
     for (name, value) in &shares.about.baselines {
         println!(

@@ -13,9 +13,9 @@
 //! use patchlens::prelude::*;
 //! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
 //! let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
-//! use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
-//! let names = LogitDirection::difference(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
-//! let shares = direct_logit_attribution(&model, &clean, &[names], Decomposition::Heads)?;
+//! use patchlens::attribution::{Decomposition, direct_logit_attribution};
+//! let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);
+//! let shares = direct_logit_attribution(&model, &clean, Decomposition::Heads, &metric)?;
 //! println!("{}", shares.top(3));
 //! # Ok::<(), patchlens::Error>(())
 //! ```
@@ -27,20 +27,19 @@
 //! heads where to look has no share. Nothing is changed here, so no share is a cause by itself. More
 //! in [the guide](crate::guide::lenses).
 
-mod direction;
 mod fine;
 mod parts;
 mod prompts;
 
 use ndarray::{Array1, Array2, ArrayView2, ArrayView3};
 
-pub use direction::LogitDirection;
 pub use parts::{Decomposition, Part};
 pub use prompts::{Attributed, LogitAttribution, direct_logit_attribution};
 
 use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
+use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::prompt::Prompt;
 use crate::report::{About, Axis, Labelled};
@@ -56,7 +55,8 @@ use crate::report::{About, Axis, Labelled};
 pub struct DirectLogitAttribution<'m> {
     model: &'m Transformer,
     cache: ActivationCache,
-    direction: LogitDirection,
+    /// The name of the sum of logits.
+    unit: String,
     labels: Vec<String>,
     /// `ln_final.w ⊙ W_U · weights`, centred, `[d_model]`: a residual's dot product with it, over
     /// the scale, is its contribution.
@@ -86,14 +86,26 @@ impl<'m> DirectLogitAttribution<'m> {
         })
     }
 
-    /// Runs a prompt.
+    /// Runs a prompt. The metric is a sum of logits: a logit difference, a
+    /// [`logit`](crate::metric::logit), [`logit_sums`](crate::metric::logit_sums).
     ///
     /// # Errors
     /// Same as [`Transformer::run`] and [`DirectLogitAttribution::from_cache`].
-    pub fn new(model: &'m Transformer, prompt: &Prompt, direction: LogitDirection) -> Result<Self> {
+    pub fn new(model: &'m Transformer, prompt: &Prompt, metric: &Metric) -> Result<Self> {
+        check_prompts(model, std::slice::from_ref(prompt), metric)?;
+        Self::of_prompt(model, prompt, metric, 0)
+    }
+
+    /// Runs one of the prompts that a metric knows, which have been checked.
+    fn of_prompt(
+        model: &'m Transformer,
+        prompt: &Prompt,
+        metric: &Metric,
+        index: usize,
+    ) -> Result<Self> {
         let (_, cache) = model.run_with_cache(prompt, &Self::selection(model))?;
-        let labels = prompt.labels.clone();
-        Self::from_cache(model, cache, labels, direction)
+        let weights = metric.logit_weights(index)?;
+        Self::of_cache(model, cache, prompt.labels.clone(), &weights, metric.name())
     }
 
     /// From a run already made, perhaps under interventions: with all positions, and the points
@@ -102,14 +114,25 @@ impl<'m> DirectLogitAttribution<'m> {
     /// # Errors
     /// [`Error::NotCached`], [`Error::Shape`] for a cache of some positions only or another number
     /// of labels, [`Error::OutOfRange`] for a token that the vocabulary lacks, [`Error::Invalid`]
-    /// for a direction without tokens or with weights that are not finite.
+    /// for a metric that is no sum of logits, or has a position of its own.
     pub fn from_cache(
         model: &'m Transformer,
         cache: ActivationCache,
         labels: Vec<String>,
-        direction: LogitDirection,
+        metric: &Metric,
     ) -> Result<Self> {
-        direction.check(model)?;
+        metric.check(&[cache.tokens().len()], model.config().d_vocab)?;
+        let weights = metric.logit_weights(0)?;
+        Self::of_cache(model, cache, labels, &weights, metric.name())
+    }
+
+    fn of_cache(
+        model: &'m Transformer,
+        cache: ActivationCache,
+        labels: Vec<String>,
+        weights: &[(u32, f32)],
+        unit: &str,
+    ) -> Result<Self> {
         let n = cache.tokens().len();
         if !cache.is_whole() || labels.len() != n {
             return Err(Error::Shape {
@@ -124,7 +147,7 @@ impl<'m> DirectLogitAttribution<'m> {
         let mut b_u = 0.0;
         let mut truth = Array1::<f64>::zeros(n);
         let logits = cache.flat(HookPoint::Logits)?;
-        for &(token, weight) in &direction.weights {
+        for &(token, weight) in weights {
             let (token, weight) = (token as usize, f64::from(weight));
             unembed.zip_mut_with(&w_u.column(token), |to, v| *to += weight * f64::from(*v));
             truth.zip_mut_with(&logits.column(token), |to, v| *to += weight * f64::from(*v));
@@ -144,7 +167,7 @@ impl<'m> DirectLogitAttribution<'m> {
             truth,
             model,
             cache,
-            direction,
+            unit: unit.to_string(),
             labels,
         })
     }
@@ -231,7 +254,7 @@ impl<'m> DirectLogitAttribution<'m> {
 
     fn about(&self, what: &str) -> About {
         let last = self.truth[self.truth.len() - 1] as f32;
-        let name = &self.direction.name;
+        let name = &self.unit;
         let mut about = About {
             title: format!("Direct logit attribution. {what}"),
             caption: format!(
@@ -257,6 +280,14 @@ impl<'m> DirectLogitAttribution<'m> {
             expected: format!("0..{n}"),
         })
     }
+}
+
+/// Checks that each of some prompts can run and has a sum of logits.
+fn check_prompts(model: &Transformer, prompts: &[Prompt], metric: &Metric) -> Result<()> {
+    model.check_prompts(prompts)?;
+    let lengths: Vec<usize> = prompts.iter().map(Prompt::len).collect();
+    metric.check(&lengths, model.config().d_vocab)?;
+    metric.logit_weights(0).map(drop)
 }
 
 fn check_sum(what: &str, sum: f64, truth: f64, magnitude: f64) -> Result<()> {

@@ -68,12 +68,14 @@ pub enum Error {
         expected: String,
     },
     /// A hook name that no model has.
-    #[error("unknown hook `{name}`; did you mean `{suggestion}`?")]
+    #[error("unknown hook `{name}`; did you mean `{suggestion}`?{note}")]
     UnknownHook {
         /// The name as given.
         name: String,
         /// The nearest valid name.
         suggestion: String,
+        /// How that differs, where it is known; else empty.
+        note: &'static str,
     },
     /// A hook, position, head or other index which this model, site or prompt does not have.
     #[error("{at}: {axis} {found} is out of range; expected {expected}")]

@@ -8,10 +8,10 @@ mod objective;
 mod reverse;
 mod tape;
 
-use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use ndarray::{Array2, Axis, concatenate};
 use rayon::prelude::*;
 
-pub use objective::cross_entropy;
+pub use objective::{Objective, cross_entropy};
 
 use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
@@ -52,9 +52,9 @@ impl Transformer {
     /// Runs prompts forward under hooks, asks `objective` for a scalar of each one's logits, and
     /// goes back.
     ///
-    /// The objective gets the prompt's index and its logits `[pos, d_vocab]`, and returns its
-    /// value and the value's gradient at the logits, in their shape; [`cross_entropy`] makes one.
-    /// It may be called on several threads at once.
+    /// The objective is a [`Metric`](crate::Metric), [`cross_entropy`], or a closure that gets the
+    /// prompt's index and its logits `[pos, d_vocab]`, and returns its value and the value's
+    /// gradient at the logits, in their shape. It may be called on several threads at once.
     ///
     /// Conventions: a gradient is that of what downstream computation read at the point, so what
     /// a hook changed counts as an added constant. LayerNorm is computed once for queries, keys
@@ -68,38 +68,41 @@ impl Transformer {
     /// threads; those of the parameters depend on the batch and its order, not on the threads.
     ///
     /// ```
-    /// use ndarray::Array2;
-    /// use patchlens::{Config, Prompt, Selection, Site, Transformer};
+    /// use ndarray::{Array2, ArrayView2};
+    /// use patchlens::{Config, Prompt, Selection, Site, Transformer, logit_diff};
     /// use patchlens::gradient::Backward;
     /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
     /// ..Config::gpt2() };
     /// let model = Transformer::random(config, 0)?;
-    /// // The logit of token 3 at the last position, minus that of token 5.
-    /// let difference = |_prompt: usize, logits: ndarray::ArrayView2<'_, f32>| {
+    /// let points = Selection::points([Site::Z.at(0), Site::ResidPost.at(1)]);
+    /// let want = Backward { gradients: Some(&points), ..Backward::default() };
+    /// let prompt = Prompt::from([1, 2, 3]);
+    /// let result = model.gradients(&prompt, (), logit_diff(3, 5), &want)?;
+    /// assert_eq!(result.gradients[0].get(Site::Z.at(0))?.shape(), [3, 2, 4]); // [pos, head, d_head]
+    /// // The same, written as a closure.
+    /// let difference = |_prompt: usize, logits: ArrayView2<'_, f32>| {
     ///     let last = logits.nrows() - 1;
     ///     let mut gradient = Array2::zeros(logits.dim());
     ///     gradient[[last, 3]] = 1.0;
     ///     gradient[[last, 5]] = -1.0;
     ///     (f64::from(logits[[last, 3]] - logits[[last, 5]]), gradient)
     /// };
-    /// let points = Selection::points([Site::Z.at(0), Site::ResidPost.at(1)]);
-    /// let want = Backward { gradients: Some(&points), ..Backward::default() };
-    /// let result = model.gradients(&Prompt::from([1, 2, 3]), (), difference, &want)?;
-    /// assert_eq!(result.gradients[0].get(Site::Z.at(0))?.shape(), [3, 2, 4]); // [pos, head, d_head]
+    /// assert_eq!(model.gradients(&prompt, (), difference, &want)?.values, result.values);
     /// # Ok::<(), patchlens::Error>(())
     /// ```
     ///
     /// # Errors
-    /// As [`Transformer::run`], before anything is computed; also for points and positions whose
+    /// Same as [`Transformer::run`], before anything is computed; also for points and positions whose
     /// gradient is asked for. [`Error::Invalid`] for hooks at the split inputs (`hook_attn_in`,
     /// `hook_q_input`, `hook_k_input`, `hook_v_input`), through which no gradient can be taken
-    /// yet, and for an objective that is not finite; [`Error::Shape`] for a gradient of another
-    /// shape than the logits'.
+    /// yet, and for a metric without gradient (a rank, a closure) or that does not fit the prompts.
+    /// After the forward pass, [`Error::Invalid`] for an objective that is not finite, and
+    /// [`Error::Shape`] for a gradient of another shape than the logits'.
     pub fn gradients<H: Hooks>(
         &self,
         prompts: &(impl AsRef<[Prompt]> + ?Sized),
         mut hooks: H,
-        objective: impl Fn(usize, ArrayView2<'_, f32>) -> (f64, Array2<f32>) + Sync,
+        objective: impl Objective,
         want: &Backward<'_>,
     ) -> Result<Gradients> {
         let prompts = prompts.as_ref();
@@ -108,6 +111,7 @@ impl Transformer {
         for selection in [want.gradients, want.activations].into_iter().flatten() {
             check_selection(&shape, selection)?;
         }
+        objective.begin(&shape)?;
         hooks.begin(&shape)?;
         self.check_split_inputs(prompts.len(), &hooks)?;
         let pattern_edited =
@@ -119,7 +123,7 @@ impl Transformer {
             ..Run::default()
         };
         let output = self.run_begun(prompts, &mut hooks, &run);
-        let (values, logits) = evaluate(&output.logits, objective)?;
+        let (values, logits) = evaluate(&output.logits, &objective)?;
 
         let lanes: Vec<Lane<'_>> = prompts
             .iter()
@@ -156,14 +160,12 @@ impl Transformer {
 }
 
 /// The objective of each prompt, and its gradient at the logits of all, one above another.
-fn evaluate(
-    logits: &Logits,
-    objective: impl Fn(usize, ArrayView2<'_, f32>) -> (f64, Array2<f32>) + Sync,
-) -> Result<(Vec<f64>, Array2<f32>)> {
-    let each: Vec<(f64, Array2<f32>)> = (0..logits.len())
+fn evaluate(logits: &Logits, objective: &impl Objective) -> Result<(Vec<f64>, Array2<f32>)> {
+    let each: Vec<Result<(f64, Array2<f32>)>> = (0..logits.len())
         .into_par_iter()
-        .map(|i| objective(i, logits.get(i)))
+        .map(|i| objective.at(i, logits.get(i)))
         .collect();
+    let each = each.into_iter().collect::<Result<Vec<_>>>()?;
     for (i, (value, gradient)) in each.iter().enumerate() {
         check_objective(i, *value, gradient, logits.get(i).dim())?;
     }

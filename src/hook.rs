@@ -296,15 +296,30 @@ impl FromStr for HookPoint {
     type Err = Error;
 
     /// # Errors
-    /// [`Error::UnknownHook`] with the nearest valid name.
+    /// [`Error::UnknownHook`] with the nearest valid name; also for TransformerLens's
+    /// `unembed.hook_in`, at which there is no hook.
     fn from_str(name: &str) -> Result<Self> {
         let global = GLOBALS.into_iter().find(|point| point.to_string() == name);
         global
             .or_else(|| parse_block(name))
-            .ok_or_else(|| Error::UnknownHook {
-                name: name.to_string(),
-                suggestion: nearest(name).to_string(),
-            })
+            .ok_or_else(|| unknown(name))
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    // The one name of TransformerLens for GPT-2 without a counterpart.
+    let (point, note) = if name == "unembed.hook_in" {
+        let note = " That is the final LayerNorm's output before weight and bias, \
+                    `parameters().ln_f`; what follows them is the input of the unembedding, at \
+                    which there is no hook.";
+        (HookPoint::LnFinalNormalized, note)
+    } else {
+        (nearest(name), "")
+    };
+    Error::UnknownHook {
+        name: name.to_string(),
+        suggestion: point.to_string(),
+        note,
     }
 }
 

@@ -23,6 +23,8 @@ pub type MetricFn = Arc<dyn Fn(usize, ArrayView2<'_, f32>) -> f32 + Send + Sync>
 enum Kind {
     /// Logits of some tokens, reduced to one number, minus that of others, by prompt.
     LogitDiff(Arc<[(Vec<u32>, Vec<u32>)]>, Reduce),
+    /// A weighted sum of logits, by prompt.
+    Logits(Arc<[Vec<(u32, f32)>]>),
     /// Total probability of some tokens minus that of others, by prompt.
     Probability(Arc<[(Vec<u32>, Vec<u32>)]>),
     LogProbability(Arc<[u32]>),
@@ -86,6 +88,26 @@ pub fn logit_diff_sets(sets: &[(Vec<u32>, Vec<u32>)], reduce: Reduce) -> Metric 
         Reduce::LogSumExp => "log-odds (nats)",
     };
     Metric::new(name, Kind::LogitDiff(sets.into(), reduce))
+}
+
+/// The logit of one token per prompt, or of one for all.
+pub fn logit(tokens: &[u32]) -> Metric {
+    let weights = tokens.iter().map(|t| vec![(*t, 1.0)]).collect();
+    Metric::new("logit", Kind::Logits(weights))
+}
+
+/// A weighted sum of logits: one list of tokens with their weights per prompt, or one for all. No
+/// list may be empty, and weights are finite.
+///
+/// ```
+/// use patchlens::metric::logit_sums;
+/// let logits = ndarray::arr2(&[[5.0, 1.0, 4.0, 2.0]]); // [pos, d_vocab]
+/// let over_rivals = logit_sums(&[vec![(0, 1.0), (1, -0.5), (3, -0.5)]]);
+/// assert_eq!(over_rivals.evaluate(0, logits.view())?, 3.5);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+pub fn logit_sums(weights: &[Vec<(u32, f32)>]) -> Metric {
+    Metric::new("weighted sum of logits", Kind::Logits(weights.into()))
 }
 
 /// The probability of one token per prompt, or of one for all.
@@ -223,6 +245,7 @@ impl Metric {
     fn targets(&self) -> usize {
         match &self.kind {
             Kind::LogitDiff(sets, _) | Kind::Probability(sets) => sets.len(),
+            Kind::Logits(weights) => weights.len(),
             Kind::LogProbability(tokens) | Kind::Rank(tokens) => tokens.len(),
             Kind::Kl(Some(rows)) => rows.len(),
             Kind::Kl(None) | Kind::Closure(_) => 1,
@@ -236,6 +259,10 @@ impl Metric {
                 let (a, b) = of(sets, prompt);
                 [&a[..], b].concat()
             }
+            Kind::Logits(weights) => of::<Vec<_>>(weights, prompt)
+                .iter()
+                .map(|(t, _)| *t)
+                .collect(),
             Kind::LogProbability(tokens) | Kind::Rank(tokens) => vec![*of(tokens, prompt)],
             Kind::Kl(_) | Kind::Closure(_) => Vec::new(),
         };
@@ -250,7 +277,8 @@ impl Metric {
             Kind::Closure(_) => (0..n).collect(),
             _ => self.position(prompt, n).into_iter().collect(),
         };
-        let tokens = matches!(self.kind, Kind::LogitDiff(..)).then(|| self.tokens(prompt));
+        let few = matches!(self.kind, Kind::LogitDiff(..) | Kind::Logits(_));
+        let tokens = few.then(|| self.tokens(prompt));
         Needs { positions, tokens }
     }
 
@@ -281,12 +309,19 @@ impl Metric {
             log_softmax_row(&mut row);
             row
         };
+        // Columns are the named tokens.
+        let named = || {
+            let tokens = self.tokens(prompt);
+            move |t: &u32| tokens.binary_search(t).map_or(f32::NAN, |c| logits[[0, c]])
+        };
         match &self.kind {
             Kind::LogitDiff(sets, reduce) => {
-                let tokens = self.tokens(prompt);
-                let column = |t: &u32| tokens.binary_search(t).map_or(f32::NAN, |c| logits[[0, c]]);
-                let (a, b) = of(sets, prompt);
-                reduce.of(a.iter().map(column)) - reduce.of(b.iter().map(column))
+                let (column, (a, b)) = (named(), of(sets, prompt));
+                reduce.of(a.iter().map(&column)) - reduce.of(b.iter().map(&column))
+            }
+            Kind::Logits(weights) => {
+                let (column, weights) = (named(), of::<Vec<_>>(weights, prompt));
+                weights.iter().map(|(t, weight)| weight * column(t)).sum()
             }
             Kind::Probability(sets) => {
                 let row = log_probabilities();

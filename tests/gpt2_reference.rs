@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 
 use ndarray::Array1;
-use patchlens::attribution::{Decomposition, DirectLogitAttribution, LogitDirection};
+use patchlens::attribution::{Decomposition, DirectLogitAttribution};
 use patchlens::heads::{AttentionPattern, pattern_scores};
-use patchlens::metric::{logit_diffs, next_token_loss};
+use patchlens::metric::{logit_diff, logit_diffs, next_token_loss};
 use patchlens::patching::ActivationPatching;
 use patchlens::report::Labelled;
 use patchlens::tasks::Repeated;
@@ -148,8 +148,8 @@ fn what_name_movers_write_directly() {
     let text = "When John and Mary went to the shops, John gave the bag to";
     let prompt = tokenizer.encode_with_bos(text).unwrap();
     let token = |name: &str| tokenizer.token(name).unwrap();
-    let direction = LogitDirection::difference(token(" Mary"), token(" John"));
-    let attribution = DirectLogitAttribution::new(&model, &prompt, direction).unwrap();
+    let metric = logit_diff(token(" Mary"), token(" John"));
+    let attribution = DirectLogitAttribution::new(&model, &prompt, &metric).unwrap();
     let heads = attribution.decompose(Decomposition::Heads).unwrap();
     let end = prompt.len() - 1;
     for (head, expected) in [("L9H9", 1.96), ("L9H6", 1.63), ("L10H7", -1.43)] {

@@ -2,9 +2,10 @@
 
 use ndarray::{Array1, Array2, Axis as Dim};
 
-use super::{Decomposition, DirectLogitAttribution, LogitDirection};
+use super::{Decomposition, DirectLogitAttribution, check_prompts};
 use crate::error::{Error, Result};
 use crate::limits::{Limits, limits_methods};
+use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::prompt::{IntoPrompts, Prompts};
 use crate::report::{About, Labelled, labelled_means};
@@ -15,14 +16,14 @@ use crate::schedule::kept_bytes;
 ///
 /// ```
 /// use patchlens::{Config, Prompts, Transformer};
-/// use patchlens::attribution::{Decomposition, LogitAttribution, LogitDirection};
+/// use patchlens::attribution::{Decomposition, LogitAttribution};
+/// use patchlens::metric::logit_diffs;
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
 /// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5]])?;
-/// let directions = [LogitDirection::difference(6, 7), LogitDirection::difference(8, 7)];
-/// let study = LogitAttribution::new(&model, &prompts, &directions)?;
-/// let found = study.run(Decomposition::Components)?;
+/// let study = LogitAttribution::new(&model, &prompts)?;
+/// let found = study.run(Decomposition::Components, &logit_diffs(&[(6, 7), (8, 7)]))?;
 /// let parts: f32 = found.effect.values().sum();
 /// assert!((parts - found.truth.mean().unwrap()).abs() < 1e-4);
 /// # Ok::<(), patchlens::Error>(())
@@ -31,7 +32,6 @@ use crate::schedule::kept_bytes;
 pub struct LogitAttribution<'m> {
     model: &'m Transformer,
     prompts: Prompts,
-    directions: Vec<LogitDirection>,
     limits: Limits<'m>,
 }
 
@@ -48,47 +48,37 @@ pub struct Attributed {
 }
 
 impl<'m> LogitAttribution<'m> {
-    /// A study of prompts, with one direction for each.
+    /// A study of prompts.
     ///
     /// # Errors
-    /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that the model cannot run,
-    /// [`Error::Invalid`] if there are not as many directions as prompts.
-    pub fn new(
-        model: &'m Transformer,
-        prompts: impl IntoPrompts,
-        directions: &[LogitDirection],
-    ) -> Result<Self> {
+    /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that the model cannot run.
+    pub fn new(model: &'m Transformer, prompts: impl IntoPrompts) -> Result<Self> {
         let prompts = prompts.into_prompts()?;
         model.check_prompts(prompts.as_slice())?;
-        if directions.len() != prompts.len() {
-            let expected = format!("{}, one per prompt", prompts.len());
-            let found = directions.len();
-            return Err(Error::invalid("logit directions", found, expected));
-        }
         Ok(LogitAttribution {
             model,
             prompts,
-            directions: directions.to_vec(),
             limits: Limits::default(),
         })
     }
 
     limits_methods!('m);
 
-    /// Runs the prompts in turn. An observer hears how many are done; after its break, the means
+    /// Runs the prompts in turn; the metric is a sum of logits. An observer hears how many are done; after its break, the means
     /// are over those, and the result says that it is partial.
     ///
     /// # Errors
     /// [`Error::MemoryLimit`] if a prompt's activations do not fit; else same as
     /// [`DirectLogitAttribution::new`] and [`DirectLogitAttribution::decompose`].
-    pub fn run(&self, by: Decomposition) -> Result<Attributed> {
+    pub fn run(&self, by: Decomposition, metric: &Metric) -> Result<Attributed> {
+        check_prompts(self.model, self.prompts.as_slice(), metric)?;
         self.check_memory()?;
         let all = self.prompts.len();
         let mut columns: Vec<f32> = Vec::new();
         let mut truths = Vec::new();
         let mut first = None;
-        for (prompt, direction) in self.prompts.iter().zip(&self.directions) {
-            let one = DirectLogitAttribution::new(self.model, prompt, direction.clone())?;
+        for (i, prompt) in self.prompts.iter().enumerate() {
+            let one = DirectLogitAttribution::of_prompt(self.model, prompt, metric, i)?;
             let found = one.decompose(by)?;
             let last = found.values().index_axis_move(Dim(1), prompt.len() - 1);
             columns.extend(last);
@@ -128,7 +118,7 @@ impl<'m> LogitAttribution<'m> {
         let (n, all) = (truths.len(), self.prompts.len());
         let mut about = first.about.clone();
         about.caption = format!("{} Mean over {n} prompts, last position.", about.caption);
-        let key = format!("{} at the last position", self.directions[0].name);
+        let key = format!("{} at the last position", first.about.unit);
         let shares = truths.iter().map(|truth| truth / n as f64);
         about.baselines.insert(key, shares.sum::<f64>() as f32);
         about.counts.insert("prompts".to_string(), n as u64);
@@ -138,7 +128,7 @@ impl<'m> LogitAttribution<'m> {
 }
 
 /// The mean over prompts of a decomposition at each one's last position, `[component]`, with its
-/// standard error; `directions` are one per prompt. [`LogitAttribution`] has each prompt's values
+/// standard error; the metric is a sum of logits. [`LogitAttribution`] has each prompt's values
 /// and more settings.
 ///
 /// # Errors
@@ -146,9 +136,10 @@ impl<'m> LogitAttribution<'m> {
 pub fn direct_logit_attribution(
     model: &Transformer,
     prompts: impl IntoPrompts,
-    directions: &[LogitDirection],
     by: Decomposition,
+    metric: &Metric,
 ) -> Result<Labelled> {
-    let study = LogitAttribution::new(model, prompts, directions)?;
-    Ok(study.run(by)?.effect)
+    Ok(LogitAttribution::new(model, prompts)?
+        .run(by, metric)?
+        .effect)
 }

@@ -3,8 +3,65 @@
 use ndarray::{Array2, ArrayView2};
 
 use crate::error::{Error, Result};
+use crate::metric::Metric;
+use crate::model::RunShape;
 use crate::ops;
 use crate::prompt::Prompt;
+
+/// What a backward pass starts from: a number read off each prompt's logits `[pos, d_vocab]`, and
+/// its gradient there. A [`Metric`] is one, such as `&logit_diff(3, 5)`, and so is a closure
+/// `|prompt: usize, logits: ArrayView2<'_, f32>|` that returns both; [`cross_entropy`] makes one.
+pub trait Objective: Sync {
+    /// Called once before the run: checks that there is a value for each prompt, and a gradient.
+    ///
+    /// # Errors
+    /// Says for which prompt there is none, and why.
+    fn begin(&self, _run: &RunShape<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// The value of a prompt's logits `[pos, d_vocab]`, and the value's gradient, in their shape.
+    /// It may be called on several threads at once.
+    ///
+    /// # Errors
+    /// For logits that it does not fit.
+    fn at(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<(f64, Array2<f32>)>;
+}
+
+impl<F> Objective for F
+where
+    F: Fn(usize, ArrayView2<'_, f32>) -> (f64, Array2<f32>) + Sync,
+{
+    fn at(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<(f64, Array2<f32>)> {
+        Ok(self(prompt, logits))
+    }
+}
+
+/// Its gradient is exact; that of a largest logit (`Reduce::Max`) is shared by equal ones. A rank
+/// and a closure have none, which is an error.
+impl Objective for Metric {
+    fn begin(&self, run: &RunShape<'_>) -> Result<()> {
+        self.check_gradient()?;
+        self.check(&run.lengths, run.config.d_vocab)
+    }
+
+    fn at(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<(f64, Array2<f32>)> {
+        self.check_gradient()?;
+        let value = self.evaluate(prompt, logits)?;
+        Ok((f64::from(value), self.slope(prompt, logits)))
+    }
+}
+
+/// Same as that of the metric.
+impl Objective for &Metric {
+    fn begin(&self, run: &RunShape<'_>) -> Result<()> {
+        Objective::begin(*self, run)
+    }
+
+    fn at(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<(f64, Array2<f32>)> {
+        Objective::at(*self, prompt, logits)
+    }
+}
 
 /// Weighted next-token loss: prompt `i` has the value
 /// `Σ_pos weights[i][pos] · -log p(tokens[pos + 1])`, in nats.

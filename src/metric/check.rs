@@ -71,6 +71,7 @@ impl Metric {
                 }
                 self.check_disjoint(prompt, right, wrong)
             }
+            Kind::Logits(weights) => self.check_weights(prompt, of::<Vec<_>>(weights, prompt)),
             Kind::Probability(sets) => {
                 let (right, wrong) = of::<Sets>(sets, prompt);
                 if right.is_empty() && wrong.is_empty() {
@@ -85,6 +86,21 @@ impl Metric {
                 Err(Error::invalid(what, of(rows, prompt).len(), expected))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Checks that there are tokens, with finite weights.
+    fn check_weights(&self, prompt: usize, weights: &[(u32, f32)]) -> Result<()> {
+        let what = format!("{}: tokens of prompt {prompt}", self.name);
+        if weights.is_empty() {
+            return Err(Error::invalid(what, "none", "at least one"));
+        }
+        match weights.iter().find(|(_, weight)| !weight.is_finite()) {
+            Some((token, weight)) => {
+                let found = format!("weight {weight} of token {token}");
+                Err(Error::invalid(what, found, "finite weights"))
+            }
+            None => Ok(()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use super::{Kind, Metric, of};
+use super::{Kind, Metric, Reduce, of};
 use crate::error::{Error, Result};
 use crate::ops::log_softmax_row;
 
@@ -14,11 +14,37 @@ impl Metric {
     pub(crate) fn check_gradient(&self) -> Result<()> {
         match self.kind {
             Kind::Rank(_) | Kind::Closure(_) => Err(Error::invalid(
-                "metric of a linearised effect",
+                "metric whose gradient is taken",
                 &self.name,
-                "one with a gradient: differences of logits, probabilities, KL divergence",
+                "one with a gradient: logits and their differences, probabilities, KL divergence",
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// The logits of a prompt, with their weights, whose sum at any position it is.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a metric that is more than such a sum, or is read at one position.
+    pub(crate) fn logit_weights(&self, prompt: usize) -> Result<Vec<(u32, f32)>> {
+        let what = "metric that is attributed to parts of the model";
+        if let Some(position) = &self.position {
+            let found = format!("{} with `at_position({position})`", self.name);
+            return Err(Error::invalid(what, found, "one without position"));
+        }
+        match &self.kind {
+            Kind::Logits(weights) => Ok(of(weights, prompt).clone()),
+            Kind::LogitDiff(sets, Reduce::Mean) => {
+                let (right, wrong) = of(sets, prompt);
+                let share = |set: &[u32], sign: f32| -> Vec<(u32, f32)> {
+                    set.iter().map(|t| (*t, sign / set.len() as f32)).collect()
+                };
+                Ok([share(right, 1.0), share(wrong, -1.0)].concat())
+            }
+            _ => {
+                let expected = "a sum of logits: `logit_diff` and its like, `logit`, `logit_sums`";
+                Err(Error::invalid(what, &self.name, expected))
+            }
         }
     }
 
@@ -51,6 +77,11 @@ impl Metric {
                         .for_each(|(to, p)| *to -= sign * total * p);
                     set.iter()
                         .for_each(|t| to[*t as usize] += sign * row[*t as usize]);
+                }
+            }
+            Kind::Logits(weights) => {
+                for (t, weight) in of::<Vec<_>>(weights, prompt) {
+                    to[*t as usize] += weight;
                 }
             }
             Kind::LogProbability(tokens) => {

@@ -1,6 +1,6 @@
 //! The linearised effect: the metric's gradient at the receivers' inputs on the original run.
 
-use ndarray::{ArrayView2, Axis as Dim};
+use ndarray::Axis as Dim;
 
 use super::PathPatching;
 use super::ends::Ends;
@@ -20,15 +20,9 @@ impl Slopes {
             gradients: Some(&points),
             ..Backward::default()
         };
-        metric.check_gradient()?;
-        let objective = |prompt: usize, logits: ArrayView2<'_, f32>| {
-            // A metric that does not fit these logits is NaN, which is an error of the run's.
-            let value = metric.evaluate(prompt, logits).unwrap_or(f32::NAN);
-            (f64::from(value), metric.slope(prompt, logits))
-        };
         let output = study
             .model()
-            .gradients(study.original.prompts(), (), objective, &want)?;
+            .gradients(study.original.prompts(), (), metric, &want)?;
         Ok(Slopes(output.gradients))
     }
 

@@ -1,10 +1,19 @@
-//! What people do with hooks: lists of them, closures over many points, looking without touching,
-//! and going on after a failure.
+//! What people do with hooks and gradients: lists of hooks, closures over many points, metrics as
+//! objectives, looking without touching, and going on after a failure.
 
-use ndarray::{ArrayViewD, ArrayViewMutD};
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ndarray::{Array2, ArrayView2, ArrayViewD, ArrayViewMutD};
+use patchlens::gradient::{Backward, Gradients, Objective};
+use patchlens::metric::{
+    Reduce, kl_divergence, log_probability, logit, logit_diff_sets, logit_diffs, logit_sums, rank,
+};
+use patchlens::ops::log_softmax_row;
 use patchlens::{
-    Edit, HookPoint, Hooks, Intervention, Interventions, Prompt, Prompts, Run, RunOutput,
-    Selection, Site, Target, Transformer, Visit, hook_fn,
+    ActivationCache, Edit, HookPoint, Hooks, Intervention, Interventions, Metric, Prompt, Prompts,
+    Result, Run, RunOutput, Selection, Site, Sweep, Target, Transformer, Visit, hook_fn,
+    logit_diff,
 };
 
 const TOKENS: [u32; 7] = [1, 2, 3, 4, 5, 6, 7];
@@ -42,25 +51,24 @@ fn scale(site: Site, position: usize, head: usize, factor: f32) -> Intervention 
 #[test]
 fn f14_a_list_of_hooks_is_a_pair_of_any_length() {
     let model = model();
-    let one = |list: &[Intervention]| Interventions::new(list.to_vec());
+    let one = |list: &[&Intervention]| {
+        Interventions::new(list.iter().map(|i| (*i).clone()).collect::<Vec<_>>())
+    };
     let (a, b, c) = (
         scale(Site::Result, 0, 0, 2.0),
         scale(Site::Result, 2, 1, -1.0),
         scale(Site::MlpOut, 1, 0, 3.0),
     );
-    let nested = run(
-        &model,
-        (one(&[a.clone()]), (one(&[b.clone()]), one(&[c.clone()]))),
-    );
+    let nested = run(&model, (one(&[&a]), (one(&[&b]), one(&[&c]))));
     assert_ne!(logit_bits(&nested), logit_bits(&run(&model, ())));
 
-    let mut list = vec![one(&[a.clone()]), one(&[b.clone()]), one(&[c.clone()])];
+    let mut list = vec![one(&[&a]), one(&[&b]), one(&[&c])];
     let listed = run(&model, &mut list);
-    let (mut first, mut second) = (one(&[a.clone()]), one(&[b.clone(), c.clone()]));
+    let (mut first, mut second) = (one(&[&a]), one(&[&b, &c]));
     let boxed: Vec<Box<dyn Hooks + '_>> =
         vec![Box::new(&mut first), Box::new(()), Box::new(&mut second)];
     let boxed = run(&model, boxed);
-    let mut whole = one(&[a, b, c]);
+    let mut whole = one(&[&a, &b, &c]);
     let together = run(&model, &mut whole);
     for (what, found) in [
         ("list", &listed),
@@ -143,4 +151,429 @@ fn f14_a_closure_may_take_many_points() {
         "{error}"
     );
     assert_eq!(fired, 0);
+}
+
+/// What a backward pass found, as bits: values, gradients at some points, those of all parameters.
+fn backward(model: &Transformer, objective: impl Objective) -> Result<Vec<Vec<u32>>> {
+    let points = Selection::points([HookPoint::Embed, Site::Z.at(0), Site::ResidPost.at(1)]);
+    let want = Backward {
+        gradients: Some(&points),
+        parameters: true,
+        ..Backward::default()
+    };
+    let prompts = Prompts::new([TOKENS.to_vec(), vec![9, 8, 7]]).unwrap();
+    let found: Gradients = model.gradients(&prompts, (), objective, &want)?;
+    let values = found.values.iter().map(|v| (*v as f32).to_bits()).collect();
+    let caches = found.gradients.iter().flat_map(|cache| {
+        let points = points.iter();
+        points.map(|point| bits(cache.get(point).unwrap()))
+    });
+    let parameters = found.parameters.unwrap();
+    let parameters = parameters.tensors().into_iter();
+    let parameters = parameters.map(|(_, tensor)| bits(tensor.into_dyn()));
+    Ok([values]
+        .into_iter()
+        .chain(caches)
+        .chain(parameters)
+        .collect())
+}
+
+/// A closure of the logits at the last position: the value there, and its gradient.
+fn at_the_last(
+    f: impl Fn(usize, &[f32], &mut [f32]) -> f32 + Sync,
+) -> impl Fn(usize, ArrayView2<'_, f32>) -> (f64, Array2<f32>) + Sync {
+    move |prompt, logits| {
+        let mut gradient = Array2::zeros(logits.dim());
+        let last = logits.nrows() - 1;
+        let row = logits.row(last).to_vec();
+        let to = gradient.row_mut(last).into_slice().unwrap();
+        (f64::from(f(prompt, &row, to)), gradient)
+    }
+}
+
+/// f1: a metric is an objective, with the bits of the closure that one would write by hand.
+#[test]
+fn f1_a_metric_is_an_objective() {
+    let model = model();
+    let difference = at_the_last(|_, logits, to| {
+        (to[3], to[5]) = (1.0, -1.0);
+        logits[3] - logits[5]
+    });
+    let by_hand = backward(&model, difference).unwrap();
+    let metric = logit_diff(3, 5);
+    assert_eq!(backward(&model, &metric).unwrap(), by_hand);
+    assert_eq!(backward(&model, metric).unwrap(), by_hand);
+    let weights = [vec![(3, 1.0), (5, -1.0)]];
+    assert_eq!(backward(&model, logit_sums(&weights)).unwrap(), by_hand);
+
+    // One target per prompt.
+    let tokens = [6_u32, 2];
+    let one = at_the_last(|prompt, logits, to| {
+        let token = tokens[prompt] as usize;
+        to[token] = 1.0;
+        logits[token]
+    });
+    let by_hand = backward(&model, one).unwrap();
+    assert_eq!(backward(&model, logit(&tokens)).unwrap(), by_hand);
+    let pairs = at_the_last(|prompt, logits, to| {
+        let token = tokens[prompt] as usize;
+        (to[token], to[4]) = (1.0, -1.0);
+        logits[token] - logits[4]
+    });
+    let by_hand = backward(&model, pairs).unwrap();
+    assert_eq!(
+        backward(&model, logit_diffs(&[(6, 4), (2, 4)])).unwrap(),
+        by_hand
+    );
+
+    let log_p = at_the_last(|prompt, logits, to| {
+        let token = tokens[prompt] as usize;
+        to.copy_from_slice(logits);
+        log_softmax_row(to);
+        let value = to[token];
+        to.iter_mut().for_each(|v| *v = -v.exp());
+        to[token] += 1.0;
+        value
+    });
+    let by_hand = backward(&model, log_p).unwrap();
+    assert_eq!(backward(&model, log_probability(&tokens)).unwrap(), by_hand);
+}
+
+/// f1: what has no gradient, or does not fit the prompts, is named before anything runs.
+#[test]
+fn f1_a_metric_without_a_gradient_is_an_error() {
+    let model = model();
+    let sum = Metric::from_fn("sum of all logits", |_, logits| logits.sum());
+    let without = "expected one with a gradient";
+    for (metric, expected) in [
+        (sum, ["sum of all logits", without]),
+        (rank(&[3]), ["rank", without]),
+        (kl_divergence(), ["no reference", "with_reference"]),
+        (logit(&[1, 2, 3]), ["number of targets: found 3", "1 or 2"]),
+        (logit(&[900]), ["logit of prompt 0", "token 900"]),
+        (logit_diff(3, 5).at_position(5), ["prompt 1", "pos 5"]),
+        (logit_sums(&[vec![]]), ["found none", "at least one"]),
+        (
+            logit_sums(&[vec![(1, f32::NAN)]]),
+            ["weight NaN of token 1", "finite"],
+        ),
+    ] {
+        let error = backward(&model, &metric).unwrap_err().to_string();
+        for part in expected {
+            assert!(error.contains(part), "{metric:?}: {error}");
+        }
+    }
+    let sum = Metric::from_fn("sum of all logits", |_, logits| logits.sum());
+    let error = Objective::at(&sum, 0, Array2::zeros((3, 53)).view()).unwrap_err();
+    assert!(error.to_string().contains(without), "{error}");
+}
+
+/// Of a logit read by a sweep, the plan knows that few columns are needed.
+#[test]
+fn f1_single_logits_are_metrics_of_their_own() {
+    let logits = ndarray::arr2(&[[9.0, 9.0, 9.0], [0.5, -2.0, 4.0]]);
+    let read = |metric: Metric| metric.evaluate(0, logits.view()).unwrap();
+    assert_eq!(read(logit(&[1])), -2.0);
+    assert_eq!(read(logit(&[2]).at_position(0)), 9.0);
+    assert_eq!(read(logit_sums(&[vec![(2, 0.25), (1, -1.5)]])), 4.0);
+    let mean = logit_diff_sets(&[(vec![2], vec![0, 1])], Reduce::Mean);
+    let weights = [vec![(2, 1.0), (0, -0.5), (1, -0.5)]];
+    assert_eq!(read(logit_sums(&weights)), read(mean));
+    let model = model();
+    let cost = |metric: &Metric| {
+        let cells = [vec![Intervention::new(Site::MlpOut.at(1), Edit::Zero)]];
+        let sweep = Sweep::new(&model, Prompts::new([TOKENS]).unwrap()).unwrap();
+        sweep.run(&cells, metric).unwrap().plan.multiply_adds
+    };
+    assert!(cost(&logit(&[4])) < cost(&logit_diff(4, 5)));
+    assert!(cost(&logit_diff(4, 5)) < cost(&log_probability(&[4])));
+}
+
+/// What is made only when somebody looks: the inputs split by head, per-head results, the MLP's
+/// input.
+const ON_DEMAND: [Site; 6] = [
+    Site::AttnIn,
+    Site::QInput,
+    Site::KInput,
+    Site::VInput,
+    Site::Result,
+    Site::MlpIn,
+];
+
+fn on_demand(model: &Transformer) -> Vec<HookPoint> {
+    let layers = 0..model.config().n_layers;
+    layers
+        .flat_map(|layer| ON_DEMAND.map(|site| site.at(layer)))
+        .collect()
+}
+
+/// Everything that a run computes, as bits.
+fn all_bits(model: &Transformer, hooks: impl Hooks) -> Vec<Vec<u32>> {
+    let selection = Selection::everything(model.config());
+    let run = Run {
+        cache: Some(&selection),
+        ..Run::default()
+    };
+    let prompts = Prompts::new([TOKENS.to_vec(), vec![9, 8, 7]]).unwrap();
+    let output = model.run(&prompts, hooks, &run).unwrap();
+    let of = |cache: &ActivationCache| -> Vec<Vec<u32>> {
+        let points = cache.points();
+        points.map(|p| bits(cache.get(p).unwrap())).collect()
+    };
+    let mut all: Vec<_> = output.caches.iter().flat_map(of).collect();
+    all.extend(logit_bits(&output));
+    all
+}
+
+/// b20: looking at what is made on demand changes no bit, nor does multiplying it by 1, which the
+/// receipt says; alone, all at once, and beside an edit that does change something.
+#[test]
+fn b20_observing_split_inputs_changes_nothing() {
+    for name in crate::common::MODELS {
+        let model = crate::common::open(name);
+        let points = on_demand(&model);
+        let plain = all_bits(&model, ());
+        let logits = logit_bits(&run(&model, ()));
+        let sets = points.iter().map(|p| vec![*p]).chain([points.clone()]);
+        for set in sets {
+            let what = format!("{name}: {set:?}");
+            let mut seen = 0;
+            let look = hook_fn(set.clone(), |_, _| seen += 1);
+            assert_eq!(logit_bits(&run(&model, look)), logits, "{what}");
+            assert_eq!(seen, 2 * set.len(), "{what}");
+            let look = hook_fn(set.clone(), |_, _| {});
+            assert_eq!(all_bits(&model, look), plain, "{what}");
+
+            let ones = set.iter().map(|p| Intervention::new(*p, Edit::Scale(1.0)));
+            let ones: Vec<Intervention> = ones.collect();
+            let mut hooks = Interventions::new(ones.clone());
+            assert_eq!(logit_bits(&run(&model, &mut hooks)), logits, "{what}");
+            let receipt = hooks.receipt();
+            assert!(receipt.fired.iter().all(|f| f.times == 2 && f.rows > 0));
+            assert_eq!(receipt.without_effect().count(), set.len(), "{receipt}");
+            assert_eq!(
+                receipt.to_string().matches("CHANGED NOTHING").count(),
+                set.len()
+            );
+            assert_eq!(all_bits(&model, &mut hooks), plain, "{what}");
+
+            // A sweep sees that there is nothing to run.
+            let sweep = Sweep::new(&model, Prompts::new([TOKENS]).unwrap()).unwrap();
+            let found = sweep.run(&[ones], &logit_diff(3, 5)).unwrap();
+            assert_eq!(
+                (found.plan.unchanged, found.multiply_adds),
+                (1, 0),
+                "{what}"
+            );
+            assert_eq!(found.changes().sum(), 0.0, "{what}");
+        }
+        let edit =
+            || Interventions::new(vec![scale(Site::Q, 2, 1, -3.0), scale(Site::V, 1, 0, 2.0)]);
+        let edited = all_bits(&model, edit());
+        assert_ne!(edited, plain);
+        let looks = hook_fn(points, |_, _| {});
+        assert_eq!(all_bits(&model, (edit(), looks)), edited, "{name}");
+    }
+}
+
+/// b22: what has another name has the values of what it is a copy of, in a plain run and in one
+/// whose stream is edited: `mlp_in` of `resid_mid`, each head's inputs of `resid_pre`.
+#[test]
+fn b22_split_inputs_are_copies_of_the_stream() {
+    for name in crate::common::MODELS {
+        let model = crate::common::open(name);
+        let stream = [Site::ResidPre, Site::ResidMid].map(|site| {
+            let target = Target::new(site.at(1)).at_positions(2);
+            Intervention::new(target, Edit::Scale(-1.5))
+        });
+        for list in [Vec::new(), stream.to_vec()] {
+            let selection = Selection::everything(model.config());
+            let run = Run {
+                cache: Some(&selection),
+                ..Run::default()
+            };
+            let hooks = Interventions::new(list);
+            let prompt = Prompt::from(TOKENS);
+            let cache = model.run(&prompt, hooks, &run).unwrap().caches.remove(0);
+            for layer in 0..model.config().n_layers {
+                let get = |site: Site| cache.get(site.at(layer)).unwrap();
+                assert_eq!(bits(get(Site::MlpIn)), bits(get(Site::ResidMid)));
+                for site in [Site::AttnIn, Site::QInput, Site::KInput, Site::VInput] {
+                    let heads = get(site);
+                    assert_eq!(heads.shape()[1], model.config().n_heads);
+                    for head in heads.axis_iter(ndarray::Axis(1)) {
+                        assert_eq!(bits(head), bits(get(Site::ResidPre)), "{name}: {site:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sweep of [`b25_nothing_is_left_over_after_a_failure`]: patches of one run into another.
+fn cells(model: &Transformer) -> Vec<Vec<Intervention>> {
+    let selection = Selection::everything(model.config());
+    let donor = model.run_with_cache([9, 2, 3, 4, 5, 6, 1], &selection);
+    let donor = [donor.unwrap().1];
+    let sites = [Site::ResidPre, Site::Z, Site::Pattern, Site::MlpOut];
+    let layers = 0..model.config().n_layers;
+    let points = layers.flat_map(|layer| sites.map(|site| site.at(layer)));
+    let patch = |point| {
+        vec![Intervention::new(
+            point,
+            Edit::patch(&donor, point).unwrap(),
+        )]
+    };
+    points.map(patch).collect()
+}
+
+/// Values and counts of a plain run, of a backward pass and of a sweep.
+fn everything(model: &Transformer, sweep: &Sweep<'_>) -> (Vec<Vec<u32>>, Vec<u64>) {
+    let plain = run(model, ());
+    let found = sweep.run(&cells(model), &logit_diff(3, 5)).unwrap();
+    assert!(!found.partial && found.finished.iter().all(|f| *f));
+    let mut values = all_bits(model, ());
+    values.extend(logit_bits(&plain));
+    values.extend(backward(model, logit_diff(3, 5)).unwrap());
+    values.push(bits(found.values.view().into_dyn()));
+    values.push(bits(found.base.view().into_dyn()));
+    let plan = &found.plan;
+    let counts = vec![
+        plain.multiply_adds,
+        found.multiply_adds,
+        found.rows,
+        plan.multiply_adds,
+        plan.lanes as u64,
+        plan.chunks as u64,
+        plan.unchanged as u64,
+    ];
+    (values, counts)
+}
+
+/// b25: after an edit that panics, an observer that breaks off, and an error midway, plain runs
+/// and sweeps have the bits and the counts of a fresh model.
+#[test]
+fn b25_nothing_is_left_over_after_a_failure() {
+    let fresh = {
+        let model = model();
+        let sweep = Sweep::new(&model, Prompts::new([TOKENS]).unwrap()).unwrap();
+        everything(&model, &sweep)
+    };
+    let model = model();
+    let sweep = Sweep::new(&model, Prompts::new([TOKENS]).unwrap()).unwrap();
+    let same = |what: &str| assert!(everything(&model, &sweep) == fresh, "after {what}");
+
+    // Edits that panic, halfway through what they write: in a run, in a backward pass' forward,
+    // and in a sweep, where the same is tried on the base's activations first.
+    let panics = |site: Site| {
+        let edit = Edit::map(|row, values: &mut [f32]| {
+            values.fill(7.0);
+            assert!(row.position < 3, "an edit that panics");
+        });
+        vec![Intervention::new(site.at(1), edit)]
+    };
+    let points = HookPoint::all(2).filter(|p| p.layer() == Some(1));
+    let sites: Vec<Site> = points
+        .filter_map(|point| match point {
+            HookPoint::Block(_, site) => Some(site),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sites, Site::ALL);
+    for site in sites {
+        let mut hooks = Interventions::new(panics(site));
+        let failed = catch_unwind(AssertUnwindSafe(|| run(&model, &mut hooks)));
+        assert!(failed.is_err(), "{site:?}");
+        let cells = [cells(&model), vec![panics(site)]].concat();
+        let swept = || sweep.run(&cells, &logit_diff(3, 5));
+        let failed = catch_unwind(AssertUnwindSafe(swept));
+        assert!(failed.is_err(), "{site:?}");
+        let again = Interventions::new(vec![scale(Site::MlpOut, 1, 0, 1.0)]);
+        let logits = logit_bits(&run(&model, again));
+        assert_eq!(logits, logit_bits(&run(&model, ())), "{site:?}");
+    }
+    same("edits that panic");
+    let late = hook_fn(HookPoint::Logits, |_, _| panic!("a hook that panics"));
+    assert!(catch_unwind(AssertUnwindSafe(|| run(&model, late))).is_err());
+    let objective = |_: usize, _: ArrayView2<'_, f32>| panic!("an objective that panics");
+    assert!(catch_unwind(AssertUnwindSafe(|| backward(&model, objective))).is_err());
+    let metric = Metric::from_fn("panics", |_, _| panic!("a metric that panics"));
+    let swept = || sweep.run(&cells(&model), &metric);
+    assert!(catch_unwind(AssertUnwindSafe(swept)).is_err());
+    same("hooks, objectives and metrics that panic");
+
+    // An observer that breaks off after the first of several chunks, and one that panics.
+    let Err(patchlens::Error::MemoryLimit { least, .. }) = sweep
+        .clone()
+        .memory_limit(1)
+        .run(&cells(&model), &logit_diff(3, 5))
+    else {
+        panic!("one byte is not enough")
+    };
+    let small = sweep.clone().memory_limit(least);
+    let broken = small.clone().observe(|_| ControlFlow::Break(()));
+    let broken = broken.run(&cells(&model), &logit_diff(3, 5)).unwrap();
+    assert!(broken.partial && broken.plan.chunks > 1);
+    same("an observer that breaks off");
+    let observed = small.observe(|_| panic!("an observer that panics"));
+    let swept = || observed.run(&cells(&model), &logit_diff(3, 5));
+    assert!(catch_unwind(AssertUnwindSafe(swept)).is_err());
+    same("an observer that panics");
+
+    // Errors: before a run, and after its forward pass.
+    let mut hooks = Interventions::new(vec![
+        scale(Site::MlpOut, 1, 0, 2.0),
+        scale(Site::MlpOut, 99, 0, 2.0),
+    ]);
+    let prompt = Prompt::from(TOKENS);
+    assert!(model.run(&prompt, &mut hooks, &Run::default()).is_err());
+    assert!(hooks.receipt().fired.iter().all(|f| f.times == 0));
+    let cells = [cells(&model), vec![vec![scale(Site::Z, 99, 0, 2.0)]]].concat();
+    assert!(sweep.run(&cells, &logit_diff(3, 5)).is_err());
+    let nan = |_: usize, logits: ArrayView2<'_, f32>| (f64::NAN, logits.to_owned());
+    assert!(backward(&model, nan).is_err());
+    same("an error midway");
+}
+
+/// f5: the one TransformerLens point without a counterpart is named as such, with what to do: no
+/// point has its values, which are those of the nearest one after weight and bias.
+#[test]
+fn f5_the_unembeddings_input_names_the_nearest_point() {
+    let error = "unembed.hook_in"
+        .parse::<HookPoint>()
+        .unwrap_err()
+        .to_string();
+    let nearest = HookPoint::LnFinalNormalized;
+    assert!(
+        error.contains(&format!("did you mean `{nearest}`?")),
+        "{error}"
+    );
+    assert!(error.contains("before weight and bias"), "{error}");
+    let other = "unembed.hook_ou"
+        .parse::<HookPoint>()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        other.ends_with("did you mean `unembed.hook_out`?"),
+        "{other}"
+    );
+
+    let model = model();
+    let (logits, cache) = model
+        .run_with_cache(TOKENS, &Selection::everything(model.config()))
+        .unwrap();
+    let norm = &model.parameters().ln_f;
+    let normalized = cache.get(nearest).unwrap();
+    let input = &normalized * &norm.weight + &norm.bias;
+    for point in cache.points() {
+        assert_ne!(
+            bits(cache.get(point).unwrap()),
+            bits(input.view()),
+            "{point}"
+        );
+    }
+    let input: Array2<f32> = input.into_dimensionality().unwrap();
+    let found = input.dot(&model.parameters().w_u());
+    let difference = crate::common::difference(found.view().into_dyn(), logits.view().into_dyn());
+    assert!(difference < 1e-5, "{difference}");
 }

@@ -3,26 +3,33 @@
 use crate::common::Comparison;
 use ndarray::{Array2, Array3, Axis};
 use patchlens::attribution::{
-    Decomposition, DirectLogitAttribution, LogitAttribution, LogitDirection, Part,
-    direct_logit_attribution,
+    Decomposition, DirectLogitAttribution, LogitAttribution, Part, direct_logit_attribution,
 };
 use patchlens::intervention::Values;
+use patchlens::metric::{Reduce, log_probability, logit, logit_diff_sets, logit_diffs, logit_sums};
 use patchlens::{
-    Component, Edit, Head, HookPoint, Intervention, Interventions, Labelled, Prompt, Run,
-    Selection, Site, Target, Transformer,
+    Component, Edit, Head, HookPoint, Intervention, Interventions, Labelled, Metric, Prompt, Run,
+    Selection, Site, Target, Transformer, logit_diff,
 };
 
 const BOUND: f32 = 1e-5;
 
-/// A golden model with its first prompt and metric tokens.
-fn open(name: &str) -> (Transformer, Prompt, LogitDirection) {
+/// The two tokens of a golden model's metric.
+fn answer_tokens(name: &str) -> (u32, u32) {
     let metadata = crate::common::metadata(name);
     let tokens = crate::common::tokens(&metadata["metric_tokens"]);
+    (tokens[0], tokens[1])
+}
+
+/// A golden model with its first prompt and metric.
+fn open(name: &str) -> (Transformer, Prompt, Metric) {
+    let metadata = crate::common::metadata(name);
+    let tokens = answer_tokens(name);
     let prompt = Prompt::from(crate::common::tokens(&metadata["prompts"][0]));
     (
         crate::common::open(name),
         prompt,
-        LogitDirection::difference(tokens[0], tokens[1]),
+        logit_diff(tokens.0, tokens.1),
     )
 }
 
@@ -50,8 +57,8 @@ fn decompositions_equal_transformer_lens() {
         let metadata = crate::common::metadata(name);
         let golden = crate::common::tensors(name, "analysis.safetensors");
         let labels = &metadata["analysis"]["labels"];
-        let (model, _, direction) = open(name);
-        let token = LogitDirection::logit(direction.weights[0].0);
+        let (model, _, metric) = open(name);
+        let token = logit(&[answer_tokens(name).0]);
         let mut comparison = Comparison::new(BOUND);
         for i in 0..2 {
             let prompt = Prompt::from(crate::common::tokens(&metadata["prompts"][i]));
@@ -60,17 +67,16 @@ fn decompositions_equal_transformer_lens() {
                     Decomposition::Components,
                     "components",
                     "dla_components",
-                    &direction,
+                    &metric,
                 ),
-                (Decomposition::Heads, "heads", "dla_heads", &direction),
-                (Decomposition::Full, "full", "dla_full", &direction),
-                (Decomposition::Layers, "layers", "dla_layers", &direction),
-                (Decomposition::Writers, "writers", "dla_writers", &direction),
+                (Decomposition::Heads, "heads", "dla_heads", &metric),
+                (Decomposition::Full, "full", "dla_full", &metric),
+                (Decomposition::Layers, "layers", "dla_layers", &metric),
+                (Decomposition::Writers, "writers", "dla_writers", &metric),
                 (Decomposition::Components, "token", "dla_components", &token),
             ];
-            for (by, key, label, direction) in cases {
-                let attribution =
-                    DirectLogitAttribution::new(&model, &prompt, direction.clone()).unwrap();
+            for (by, key, label, metric) in cases {
+                let attribution = DirectLogitAttribution::new(&model, &prompt, metric).unwrap();
                 let found = attribution.decompose(by).unwrap();
                 let names = labels[label].as_array().unwrap();
                 let parts = names.len();
@@ -84,7 +90,7 @@ fn decompositions_equal_transformer_lens() {
                 let rows: Vec<usize> = (0..parts).collect();
                 let values = found.values().select(Axis(0), &rows);
                 comparison.add(&key, values.view(), golden[&key].view());
-                if direction == &token {
+                if key.ends_with("/token") {
                     continue;
                 }
                 let constants = found.values().select(Axis(0), &[parts, parts + 1]);
@@ -103,12 +109,10 @@ fn decompositions_equal_transformer_lens() {
 #[test]
 fn every_decomposition_sums_to_the_true_logit_difference() {
     for name in crate::common::MODELS {
-        let (model, prompt, direction) = open(name);
+        let (model, prompt, metric) = open(name);
         let logits = model.forward(&prompt).unwrap();
-        let [(a, _), (b, _)] = direction.weights[..] else {
-            panic!()
-        };
-        let attribution = DirectLogitAttribution::new(&model, &prompt, direction).unwrap();
+        let (a, b) = answer_tokens(name);
+        let attribution = DirectLogitAttribution::new(&model, &prompt, &metric).unwrap();
         let truth: Vec<f32> = logits
             .rows()
             .into_iter()
@@ -145,8 +149,8 @@ fn every_decomposition_sums_to_the_true_logit_difference() {
 #[test]
 fn sources_sum_to_their_heads_and_lie_before_the_position() {
     for name in crate::common::MODELS {
-        let (model, prompt, direction) = open(name);
-        let attribution = DirectLogitAttribution::new(&model, &prompt, direction).unwrap();
+        let (model, prompt, metric) = open(name);
+        let attribution = DirectLogitAttribution::new(&model, &prompt, &metric).unwrap();
         let heads = attribution.decompose(Decomposition::Heads).unwrap();
         for position in 0..prompt.len() {
             let sources = attribution.head_sources(position).unwrap();
@@ -186,8 +190,8 @@ fn sources_sum_to_their_heads_and_lie_before_the_position() {
 
 #[test]
 fn the_best_neurons_are_those_of_the_full_list() {
-    let (model, prompt, direction) = open("tiny-gelu");
-    let attribution = DirectLogitAttribution::new(&model, &prompt, direction).unwrap();
+    let (model, prompt, metric) = open("tiny-gelu");
+    let attribution = DirectLogitAttribution::new(&model, &prompt, &metric).unwrap();
     let (_, cache) = model
         .run_with_cache(&prompt, &Selection::everything(model.config()))
         .unwrap();
@@ -224,8 +228,8 @@ fn the_best_neurons_are_those_of_the_full_list() {
 
 #[test]
 fn the_accumulated_stream_grows_by_its_components() {
-    let (model, prompt, direction) = open("tiny-relu");
-    let attribution = DirectLogitAttribution::new(&model, &prompt, direction).unwrap();
+    let (model, prompt, metric) = open("tiny-relu");
+    let attribution = DirectLogitAttribution::new(&model, &prompt, &metric).unwrap();
     let accumulated = attribution.accumulated().unwrap();
     let names = ["0_pre", "0_mid", "1_pre", "1_mid", "final_post"];
     assert_eq!(accumulated.axes()[0].labels, names);
@@ -242,7 +246,7 @@ fn the_accumulated_stream_grows_by_its_components() {
 
 #[test]
 fn interventions_on_parts_keep_the_sum_and_those_on_the_sum_are_told() {
-    let (model, prompt, direction) = open("tiny-gelu-new");
+    let (model, prompt, metric) = open("tiny-gelu-new");
     let selection = DirectLogitAttribution::selection(&model);
     let attribute = |intervention: Intervention| {
         let run = Run {
@@ -254,7 +258,7 @@ fn interventions_on_parts_keep_the_sum_and_those_on_the_sum_are_told() {
             .unwrap();
         let cache = output.caches[0].clone();
         let labels = prompt.labels.clone();
-        DirectLogitAttribution::from_cache(&model, cache, labels, direction.clone()).unwrap()
+        DirectLogitAttribution::from_cache(&model, cache, labels, &metric).unwrap()
     };
     let zero_head = Target::new(Site::Z.at(1)).at_heads(2);
     let ablated = attribute(Intervention::new(zero_head, Edit::Zero));
@@ -297,19 +301,19 @@ fn interventions_on_parts_keep_the_sum_and_those_on_the_sum_are_told() {
 
 #[test]
 fn averages_over_prompts_are_those_of_the_prompts() {
-    let (model, _, direction) = open("tiny-gelu");
+    let (model, _, _) = open("tiny-gelu");
     let metadata = crate::common::metadata("tiny-gelu");
     let prompts: Vec<Prompt> = (0..2)
         .map(|i| crate::common::tokens(&metadata["prompts"][i]).into())
         .collect();
-    let directions = [direction, LogitDirection::difference(5, 6)];
+    let pairs = [answer_tokens("tiny-gelu"), (5, 6)];
     let by = Decomposition::Full;
-    let mean = direct_logit_attribution(&model, &prompts, &directions, by).unwrap();
+    let mean = direct_logit_attribution(&model, &prompts, by, &logit_diffs(&pairs)).unwrap();
     let each: Vec<Array2<f32>> = prompts
         .iter()
-        .zip(&directions)
-        .map(|(prompt, d)| {
-            let one = DirectLogitAttribution::new(&model, prompt, d.clone()).unwrap();
+        .zip(pairs)
+        .map(|(prompt, (a, b))| {
+            let one = DirectLogitAttribution::new(&model, prompt, &logit_diff(a, b)).unwrap();
             one.decompose(by)
                 .unwrap()
                 .values()
@@ -330,30 +334,25 @@ fn averages_over_prompts_are_those_of_the_prompts() {
 
 #[test]
 fn bad_input_is_an_error() {
-    let (model, prompt, direction) = open("tiny-gelu-new");
-    let message = |direction: LogitDirection| {
-        DirectLogitAttribution::new(&model, &prompt, direction)
+    let (model, prompt, metric) = open("tiny-gelu-new");
+    let message = |metric: Metric| {
+        DirectLogitAttribution::new(&model, &prompt, &metric)
             .unwrap_err()
             .to_string()
     };
-    assert!(message(LogitDirection::difference(0, 53)).contains("token 53 is out of range"));
-    let nothing = LogitDirection {
-        weights: vec![],
-        name: String::new(),
-    };
-    assert!(message(nothing).contains("at least one token"));
-    let nan = LogitDirection {
-        weights: vec![(1, f32::NAN)],
-        name: String::new(),
-    };
-    assert!(message(nan).contains("finite"));
+    assert!(message(logit_diff(0, 53)).contains("token 53 is out of range"));
+    assert!(message(logit_sums(&[vec![]])).contains("at least one"));
+    assert!(message(logit_sums(&[vec![(1, f32::NAN)]])).contains("finite"));
+    assert!(message(log_probability(&[1])).contains("expected a sum of logits"));
+    let largest = logit_diff_sets(&[(vec![1], vec![2, 3])], Reduce::Max);
+    assert!(message(largest).contains("expected a sum of logits"));
+    assert!(message(logit_diff(0, 1).at_position(2)).contains("at_position(2)"));
 
     let (_, cache) = model
         .run_with_cache(&prompt, &Selection::points([HookPoint::Logits]))
         .unwrap();
     let labels = prompt.labels.clone();
-    let lacking =
-        DirectLogitAttribution::from_cache(&model, cache, labels.clone(), direction.clone());
+    let lacking = DirectLogitAttribution::from_cache(&model, cache, labels.clone(), &metric);
     assert!(
         lacking
             .unwrap_err()
@@ -362,10 +361,10 @@ fn bad_input_is_an_error() {
     );
     let selection = DirectLogitAttribution::selection(&model).at_positions([2]);
     let (_, cache) = model.run_with_cache(&prompt, &selection).unwrap();
-    let partial = DirectLogitAttribution::from_cache(&model, cache, labels, direction.clone());
+    let partial = DirectLogitAttribution::from_cache(&model, cache, labels, &metric);
     assert!(partial.unwrap_err().to_string().contains("7 each"));
 
-    let attribution = DirectLogitAttribution::new(&model, &prompt, direction.clone()).unwrap();
+    let attribution = DirectLogitAttribution::new(&model, &prompt, &metric).unwrap();
     assert!(
         attribution
             .head_sources(7)
@@ -380,25 +379,24 @@ fn bad_input_is_an_error() {
     assert!(wrong.unwrap_err().to_string().contains("[1, 7, 23]"));
     let none: &[Prompt] = &[];
     let by = Decomposition::Heads;
-    let message = direct_logit_attribution(&model, none, &[], by).unwrap_err();
+    let message = direct_logit_attribution(&model, none, by, &metric).unwrap_err();
     assert!(
         message.to_string().contains("prompts: an empty set"),
         "{message}"
     );
-    let two = [direction.clone(), direction];
-    let message = direct_logit_attribution(&model, &prompt, &two, by).unwrap_err();
-    let expected = "logit directions: found 2; expected 1, one per prompt";
+    let two = logit_diffs(&[(0, 1), (2, 3)]);
+    let message = direct_logit_attribution(&model, &prompt, by, &two).unwrap_err();
+    let expected = "logit difference: number of targets: found 2; expected 1";
     assert!(message.to_string().contains(expected), "{message}");
 }
 
 /// The shape of all studies: each prompt's values, memory, and an observer who may end it.
 #[test]
 fn a_study_of_prompts_can_be_bounded_and_ended() {
-    let (model, _, direction) = open("tiny-gelu");
+    let (model, _, metric) = open("tiny-gelu");
     let prompts = [[3, 1, 4], [1, 5, 9], [2, 6, 5]].map(Prompt::from);
-    let directions = vec![direction; 3];
-    let study = LogitAttribution::new(&model, &prompts[..], &directions).unwrap();
-    let whole = study.run(Decomposition::Heads).unwrap();
+    let study = LogitAttribution::new(&model, &prompts[..]).unwrap();
+    let whole = study.run(Decomposition::Heads, &metric).unwrap();
     assert_eq!(whole.per_prompt.ncols(), 3);
     for (column, truth) in whole.per_prompt.columns().into_iter().zip(&whole.truth) {
         assert!((column.sum() - truth).abs() < 1e-4);
@@ -413,16 +411,52 @@ fn a_study_of_prompts_can_be_bounded_and_ended() {
             std::ops::ControlFlow::Continue(())
         }
     });
-    let found = ended.run(Decomposition::Heads).unwrap();
+    let found = ended.run(Decomposition::Heads, &metric).unwrap();
     assert!(found.effect.about.partial);
     assert_eq!(found.effect.about.counts["prompts"], 2);
     let first_two = whole.per_prompt.slice_axis(Axis(1), (0..2).into());
     assert_eq!(found.per_prompt, first_two);
 
-    let small = study.clone().memory_limit(1).run(Decomposition::Heads);
+    let small = study
+        .clone()
+        .memory_limit(1)
+        .run(Decomposition::Heads, &metric);
     let Err(patchlens::Error::MemoryLimit { limit: 1, least }) = small else {
         panic!("{small:?}");
     };
-    let enough = study.memory_limit(least).run(Decomposition::Heads).unwrap();
+    let enough = study
+        .memory_limit(least)
+        .run(Decomposition::Heads, &metric)
+        .unwrap();
     assert_eq!(enough.per_prompt, whole.per_prompt);
+}
+
+/// A sum of logits has one spelling, that of metrics: a difference, the same as weights, and means
+/// over sets of tokens are attributed alike.
+#[test]
+fn f7_metrics_are_what_is_attributed() {
+    let (model, prompt, metric) = open("tiny-gelu");
+    let (a, b) = answer_tokens("tiny-gelu");
+    let of = |metric: &Metric| {
+        let one = DirectLogitAttribution::new(&model, &prompt, metric).unwrap();
+        one.decompose(Decomposition::Writers).unwrap()
+    };
+    let difference = of(&metric);
+    assert_eq!(difference.about.unit, "logit difference");
+    let weights = logit_sums(&[vec![(a, 1.0), (b, -1.0)]]);
+    assert_eq!(of(&weights).values(), difference.values());
+    let single = |token: u32| of(&logit(&[token])).values().to_owned();
+    let sum = single(a) - single(b);
+    for (sum, difference) in sum.iter().zip(difference.values()) {
+        assert!((sum - difference).abs() < 1e-5);
+    }
+    let sets = logit_diff_sets(&[(vec![a], vec![b, 7])], Reduce::Mean);
+    let weights = logit_sums(&[vec![(a, 1.0), (b, -0.5), (7, -0.5)]]);
+    assert_eq!(of(&sets).values(), of(&weights).values());
+    // What the parts sum to is what the metric reads.
+    let read = metric.evaluate(0, model.forward(&prompt).unwrap().view());
+    let truth = DirectLogitAttribution::new(&model, &prompt, &metric)
+        .unwrap()
+        .truth();
+    assert_eq!(truth[prompt.len() - 1], read.unwrap());
 }

@@ -2,11 +2,12 @@
 //! runs, and labels have the evidence that they claim.
 use ndarray::{ArrayD, Axis, Slice};
 use patchlens::ablation::{Ablation, Each, Replacement};
-use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
+use patchlens::attribution::{Decomposition, direct_logit_attribution};
 use patchlens::heads::{
     HeadLabel, HeadReport, HeadReporter, HeadTask, InductionSearch, InductionThresholds,
 };
 use patchlens::in_context::{FunctionVectors, TokenPair, in_context_score_by_head, repeated_loss};
+use patchlens::metric::logit_diffs;
 use patchlens::tasks::{Corruption, Ioi, IoiPair, IoiPrompt, Repeated, RepeatedPrompt, Split};
 use patchlens::{
     Config, Edit, Head, Intervention, Labelled, Prompt, Prompts, Run, Selection, Site, Sweep,
@@ -149,13 +150,10 @@ fn direct_effects_are_those_of_the_final_stream_without_the_head() {
         .unwrap()
         .lost()
         .unwrap();
-    let directions: Vec<_> = pairs
-        .iter()
-        .map(|pair| LogitDirection::difference(pair.clean.io, pair.clean.s))
-        .collect();
+    let names: Vec<(u32, u32)> = pairs.iter().map(|p| (p.clean.io, p.clean.s)).collect();
     let by_heads = Decomposition::Heads;
     let attributed =
-        direct_logit_attribution(&model, &task.prompts, &directions, by_heads).unwrap();
+        direct_logit_attribution(&model, &task.prompts, by_heads, &logit_diffs(&names)).unwrap();
     let n_layers = model.config().n_layers;
     let last = Site::ResidPost.at(n_layers - 1);
     let points = (0..n_layers).map(|layer| Site::Result.at(layer));

@@ -270,17 +270,18 @@ fn paths(path: Place<'_>) -> patchlens::Result<()> {
 }
 
 fn attribution(path: Place<'_>) -> patchlens::Result<()> {
-    use patchlens::attribution::{Decomposition, LogitDirection, direct_logit_attribution};
+    use patchlens::attribution::{Decomposition, direct_logit_attribution};
+    use patchlens::metric::logit_diffs;
     use patchlens::prelude::*;
     use patchlens::tasks::Ioi;
     // begin attribution
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     let drawn = Ioi::new(&tokenizer)?.prompts(20, 0)?;
-    let names = drawn.iter().map(|p| LogitDirection::difference(p.io, p.s));
-    let names: Vec<LogitDirection> = names.collect();
+    let names: Vec<(u32, u32)> = drawn.iter().map(|p| (p.io, p.s)).collect();
     let prompts = Prompts::new(&drawn)?;
 
-    let shares = direct_logit_attribution(&model, &prompts, &names, Decomposition::Components)?;
+    let (by, metric) = (Decomposition::Components, logit_diffs(&names));
+    let shares = direct_logit_attribution(&model, &prompts, by, &metric)?;
     shares.save(path("attribution.svg"))?;
     // end
     Ok(())

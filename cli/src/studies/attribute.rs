@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 use clap::Args;
-use patchlens::attribution::{
-    Decomposition, DirectLogitAttribution, LogitAttribution, LogitDirection, Part,
-};
+use patchlens::attribution::{Decomposition, DirectLogitAttribution, LogitAttribution, Part};
+use patchlens::metric::{Metric, Reduce, logit, logit_diff_sets, logit_sums};
 use patchlens::report::{Labelled, RankedCell, legible};
 use patchlens::tasks::Corruption;
 
@@ -64,13 +63,13 @@ impl Attribute {
         }
         let questions = Questions::new(&self.prompts, TAKES, tokenizer, output)?;
         session.introduce(&questions)?;
-        let directions: Vec<LogitDirection> = questions.answers.iter().map(direction).collect();
+        let metric = metric(&questions.answers);
         let attribute = |by| -> Result<Labelled> {
             interrupt::check()?;
-            let study = LogitAttribution::new(model, &questions.clean, &directions)?
+            let study = LogitAttribution::new(model, &questions.clean)?
                 .memory_limit(session.memory)
                 .observe(session.progress.observer("direct logit attribution"));
-            Ok(questions.seeded(&study.run(by)?.effect))
+            Ok(questions.seeded(&study.run(by, &metric)?.effect))
         };
         let layers = attribute(Decomposition::Layers)?;
         output.table(&layers)?;
@@ -84,21 +83,17 @@ impl Attribute {
             writers.top(12)
         ))?;
         output.keep("dla_writers", &writers)?;
-        let sources = self.first_prompt(session, &questions, &directions[0])?;
+        let sources = self.first_prompt(session, &questions)?;
         let parts = Decomposition::Writers.parts(model.config());
         output.say(findings(&writers, &parts, &sources))
     }
 
     /// What only one prompt can tell: positions, sources, neurons. Returns the sources.
-    fn first_prompt(
-        &self,
-        session: &Session,
-        questions: &Questions,
-        direction: &LogitDirection,
-    ) -> Result<Labelled> {
+    fn first_prompt(&self, session: &Session, questions: &Questions) -> Result<Labelled> {
         let output = &session.output;
         let prompt = &questions.clean[0];
-        let one = DirectLogitAttribution::new(&session.model, prompt, direction.clone())?;
+        let metric = metric(&questions.answers[..1]);
+        let one = DirectLogitAttribution::new(&session.model, prompt, &metric)?;
         let last = prompt.len() - 1;
         let [right, wrong] = questions.answer_texts(0, &session.tokenizer);
         let about = format!("Prompt 1 alone: answer {right}, rival {wrong}.");
@@ -125,17 +120,28 @@ impl Attribute {
     }
 }
 
-/// The mean logit of the right answers minus that of the wrong ones, if there are any.
-fn direction((right, wrong): &(Vec<u32>, Vec<u32>)) -> LogitDirection {
+/// The mean logit of the right answers minus that of the wrong ones, where there are any.
+fn metric(answers: &[(Vec<u32>, Vec<u32>)]) -> Metric {
+    if answers.iter().all(|(_, wrong)| !wrong.is_empty()) {
+        return logit_diff_sets(answers, Reduce::Mean);
+    }
+    if let Some(one) = answers.iter().map(only_right).collect::<Option<Vec<u32>>>() {
+        return logit(&one);
+    }
     let share = |of: &[u32], sign: f32| -> Vec<(u32, f32)> {
         of.iter().map(|t| (*t, sign / of.len() as f32)).collect()
     };
-    LogitDirection {
-        weights: [share(right, 1.0), share(wrong, -1.0)].concat(),
-        name: match wrong.is_empty() {
-            true => "logit".to_string(),
-            false => "logit difference".to_string(),
-        },
+    let weights = answers
+        .iter()
+        .map(|(right, wrong)| [share(right, 1.0), share(wrong, -1.0)].concat());
+    logit_sums(&weights.collect::<Vec<_>>())
+}
+
+/// The one right answer, where there are no wrong ones.
+fn only_right((right, wrong): &(Vec<u32>, Vec<u32>)) -> Option<u32> {
+    match (&right[..], wrong.is_empty()) {
+        ([one], true) => Some(*one),
+        _ => None,
     }
 }
 
