@@ -38,7 +38,7 @@ pub use direction::LogitDirection;
 pub use parts::{Decomposition, Part};
 pub use prompts::{Attributed, LogitAttribution, direct_logit_attribution};
 
-use crate::cache::{ActivationCache, Selection};
+use crate::cache::{ActivationCache, RunKind, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::model::Transformer;
@@ -96,11 +96,12 @@ impl<'m> DirectLogitAttribution<'m> {
         Self::from_cache(model, cache, labels, direction)
     }
 
-    /// From a run already made, perhaps under interventions: with all positions, and the points
+    /// From a run of this model already made, perhaps under interventions: with all positions, and the points
     /// of [`DirectLogitAttribution::selection`]. `labels` name the positions.
     ///
     /// # Errors
-    /// [`Error::NotCached`], [`Error::Shape`] for a cache of some positions only or another number
+    /// [`Error::NotCached`], [`Error::Provenance`] for a cache of another model or of gradients,
+    /// [`Error::Shape`] for a cache of some positions only or another number
     /// of labels, [`Error::OutOfRange`] for a token that the vocabulary lacks, [`Error::Invalid`]
     /// for a direction without tokens or with weights that are not finite.
     pub fn from_cache(
@@ -110,6 +111,8 @@ impl<'m> DirectLogitAttribution<'m> {
         direction: LogitDirection,
     ) -> Result<Self> {
         direction.check(model)?;
+        let kinds = [RunKind::Plain, RunKind::UnderHooks];
+        model.check_cache("cache of a direct logit attribution", &cache, &kinds)?;
         let n = cache.tokens().len();
         if !cache.is_whole() || labels.len() != n {
             return Err(Error::Shape {

@@ -8,6 +8,7 @@ pub(crate) mod hooks;
 pub(crate) mod lane;
 mod maps;
 pub(crate) mod pass;
+mod provenance;
 pub(crate) mod recorder;
 pub(crate) mod rows;
 mod run;
@@ -16,6 +17,8 @@ pub(crate) mod stage;
 
 use std::path::Path;
 
+pub use crate::cache::RunKind;
+pub use crate::fingerprint::Fingerprint;
 pub use hooks::{Footprint, HookFn, Hooks, RunShape, Visit, hook_fn};
 pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
@@ -23,6 +26,7 @@ pub use run::{KeepLogits, Logits, Run, RunOutput};
 use crate::checkpoint::{OpenOptions, OpenReport};
 use crate::config::Config;
 use crate::error::Result;
+use crate::fingerprint::Identity;
 use crate::parameters::Parameters;
 
 /// A GPT-2-style transformer.
@@ -31,6 +35,7 @@ pub struct Transformer {
     config: Config,
     parameters: Parameters,
     report: Option<OpenReport>,
+    identity: Identity,
 }
 
 impl Transformer {
@@ -64,6 +69,7 @@ impl Transformer {
             config: opened.config,
             parameters: opened.parameters,
             report: Some(opened.report),
+            identity: Identity::default(),
         })
     }
 
@@ -122,6 +128,7 @@ impl Transformer {
             config,
             parameters,
             report: None,
+            identity: Identity::default(),
         }
     }
 
