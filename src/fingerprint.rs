@@ -10,7 +10,8 @@ use twox_hash::XxHash3_128;
 use crate::config::Config;
 use crate::parameters::Parameters;
 
-/// How many weights are hashed at once: fixed, so that the hash does not depend on the threads.
+/// How many weights are hashed at once. Fixed, so that the hash does not depend on the threads;
+/// another number would make the fingerprints in files worthless.
 const PIECE: usize = 1 << 18;
 
 /// A hash (XXH3, 128 bits) of a model's config and weights, bit by bit: the same on every machine
