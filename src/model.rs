@@ -19,7 +19,7 @@ use std::path::Path;
 
 pub use crate::cache::RunKind;
 pub use crate::fingerprint::Fingerprint;
-pub use hooks::{Footprint, HookFn, Hooks, RunShape, Visit, hook_fn};
+pub use hooks::{Footprint, HookFn, HookPoints, Hooks, RunShape, Visit, hook_fn};
 pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
 

@@ -1,5 +1,7 @@
 //! The trait through which a pass shows its activations.
 
+use std::collections::BTreeSet;
+
 use ndarray::ArrayViewMutD;
 
 use crate::config::Config;
@@ -149,8 +151,9 @@ impl Footprint {
 }
 
 /// Code that reads and changes activations during a run. `()` is the empty hook, which costs
-/// nothing; a pair of hooks runs the first, then the second. `Send`, since a pass runs on the
-/// thread pool.
+/// nothing; a pair or a `Vec` of hooks runs them in turn, of different types as
+/// `Vec<Box<dyn Hooks>>`. Passed as `&mut`, a hook can be read after the run. `Send`, since a pass
+/// runs on the thread pool.
 pub trait Hooks: Send {
     /// Whether [`Hooks::visit`] is to be called at this point of this sequence. Activations that
     /// the model does not need itself (per-head results, split inputs) are made only if so.
@@ -185,18 +188,34 @@ impl Hooks for () {
     }
 }
 
+impl<H: Hooks> Hooks for Vec<H> {
+    fn wants(&self, at: HookPoint, sequence: usize) -> bool {
+        self.iter().any(|hook| hook.wants(at, sequence))
+    }
+
+    fn visit(&mut self, at: &Visit<'_>, mut activation: ArrayViewMutD<'_, f32>) {
+        self.iter_mut()
+            .for_each(|hook| show(hook, at, activation.view_mut()));
+    }
+
+    fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
+        self.iter_mut().try_for_each(|hook| hook.begin(run))
+    }
+
+    fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
+        let hooks = self.iter().map(|hook| hook as &dyn Hooks);
+        union_of(hooks, at, sequence)
+    }
+}
+
 impl<A: Hooks, B: Hooks> Hooks for (A, B) {
     fn wants(&self, at: HookPoint, sequence: usize) -> bool {
         self.0.wants(at, sequence) || self.1.wants(at, sequence)
     }
 
     fn visit(&mut self, at: &Visit<'_>, mut activation: ArrayViewMutD<'_, f32>) {
-        if self.0.wants(at.point, at.sequence) {
-            self.0.visit(at, activation.view_mut());
-        }
-        if self.1.wants(at.point, at.sequence) {
-            self.1.visit(at, activation);
-        }
+        show(&mut self.0, at, activation.view_mut());
+        show(&mut self.1, at, activation);
     }
 
     fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
@@ -205,58 +224,104 @@ impl<A: Hooks, B: Hooks> Hooks for (A, B) {
     }
 
     fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
-        let (a, b) = (&self.0, &self.1);
-        match (a.wants(at, sequence), b.wants(at, sequence)) {
-            (true, false) => a.footprint(at, sequence),
-            (false, true) => b.footprint(at, sequence),
-            _ => a.footprint(at, sequence).union(b.footprint(at, sequence)),
+        let hooks: [&dyn Hooks; 2] = [&self.0, &self.1];
+        union_of(hooks, at, sequence)
+    }
+}
+
+/// Shows an activation to one of several hooks, if it wants it.
+fn show(hook: &mut impl Hooks, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>) {
+    if hook.wants(at.point, at.sequence) {
+        hook.visit(at, activation);
+    }
+}
+
+/// What those of several hooks may change that want an activation.
+fn union_of<'h>(
+    hooks: impl IntoIterator<Item = &'h dyn Hooks>,
+    at: HookPoint,
+    sequence: usize,
+) -> Footprint {
+    let wanting = hooks.into_iter().filter(|hook| hook.wants(at, sequence));
+    wanting
+        .map(|hook| hook.footprint(at, sequence))
+        .reduce(Footprint::union)
+        .unwrap_or_default()
+}
+
+/// Passes everything on to the hook that a pointer leads to.
+macro_rules! hooks_through {
+    ($($pointer:ty),*) => {$(
+        impl<H: Hooks + ?Sized> Hooks for $pointer {
+            fn wants(&self, at: HookPoint, sequence: usize) -> bool {
+                (**self).wants(at, sequence)
+            }
+
+            fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>) {
+                (**self).visit(at, activation);
+            }
+
+            fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
+                (**self).begin(run)
+            }
+
+            fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
+                (**self).footprint(at, sequence)
+            }
         }
+    )*};
+}
+
+hooks_through!(&mut H, Box<H>);
+
+/// The points at which [`hook_fn`] runs a closure: one, or any number of them, each of which
+/// counts once.
+#[derive(Clone, Debug)]
+pub struct HookPoints(BTreeSet<HookPoint>);
+
+impl From<HookPoint> for HookPoints {
+    fn from(point: HookPoint) -> Self {
+        HookPoints([point].into())
     }
 }
 
-impl<H: Hooks> Hooks for &mut H {
-    fn wants(&self, at: HookPoint, sequence: usize) -> bool {
-        (**self).wants(at, sequence)
-    }
-
-    fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>) {
-        (**self).visit(at, activation);
-    }
-
-    fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
-        (**self).begin(run)
-    }
-
-    fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
-        (**self).footprint(at, sequence)
+impl<I: IntoIterator<Item = HookPoint>> From<I> for HookPoints {
+    fn from(points: I) -> Self {
+        HookPoints(points.into_iter().collect())
     }
 }
 
-/// A closure as a hook at one point, made by [`hook_fn`].
+/// A closure as a hook, made by [`hook_fn`].
 #[derive(Clone, Debug)]
 pub struct HookFn<F> {
-    point: HookPoint,
+    points: HookPoints,
     f: F,
 }
 
-/// Runs `f` at one hook point of every sequence of a run. The view has the axes of
-/// [`HookPoint::axes`], e.g. `[pos, head, d_head]`.
+/// Runs `f` at one hook point, or at each of several, of every sequence of a run;
+/// [`Visit::point`] says at which. The view has the axes of [`HookPoint::axes`], e.g.
+/// `[pos, head, d_head]`.
 ///
 /// ```
 /// use patchlens::{Config, Prompt, Run, Site, Transformer, hook_fn};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
-/// let mut norm = 0.0;
-/// let hook = hook_fn(Site::MlpOut.at(1), |_, activation| norm = activation.iter().map(|v| v * v).sum());
+/// let mut norms = Vec::new();
+/// let outputs = (0..2).map(|layer| Site::MlpOut.at(layer)); // or one, such as Site::MlpOut.at(1)
+/// let hook = hook_fn(outputs, |at, activation| {
+///     norms.push((at.point, activation.iter().map(|v| v * v).sum::<f32>()));
+/// });
 /// model.run(&Prompt::from([1, 2, 3]), hook, &Run::default())?;
-/// assert!(norm > 0.0);
+/// assert_eq!(norms[1].0, Site::MlpOut.at(1));
+/// assert!(norms[1].1 > 0.0);
 /// # Ok::<(), patchlens::Error>(())
 /// ```
-pub fn hook_fn<F>(point: HookPoint, f: F) -> HookFn<F>
+pub fn hook_fn<F>(points: impl Into<HookPoints>, f: F) -> HookFn<F>
 where
     F: FnMut(&Visit<'_>, ArrayViewMutD<'_, f32>) + Send,
 {
-    HookFn { point, f }
+    let points = points.into();
+    HookFn { points, f }
 }
 
 impl<F> Hooks for HookFn<F>
@@ -264,7 +329,7 @@ where
     F: FnMut(&Visit<'_>, ArrayViewMutD<'_, f32>) + Send,
 {
     fn wants(&self, at: HookPoint, _sequence: usize) -> bool {
-        at == self.point
+        self.points.0.contains(&at)
     }
 
     fn visit(&mut self, at: &Visit<'_>, activation: ArrayViewMutD<'_, f32>) {
@@ -272,6 +337,7 @@ where
     }
 
     fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
-        run.check_point(self.point)
+        let mut points = self.points.0.iter();
+        points.try_for_each(|point| run.check_point(*point))
     }
 }

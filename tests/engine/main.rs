@@ -10,6 +10,7 @@ mod fingerprint;
 mod generate;
 mod golden;
 mod gradient;
+mod hooks_cases;
 mod op_shapes;
 mod places;
 mod processing;
