@@ -17,7 +17,8 @@
 //! ```
 //!
 //! **What a number means.** Above 0: the nodes help. It depends on what takes their place
-//! ([`Replacement`]): zeros ask what is lost if the head did not exist, the mean over all positions
+//! ([`Replacement`]): zeros ask what would be lost if the head did not exist, the mean over all
+//! positions
 //! what it knows of this prompt *and* place, the mean over prompts of the same template what it
 //! knows of this prompt alone. The same head can cost ten times as much by one as by another.
 //!
@@ -62,11 +63,12 @@ pub enum Each<'a> {
     Head,
     /// Every head in turn, at a class of positions: `[layer, head]`.
     HeadAt(&'a str),
-    /// Every head in turn, out of the last `resid_post` alone, so that no later head and no MLP
+    /// Every head in turn, removed only from the last `resid_post`, so that no later head and no MLP
     /// sees the change: `[layer, head]`, the head's direct effect (Wang et al. 2022, section 3.1,
     /// path patching of heads to the logits with MLPs frozen). The final LayerNorm is computed
-    /// anew, so that taking out a head which writes much of anything else makes room for the rest
-    /// and raises the metric. The rest of what [`Each::Head`] measures goes through later parts of
+    /// anew, so that taking out a head which writes mostly unrelated content shrinks the scale and
+    /// so boosts the rest, which can raise the metric. The rest of what [`Each::Head`] measures
+    /// goes through later parts of
     /// the model.
     HeadDirectly,
     /// Every one of these sets of nodes, whose members go together: `[set]`.
@@ -78,7 +80,8 @@ pub enum Each<'a> {
 /// ```
 /// use patchlens::{Config, Prompts, Transformer, logit_diff};
 /// use patchlens::ablation::{Ablation, CircuitNode, Each, Replacement};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5, 6]])?;
 /// let counterfactual = Prompts::new([vec![7, 2, 3], vec![8, 5, 6], vec![9, 2, 6]])?;
@@ -141,7 +144,7 @@ impl<'m> Ablation<'m> {
     /// Names a class of positions, a list for each prompt.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another number of lists than prompts, [`Error::OutOfRange`] for a
+    /// [`Error::Invalid`] if there are not as many lists as prompts, [`Error::OutOfRange`] for a
     /// position that its prompt lacks.
     pub fn with_class(mut self, name: &str, positions: Vec<Vec<usize>>) -> Result<Self> {
         let at = format!("position class `{name}`");

@@ -26,7 +26,8 @@ use crate::prompt::{IntoPrompts, Prompts};
 /// ```
 /// use patchlens::{Base, Config, Grid, Intervention, Edit, Prompt, Site, Sweep, Target};
 /// use patchlens::{Transformer, logit_diff};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let base = Base::new(&model, &Prompt::from([1, 2, 3]))?;
 /// let metric = logit_diff(5, 6);

@@ -131,7 +131,8 @@ impl Entry {
 ///
 /// ```
 /// use patchlens::{Config, Prompts, Run, Selection, Site, Transformer};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let (_, cache) = model.run_with_cache(&[1, 2, 3], &Selection::standard(model.config()))?;
 /// assert_eq!(cache.get(Site::Z.at(1))?.shape(), [3, 2, 4]); // [pos, head, d_head]

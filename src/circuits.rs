@@ -1,7 +1,8 @@
 //! Circuits: the graph of a model's heads and MLPs, sets of its edges, and scores of them.
 //!
 //! Heads, MLPs and the token embedding write into the residual stream; the queries, keys and values
-//! of later heads, later MLPs and the logits read it. An edge is one writer's part in what one reader
+//! of later heads, later MLPs and the logits read it. An edge is one writer's contribution to
+//! what one reader
 //! reads, at all positions. The position embedding and the biases belong to no edge: they are always
 //! there. A model of `L` layers with `H` heads has
 //! `L(3H+1) + (H+1)(3H+1)·L(L−1)/2 + L·H + 1 + L(H+1)` edges; GPT-2 small has 32,491.

@@ -4,8 +4,8 @@ use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
 
 use crate::error::Result;
 use crate::hook::Site;
-use crate::report::{About, Absent, Axis, Labelled, Normalization};
-use crate::statistics::{mean, shaped, with_errors};
+use crate::report::{About, Absent, Axis, Labelled, Normalization, with_errors};
+use crate::statistics::{mean, shaped};
 
 /// The metric of changed runs, and of the runs that they depart from.
 #[derive(Clone, Debug)]

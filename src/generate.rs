@@ -96,7 +96,8 @@ impl Transformer {
     /// ```
     /// use patchlens::{Config, Prompt, Transformer};
     /// use patchlens::generate::Generation;
-    /// let config = Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+    /// let config = Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+    /// ..Config::gpt2() };
     /// let model = Transformer::random(config, 0)?;
     /// let texts = model.generate(&Prompt::from([1, 2, 3]), (), &Generation::greedy(4))?;
     /// assert_eq!(texts[0].tokens[..3], [1, 2, 3]);
@@ -144,7 +145,8 @@ impl Transformer {
         let kept = Selection::points((0..n_layers).flat_map(|l| [Site::K.at(l), Site::V.at(l)]));
         let lanes: Vec<Lane<'_>> = sequences.iter().map(Sequence::lane).collect();
         let mut recorder = Recorder::new(&kept, &lanes, self.identity());
-        let output = Pass::new(self, &lanes, hooks, Some(&mut recorder)).run(None);
+        let output = Pass::new(self, &lanes, &mut *hooks, Some(&mut recorder)).run(None);
+        hooks.blocked(&output.blocked());
         let caches = recorder.finish(&lanes);
         drop(lanes);
         for (i, (sequence, cache)) in sequences.iter_mut().zip(caches).enumerate() {

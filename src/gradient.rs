@@ -71,7 +71,8 @@ impl Transformer {
     /// use ndarray::Array2;
     /// use patchlens::{Config, Prompt, Selection, Site, Transformer};
     /// use patchlens::gradient::Backward;
-    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+    /// ..Config::gpt2() };
     /// let model = Transformer::random(config, 0)?;
     /// // The logit of token 3 at the last position, minus that of token 5.
     /// let difference = |_prompt: usize, logits: ndarray::ArrayView2<'_, f32>| {

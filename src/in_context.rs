@@ -103,7 +103,8 @@ pub struct InContextScore {
 /// ```
 /// use patchlens::{Config, Prompt, Transformer};
 /// use patchlens::in_context::{TokenPair, in_context_score};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = [Prompt::from([1, 2, 3, 4, 5]), Prompt::from([5, 6, 7, 8, 9])];
 /// let found = in_context_score(&model, &prompts, TokenPair { late: 4, early: 1 })?;

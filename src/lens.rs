@@ -55,7 +55,8 @@ use crate::tokenizer::Tokenizer;
 /// ```
 /// use patchlens::{Config, Prompt, Transformer};
 /// use patchlens::lens::LogitLens;
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let mut lens = LogitLens::new(&model);
 /// lens.tokens = vec![3, 5];

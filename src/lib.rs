@@ -41,7 +41,8 @@
 //! - **Interventions**: an [`Edit`] at a [`Target`], checked before the run, with a
 //!   [`Receipt`](intervention::Receipt) after.
 //! - **Sweeps**: a [`Sweep`] runs many cells of interventions in one pass over a [`Base`], with the
-//!   bits of as many full runs. Every study is one.
+//!   bits of as many full runs. Every study is one. What an edit does to a row is
+//!   `edited` in `intervention/apply.rs`; where a pass calls it is `Rows::at` in `model/pass.rs`.
 //! - **Numbers**: a [`Metric`] of the logits; [`Labelled`] results that print heat maps and save
 //!   SVG, PNG, HTML, CSV, JSON and npy ([`report`]).
 //! - **Prompts with known answers**: [`tasks`].

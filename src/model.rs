@@ -1,6 +1,7 @@
 //! The transformer: parameters, and the one forward pass over lanes.
 
 mod attention;
+mod blocked;
 pub(crate) mod cost;
 mod forward;
 mod heads;
@@ -19,6 +20,7 @@ use std::path::Path;
 
 pub use crate::cache::RunKind;
 pub use crate::fingerprint::Fingerprint;
+pub use blocked::{BlockedRow, BlockedRows};
 pub use hooks::{Footprint, HookFn, HookPoints, Hooks, RunShape, Visit, hook_fn};
 pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};

@@ -96,7 +96,8 @@ pub(crate) fn pairs<'m>(
 /// Checks that there are as many prompts of both kinds, and those of each pair have one length.
 ///
 /// # Errors
-/// [`Error::Invalid`] for another number of second prompts, [`Error::Prompt`] for a pair of
+/// [`Error::Invalid`] if there are not as many second prompts as prompts, [`Error::Prompt`] for a
+/// pair of
 /// different lengths.
 pub(crate) fn check_pairs(names: [&str; 2], first: &Prompts, second: &Prompts) -> Result<()> {
     let [a, b] = names;

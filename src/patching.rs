@@ -21,8 +21,8 @@
 //! ```
 //!
 //! **What a number means.** 0: the patch changes nothing. In units of the metric, mean over the
-//! prompt pairs with its standard error; [`Patching::normalized`] makes 1 of what the two runs
-//! differ by. This direction (denoising) finds what is enough to bring the answer back;
+//! prompt pairs with its standard error; [`Patching::normalized`] scales the difference of the
+//! two runs to 1. This direction (denoising) finds what is enough to bring the answer back;
 //! [`Direction::Noising`] what it cannot do without. Parts joined by "and" show under noising only,
 //! parts joined by "or" under denoising only.
 //!
@@ -118,7 +118,8 @@ impl Patching {
 ///
 /// ```
 /// use patchlens::{Config, Grid, Prompt, Site, Transformer, activation_patching, logit_diff};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let (clean, corrupted) = (Prompt::from([1, 2, 3]), Prompt::from([1, 4, 3]));
 /// let metric = logit_diff(2, 4);
@@ -159,7 +160,8 @@ impl<'m> ActivationPatching<'m> {
     /// A study of base runs, which other studies may share.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another number of corrupted prompts, [`Error::Prompt`] if the two
+    /// [`Error::Invalid`] if there are not as many corrupted prompts as prompts,
+    /// [`Error::Prompt`] if the two
     /// of a pair differ in length.
     pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
         let pairs = Pairs::over(clean, corrupted, Direction::Denoising)?;

@@ -6,8 +6,8 @@
 //! original run:
 //!
 //! ```text
-//! effect(s -> r) = m(original run with r as it is when s alone is that of the new run) -
-//! m(original run)
+//! effect(s -> r) = m(original run, r set to its value when only s comes from the new run)
+//!                  - m(original run)
 //! ```
 //!
 //! (Wang et al. 2022, "Interpretability in the Wild", section 3.1 and appendix B; Goldowsky-Dill et
@@ -130,7 +130,7 @@ impl<'m> PathPatching<'m> {
     /// A study of base runs, which other studies may share.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for another number of new prompts,
+    /// [`Error::Invalid`](crate::Error::Invalid) if there are not as many new prompts as prompts,
     /// [`Error::Prompt`](crate::Error::Prompt) if the two of a
     /// pair differ in length.
     pub fn over(original: &Base<'m>, new: &Base<'m>) -> Result<Self> {

@@ -80,7 +80,8 @@ impl Transformer {
     /// ```
     /// use patchlens::{Config, Transformer};
     /// use patchlens::processing::Processing;
-    /// let config = Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+    /// let config = Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+    /// ..Config::gpt2() };
     /// let model = Transformer::random(config, 0)?;
     /// let folded = model.processed(&[Processing::FoldLayerNorm])?;
     /// assert!(folded.parameters().h[0].ln_1.bias.iter().all(|b| *b == 0.0));

@@ -46,6 +46,7 @@ mod digits;
 mod document;
 mod label;
 mod labelled;
+mod means;
 mod page;
 #[cfg(feature = "pictures")]
 mod picture;
@@ -61,6 +62,7 @@ pub use axis::{Axis, AxisKind};
 pub use curves::Curves;
 pub use label::legible;
 pub use labelled::{Labelled, shared_range};
+pub(crate) use means::{labelled_means, with_errors};
 pub use page::{Page, attention_page, save_attention_page};
 pub use ranking::{RankedCell, Ranking};
 pub use terminal::{ColorMode, PrintStyle, Printed, use_color};

@@ -1,5 +1,5 @@
-//! Choices of indices along an axis: the same in every prompt, counted from the end, or other ones
-//! in each prompt. They are data, so that whoever takes one can check it before a run and knows
+//! Choices of indices along an axis: the same in every prompt, counted from the end, or different
+//! ones in each prompt. They are data, so that whoever takes one can check it before a run and knows
 //! what it leaves out.
 
 use std::fmt;
@@ -34,7 +34,7 @@ pub enum Select {
     Last,
     /// The listed ones. Those below 0 count from the end of each prompt: −1 is the last one.
     At(Vec<isize>),
-    /// Other ones in each prompt, see [`Select::each`].
+    /// Different ones in each prompt, see [`Select::each`].
     Each(Each),
 }
 

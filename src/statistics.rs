@@ -5,9 +5,6 @@ use std::fmt;
 use ndarray::{ArrayD, ArrayViewD, Axis as Dim, IxDyn, Zip};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
-use crate::report::{About, Axis, Labelled};
-
 /// A mean with its standard error.
 ///
 /// ```
@@ -103,45 +100,8 @@ pub(crate) fn shaped<T>(shape: &[usize], values: impl IntoIterator<Item = T>) ->
     ArrayD::from_shape_vec(IxDyn(shape), values.into_iter().collect()).expect("one value per place")
 }
 
-/// Means over the last axis, that of the prompts, labelled; with standard errors where there are
-/// several prompts.
-pub(crate) fn labelled_means(
-    samples: ArrayViewD<'_, f32>,
-    axes: Vec<Axis>,
-    about: About,
-) -> Result<Labelled> {
-    let (mean, error) = over_last(samples.view());
-    let labelled = Labelled::new(mean, axes, about)?;
-    with_some(labelled, error, samples)
-}
-
-/// Means that are known, with standard errors over the last axis of what they are means of, where
-/// that has several entries. A mean that is NaN has none.
-pub(crate) fn with_errors(means: Labelled, samples: ArrayViewD<'_, f32>) -> Result<Labelled> {
-    let (_, mut error) = over_last(samples.view());
-    error.zip_mut_with(&means.values(), |error, mean| {
-        if mean.is_nan() {
-            *error = f32::NAN;
-        }
-    });
-    with_some(means, error, samples)
-}
-
-fn with_some(
-    means: Labelled,
-    error: ArrayD<f32>,
-    samples: ArrayViewD<'_, f32>,
-) -> Result<Labelled> {
-    let last = samples.ndim() - 1;
-    if samples.len_of(Dim(last)) > 1 {
-        means.with_std_error(error)
-    } else {
-        Ok(means)
-    }
-}
-
 /// Means and standard errors over the last axis.
-fn over_last(mut samples: ArrayViewD<'_, f32>) -> (ArrayD<f32>, ArrayD<f32>) {
+pub(crate) fn over_last(mut samples: ArrayViewD<'_, f32>) -> (ArrayD<f32>, ArrayD<f32>) {
     // `over_first` wants it in front, all else in its order.
     let last = samples.ndim() - 1;
     (0..last)
@@ -177,19 +137,5 @@ mod tests {
         assert_eq!(json, r#"{"mean":5.0,"std_error":null,"n":1}"#);
         let back: Estimate = serde_json::from_str(&json).unwrap();
         assert!(back.mean == 5.0 && back.std_error.is_nan() && back.n == 1);
-    }
-
-    #[test]
-    fn means_over_prompts_keep_the_order_of_the_other_axes() {
-        let about = About::default;
-        let axes = || vec![Axis::layers(2), Axis::heads(3)];
-        let samples = shaped(&[2, 3, 2], (0..12).map(|i| i as f32));
-        let found = labelled_means(samples.view(), axes(), about()).unwrap();
-        let expected = shaped(&[2, 3], (0..6).map(|i| 2.0 * i as f32 + 0.5));
-        assert_eq!(found.values(), expected);
-        assert_eq!(found.std_error().unwrap(), shaped(&[2, 3], [0.5; 6]));
-        let one = shaped(&[2, 3, 1], [1.0; 6]);
-        let found = labelled_means(one.view(), axes(), about()).unwrap();
-        assert!(found.std_error().is_none());
     }
 }

@@ -46,7 +46,8 @@ use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 /// use patchlens::generate::Generation;
 /// use patchlens::steering::{DoseResponse, Steering};
 /// use patchlens::logit_diff;
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let (yes, no) = (Prompt::from([1, 2, 3]), Prompt::from([4, 5, 3]));
 /// let points = [Site::ResidPost.at(0)];

@@ -18,6 +18,7 @@
 
 mod prepared;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ndarray::{Array1, Array2};
@@ -33,7 +34,7 @@ use crate::intervention::Interventions;
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::lane::Lane;
-use crate::model::{Run, Transformer};
+use crate::model::{BlockedRows, Run, Transformer};
 use crate::prompt::{IntoPrompts, Prompt, Prompts};
 use crate::schedule::Schedule;
 
@@ -41,7 +42,8 @@ use crate::schedule::Schedule;
 ///
 /// ```
 /// use patchlens::{Config, Edit, Intervention, Prompt, Site, Sweep, Target, Transformer, logit_diff};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompt = Prompt::from([1, 2, 3]);
 /// // One cell per head of layer 1: its output at the last position set to zero.
@@ -175,6 +177,9 @@ pub struct SweepResult {
     pub base_multiply_adds: u64,
     /// Whether it was cancelled before every cell was run.
     pub partial: bool,
+    /// By cell, the rows of attention that it left nothing to attend to; no entry for cells that
+    /// block no row whole.
+    pub blocked: BTreeMap<usize, BlockedRows>,
 }
 
 impl SweepResult {

@@ -49,8 +49,8 @@ use crate::limits::{Limits, limits_methods};
 use crate::metric::{Metric, Needs, probability};
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
-use crate::report::{About, Absent, Axis, Direction, Labelled};
-use crate::statistics::{mean, shaped, with_errors};
+use crate::report::{About, Absent, Axis, Direction, Labelled, with_errors};
+use crate::statistics::{mean, shaped};
 use crate::sweep::{Cell, Sweep};
 
 /// A causal tracing study: how subjects are corrupted.

@@ -4,8 +4,8 @@ use ndarray::{Array1, Array2, ArrayD, Axis as Dim, Zip};
 
 use crate::effects::Measured;
 use crate::error::Result;
-use crate::report::{About, Absent, Axis, Labelled};
-use crate::statistics::{mean, with_errors};
+use crate::report::{About, Absent, Axis, Labelled, with_errors};
+use crate::statistics::mean;
 use crate::sweep::{Plan, SweepResult};
 
 /// What knock-outs found.

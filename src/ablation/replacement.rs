@@ -27,7 +27,7 @@ pub enum Replacement {
     /// Zeros.
     Zero,
     /// The node's mean output over all positions of all prompts of the study, which may differ in
-    /// length. It takes away all that the node knows, where it is and in which template included.
+    /// length. It takes away all that the node knows, including its position and template.
     #[default]
     OverallMean,
     /// Its mean over counterfactual prompts, position by position (the paper's p_ABC), which leaves

@@ -14,7 +14,8 @@ impl DirectLogitAttribution<'_> {
     /// `[head, src]`, heads `0.0`, `0.1`, ... A row sums to the head's contribution.
     ///
     /// # Errors
-    /// [`OutOfRange`](crate::Error::OutOfRange) for a position that the prompt lacks; [`NotCached`](crate::Error::NotCached);
+    /// [`OutOfRange`](crate::Error::OutOfRange) for a position that the prompt lacks;
+    /// [`NotCached`](crate::Error::NotCached);
     /// [`Invalid`](crate::Error::Invalid) if a row does not sum to its head's contribution.
     pub fn head_sources(&self, position: usize) -> Result<Labelled> {
         self.check_position(position)?;
@@ -48,7 +49,8 @@ impl DirectLogitAttribution<'_> {
     /// `attention and embeddings`, `ln_final.bias`, `b_U`, so that all sum to the truth.
     ///
     /// # Errors
-    /// [`OutOfRange`](crate::Error::OutOfRange) for a position that the prompt lacks; [`NotCached`](crate::Error::NotCached);
+    /// [`OutOfRange`](crate::Error::OutOfRange) for a position that the prompt lacks;
+    /// [`NotCached`](crate::Error::NotCached);
     /// [`Invalid`](crate::Error::Invalid) if the rows do not sum to the truth.
     pub fn neurons(&self, position: usize, k: usize) -> Result<Labelled> {
         self.check_position(position)?;

@@ -7,9 +7,8 @@ use crate::error::{Error, Result};
 use crate::limits::{Limits, limits_methods};
 use crate::model::Transformer;
 use crate::prompt::{IntoPrompts, Prompts};
-use crate::report::{About, Labelled};
+use crate::report::{About, Labelled, labelled_means};
 use crate::schedule::kept_bytes;
-use crate::statistics::labelled_means;
 
 /// A study of what parts of the model add to logits at the last position of several prompts, which
 /// may differ in length.
@@ -17,7 +16,8 @@ use crate::statistics::labelled_means;
 /// ```
 /// use patchlens::{Config, Prompts, Transformer};
 /// use patchlens::attribution::{Decomposition, LogitAttribution, LogitDirection};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5]])?;
 /// let directions = [LogitDirection::difference(6, 7), LogitDirection::difference(8, 7)];
@@ -52,7 +52,7 @@ impl<'m> LogitAttribution<'m> {
     ///
     /// # Errors
     /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that the model cannot run,
-    /// [`Error::Invalid`] for another number of directions.
+    /// [`Error::Invalid`] if there are not as many directions as prompts.
     pub fn new(
         model: &'m Transformer,
         prompts: impl IntoPrompts,

@@ -23,8 +23,8 @@ pub struct EdgeEffects {
     pub effect: Labelled,
     /// The edges that were asked for.
     pub edges: EdgeSet,
-    /// The change of each pair, `[edge, pair]`, edges in graph order; NaN for what an observer
-    /// has ended before.
+    /// The change of each pair, `[edge, pair]`, edges in graph order; NaN for what was not
+    /// reached before an observer ended the study.
     pub per_prompt: Array2<f32>,
     /// What the sign of a change means.
     pub orientation: Orientation,

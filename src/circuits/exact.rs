@@ -37,7 +37,8 @@ use crate::sweep::{Cell, Plan};
 /// ```
 /// use patchlens::circuits::{EdgeSet, ExactEdges};
 /// use patchlens::{Config, Prompt, Transformer, logit_diff};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let (clean, corrupted) = (Prompt::from([1, 2, 3]), Prompt::from([1, 4, 3]));
 /// let study = ExactEdges::new(&model, &clean, &corrupted)?;
@@ -58,7 +59,8 @@ pub struct PositionEffects {
     /// The edges, in graph order.
     pub edges: Vec<Edge>,
     /// How the metric changes if the edge carries the other run's values at one position alone,
-    /// `[edge, pos, pair]`; NaN for what an observer has ended before.
+    /// `[edge, pos, pair]`; NaN for what was not reached before an
+    /// observer ended the study.
     pub per_prompt: Array3<f32>,
     /// Whether an observer ended the study early.
     pub partial: bool,
@@ -88,7 +90,7 @@ impl<'m> ExactEdges<'m> {
     /// A study of base runs, which other studies may share.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for another number of corrupted prompts,
+    /// [`Error::Invalid`](crate::Error::Invalid) if there are not as many corrupted prompts as prompts,
     /// [`Error::Prompt`](crate::Error::Prompt) if the two of a pair differ in length.
     pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
         Ok(Self::of(Pairs::over(clean, corrupted, Direction::Noising)?))

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 ///
 /// Writers are numbered `input`; then by layer the heads, then the MLP. Readers by layer: the queries
 /// of all heads, the keys, the values, the MLP; the logits last. Edges are numbered by reader, then by
-/// writer. This is *graph order*: sums run in it, and it decides between equals.
+/// writer. This is *graph order*: sums run in it, and it breaks ties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Graph {
     n_layers: usize,

@@ -20,7 +20,7 @@ pub enum Orientation {
     UsefulIsNegative,
 }
 
-/// By what edges are ranked.
+/// How edges are ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ranking {
     /// By usefulness: edges that work against the behaviour come last.
@@ -146,7 +146,8 @@ impl EdgeScores {
     }
 
     /// `n` edges, grown from the logits: always the best edge into a node that is already in. A head
-    /// that comes in offers the edges into its queries, keys and values alike (EAP-IG's `apply_greedy`).
+    /// that comes in offers the edges into its queries, keys and values alike (EAP-IG's
+    /// `apply_greedy`).
     /// Of equals, the first in graph order.
     ///
     /// # Errors

@@ -161,7 +161,7 @@ impl EdgeSet {
         self.joined(other, bool::bitor)
     }
 
-    /// The edges of both.
+    /// The edges that are in both sets.
     ///
     /// # Errors
     /// [`Error::Invalid`] for sets of different graphs.
@@ -199,7 +199,8 @@ impl EdgeSet {
     }
 
     /// The edges that lead from the input to the logits: as long as there are any, edges of nodes that
-    /// read nothing or are read by nothing are left out. A head reads if its queries, keys or values do.
+    /// read nothing or are read by nothing are left out. A head reads if its queries, keys or
+    /// values do.
     ///
     /// With ablations from one corrupted run per prompt this leaves a circuit's output as it is: the
     /// nodes left out write what they wrote in that run, or are read by nothing. With means and zeros

@@ -110,7 +110,9 @@ impl Reverse<'_> {
         let scores_kept = self.tape[lane].points().any(|p| p == at(Site::AttnScores));
         let softmax = scores_kept.then(|| {
             let mut scores = square(Site::AttnScores).to_owned();
-            ops::for_rows(scores.view_mut(), |_, row| ops::softmax_row(row));
+            ops::for_rows(scores.view_mut(), |_, row| {
+                ops::attention_softmax_row(row);
+            });
             scores
         });
         let views = HeadViews {

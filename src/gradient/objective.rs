@@ -16,7 +16,8 @@ use crate::prompt::Prompt;
 /// ```
 /// use patchlens::{Config, Prompts, Transformer};
 /// use patchlens::gradient::{Backward, cross_entropy};
-/// let config = Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 1, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5]])?;
 /// let weights = [vec![0.5, 0.5], vec![1.0]];

@@ -22,7 +22,8 @@ use crate::sweep::{Cell, Sweep};
 /// ```
 /// use patchlens::{Config, Prompt, Transformer};
 /// use patchlens::heads::CopyScores;
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let found = CopyScores::new(&model, &Prompt::from([1, 2, 3]), &[vec![1, 2]])?.top(3).run()?;
 /// assert_eq!(found.score.values().shape(), [2, 2, 2]); // [sign, layer, head]

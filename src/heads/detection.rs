@@ -54,7 +54,8 @@ impl Detection {
 
 /// How close every head's attention is to a pattern given as a matrix `[dest, src]`, one per
 /// prompt, `[layer, head]`: mean and standard error over the prompts. TransformerLens's
-/// `detect_head`, but `abs` is not rounded. [`AttentionPattern::matrix`](crate::heads::AttentionPattern::matrix) makes the usual ones.
+/// `detect_head`, but `abs` is not rounded.
+/// [`AttentionPattern::matrix`](crate::heads::AttentionPattern::matrix) makes the usual ones.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the patterns are not as many as the prompts or not lower triangular,

@@ -46,7 +46,8 @@ fn gain_metric(repeated: &[RepeatedPrompt]) -> Metric {
 /// ablated, all other heads frozen, MLPs computed anew, and only the keys of one induction head, or
 /// of all of them at once, see what came of it. Heads that attend to the previous token are also cut
 /// all at once, and all but one. An edge belongs to the circuit if cutting its sender out of all
-/// keys removes enough of the gain ([`InductionThresholds::share`]), or the sender alone keeps enough of it while the
+/// keys removes enough of the gain ([`InductionThresholds::share`]), or the sender alone keeps
+/// enough of it while the
 /// other previous-token heads are cut; and if, in one way or the other, the edge makes up as large a
 /// share of the receiver's attention to the induction pattern.
 #[derive(Clone, Debug)]

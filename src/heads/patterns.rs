@@ -98,7 +98,8 @@ impl AttentionPattern {
     /// pattern has a source at all, of the attention to its sources; NaN where there is none.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `attention` `[dest, src]` does not have as many rows and columns as there are
+    /// [`Error::Shape`] if `attention` `[dest, src]` does not have as many rows and columns as
+    /// there are
     /// tokens.
     pub fn score(self, attention: ArrayView2<'_, f32>, tokens: &[u32]) -> Result<f32> {
         let n = tokens.len();

@@ -10,8 +10,7 @@ use crate::heads::role::Role;
 use crate::hook::{HookPoint, Site};
 use crate::model::{Hooks, KeepLogits, Run, RunShape, Transformer, Visit};
 use crate::prompt::{IntoPrompts, Prompts};
-use crate::report::{About, Absent, Axis, Labelled};
-use crate::statistics::labelled_means;
+use crate::report::{About, Absent, Axis, Labelled, labelled_means};
 
 /// Prompts that run at once: bounds the memory, not the result.
 const BATCH: usize = 8;
@@ -105,9 +104,11 @@ pub(crate) fn about(title: &str, caption: &str, unit: &str) -> About {
 /// ```
 /// use patchlens::{Config, Prompt, Transformer};
 /// use patchlens::heads::{AttentionPattern, pattern_scores};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
-/// let scores = pattern_scores(&model, &Prompt::from([1, 2, 3, 1, 2, 3]), &AttentionPattern::STANDARD)?;
+/// let scores = pattern_scores(&model, &Prompt::from([1, 2, 3, 1, 2, 3]),
+/// &AttentionPattern::STANDARD)?;
 /// assert_eq!(scores.values().shape(), [5, 2, 2]);
 /// # Ok::<(), patchlens::Error>(())
 /// ```

@@ -24,7 +24,8 @@ use crate::sweep::{Cell, Plan, Sweep};
 /// ```
 /// use patchlens::{Config, Head, Prompt, Transformer};
 /// use patchlens::in_context::FunctionVectors;
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let shown = [Prompt::from([1, 2, 3, 4, 5]), Prompt::from([3, 4, 1, 2, 5])];
 /// let vectors = FunctionVectors::new(&model, &shown)?;
@@ -119,7 +120,8 @@ impl<'m> FunctionVectors<'m> {
 
     limits_methods!('m);
 
-    /// The average indirect effect of every head, `[layer, head]`: on prompts that do not show the task (whose examples are shuffled, say), how much the probability of the
+    /// The average indirect effect of every head, `[layer, head]`: on prompts that do not show
+    /// the task (whose examples are shuffled, say), how much the probability of the
     /// answer rises when the head's output at the last position is set to its mean over the good
     /// prompts.
     ///

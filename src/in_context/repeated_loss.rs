@@ -7,8 +7,8 @@ use crate::metric::next_token_loss;
 use crate::model::Transformer;
 use crate::ops::part;
 use crate::prompt::Prompt;
-use crate::report::{About, Axis, AxisKind, Labelled};
-use crate::statistics::{Estimate, labelled_means, mean};
+use crate::report::{About, Axis, AxisKind, Labelled, labelled_means};
+use crate::statistics::{Estimate, mean};
 use crate::tasks::RepeatedPrompt;
 
 /// How well a model predicts repeated random sequences.

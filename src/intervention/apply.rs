@@ -11,7 +11,7 @@ use super::values::Fitted;
 use super::{Edit, Fired, Intervention, Receipt, Row};
 use crate::error::Result;
 use crate::hook::{Axes, HookPoint};
-use crate::model::{Footprint, Hooks, RunShape, Visit};
+use crate::model::{BlockedRows, Footprint, Hooks, RunShape, Visit};
 
 /// A list of interventions as a hook; they run in the order of the list at each point.
 #[derive(Clone, Debug)]
@@ -19,6 +19,7 @@ pub struct Interventions<'a> {
     list: Cow<'a, [Intervention]>,
     counts: Vec<Count>,
     sequences: usize,
+    blocked: BlockedRows,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,6 +37,7 @@ impl<'a> Interventions<'a> {
             counts: vec![Count::default(); list.len()],
             list,
             sequences: 0,
+            blocked: BlockedRows::default(),
         }
     }
 
@@ -50,6 +52,7 @@ impl<'a> Interventions<'a> {
         };
         Receipt {
             fired: self.list.iter().zip(&self.counts).map(entry).collect(),
+            blocked: self.blocked,
         }
     }
 }
@@ -73,6 +76,10 @@ impl Hooks for Interventions<'_> {
     fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
         self.sequences = run.lengths.len();
         self.list.iter().try_for_each(|i| i.check(run))
+    }
+
+    fn blocked(&mut self, rows: &BlockedRows) {
+        self.blocked.extend(*rows);
     }
 
     fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
@@ -221,6 +228,7 @@ fn edited(edit: &Edit, place: Row, before: &[f32], values: Option<&Fitted<'_>>) 
     let values = values.map(|values| values.row(place));
     match (edit, values) {
         (Edit::Add(_), Some(values)) => before.iter().zip(values).map(|(a, b)| a + b).collect(),
+        // `Set`, `Patch` and their like: the values themselves.
         (_, Some(values)) => values,
         (Edit::Scale(factor), None) => before.iter().map(|v| v * factor).collect(),
         (Edit::Noise { std, seed }, None) => {

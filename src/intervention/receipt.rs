@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::model::BlockedRows;
+
 /// What one intervention did.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Fired {
@@ -23,6 +25,9 @@ pub struct Fired {
 pub struct Receipt {
     /// One entry per intervention.
     pub fired: Vec<Fired>,
+    /// Rows of attention that were left nothing to attend to, by these interventions or by other
+    /// hooks of the run.
+    pub blocked: BlockedRows,
 }
 
 impl Receipt {
@@ -45,6 +50,9 @@ impl fmt::Display for Receipt {
                 "{:<6} {}: fired {}×, {} of {} rows changed{note}",
                 fired.edit, fired.target, fired.times, fired.changed_rows, fired.rows
             )?;
+        }
+        if self.blocked.rows > 0 {
+            writeln!(f, "{}", self.blocked)?;
         }
         Ok(())
     }

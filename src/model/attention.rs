@@ -5,7 +5,8 @@ use std::sync::Arc;
 use ndarray::{Array2, Array3, Axis};
 use rayon::prelude::*;
 
-use super::heads::{Heads, Sources, row_slice};
+use super::blocked::BlockedRow;
+use super::heads::{Blocked, Heads, Sources, row_slice};
 use super::hooks::Hooks;
 use super::pass::Pass;
 use super::recorder::AttentionPart;
@@ -15,21 +16,21 @@ use super::stage::Stage;
 use crate::component::Qkv;
 use crate::hook::{HookPoint, Site};
 use crate::ops::{self, AttnScratch, part};
-use crate::parameters::Linear;
+use crate::parameters::{Attention, Linear};
 
 impl<'l, H: Hooks> Pass<'_, 'l, H> {
     /// Queries, keys or values of all heads, side by side: a third of `c_attn`.
     pub(super) fn read(
         &mut self,
         reader: Qkv,
-        c_attn: &Linear,
+        attn: &Attention,
         normed: &Rows,
         split: &SplitInputs,
     ) -> Rows {
-        let (stage, site) = match reader {
-            Qkv::Q => (Stage::Q, Site::Q),
-            Qkv::K => (Stage::K, Site::K),
-            Qkv::V => (Stage::V, Site::V),
+        let stage = match reader {
+            Qkv::Q => Stage::Q,
+            Qkv::K => Stage::K,
+            Qkv::V => Stage::V,
         };
         let x = if reader == Qkv::Q {
             &normed.subset(self.here.of(Stage::Ln1OfQueries))
@@ -38,12 +39,12 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         };
         let d = self.model.config().d_model;
         let columns = reader as usize * d..(reader as usize + 1) * d;
-        let weight = part(c_attn.weight.view(), 1, columns.clone());
-        let bias = part(c_attn.bias.view(), 0, columns);
+        let weight = part(attn.c_attn.weight.view(), 1, columns.clone());
+        let bias = part(attn.c_attn.bias.view(), 0, columns);
         let data = self.product(x.view(), weight, Some(bias));
         let mut out = self.complete(stage, Rows::new(&x.layout, data));
         split.apply(self, reader, &mut out);
-        out.at(site, self)
+        out
     }
 
     /// z on the destination rows, `[dest, d_model]`, heads side by side.
@@ -67,11 +68,14 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
             .collect();
         let tasks = heads.tasks(&mut z, |lane| !shown[lane]);
         let scale = self.model.config().attn_scale(layer);
-        tasks
+        let blocked: Vec<Blocked> = tasks
             .into_par_iter()
-            .for_each_init(AttnScratch::default, |scratch, task| {
-                heads.attend(scratch, scale, task);
-            });
+            .map_init(AttnScratch::default, |scratch, task| {
+                heads.attend(scratch, scale, task)
+            })
+            .filter(|blocked| !blocked.rows.is_empty())
+            .collect();
+        self.note_blocked(&heads, &blocked);
         for lanes in heads.batches(&shown) {
             self.attend_shown(&heads, &lanes, &mut z);
         }
@@ -135,12 +139,8 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         for (lane, scores) in lanes.iter().zip(&mut patterns) {
             self.visit_attention(Site::AttnScores.at(heads.layer), heads, *lane, scores);
         }
-        let mut each: Vec<_> = patterns
-            .iter_mut()
-            .flat_map(|p| p.outer_iter_mut())
-            .collect();
-        each.par_iter_mut()
-            .for_each(|head| ops::for_rows(head.view_mut(), |_, row| ops::softmax_row(row)));
+        let blocked = softmax_of(heads, lanes, &mut patterns);
+        self.note_blocked(heads, &blocked);
         for (lane, pattern) in lanes.iter().zip(&mut patterns) {
             self.visit_attention(Site::Pattern.at(heads.layer), heads, *lane, pattern);
         }
@@ -156,6 +156,20 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
                 ops::weighted_values(scratch, |r| row_slice(pattern, r), dest, task.z);
             },
         );
+    }
+
+    fn note_blocked(&mut self, heads: &Heads<'_>, blocked: &[Blocked]) {
+        for Blocked { lane, head, rows } in blocked {
+            let of_lane = self.blocked.entry(*lane).or_default();
+            for row in rows {
+                of_lane.note(BlockedRow {
+                    prompt: *lane,
+                    layer: heads.layer,
+                    head: *head,
+                    dest: heads.dest.positions(*lane)[*row],
+                });
+            }
+        }
     }
 
     fn visit_attention(
@@ -237,4 +251,29 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         self.macs += (z.nrows() * z.ncols() * self.model.config().d_model) as u64;
         self.model.head_results(layer, z.view())
     }
+}
+
+/// Turns scores of lanes' computed heads, `[head, dest, src]` each, into patterns; returns the rows
+/// that had nothing to attend to.
+fn softmax_of(heads: &Heads<'_>, lanes: &[usize], scores: &mut [Array3<f32>]) -> Vec<Blocked> {
+    let of_lane = |(lane, scores): (&usize, _)| {
+        let (lane, scores): (usize, &mut Array3<f32>) = (*lane, scores);
+        let computed = heads.computed[lane].iter();
+        let each = scores.outer_iter_mut().zip(computed);
+        each.map(move |(rows, head)| (lane, *head, rows))
+            .collect::<Vec<_>>()
+    };
+    let each: Vec<_> = lanes.iter().zip(scores).flat_map(of_lane).collect();
+    each.into_par_iter()
+        .map(|(lane, head, mut scores)| {
+            let rows = scores.rows_mut().into_iter().enumerate();
+            let blocked = rows.filter_map(|(i, row)| {
+                let row = row.into_slice().expect("scores are row-major");
+                ops::attention_softmax_row(row).then_some(i)
+            });
+            let rows = blocked.collect();
+            Blocked { lane, head, rows }
+        })
+        .filter(|blocked| !blocked.rows.is_empty())
+        .collect()
 }

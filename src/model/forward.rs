@@ -8,21 +8,36 @@ use ndarray::{Array2, ArrayView2, Axis};
 
 use super::hooks::Hooks;
 use super::lane::{Columns, Lane, Positions};
-use super::pass::{LaneLogits, Pass};
+use super::pass::{LaneLogits, Pass, PassOutput};
 use super::rows::{Layout, Rows};
 use super::split::SplitInputs;
 use super::stage::Stage;
 use crate::component::Qkv;
 use crate::hook::HookPoint::{self, Embed, LnFinalNormalized, LnFinalScale, PosEmbed};
 use crate::hook::Site::{
-    AttnOut, Ln1Normalized, Ln1Scale, Ln2Normalized, Ln2Scale, MlpIn, MlpOut, MlpPost, MlpPre,
-    ResidMid, ResidPost, ResidPre, Z,
+    AttnOut, K, Ln1Normalized, Ln1Scale, Ln2Normalized, Ln2Scale, MlpIn, MlpOut, MlpPost, MlpPre,
+    Q, ResidMid, ResidPost, ResidPre, V, Z,
 };
 use crate::ops;
+use crate::parameters::Block;
 
-impl<H: Hooks> Pass<'_, '_, H> {
+impl<'p, H: Hooks> Pass<'p, '_, H> {
+    /// Runs all blocks before `stop`, and the unembedding if there is no stop.
+    pub fn run(mut self, stop: Option<usize>) -> PassOutput {
+        let mut resid = self.embed();
+        for layer in 0..stop.unwrap_or(self.model.config().n_layers) {
+            resid = self.block(layer, resid);
+        }
+        let logits = if stop.is_none() {
+            self.unembed(&resid)
+        } else {
+            LaneLogits::none(self.lanes.len())
+        };
+        self.finish(logits, resid)
+    }
+
     /// Token plus position embeddings.
-    pub(super) fn embed(&mut self) -> Rows {
+    fn embed(&mut self) -> Rows {
         let (p, lanes) = (self.model.parameters(), self.lanes);
         let tokens = self.lookup(&p.wte, |lane, pos| lanes[lane].tokens[pos] as usize);
         let tokens = tokens.shown(Embed, self);
@@ -32,38 +47,49 @@ impl<H: Hooks> Pass<'_, '_, H> {
     }
 
     /// From the residual stream before a layer to the one after it.
-    pub(super) fn block(&mut self, layer: usize, resid: Rows) -> Rows {
+    fn block(&mut self, layer: usize, resid: Rows) -> Rows {
         let w = self.enter(layer);
         let pre = resid.at(ResidPre, self);
-        let input = self.complete(Stage::AttnIn, pre.clone());
+        let out = self.attention(w, pre.clone()).at(AttnOut, self);
+        let mid = self.add(Stage::ResidMid, out, pre).at(ResidMid, self);
+        let out = self.mlp(w, mid.clone()).at(MlpOut, self);
+        self.add(Stage::ResidPost, out, mid).at(ResidPost, self)
+    }
+
+    /// What attention adds to the stream. Where hooks want them, `attend` shows scores and pattern,
+    /// `write_heads` each head's result.
+    fn attention(&mut self, w: &Block, pre: Rows) -> Rows {
+        let [q, k, v] = self.queries_keys_values(w, pre);
+        let z = self.attend(q, k, v).at(Z, self);
+        self.write_heads(&w.attn.c_proj, z)
+    }
+
+    /// Queries, keys and values of all heads. `SplitInputs` are what hooks made of `attn_in`,
+    /// `q_input`, `k_input` and `v_input`.
+    fn queries_keys_values(&mut self, w: &Block, pre: Rows) -> [Rows; 3] {
+        let ln_1 = [Ln1Scale, Ln1Normalized].map(|site| site.at(self.here.layer));
+        let input = self.complete(Stage::AttnIn, pre);
         let split = SplitInputs::collect(self, &input);
         let input = self.complete(Stage::Ln1, input);
-        let normed = self.norm(
-            &w.ln_1,
-            input,
-            [Ln1Scale, Ln1Normalized].map(|s| s.at(layer)),
-        );
-        let [q, k, v] = Qkv::ALL.map(|reader| self.read(reader, &w.attn.c_attn, &normed, &split));
-        drop(normed);
-        let z = self.attend(q, k, v).at(Z, self);
-        let out = self.write_heads(&w.attn.c_proj, z).at(AttnOut, self);
-        let mid = self.add(Stage::ResidMid, out, &pre).at(ResidMid, self);
-        drop(pre);
+        let normed = self.norm(&w.ln_1, input, ln_1);
+        let q = self.read(Qkv::Q, &w.attn, &normed, &split).at(Q, self);
+        let k = self.read(Qkv::K, &w.attn, &normed, &split).at(K, self);
+        let v = self.read(Qkv::V, &w.attn, &normed, &split).at(V, self);
+        [q, k, v]
+    }
 
-        let input = mid.clone().at(MlpIn, self);
-        let normed = self.norm(
-            &w.ln_2,
-            input,
-            [Ln2Scale, Ln2Normalized].map(|s| s.at(layer)),
-        );
+    /// What the MLP adds to the stream.
+    fn mlp(&mut self, w: &Block, mid: Rows) -> Rows {
+        let ln_2 = [Ln2Scale, Ln2Normalized].map(|site| site.at(self.here.layer));
+        let input = mid.at(MlpIn, self);
+        let normed = self.norm(&w.ln_2, input, ln_2);
         let hidden = self.linear(normed, &w.mlp.c_fc).at(MlpPre, self);
         let hidden = self.activate(hidden).at(MlpPost, self);
-        let out = self.linear(hidden, &w.mlp.c_proj).at(MlpOut, self);
-        self.add(Stage::ResidPost, out, &mid).at(ResidPost, self)
+        self.linear(hidden, &w.mlp.c_proj)
     }
 
     /// The final LayerNorm and the unembedding, of the rows that are read.
-    pub(super) fn unembed(&mut self, resid: &Rows) -> LaneLogits {
+    fn unembed(&mut self, resid: &Rows) -> LaneLogits {
         let ln_f = &self.model.parameters().ln_f;
         let last = ResidPost.at(self.model.config().n_layers - 1);
         let lanes = self.lanes.iter().zip(&self.dirty);

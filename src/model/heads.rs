@@ -34,6 +34,13 @@ pub(super) struct Task<'z> {
     pub z: ArrayViewMut2<'z, f32>,
 }
 
+/// Rows of one head of one lane that had nothing to attend to, by their index among its rows.
+pub(super) struct Blocked {
+    pub lane: usize,
+    pub head: usize,
+    pub rows: Vec<usize>,
+}
+
 impl<'a> Heads<'a> {
     /// The disjoint parts of z, one per computed head, of the lanes picked.
     pub fn tasks<'z>(&self, z: &'z mut Array2<f32>, pick: impl Fn(usize) -> bool) -> Vec<Task<'z>> {
@@ -68,13 +75,15 @@ impl<'a> Heads<'a> {
         &row_slice(self.q.data.view(), row)[head * self.d_head..][..self.d_head]
     }
 
-    pub fn attend(&self, scratch: &mut AttnScratch, scale: f32, task: Task<'_>) {
+    /// Attention of one head; returns the rows that had nothing to attend to.
+    pub fn attend(&self, scratch: &mut AttnScratch, scale: f32, task: Task<'_>) -> Blocked {
         let dest = self.dest.positions(task.lane);
         let n = dest.last().map_or(0, |last| last + 1);
         scratch.load_keys(self.d_head, n, |src| self.part(&self.keys, &task, src));
         scratch.load_values(self.d_head, n, |src| self.part(&self.values, &task, src));
         let Task { lane, head, z } = task;
-        ops::attend(scratch, |r| self.query(lane, head, r), dest, scale, z);
+        let rows = ops::attend(scratch, |r| self.query(lane, head, r), dest, scale, z);
+        Blocked { lane, head, rows }
     }
 
     /// The lanes whose attention is shown, in batches of bounded memory.

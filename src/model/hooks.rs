@@ -7,7 +7,7 @@ use ndarray::ArrayViewMutD;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
-use crate::model::{KeepLogits, Transformer};
+use crate::model::{BlockedRows, KeepLogits, Transformer};
 use crate::ops::sorted;
 
 /// What a run will be, known before its first multiplication, for [`Hooks::begin`].
@@ -169,6 +169,10 @@ pub trait Hooks: Send {
     /// Says which hook could not fire, and why.
     fn begin(&mut self, run: &RunShape<'_>) -> Result<()>;
 
+    /// Called after the run (generation: after each step): the rows of attention that were left
+    /// nothing to attend to.
+    fn blocked(&mut self, _rows: &BlockedRows) {}
+
     /// Which part of the activation [`Hooks::visit`] may change; by default, all of it.
     fn footprint(&self, _at: HookPoint, _sequence: usize) -> Footprint {
         Footprint::default()
@@ -202,6 +206,10 @@ impl<H: Hooks> Hooks for Vec<H> {
         self.iter_mut().try_for_each(|hook| hook.begin(run))
     }
 
+    fn blocked(&mut self, rows: &BlockedRows) {
+        self.iter_mut().for_each(|hook| hook.blocked(rows));
+    }
+
     fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
         let hooks = self.iter().map(|hook| hook as &dyn Hooks);
         union_of(hooks, at, sequence)
@@ -221,6 +229,11 @@ impl<A: Hooks, B: Hooks> Hooks for (A, B) {
     fn begin(&mut self, run: &RunShape<'_>) -> Result<()> {
         self.0.begin(run)?;
         self.1.begin(run)
+    }
+
+    fn blocked(&mut self, rows: &BlockedRows) {
+        self.0.blocked(rows);
+        self.1.blocked(rows);
     }
 
     fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
@@ -265,6 +278,10 @@ macro_rules! hooks_through {
                 (**self).begin(run)
             }
 
+            fn blocked(&mut self, rows: &BlockedRows) {
+                (**self).blocked(rows);
+            }
+
             fn footprint(&self, at: HookPoint, sequence: usize) -> Footprint {
                 (**self).footprint(at, sequence)
             }
@@ -304,7 +321,8 @@ pub struct HookFn<F> {
 ///
 /// ```
 /// use patchlens::{Config, Prompt, Run, Site, Transformer, hook_fn};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let mut norms = Vec::new();
 /// let outputs = (0..2).map(|layer| Site::MlpOut.at(layer)); // or one, such as Site::MlpOut.at(1)

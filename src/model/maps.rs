@@ -12,7 +12,8 @@ impl Transformer {
     ///
     /// ```
     /// use patchlens::{Config, Head, Transformer};
-    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+    /// ..Config::gpt2() };
     /// let model = Transformer::random(config, 0)?;
     /// assert_eq!(model.w_q(Head::new(1, 0))?.dim(), (8, 4));
     /// assert!(model.w_q(Head::new(2, 0)).is_err());

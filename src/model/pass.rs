@@ -1,11 +1,13 @@
 //! The mechanics of a pass: where rows are completed from the base, shown to hooks and recorded.
 //! What it computes is on one page, in `forward.rs`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMutD};
 
 use super::Transformer;
+use super::blocked::BlockedRows;
 use super::hooks::{Hooks, Sequence, Visit};
 use super::lane::{Lane, LayerRows, Positions};
 use super::recorder::Recorder;
@@ -25,6 +27,8 @@ pub(crate) struct Pass<'p, 'l, H> {
     pub macs: u64,
     /// Rows that went through an MLP, over all layers and lanes.
     pub mlp_rows: u64,
+    /// By lane, the rows of attention that had nothing to attend to.
+    pub blocked: BTreeMap<usize, BlockedRows>,
     /// All heads.
     pub heads: Positions,
     /// The rows of each lane that differ from its base at the present point.
@@ -41,6 +45,17 @@ pub(crate) struct PassOutput {
     pub residual: Rows,
     pub macs: u64,
     pub mlp_rows: u64,
+    /// By lane, the rows of attention that had nothing to attend to.
+    pub blocked: BTreeMap<usize, BlockedRows>,
+}
+
+impl PassOutput {
+    /// The rows of all lanes' attention that had nothing to attend to.
+    pub fn blocked(&self) -> BlockedRows {
+        let mut all = BlockedRows::default();
+        self.blocked.values().for_each(|rows| all.extend(*rows));
+        all
+    }
 }
 
 /// Logits of all lanes: the rows of each lane that differ from its base.
@@ -52,6 +67,14 @@ pub(crate) struct LaneLogits {
 }
 
 impl LaneLogits {
+    /// Of a run that stops before the unembedding.
+    pub(super) fn none(lanes: usize) -> Self {
+        LaneLogits {
+            rows: Layout::new((0..lanes).map(|_| &[][..])),
+            groups: Vec::new(),
+        }
+    }
+
     /// One lane's rows: none where none differ from its base.
     ///
     /// # Panics
@@ -140,32 +163,20 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             recorder,
             macs: 0,
             mlp_rows: 0,
+            blocked: BTreeMap::new(),
             heads: (0..model.config().n_heads).collect(),
             dirty: lanes.iter().map(Lane::embed_rows).collect(),
             here: Layouts::default(),
         }
     }
 
-    /// Runs all blocks before `stop`, and the unembedding if there is no stop.
-    pub fn run(mut self, stop: Option<usize>) -> PassOutput {
-        let n_layers = self.model.config().n_layers;
-        let mut resid = self.embed();
-        for layer in 0..stop.unwrap_or(n_layers) {
-            resid = self.block(layer, resid);
-        }
-        let logits = if stop.is_none() {
-            self.unembed(&resid)
-        } else {
-            LaneLogits {
-                rows: Layout::new(self.lanes.iter().map(|_| &[][..])),
-                groups: Vec::new(),
-            }
-        };
+    pub(super) fn finish(self, logits: LaneLogits, residual: Rows) -> PassOutput {
         PassOutput {
             logits,
-            residual: resid,
+            residual,
             macs: self.macs,
             mlp_rows: self.mlp_rows,
+            blocked: self.blocked,
         }
     }
 
@@ -195,14 +206,15 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
     /// The rows of the stage `sum`: what a half of the block writes (`out`, the first input of that
     /// stage) plus the residual stream (`resid`, its second input). Where only one of them differs
     /// from the base, the other one is the base's.
-    pub(super) fn add(&self, sum: Stage, out: Rows, resid: &Rows) -> Rows {
+    pub(super) fn add(&self, sum: Stage, out: Rows, resid: Rows) -> Rows {
         let [from, stream] = [0, 1].map(|i| sum.entry().inputs[i].stage());
         let base = |stage: Stage| {
             let site = stage.entry().base.expect("summands have a base");
             self.base(site.at(self.here.layer))
         };
         let layout = out.layout.with(self.here.of(stream), self.here.of(sum));
-        out.completed(&layout, base(from)).plus(resid, base(stream))
+        out.completed(&layout, base(from))
+            .plus(&resid, base(stream))
     }
 
     /// The base's rows at a point, for lanes that have a base.

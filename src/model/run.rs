@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView2};
 
 use super::Transformer;
+use super::blocked::BlockedRows;
 use super::hooks::{Hooks, RunShape};
 use super::lane::Lane;
 use super::pass::{Pass, PassOutput};
@@ -50,6 +51,8 @@ pub struct RunOutput {
     pub residual: Vec<Array2<f32>>,
     /// Multiply-adds of all matrix products.
     pub multiply_adds: u64,
+    /// Rows of attention that were left nothing to attend to.
+    pub blocked: BlockedRows,
 }
 
 /// Logits of a batch, one matrix `[pos, d_vocab]` a prompt.
@@ -182,6 +185,7 @@ impl Transformer {
         };
         let pass = Pass::new(self, &lanes, hooks, recorder.as_mut());
         let output = ops::on_pool(|| pass.run(stop));
+        hooks.blocked(&output.blocked());
         finish(output, recorder.map_or_else(Vec::new, |r| r.finish(&lanes)))
     }
 
@@ -285,6 +289,7 @@ fn outputs(keep: KeepLogits, n: usize) -> Vec<usize> {
 }
 
 fn finish(output: PassOutput, caches: Vec<ActivationCache>) -> RunOutput {
+    let blocked = output.blocked();
     let rows = output.logits.rows;
     let logits = match output.logits.groups.into_iter().next() {
         Some((_, data)) => Logits {
@@ -301,5 +306,6 @@ fn finish(output: PassOutput, caches: Vec<ActivationCache>) -> RunOutput {
             .map(|lane| residual.lane(lane).to_owned())
             .collect(),
         multiply_adds: output.macs,
+        blocked,
     }
 }

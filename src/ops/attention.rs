@@ -10,7 +10,7 @@ use pulp::{Simd, WithSimd};
 use super::linear::matmul;
 use super::rows::for_row_pairs;
 use super::simd::ARCH;
-use super::softmax::{softmax, softmax_backward_row};
+use super::softmax::{attention_softmax, softmax_backward_row};
 
 const WIDTH: usize = 32;
 const BLOCK: usize = 4;
@@ -254,7 +254,8 @@ fn value_rows<S: Simd, const R: usize>(
 }
 
 /// A whole head at once: scores, softmax and weighted values, row block by row block; the bits
-/// of [`scores`], softmax and [`weighted_values`] in turn.
+/// of [`scores`], softmax and [`weighted_values`] in turn. Returns the rows, by their index in
+/// `dest`, whose scores leave nothing to attend to: their z is zero.
 ///
 /// # Shapes
 /// `q(r)` `[d_head]`, `z` `[dest.len(), d_head]`; `dest` ascends.
@@ -264,7 +265,8 @@ pub(crate) fn attend<'a>(
     dest: &[usize],
     scale: f32,
     mut z: ArrayViewMut2<'_, f32>,
-) {
+) -> Vec<usize> {
+    let mut blocked_rows = Vec::new();
     let AttnScratch { keys, values, rows } = scratch;
     let d_head = z.ncols();
     let n = values.len() / d_head.next_multiple_of(WIDTH);
@@ -273,7 +275,7 @@ pub(crate) fn attend<'a>(
     rows.resize(BLOCK * width, 0.0);
     let mut z = z.rows_mut().into_iter().map(contiguous);
     in_blocks!(dest.len(), first, SIZE, {
-        ARCH.dispatch(Block::<SIZE> {
+        let blocked = ARCH.dispatch(Block::<SIZE> {
             keys,
             values,
             rows: &mut rows[..SIZE * width],
@@ -282,7 +284,9 @@ pub(crate) fn attend<'a>(
             scale,
             z: std::array::from_fn(|_| z.next().unwrap_or_default()),
         });
+        blocked_rows.extend((0..SIZE).filter(|r| blocked[*r]).map(|r| first + r));
     });
+    blocked_rows
 }
 
 /// Some destination rows of a head.
@@ -297,10 +301,12 @@ struct Block<'a, 'z, const R: usize> {
 }
 
 impl<const R: usize> WithSimd for Block<'_, '_, R> {
-    type Output = ();
+    /// Whether each row has nothing to attend to.
+    type Output = [bool; R];
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) -> [bool; R] {
+        let mut blocked = [false; R];
         let width = self.rows.len() / R;
         let visible = self.ends[R - 1];
         score_rows(
@@ -311,14 +317,16 @@ impl<const R: usize> WithSimd for Block<'_, '_, R> {
             self.scale,
             self.rows,
         );
-        for (row, end) in self.rows.chunks_exact_mut(width).zip(self.ends) {
-            softmax(&mut row[..end]);
+        let rows = self.rows.chunks_exact_mut(width).zip(self.ends);
+        for ((row, end), blocked) in rows.zip(&mut blocked) {
+            *blocked = attention_softmax(&mut row[..end]);
         }
         let pattern: [&[f32]; R] = std::array::from_fn(
             #[inline(always)]
             |r| &self.rows[r * width..(r + 1) * width],
         );
         value_rows(simd, self.values, pattern, self.ends, self.z);
+        blocked
     }
 }
 

@@ -16,6 +16,26 @@ pub fn softmax_row(row: &mut [f32]) {
     );
 }
 
+/// Softmax of a row of attention scores, in place. A row without any source, whose scores are all −∞
+/// or not all numbers, becomes zeros instead of NaN; returns whether it is one.
+#[inline(always)]
+pub(super) fn attention_softmax(row: &mut [f32]) -> bool {
+    let (_, total) = softmax(row);
+    let blocked = total.is_nan();
+    if blocked {
+        row.fill(0.0);
+    }
+    blocked
+}
+
+/// Same, compiled for the widest vectors.
+pub(crate) fn attention_softmax_row(row: &mut [f32]) -> bool {
+    vectorized(
+        #[inline(always)]
+        || attention_softmax(row),
+    )
+}
+
 /// Softmax in place, in f32; returns `-log p[target]`.
 pub(crate) fn softmax_and_loss(row: &mut [f32], target: usize) -> f64 {
     let logit = row[target];

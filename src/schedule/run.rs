@@ -1,6 +1,7 @@
 //! The one chunk loop: planned lanes run, many in one pass.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 
 use ndarray::{Array2, Axis};
@@ -9,19 +10,32 @@ use super::hooks::ChunkHooks;
 use super::{Cell, End, Planned, Schedule};
 use crate::cache::ActivationCache;
 use crate::metric::Needs;
+use crate::model::BlockedRows;
 use crate::model::lane::{Columns, Lane};
 use crate::model::pass::{LaneLogits, Pass};
 use crate::model::recorder::Recorder;
 use crate::ops::{self, Thrift};
 
 /// What has been computed so far, as counted.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Counted {
     pub multiply_adds: u64,
     /// Rows through MLPs.
     pub rows: u64,
     /// Lanes that have run.
     pub lanes: usize,
+    /// By cell, the rows of attention that had nothing to attend to.
+    pub blocked: BTreeMap<usize, BlockedRows>,
+}
+
+impl Counted {
+    fn note_blocked(&mut self, planned: &[Planned], by_lane: &BTreeMap<usize, BlockedRows>) {
+        for (lane, rows) in by_lane {
+            let Planned { cell, prompt, .. } = planned[*lane];
+            let of_cell = self.blocked.entry(cell).or_default();
+            of_cell.extend(rows.of_prompt(prompt));
+        }
+    }
 }
 
 /// Lanes that have run in one pass.
@@ -100,6 +114,7 @@ impl Schedule<'_> {
         counted.multiply_adds += output.macs;
         counted.rows += output.mlp_rows;
         counted.lanes += planned.len();
+        counted.note_blocked(planned, &output.blocked);
         Chunk {
             planned,
             caches: recorder.map_or_else(Vec::new, |r| r.finish(&lanes)),

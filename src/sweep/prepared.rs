@@ -91,6 +91,7 @@ impl<'s> Prepared<'s> {
             rows: counted.rows,
             base_multiply_adds: self.base_multiply_adds,
             partial: counted.lanes < self.schedule.lanes.len(),
+            blocked: counted.blocked,
         }
     }
 

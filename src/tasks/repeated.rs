@@ -26,7 +26,8 @@ pub struct RepeatedPrompt {
 }
 
 impl RepeatedPrompt {
-    /// The positions whose next token is within the first repeat, BOS's included: nothing shows which it is.
+    /// The positions whose next token is within the first repeat, BOS's included: nothing shows
+    /// which it is.
     pub(crate) fn first(&self) -> Range<usize> {
         0..self.start + self.period - 1
     }
@@ -128,7 +129,8 @@ impl<'t> Repeated<'t> {
     ///
     /// ```
     /// use patchlens::tasks::Repeated;
-    /// let repeated = &Repeated::from_tokens((1..50).collect())?.with_bos_token(0).prompts(1, 10, 2, 0)?[0];
+    /// let repeated = &Repeated::from_tokens((1..50).collect())?.with_bos_token(0).prompts(1, 10,
+    /// 2, 0)?[0];
     /// assert_eq!((repeated.prompt.len(), repeated.start), (21, 1));
     /// # Ok::<(), patchlens::Error>(())
     /// ```

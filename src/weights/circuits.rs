@@ -28,7 +28,8 @@ pub enum Embedding {
 /// ```
 /// use patchlens::{Config, Head, Transformer};
 /// use patchlens::weights::{Circuits, Embedding};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, n_ctx: 6, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, n_ctx: 6,
+/// ..Config::gpt2() };
 /// let model = Transformer::random(config, 0)?;
 /// let circuits = Circuits::new(&model);
 /// let full = circuits.full_ov(Head::new(1, 0))?;
