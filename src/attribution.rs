@@ -36,7 +36,7 @@ use ndarray::{Array1, Array2, ArrayView2, ArrayView3};
 pub use parts::{Decomposition, Part};
 pub use prompts::{Attributed, LogitAttribution, direct_logit_attribution};
 
-use crate::cache::{ActivationCache, Selection};
+use crate::cache::{ActivationCache, RunKind, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::metric::Metric;
@@ -108,11 +108,12 @@ impl<'m> DirectLogitAttribution<'m> {
         Self::of_cache(model, cache, prompt.labels.clone(), &weights, metric.name())
     }
 
-    /// From a run already made, perhaps under interventions: with all positions, and the points
-    /// of [`DirectLogitAttribution::selection`]. `labels` name the positions.
+    /// From a run of this model already made, perhaps under interventions: with all positions, and
+    /// the points of [`DirectLogitAttribution::selection`]. `labels` name the positions.
     ///
     /// # Errors
-    /// [`Error::NotCached`], [`Error::Shape`] for a cache of some positions only or another number
+    /// [`Error::NotCached`], [`Error::Provenance`] for a cache of another model or of gradients,
+    /// [`Error::Shape`] for a cache of some positions only or another number
     /// of labels, [`Error::OutOfRange`] for a token that the vocabulary lacks, [`Error::Invalid`]
     /// for a metric that is no sum of logits, or has a position of its own.
     pub fn from_cache(
@@ -133,6 +134,8 @@ impl<'m> DirectLogitAttribution<'m> {
         weights: &[(u32, f32)],
         unit: &str,
     ) -> Result<Self> {
+        let kinds = [RunKind::Plain, RunKind::UnderHooks];
+        model.check_cache("cache of a direct logit attribution", &cache, &kinds)?;
         let n = cache.tokens().len();
         if !cache.is_whole() || labels.len() != n {
             return Err(Error::Shape {

@@ -9,7 +9,7 @@ use ndarray::{Array1, Array2};
 
 pub(crate) use run::Departure;
 
-use crate::cache::{ActivationCache, Selection};
+use crate::cache::{ActivationCache, RunKind, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Intervention;
@@ -128,12 +128,12 @@ impl<'m> Base<'m> {
         Ok(base)
     }
 
-    /// The runs that some caches are of, one per prompt. That they come from runs of this model
-    /// without hooks is taken on trust: nothing in a cache tells.
+    /// The runs that some caches are of, one per prompt: plain runs of this model. Those that hooks
+    /// changed would lose the hooks wherever a run departs; [`Base::over`] makes such bases.
     ///
     /// # Errors
     /// Same as [`Base::new`]; [`Error::Prompt`] if they are not whole caches of these prompts,
-    /// [`Error::Shape`] if they are those of a model of another shape. Whoever reads an activation
+    /// [`Error::Provenance`] if they are not of plain runs of this model. Whoever reads an activation
     /// that they lack gets [`Error::NotCached`].
     pub fn given(
         model: &'m Transformer,
@@ -171,23 +171,14 @@ impl<'m> Base<'m> {
                     expected: format!("the prompt's, {:?}", prompt.tokens),
                 });
             }
+            let at = format!("base cache {i}");
+            self.model().check_cache(&at, cache, &[RunKind::Plain])?;
             if !cache.is_whole() {
                 return Err(Error::Prompt {
                     at: format!("base cache {i}"),
                     found: format!("{} positions", cache.positions().len()),
                     expected: format!("all of the prompt's {}", prompt.len()),
                 });
-            }
-            for point in cache.points() {
-                let expected = point.axes().shape(self.model().config(), prompt.len());
-                let found = cache.get(point)?.shape().to_vec();
-                if found != expected {
-                    return Err(Error::Shape {
-                        at: format!("base cache {i}, {point}"),
-                        found,
-                        expected: format!("{expected:?} of this model"),
-                    });
-                }
             }
         }
         Ok(())
@@ -248,6 +239,16 @@ impl<'m> Base<'m> {
         &self,
         points: impl IntoIterator<Item = HookPoint>,
     ) -> Result<Arc<[ActivationCache]>> {
+        // The caches leave, and may outlive the model.
+        self.model().fingerprint();
+        self.held(points)
+    }
+
+    /// Same as [`Base::caches`], for use within the crate: the model's fingerprint is not computed.
+    pub(crate) fn held(
+        &self,
+        points: impl IntoIterator<Item = HookPoint>,
+    ) -> Result<Arc<[ActivationCache]>> {
         let points = Selection::points(points);
         let config = self.model().config();
         points.iter().try_for_each(|point| point.check(config))?;
@@ -295,7 +296,7 @@ impl<'m> Base<'m> {
         &self,
         interventions: impl IntoIterator<Item = &'i Intervention>,
     ) -> Result<()> {
-        let shape = RunShape::whole(self.model().config(), self.prompts().lengths());
+        let shape = RunShape::whole(self.model(), self.prompts().lengths());
         interventions.into_iter().try_for_each(|i| i.check(&shape))
     }
 

@@ -1,12 +1,16 @@
 //! Activations kept from a run: owned values, borrowed views.
 
 mod file;
+mod provenance;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Axis, IxDyn};
+
+pub(crate) use provenance::Provenance;
+pub use provenance::RunKind;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -139,15 +143,22 @@ impl Entry {
 pub struct ActivationCache {
     tokens: Vec<u32>,
     positions: Vec<usize>,
+    /// Missing where a file does not say it.
+    pub(crate) provenance: Option<Provenance>,
     pub(crate) entries: BTreeMap<HookPoint, Entry>,
 }
 
 impl ActivationCache {
     /// Of a prompt's run, at these of its positions, ascending.
-    pub(crate) fn new(tokens: &[u32], positions: Vec<usize>) -> Self {
+    pub(crate) fn new(
+        tokens: &[u32],
+        positions: Vec<usize>,
+        provenance: Option<Provenance>,
+    ) -> Self {
         ActivationCache {
             tokens: tokens.to_vec(),
             positions,
+            provenance,
             entries: BTreeMap::new(),
         }
     }
@@ -240,7 +251,7 @@ impl ActivationCache {
             .filter(|(p, _)| selection.points.contains(p));
         ActivationCache {
             entries: entries.map(|(p, e)| (*p, kept(*p, e))).collect(),
-            ..ActivationCache::new(&self.tokens, positions)
+            ..ActivationCache::new(&self.tokens, positions, self.provenance.clone())
         }
     }
 
@@ -248,6 +259,9 @@ impl ActivationCache {
     pub(crate) fn absorb(&mut self, other: &ActivationCache) {
         let more = other.entries.iter().map(|(p, e)| (*p, e.clone()));
         self.entries.extend(more);
+        if let (Some(own), Some(of)) = (&mut self.provenance, &other.provenance) {
+            own.kind = own.kind.max(of.kind);
+        }
     }
 
     /// For the engine, which has planned that the base holds what it reads.

@@ -135,6 +135,16 @@ pub enum Error {
         /// What is there, in words.
         holds: String,
     },
+    /// A cache of another model, or of another kind of run, than what reads it needs.
+    #[error("{at}: found {found}; expected {expected}")]
+    Provenance {
+        /// What takes the cache.
+        at: String,
+        /// What it is of: a model's [`Fingerprint`](crate::model::Fingerprint) and a kind of run.
+        found: String,
+        /// What would fit.
+        expected: String,
+    },
     /// Not even one lane of a sweep fits the memory limit.
     #[error("memory limit in bytes: found {limit}; expected at least {least}")]
     MemoryLimit {

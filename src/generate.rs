@@ -144,7 +144,7 @@ impl Transformer {
         let n_layers = self.config().n_layers;
         let kept = Selection::points((0..n_layers).flat_map(|l| [Site::K.at(l), Site::V.at(l)]));
         let lanes: Vec<Lane<'_>> = sequences.iter().map(Sequence::lane).collect();
-        let mut recorder = Recorder::new(&kept, &lanes);
+        let mut recorder = Recorder::new(&kept, &lanes, self.identity());
         let output = Pass::new(self, &lanes, &mut *hooks, Some(&mut recorder)).run(None);
         hooks.blocked(&output.blocked());
         let caches = recorder.finish(&lanes);
@@ -178,7 +178,7 @@ impl Transformer {
         }
         hooks.begin(&RunShape {
             growing: true,
-            ..RunShape::whole(self.config(), prompts.iter().map(run).collect())
+            ..RunShape::whole(self, prompts.iter().map(run).collect())
         })
     }
 }

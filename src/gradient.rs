@@ -107,7 +107,7 @@ impl Transformer {
     ) -> Result<Gradients> {
         let prompts = prompts.as_ref();
         self.check_prompts(prompts)?;
-        let shape = RunShape::whole(self.config(), prompts.iter().map(Prompt::len).collect());
+        let shape = RunShape::whole(self, prompts.iter().map(Prompt::len).collect());
         for selection in [want.gradients, want.activations].into_iter().flatten() {
             check_selection(&shape, selection)?;
         }
@@ -123,6 +123,10 @@ impl Transformer {
             ..Run::default()
         };
         let output = self.run_begun(prompts, &mut hooks, &run);
+        if want.gradients.or(want.activations).is_some() {
+            // The caches leave, and may outlive the model.
+            self.fingerprint();
+        }
         let (values, logits) = evaluate(&output.logits, &objective)?;
 
         let lanes: Vec<Lane<'_>> = prompts

@@ -215,7 +215,7 @@ impl Edit {
     /// Takes the values that other runs had at `point`: one cache per sequence, or one for all.
     ///
     /// # Errors
-    /// [`Error::NotCached`] if one does not hold the point at every position.
+    /// Same as [`Values::from_caches`], which says what to do with caches of another model.
     pub fn patch(caches: &[crate::ActivationCache], point: HookPoint) -> Result<Self> {
         Ok(Edit::Patch(Values::from_caches(caches, point)?))
     }
@@ -282,7 +282,8 @@ impl Intervention {
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::NeverFires`], [`Error::Shape`] for values that do not fit,
-    /// [`Error::Invalid`] for numbers that are not finite.
+    /// [`Error::Provenance`] for values of another model's runs, [`Error::Invalid`] for numbers that
+    /// are not finite.
     pub fn check(&self, run: &RunShape<'_>) -> Result<()> {
         self.target.check(run)?;
         self.check_growing(run)?;

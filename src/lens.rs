@@ -33,7 +33,7 @@ use ndarray::{Array2, Array3, ArrayView2, Axis as Dim};
 
 pub use tuned::TunedLens;
 
-use crate::cache::{ActivationCache, Selection};
+use crate::cache::{ActivationCache, RunKind, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint};
 use crate::metric::rank_in;
@@ -206,23 +206,17 @@ impl<'m> LogitLens<'m> {
         self.readout(prompt, numbers)
     }
 
-    /// The lens's logits at one point of a cached run, `[pos, d_vocab]`. Those at the last
+    /// The lens's logits at one point of a cached run, with or without hooks, `[pos, d_vocab]`. Those at the last
     /// block's `hook_resid_post` have the bits of the model's own (without tuned lens).
     ///
     /// # Errors
     /// [`Error::NotCached`]; [`Error::Invalid`] for a point with other axes or one that the tuned
-    /// lens has no translator for; [`Error::Shape`] for the cache of a model of another width.
+    /// lens has no translator for; [`Error::Provenance`] for the cache of another model.
     pub fn logits(&self, cache: &ActivationCache, point: HookPoint) -> Result<Array2<f32>> {
         check_axes(point)?;
+        let kinds = [RunKind::Plain, RunKind::UnderHooks];
+        self.model.check_cache("cache of a lens", cache, &kinds)?;
         let residual = cache.flat(point)?;
-        let d_model = self.model.config().d_model;
-        if residual.ncols() != d_model {
-            return Err(Error::Shape {
-                at: format!("logit lens at {point}"),
-                found: residual.shape().to_vec(),
-                expected: format!("[pos, {d_model}], as in this model"),
-            });
-        }
         let translated;
         let residual = match self.tuned {
             Some(lens) => {

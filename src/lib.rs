@@ -56,6 +56,7 @@ mod component;
 mod effects;
 mod error;
 mod files;
+mod fingerprint;
 mod limits;
 mod number;
 mod pairs;

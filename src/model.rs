@@ -9,6 +9,7 @@ pub(crate) mod hooks;
 pub(crate) mod lane;
 mod maps;
 pub(crate) mod pass;
+mod provenance;
 pub(crate) mod recorder;
 pub(crate) mod rows;
 mod run;
@@ -17,6 +18,8 @@ pub(crate) mod stage;
 
 use std::path::Path;
 
+pub use crate::cache::RunKind;
+pub use crate::fingerprint::Fingerprint;
 pub use blocked::{BlockedRow, BlockedRows};
 pub use hooks::{Footprint, HookFn, HookPoints, Hooks, RunShape, Visit, hook_fn};
 pub(crate) use run::check_selection;
@@ -25,6 +28,7 @@ pub use run::{KeepLogits, Logits, Run, RunOutput};
 use crate::checkpoint::{OpenOptions, OpenReport};
 use crate::config::Config;
 use crate::error::Result;
+use crate::fingerprint::Identity;
 use crate::parameters::Parameters;
 
 /// A GPT-2-style transformer.
@@ -33,6 +37,7 @@ pub struct Transformer {
     config: Config,
     parameters: Parameters,
     report: Option<OpenReport>,
+    identity: Identity,
 }
 
 impl Transformer {
@@ -66,6 +71,7 @@ impl Transformer {
             config: opened.config,
             parameters: opened.parameters,
             report: Some(opened.report),
+            identity: Identity::default(),
         })
     }
 
@@ -124,6 +130,7 @@ impl Transformer {
             config,
             parameters,
             report: None,
+            identity: Identity::default(),
         }
     }
 

@@ -34,9 +34,10 @@ impl<'m> Pairs<'m> {
     }
 
     /// # Errors
-    /// Same as [`check_pairs`].
+    /// Same as [`check_pairs`] and [`check_one_model`].
     pub fn over(clean: &Base<'m>, corrupted: &Base<'m>, direction: Direction) -> Result<Self> {
         check_pairs(NAMES, clean.prompts(), corrupted.prompts())?;
+        check_one_model(NAMES, clean, corrupted)?;
         Ok(Pairs {
             clean: clean.clone(),
             corrupted: corrupted.clone(),
@@ -114,6 +115,21 @@ pub(crate) fn check_pairs(names: [&str; 2], first: &Prompts, second: &Prompts) -
             expected: format!("{n} as the {a} prompt, so that positions correspond"),
         }),
     }
+}
+
+/// Checks that runs are of one model.
+///
+/// # Errors
+/// [`Error::Provenance`].
+pub(crate) fn check_one_model(names: [&str; 2], first: &Base<'_>, second: &Base<'_>) -> Result<()> {
+    let [a, b] = names;
+    let at = format!("{b} runs beside {a} ones");
+    let (model, other) = (first.model(), second.model());
+    if !std::ptr::eq(model, other) {
+        other.fingerprint();
+        model.check_own(&at, Some(other.identity()))?;
+    }
+    Ok(())
 }
 
 /// `32 prompt pairs`, as captions have it.

@@ -210,7 +210,7 @@ impl<'m> ActivationPatching<'m> {
             runs.expect(points.iter().copied(), Frozen::default());
         }
         let metric = self.pairs.clean.refer(metric)?;
-        let donors = donor.caches(points)?;
+        let donors = donor.held(points)?;
         let cells = cells(targets(grid, &shape), &donors)?;
         let sweep = Sweep::limited(base, self.limits.clone());
         let result = sweep.run(&cells, &metric)?;

@@ -56,7 +56,7 @@ use crate::intervention::Edit;
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
-use crate::pairs::{check_pairs, count_pairs, pairs, position_labels};
+use crate::pairs::{check_one_model, check_pairs, count_pairs, pairs, position_labels};
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Axis, Labelled};
 use crate::sweep::Cell;
@@ -135,6 +135,7 @@ impl<'m> PathPatching<'m> {
     /// pair differ in length.
     pub fn over(original: &Base<'m>, new: &Base<'m>) -> Result<Self> {
         check_pairs(NAMES, original.prompts(), new.prompts())?;
+        check_one_model(NAMES, original, new)?;
         Ok(Self::with(original, Sent::Run(new.clone())))
     }
 

@@ -248,7 +248,7 @@ impl<'m> CausalTracing<'m> {
         let n_layers = self.model.config().n_layers;
         let edits = |site: Site, base: &Base<'m>| -> Result<Vec<Edit>> {
             let points = (0..n_layers).map(|layer| site.at(layer));
-            let caches = base.caches(points.clone())?;
+            let caches = base.held(points.clone())?;
             points.map(|point| Edit::patch(&caches, point)).collect()
         };
         let restore = edits(restored.site, &clean.base)?;

@@ -41,7 +41,7 @@ impl Ablation<'_> {
         let last = Site::ResidPost.at(config.n_layers - 1);
         let points = (0..config.n_layers).map(|layer| Site::Z.at(layer));
         self.base.expect([last], Frozen::default());
-        let caches = self.base.caches(points.clone())?;
+        let caches = self.base.held(points.clone())?;
         let metric = &self.base.refer(metric)?;
         let edits = match self.replacement {
             // Means are taken of outputs, below.

@@ -144,7 +144,7 @@ impl Replacement {
         match self {
             Replacement::Zero => Ok(each.map(|point| (point, Edit::Zero)).collect()),
             Replacement::OverallMean => {
-                let caches = base.caches(each.clone())?;
+                let caches = base.held(each.clone())?;
                 let edit = |point: HookPoint| {
                     let rows: Vec<_> = caches
                         .iter()
@@ -184,7 +184,7 @@ impl Replacement {
                 Ok(means.into_iter().map(edit).collect())
             }
             Replacement::Resample(donors) => {
-                let caches = Base::new(base.model(), donors)?.caches(each.clone())?;
+                let caches = Base::new(base.model(), donors)?.held(each.clone())?;
                 each.map(|point| Ok((point, Edit::patch(&caches, point)?)))
                     .collect()
             }
@@ -234,7 +234,7 @@ fn means_of(
         .chunks(BATCH)
         .zip(templates.chunks(BATCH))
     {
-        let caches = Base::new(model, prompts)?.caches(points.iter().copied())?;
+        let caches = Base::new(model, prompts)?.held(points.iter().copied())?;
         for (cache, template) in caches.iter().zip(templates) {
             for point in points {
                 let more = cache.get(*point)?.mapv(f64::from);

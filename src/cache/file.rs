@@ -5,19 +5,24 @@ use std::path::Path;
 
 use ndarray::{Array2, ArrayD, ArrayViewD};
 
-use super::{ActivationCache, Entry};
+use super::{ActivationCache, Entry, Provenance, RunKind};
 use crate::checkpoint::{NamedArrays, read_arrays, write_arrays};
 use crate::error::{Error, Result};
 use crate::files::format_error;
+use crate::fingerprint::Fingerprint;
 use crate::hook::{Axes, HookPoint};
 
 /// The names that are no hooks.
 const TOKENS: &str = "tokens";
 const POSITIONS: &str = "positions";
+const FINGERPRINT: &str = "fingerprint";
+const KIND: &str = "run_kind";
 
 impl ActivationCache {
     /// Writes all activations as a safetensors file under their hook names, F32, with the axes
-    /// of [`HookPoint::axes`]; beside them `tokens` `[pos]` and `positions` `[kept pos]`, I64.
+    /// of [`HookPoint::axes`]; beside them, I64, `tokens` `[pos]`, `positions` `[kept pos]`, the model's
+    /// `fingerprint` `[4]`, 32 bits each, and `run_kind` `[1]` (0 a plain run, 1 one that hooks
+    /// changed, 2 gradients).
     ///
     /// In Python: `safetensors.torch.load_file(path)["blocks.0.hook_resid_post"]`.
     ///
@@ -29,16 +34,25 @@ impl ActivationCache {
             self.points().map(named).collect::<Result<_>>()?;
         let positions = self.positions.iter().map(|p| *p as i64).collect();
         let tokens = self.tokens.iter().map(|t| i64::from(*t)).collect();
+        let mut integers = vec![(TOKENS, tokens), (POSITIONS, positions)];
+        if let (Some(model), Some(kind)) = (self.fingerprint(), self.run_kind()) {
+            let kinds = RunKind::ALL.iter();
+            let code = kinds.take_while(|known| **known != kind).count() as i64;
+            integers.push((FINGERPRINT, model.to_parts().map(i64::from).to_vec()));
+            integers.push((KIND, vec![code]));
+        }
         let version = env!("CARGO_PKG_VERSION").to_string();
         write_arrays(
             path.as_ref(),
             &floats,
-            &[(TOKENS, tokens), (POSITIONS, positions)],
+            &integers,
             HashMap::from([("patchlens".to_string(), version)]),
         )
     }
 
-    /// Opens what [`ActivationCache::save`] wrote, equal to the bit.
+    /// Opens what [`ActivationCache::save`] wrote, equal to the bit. Files of older versions do not
+    /// say which model and run they are of: their values can be read, but whatever checks that
+    /// rejects them, see [`ActivationCache::assume_plain_run_of`].
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Format`] for a file that is no cache; [`Error::UnknownHook`] for a
@@ -61,6 +75,7 @@ impl ActivationCache {
         let mut cache = ActivationCache {
             tokens,
             positions,
+            provenance: provenance(path, &arrays)?,
             entries: BTreeMap::new(),
         };
         for (name, values) in arrays.floats {
@@ -100,6 +115,30 @@ impl ActivationCache {
         })?;
         Ok(Entry::owned(data, shape))
     }
+}
+
+/// What a file says of model and run, if it does.
+fn provenance(path: &Path, arrays: &NamedArrays) -> Result<Option<Provenance>> {
+    if [FINGERPRINT, KIND]
+        .iter()
+        .all(|name| !arrays.integers.contains_key(*name))
+    {
+        return Ok(None);
+    }
+    let wrong = |name, found: String, expected| tensor_error(path, name, found, expected);
+    let parts: Vec<u32> = integers(path, arrays, FINGERPRINT)?;
+    let parts = <[u32; 4]>::try_from(parts)
+        .map_err(|parts| wrong(FINGERPRINT, format!("{} numbers", parts.len()), "4"))?;
+    let codes: Vec<usize> = integers(path, arrays, KIND)?;
+    let kind = match codes[..] {
+        [code] => RunKind::ALL.get(code),
+        _ => None,
+    };
+    let kind = kind.ok_or_else(|| wrong(KIND, format!("{codes:?}"), "[0], [1] or [2]"))?;
+    Ok(Some(Provenance {
+        model: Fingerprint::from_parts(parts).into(),
+        kind: *kind,
+    }))
 }
 
 fn tensor_error(path: &Path, name: &str, found: String, expected: impl Into<String>) -> Error {

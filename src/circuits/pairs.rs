@@ -67,7 +67,7 @@ impl Pairs<'_> {
     /// d_model]` by pair.
     pub fn differences(&self, source: Source) -> Result<Vec<Array2<f32>>> {
         let [base, donor] = self.base_and_donor();
-        let [base, donor] = [base, donor].map(|runs| runs.caches([source.point()]));
+        let [base, donor] = [base, donor].map(|runs| runs.held([source.point()]));
         let (base, donor) = (base?, donor?);
         let of = |cache: &ActivationCache| source.output(self.model(), cache);
         let pairs = donor.iter().zip(base.iter());

@@ -170,7 +170,7 @@ fn states(
     positions: &[Vec<usize>],
 ) -> Result<Vec<ArrayD<f32>>> {
     let point = Site::ResidPost.at(0);
-    let caches = Base::new(model, prompts)?.caches([point])?;
+    let caches = Base::new(model, prompts)?.held([point])?;
     let mut states = Vec::new();
     for (cache, list) in caches.iter().zip(positions) {
         let whole = cache.flat(point)?;
@@ -196,7 +196,7 @@ fn outputs(alone: &Base<'_>, states: &[ArrayD<f32>]) -> Result<Vec<Array3<f32>>>
         .map(set)
         .collect::<Result<_>>()?;
     let outputs = runs.into_iter().map(|(layer, run)| {
-        let caches = run.caches([Site::Z.at(layer)])?;
+        let caches = run.held([Site::Z.at(layer)])?;
         let at = caches
             .iter()
             .map(|cache| Ok(cache.flat(Site::Z.at(layer))?.index_axis_move(Dim(0), 0)));

@@ -179,7 +179,7 @@ impl<'m> Written<'m> {
     fn new(base: &Base<'m>, end: &Role, top: usize, limits: Limits<'m>) -> Result<Self> {
         let model = base.model();
         let layers = 0..model.config().n_layers;
-        let caches = base.caches(layers.clone().map(|layer| Site::Z.at(layer)))?;
+        let caches = base.held(layers.clone().map(|layer| Site::Z.at(layer)))?;
         let outputs = layers.map(|layer| {
             let at_end = caches.iter().zip(&end.positions);
             let at_end = at_end.map(|(cache, at)| {

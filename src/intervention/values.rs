@@ -7,6 +7,7 @@ use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn};
 use super::{Row, Target};
 use crate::cache::ActivationCache;
 use crate::error::{Error, Result, one_or_each};
+use crate::fingerprint::Identity;
 use crate::hook::{Axes, HookPoint};
 use crate::model::RunShape;
 
@@ -28,7 +29,18 @@ use crate::model::RunShape;
 /// let _intervention = Intervention::new(at_two, Edit::Set(one_vector_for_each));
 /// ```
 #[derive(Clone, Debug)]
-pub struct Values(Source);
+pub struct Values {
+    source: Source,
+    of: Model,
+}
+
+/// Which model values must belong to.
+#[derive(Clone, Debug)]
+enum Model {
+    Any,
+    /// The model whose runs they are of; none if the caches do not say it.
+    Own(Option<Identity>),
+}
 
 #[derive(Clone, Debug)]
 enum Source {
@@ -45,19 +57,28 @@ impl Values {
 
     /// One array for all sequences.
     pub fn array<D: ndarray::Dimension>(values: ndarray::Array<f32, D>) -> Self {
-        Values(Source::Arrays(Arc::new([values.into_dyn()])))
+        Self::given(Source::Arrays(Arc::new([values.into_dyn()])))
     }
 
     /// One array per sequence.
     pub fn arrays(values: Vec<ArrayD<f32>>) -> Self {
-        Values(Source::Arrays(values.into()))
+        Self::given(Source::Arrays(values.into()))
     }
 
-    /// What runs had at a point: one cache per sequence, or one for all.
+    fn given(source: Source) -> Self {
+        Values {
+            source,
+            of: Model::Any,
+        }
+    }
+
+    /// What runs had at a point: one cache per sequence, or one for all. The runs may have been
+    /// under hooks. An intervention with these values is an error in another model than theirs,
+    /// unless they are taken [`of_other_model`](Values::of_other_model).
     ///
     /// # Errors
     /// [`Error::NotCached`] if one does not hold the point, [`Error::Shape`] if it kept only some
-    /// positions.
+    /// positions, [`Error::Provenance`] if they are of several models.
     pub fn from_caches(caches: &[ActivationCache], point: HookPoint) -> Result<Self> {
         if caches.is_empty() {
             return Err(Error::invalid("caches", 0, "at least one"));
@@ -77,7 +98,35 @@ impl Values {
                 });
             }
         }
-        Ok(Values(Source::Caches(caches.into(), point)))
+        Ok(Values {
+            source: Source::Caches(caches.into(), point),
+            of: Model::Own(common_model(caches)?),
+        })
+    }
+
+    /// Lets values of another model's runs in, such as a fine-tuned one's, wherever the shapes fit:
+    /// patching across models. Also for caches that do not say of which model they are.
+    ///
+    /// ```
+    /// use patchlens::intervention::Values;
+    /// use patchlens::{Config, Edit, Intervention, Interventions, Prompt, Run, Selection, Site, Transformer};
+    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+    /// let (tuned, model) = (Transformer::random(config.clone(), 1)?, Transformer::random(config, 0)?);
+    /// let point = Site::MlpOut.at(1);
+    /// let (_, cache) = tuned.run_with_cache(&[1, 2, 3], &Selection::points([point]))?;
+    /// let values = Values::from_caches(&[cache], point)?;
+    /// let run = |values| {
+    ///     let patch = Intervention::new(point, Edit::Patch(values));
+    ///     model.run(&Prompt::from([1, 2, 3]), Interventions::new(vec![patch]), &Run::default())
+    /// };
+    /// assert!(run(values.clone()).is_err());
+    /// assert!(run(values.of_other_model()).is_ok());
+    /// # Ok::<(), patchlens::Error>(())
+    /// ```
+    #[must_use]
+    pub fn of_other_model(mut self) -> Self {
+        self.of = Model::Any;
+        self
     }
 
     /// The mean over runs of one length at a point, position by position.
@@ -85,7 +134,7 @@ impl Values {
     /// # Errors
     /// Same as [`Values::from_caches`]; [`Error::Shape`] if the runs' shapes differ.
     pub fn mean(caches: &[ActivationCache], point: HookPoint) -> Result<Self> {
-        Self::from_caches(caches, point)?;
+        let Values { of, .. } = Self::from_caches(caches, point)?;
         let mut sum = caches[0].get(point)?.mapv(f64::from);
         for cache in &caches[1..] {
             let more = cache.get(point)?;
@@ -99,19 +148,20 @@ impl Values {
             sum.zip_mut_with(&more, |sum, v| *sum += f64::from(*v));
         }
         let count = caches.len() as f64;
-        Ok(Self::array(sum.mapv(|v| (v / count) as f32)))
+        let mean = Self::array(sum.mapv(|v| (v / count) as f32));
+        Ok(Values { of, ..mean })
     }
 
     /// Whether this is known to hold for all values.
     pub(super) fn are_all(&self, holds: impl Fn(f32) -> bool) -> bool {
-        match &self.0 {
+        match &self.source {
             Source::Arrays(arrays) => arrays.iter().flatten().all(|v| holds(*v)),
             Source::Caches(..) => false,
         }
     }
 
     fn len(&self) -> usize {
-        match &self.0 {
+        match &self.source {
             Source::Arrays(arrays) => arrays.len(),
             Source::Caches(caches, _) => caches.len(),
         }
@@ -120,7 +170,7 @@ impl Values {
     /// The array for a sequence.
     pub(crate) fn of(&self, sequence: usize) -> ArrayViewD<'_, f32> {
         let index = if self.len() == 1 { 0 } else { sequence };
-        match &self.0 {
+        match &self.source {
             Source::Arrays(arrays) => arrays[index].view(),
             Source::Caches(caches, point) => caches[index]
                 .get(*point)
@@ -131,7 +181,7 @@ impl Values {
     /// How they fit an activation of this shape, if they do.
     fn fit(&self, target: &Target, sequence: usize, shape: &[usize]) -> Option<Fit> {
         let values = self.of(sequence);
-        if let Source::Caches(..) = self.0 {
+        if let Source::Caches(..) = self.source {
             // What a run had fits in whole or not at all: one token is no vector for all.
             return (values.shape() == shape).then_some(Fit::Whole);
         }
@@ -165,6 +215,9 @@ impl Values {
     }
 
     pub(super) fn check(&self, at: &str, target: &Target, run: &RunShape<'_>) -> Result<()> {
+        if let Model::Own(of) = &self.of {
+            run.model.check_own(at, of.as_ref())?;
+        }
         let count = run.lengths.len();
         if self.len() != 1 && self.len() != count {
             let what = format!("{at}: number of arrays");
@@ -184,7 +237,7 @@ impl Values {
                 }
             }
             let values = self.of(i);
-            if matches!(self.0, Source::Arrays(_)) && values.iter().any(|v| v.is_nan()) {
+            if matches!(self.source, Source::Arrays(_)) && values.iter().any(|v| v.is_nan()) {
                 return Err(Error::invalid(at, "NaN", "numbers"));
             }
         }
@@ -195,7 +248,7 @@ impl Values {
         let names = target.point.axes().names().join(", ");
         let mut expected = format!("{shape:?}, [{names}]");
         let part = Part::new(target, sequence, shape).shape(shape);
-        if matches!(self.0, Source::Arrays(_)) && part != shape {
+        if matches!(self.source, Source::Arrays(_)) && part != shape {
             expected += &format!(", or {part:?} for its target alone, named in ascending order");
         }
         Error::Shape {
@@ -203,6 +256,28 @@ impl Values {
             found: self.of(sequence).shape().to_vec(),
             expected,
         }
+    }
+}
+
+/// The model that caches are of.
+fn common_model(caches: &[ActivationCache]) -> Result<Option<Identity>> {
+    let of = |cache: &ActivationCache| cache.provenance.as_ref().map(|of| of.model.clone());
+    let first = caches.first().and_then(of);
+    let same = |cache: &ActivationCache| match (&first, of(cache)) {
+        (Some(first), Some(other)) => first.is(&other),
+        (first, other) => first.is_none() && other.is_none(),
+    };
+    let name = |of: Option<Identity>| match of.and_then(|of| of.known()) {
+        Some(model) => format!("model {model}"),
+        None => "an unknown model".to_string(),
+    };
+    match caches.iter().position(|cache| !same(cache)) {
+        None => Ok(first),
+        Some(i) => Err(Error::Provenance {
+            at: format!("cache {i}"),
+            found: format!("activations of {}", name(of(&caches[i]))),
+            expected: format!("those of {}, as in cache 0", name(first)),
+        }),
     }
 }
 

@@ -7,12 +7,14 @@ use ndarray::ArrayViewMutD;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
-use crate::model::{BlockedRows, KeepLogits};
+use crate::model::{BlockedRows, KeepLogits, Transformer};
 use crate::ops::sorted;
 
 /// What a run will be, known before its first multiplication, for [`Hooks::begin`].
 #[derive(Clone, Debug)]
 pub struct RunShape<'a> {
+    /// The model.
+    pub model: &'a Transformer,
     /// The model's shape.
     pub config: &'a Config,
     /// The number of tokens of each sequence.
@@ -28,9 +30,10 @@ pub struct RunShape<'a> {
 
 impl<'a> RunShape<'a> {
     /// A run of the whole model with all logits.
-    pub fn whole(config: &'a Config, lengths: Vec<usize>) -> Self {
+    pub fn whole(model: &'a Transformer, lengths: Vec<usize>) -> Self {
         RunShape {
-            config,
+            model,
+            config: model.config(),
             lengths,
             stop_at_layer: None,
             logits: KeepLogits::All,

@@ -281,7 +281,12 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             length: self.lanes[lane].tokens.len(),
         };
         let visit = Visit::new(self.model.config(), at, of, positions, heads);
-        self.hooks.visit(&visit, values);
+        match &mut self.recorder {
+            Some(recorder) => {
+                recorder.watch(lane, values, |values| self.hooks.visit(&visit, values));
+            }
+            None => self.hooks.visit(&visit, values),
+        }
     }
 
     /// `x · weight + bias`, row by row.

@@ -1,12 +1,14 @@
 //! Keeping activations during a pass.
 
-use ndarray::{Array2, Array3, ArrayD, ArrayView2, Axis};
+use ndarray::{Array2, Array3, ArrayD, ArrayView2, ArrayViewMutD, Axis};
 use std::sync::Arc;
 
 use super::lane::Lane;
 use super::rows::Rows;
-use crate::cache::{ActivationCache, Entry, Selection};
+use super::stage::Frozen;
+use crate::cache::{ActivationCache, Entry, Provenance, RunKind, Selection};
 use crate::config::Config;
+use crate::fingerprint::Identity;
 use crate::hook::HookPoint;
 use crate::ops::{part, part_mut};
 use crate::select::Select;
@@ -16,18 +18,45 @@ use crate::select::Select;
 pub(crate) struct Recorder {
     selection: Selection,
     caches: Vec<ActivationCache>,
+    /// What a hook is about to be shown.
+    before: Vec<f32>,
 }
 
 impl Recorder {
-    pub fn new(selection: &Selection, lanes: &[Lane<'_>]) -> Self {
+    pub fn new(selection: &Selection, lanes: &[Lane<'_>], model: &Identity) -> Self {
         let cache = |(prompt, lane): (usize, &Lane<'_>)| {
             let positions = selection.positions.resolve(prompt, lane.tokens.len());
-            ActivationCache::new(lane.tokens, positions)
+            let provenance = Provenance {
+                model: model.clone(),
+                kind: kind(lane),
+            };
+            ActivationCache::new(lane.tokens, positions, Some(provenance))
         };
         let caches = lanes.iter().enumerate().map(cache).collect();
         Recorder {
             selection: selection.clone(),
             caches,
+            before: Vec::new(),
+        }
+    }
+
+    /// Takes note of whether a hook changes what it is shown of a lane.
+    pub fn watch<'v>(
+        &mut self,
+        lane: usize,
+        mut values: ArrayViewMutD<'v, f32>,
+        hook: impl FnOnce(ArrayViewMutD<'_, f32>),
+    ) {
+        let provenance = self.caches[lane].provenance.as_mut();
+        let Some(plain) = provenance.filter(|of| of.kind == RunKind::Plain) else {
+            return hook(values);
+        };
+        self.before.clear();
+        self.before.extend(values.iter());
+        hook(values.view_mut());
+        let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
+        if self.before.iter().zip(&values).any(differs) {
+            plain.kind = RunKind::UnderHooks;
         }
     }
 
@@ -84,6 +113,14 @@ impl Recorder {
         self.insert(at, index, whole, Axis(0));
     }
 
+    /// Same as [`Recorder::finish`], for what is of this kind.
+    pub fn finish_as(mut self, kind: RunKind, lanes: &[Lane<'_>]) -> Vec<ActivationCache> {
+        for provenance in self.caches.iter_mut().flat_map(|c| &mut c.provenance) {
+            provenance.kind = kind;
+        }
+        self.finish(lanes)
+    }
+
     /// The caches; what a lane did not compute at all is its base's.
     pub fn finish(mut self, lanes: &[Lane<'_>]) -> Vec<ActivationCache> {
         for (cache, lane) in self.caches.iter_mut().zip(lanes) {
@@ -130,6 +167,15 @@ impl Recorder {
         let entry = Entry::from_array(at.axes(), values);
         self.caches[lane].entries.insert(at, entry);
     }
+}
+
+/// The kind of a lane's run, as long as no hook changes anything.
+fn kind(lane: &Lane<'_>) -> RunKind {
+    if lane.frozen != Frozen::default() {
+        return RunKind::UnderHooks;
+    }
+    let base = lane.base.and_then(ActivationCache::run_kind);
+    base.unwrap_or(RunKind::Plain)
 }
 
 /// The heads and the destinations that a part of an attention activation has; none are named

@@ -158,6 +158,10 @@ impl Transformer {
         let prompts = prompts.as_ref();
         self.check_prompts(prompts)?;
         self.check_run(prompts, &mut hooks, run)?;
+        if run.cache.is_some() {
+            // The caches leave, and may outlive the model.
+            self.fingerprint();
+        }
         Ok(self.run_begun(prompts, &mut hooks, run))
     }
 
@@ -172,7 +176,9 @@ impl Transformer {
             .iter()
             .map(|prompt| Lane::full(&prompt.tokens, outputs(run.logits, prompt.len())))
             .collect();
-        let mut recorder = run.cache.map(|selection| Recorder::new(selection, &lanes));
+        let mut recorder = run
+            .cache
+            .map(|selection| Recorder::new(selection, &lanes, &self.identity));
         let stop = match run.logits {
             KeepLogits::None => Some(run.stop_at_layer.unwrap_or(self.config.n_layers)),
             _ => run.stop_at_layer,
@@ -240,7 +246,7 @@ impl Transformer {
         let shape = RunShape {
             stop_at_layer: (!whole).then(|| run.stop_at_layer.unwrap_or(self.config.n_layers)),
             logits: run.logits,
-            ..RunShape::whole(&self.config, lengths)
+            ..RunShape::whole(self, lengths)
         };
         hooks.begin(&shape)?;
         run.cache

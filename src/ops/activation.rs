@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::rows::{for_row_pairs, for_rows};
+use super::rows::{assert_shape, for_row_pairs, for_rows};
 use super::simd::{exp, vectorized};
 use crate::config::Activation;
 
@@ -39,11 +39,16 @@ pub(crate) fn activate_row(activation: Activation, row: &mut [f32]) {
 ///
 /// # Shapes
 /// Both `[rows, d_mlp]`.
+///
+/// # Panics
+/// If the shapes differ.
 pub fn activate_backward(
     activation: Activation,
     x: ArrayView2<'_, f32>,
     gradient: ArrayViewMut2<'_, f32>,
 ) {
+    let what = "the gradient of `activate_backward`";
+    assert_shape(what, gradient.shape(), x.shape());
     for_row_pairs(gradient, x, |_, gradient, x| match activation {
         Activation::GeluNew => vectorized(
             #[inline(always)]

@@ -34,12 +34,18 @@ pub fn linear(
 }
 
 /// `x · w`, shapes as in [`linear`].
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn matmul(x: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Array2<f32> {
     linear(x, w, None)
 }
 
 /// As [`linear`], into given memory. Each element is summed over `in` in an order that depends on
 /// `in` alone, so the split over threads does not show in the bits.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn matmul_into(
     x: ArrayView2<'_, f32>,
     w: ArrayView2<'_, f32>,

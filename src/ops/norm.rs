@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Zip};
 
 use super::memory::matrix;
-use super::rows::{PARALLEL_FROM, for_row_pairs, for_rows};
+use super::rows::{PARALLEL_FROM, assert_shape, for_row_pairs, for_rows};
 use super::simd::{dot, sum, vectorized};
 
 /// The parts of a LayerNorm that hooks can see.
@@ -43,6 +43,9 @@ fn centre(x: &mut [f32], eps: f32) -> f32 {
 ///
 /// # Shapes
 /// `x` `[rows, d_model]`.
+///
+/// # Panics
+/// If `edit` leaves scales of another shape.
 pub fn layer_norm(
     x: ArrayView2<'_, f32>,
     eps: f32,
@@ -67,6 +70,7 @@ pub fn layer_norm(
         rows.par_for_each(centre_row);
     }
     edit(&mut scale);
+    assert_shape("LayerNorm's scales", scale.shape(), &[x.nrows(), 1]);
     for_rows(normalized.view_mut(), |i, row| {
         let scale = scale[[i, 0]];
         vectorized(
@@ -78,11 +82,27 @@ pub fn layer_norm(
 }
 
 /// `normalized * weight + bias`, row by row.
+///
+/// # Shapes
+/// `normalized` `[rows, d_model]`, `weight` and `bias` `[d_model]`; returns `[rows, d_model]`.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn affine(
     normalized: ArrayView2<'_, f32>,
     weight: ArrayView1<'_, f32>,
     bias: ArrayView1<'_, f32>,
 ) -> Array2<f32> {
+    assert_shape(
+        "the weight of `affine`",
+        weight.shape(),
+        &normalized.shape()[1..],
+    );
+    assert_shape(
+        "the bias of `affine`",
+        bias.shape(),
+        &normalized.shape()[1..],
+    );
     let mut out = matrix(normalized.dim());
     let (weight, bias) = (weight.to_vec(), bias.to_vec());
     for_rows(out.view_mut(), |i, row| {
@@ -105,13 +125,26 @@ fn scale_and_shift(row: &mut [f32], weight: &[f32], bias: &[f32]) {
 /// LayerNorm with weight and bias in one go: the bits of [`layer_norm`] and [`affine`].
 ///
 /// # Shapes
-/// `x` `[rows, d_model]`, `weight` and `bias` `[d_model]`.
+/// `x` `[rows, d_model]`, `weight` and `bias` `[d_model]`; returns `[rows, d_model]`.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn layer_norm_affine(
     x: ArrayView2<'_, f32>,
     weight: ArrayView1<'_, f32>,
     bias: ArrayView1<'_, f32>,
     eps: f32,
 ) -> Array2<f32> {
+    assert_shape(
+        "the weight of `layer_norm_affine`",
+        weight.shape(),
+        &x.shape()[1..],
+    );
+    assert_shape(
+        "the bias of `layer_norm_affine`",
+        bias.shape(),
+        &x.shape()[1..],
+    );
     let mut out = matrix(x.dim());
     let (weight, bias) = (weight.to_vec(), bias.to_vec());
     for_rows(out.view_mut(), |i, row| {
@@ -132,13 +165,26 @@ pub fn layer_norm_affine(
 /// `scale` is what divided, after any edit; an edit counts as an added constant.
 ///
 /// # Shapes
-/// `x` and `gradient` `[rows, d_model]`, `scale` `[rows, 1]`; gives `[rows, d_model]`.
+/// `x` and `gradient` `[rows, d_model]`, `scale` `[rows, 1]`; returns `[rows, d_model]`.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn layer_norm_backward(
     x: ArrayView2<'_, f32>,
     scale: ArrayView2<'_, f32>,
     eps: f32,
     gradient: ArrayView2<'_, f32>,
 ) -> Array2<f32> {
+    assert_shape(
+        "the gradient of `layer_norm_backward`",
+        gradient.shape(),
+        x.shape(),
+    );
+    assert_shape(
+        "the scale of `layer_norm_backward`",
+        scale.shape(),
+        &[x.nrows(), 1],
+    );
     let mut out = gradient.as_standard_layout().into_owned();
     for_row_pairs(out.view_mut(), x, |i, gradient, x| {
         let mut centred = x.to_vec();
@@ -162,11 +208,24 @@ pub fn layer_norm_backward(
 
 /// The gradient at the scale of [`layer_norm`] from that at its output, `[rows, 1]`; shapes as in
 /// [`layer_norm_backward`].
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn layer_norm_scale_backward(
     x: ArrayView2<'_, f32>,
     scale: ArrayView2<'_, f32>,
     gradient: ArrayView2<'_, f32>,
 ) -> Array2<f32> {
+    assert_shape(
+        "the gradient of `layer_norm_scale_backward`",
+        gradient.shape(),
+        x.shape(),
+    );
+    assert_shape(
+        "the scale of `layer_norm_scale_backward`",
+        scale.shape(),
+        &[x.nrows(), 1],
+    );
     let mut out = Array2::zeros(scale.dim());
     let gradient = gradient.as_standard_layout();
     for_row_pairs(out.view_mut(), x, |i, out, x| {
@@ -190,8 +249,19 @@ fn scale_gradient(centred: &[f32], gradient: &[f32], scale: f32) -> f32 {
     -dot(centred, gradient) / (scale * scale)
 }
 
-/// The backward of [`affine`] for its input: `gradient * weight`, in place, `[rows, d_model]`.
+/// The backward of [`affine`] for its input: `gradient * weight`, in place.
+///
+/// # Shapes
+/// `gradient` `[rows, d_model]`, `weight` `[d_model]`.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn affine_backward(gradient: ArrayViewMut2<'_, f32>, weight: ArrayView1<'_, f32>) {
+    assert_shape(
+        "the weight of `affine_backward`",
+        weight.shape(),
+        &gradient.shape()[1..],
+    );
     let weight = weight.to_vec();
     for_rows(gradient, |_, row| {
         vectorized(

@@ -58,12 +58,30 @@ pub(crate) fn for_row_pairs(
     });
 }
 
+/// Checks an operand's shape, where an operation would otherwise compute a part of its answer.
+///
+/// # Panics
+/// If it is not the one expected; says both.
+#[track_caller]
+pub(super) fn assert_shape(what: &str, found: &[usize], expected: &[usize]) {
+    assert!(
+        found == expected,
+        "shape of {what}: found {found:?}; expected {expected:?}"
+    );
+}
+
 /// Sums over the rows of `x`, or of `x * factor`: the gradient of a vector that is added to, or
 /// multiplied with, every row.
 ///
 /// # Shapes
-/// Both `[rows, width]`; gives `[width]`.
+/// Both `[rows, width]`; returns `[width]`.
+///
+/// # Panics
+/// If the shapes differ.
 pub fn sum_rows(x: ArrayView2<'_, f32>, factor: Option<ArrayView2<'_, f32>>) -> Array1<f32> {
+    if let Some(factor) = &factor {
+        assert_shape("the factor of `sum_rows`", factor.shape(), x.shape());
+    }
     let (x, factor) = (
         x.as_standard_layout(),
         factor.as_ref().map(|f| f.as_standard_layout()),

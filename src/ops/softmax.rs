@@ -2,6 +2,7 @@
 
 use ndarray::ArrayView1;
 
+use super::rows::assert_shape;
 use super::simd::{dot, exp, reduce, sum, vectorized};
 
 /// Softmax in place. Entries of −∞ become exactly 0, and trailing ones do not change the bits of
@@ -67,7 +68,12 @@ fn larger(a: f32, b: f32) -> f32 {
 
 /// The backward of [`softmax_row`]: turns the gradient at the probabilities into that at the
 /// scores, in place. It is 0 where the probability is 0.
+///
+/// # Panics
+/// If the lengths differ.
 pub fn softmax_backward_row(probabilities: &[f32], gradient: &mut [f32]) {
+    let what = "the gradient of `softmax_backward_row`";
+    assert_shape(what, &[gradient.len()], &[probabilities.len()]);
     vectorized(
         #[inline(always)]
         || {

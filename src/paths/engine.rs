@@ -73,7 +73,7 @@ impl PathPatching<'_> {
     /// What a sender's output becomes.
     fn edit(&self, point: HookPoint) -> Result<Edit> {
         match &self.sent {
-            Sent::Run(new) => Edit::patch(&new.caches([point])?, point),
+            Sent::Run(new) => Edit::patch(&new.held([point])?, point),
             Sent::Edits(edits) => Ok(edits[&point].clone()),
         }
     }
@@ -81,7 +81,7 @@ impl PathPatching<'_> {
     /// Runs C of all cells.
     fn save(&self, cells: &[Cell], ends: &Ends, memory_limit: u64) -> Result<RunsC> {
         let keep = Selection::points(ends.reads.iter().copied());
-        let original = self.original.caches(keep.iter())?;
+        let original = self.original.held(keep.iter())?;
         let schedule = self.original.depart(Departure {
             cells: Cow::Borrowed(cells),
             frozen: self.frozen(),
@@ -246,7 +246,7 @@ impl<'p, 'm> Runs<'p, 'm> {
             }
         }
         if let (Some(slopes), Some(linear)) = (&self.slopes, &mut raw.linear) {
-            let original = study.original.caches(self.ends.reads.iter().copied())?;
+            let original = study.original.held(self.ends.reads.iter().copied())?;
             let finished = |(cell, _): &(&usize, _)| raw.absent[**cell].is_none();
             for (cell, saved) in group.iter().zip(&made.saved).filter(finished) {
                 for (prompt, base) in raw.original.iter().enumerate() {

@@ -106,7 +106,7 @@ impl Schedule<'_> {
             lanes: hooks.collect(),
         };
         let mut recorder = match &job.end {
-            End::Cache(keep) => Some(Recorder::new(keep, &lanes)),
+            End::Cache(keep) => Some(Recorder::new(keep, &lanes, job.model.identity())),
             End::Logits(_) => None,
         };
         let pass = Pass::new(job.model, &lanes, &mut hooks, recorder.as_mut());

@@ -205,7 +205,7 @@ impl ExactEdges<'_> {
     fn normed(&self, layer: usize, differences: &[Vec<Array2<f32>>]) -> Result<Array2<f32>> {
         let [base, _] = self.pairs.base_and_donor();
         let at = Site::ResidPre.at(layer);
-        let caches = base.caches([at])?;
+        let caches = base.held([at])?;
         let mut x = ops::matrix((
             differences.len() * self.pairs.tokens(),
             self.graph().d_model(),

@@ -88,7 +88,7 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
     fn attention_with(&self, head: Head, received: Intervention) -> Result<f32> {
         let base = self.study.base();
         let point = Site::Pattern.at(head.layer);
-        let caches = Base::over(base, base.prompts(), vec![received])?.caches([point])?;
+        let caches = Base::over(base, base.prompts(), vec![received])?.held([point])?;
         let mut scores = Vec::with_capacity(caches.len());
         for cache in caches.iter() {
             let attention = cache.get(point)?.index_axis_move(Dim(0), head.head);
