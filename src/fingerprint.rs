@@ -20,7 +20,8 @@ const PIECE: usize = 1 << 18;
 ///
 /// ```
 /// use patchlens::{Config, Transformer};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
 /// let [a, again, b] = [0, 0, 1].map(|seed| Transformer::random(config.clone(), seed).unwrap());
 /// assert_eq!(a.fingerprint(), again.fingerprint());
 /// assert_ne!(a.fingerprint(), b.fingerprint());

@@ -24,6 +24,7 @@
 //! **What it does not mean.** Where a head looks is not what it moves, and on other text it may do
 //! something else. More in [the guide](crate::guide::heads).
 
+mod attention;
 mod card;
 mod copy_scores;
 mod detection;
@@ -34,14 +35,14 @@ mod role;
 mod scores;
 mod task;
 
+pub use attention::{Attended, Attention, AttentionScores, pattern_scores};
 pub use card::{
     HeadCard, HeadLabel, Partner, Reading, Score, Suggestion, TaskEvidence, Thresholds,
 };
 pub use copy_scores::{Copied, CopyScores};
-pub use detection::{Closeness, Detection, detect_heads};
+pub use detection::{Closeness, Detection};
 pub use induction::{InductionCircuit, InductionEdge, InductionSearch, InductionThresholds};
 pub use patterns::AttentionPattern;
 pub use report::{HeadReport, HeadReporter};
 pub use role::Role;
-pub use scores::{attention_by_distance, attention_entropy, attention_to_roles, pattern_scores};
 pub use task::HeadTask;

@@ -31,7 +31,7 @@ mod tuned;
 
 use ndarray::{Array2, Array3, ArrayView2, Axis as Dim};
 
-pub use tuned::TunedLens;
+pub use tuned::{FittedLens, LensFit, TunedLens};
 
 use crate::cache::{ActivationCache, RunKind, Selection};
 use crate::error::{Error, Result};
@@ -206,7 +206,8 @@ impl<'m> LogitLens<'m> {
         self.readout(prompt, numbers)
     }
 
-    /// The lens's logits at one point of a cached run, with or without hooks, `[pos, d_vocab]`. Those at the last
+    /// The lens's logits at one point of a cached run, with or without hooks, `[pos, d_vocab]`.
+    /// Those at the last
     /// block's `hook_resid_post` have the bits of the model's own (without tuned lens).
     ///
     /// # Errors

@@ -64,7 +64,8 @@ impl<'m> LogitAttribution<'m> {
 
     limits_methods!('m);
 
-    /// Runs the prompts in turn; the metric is a sum of logits. An observer hears how many are done; after its break, the means
+    /// Runs the prompts in turn; the metric is a sum of logits. An observer hears how many are
+    /// done; after its break, the means
     /// are over those, and the result says that it is partial.
     ///
     /// # Errors

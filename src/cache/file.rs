@@ -20,7 +20,8 @@ const KIND: &str = "run_kind";
 
 impl ActivationCache {
     /// Writes all activations as a safetensors file under their hook names, F32, with the axes
-    /// of [`HookPoint::axes`]; beside them, I64, `tokens` `[pos]`, `positions` `[kept pos]`, the model's
+    /// of [`HookPoint::axes`]; beside them, I64, `tokens` `[pos]`, `positions` `[kept pos]`, the
+    /// model's
     /// `fingerprint` `[4]`, 32 bits each, and `run_kind` `[1]` (0 a plain run, 1 one that hooks
     /// changed, 2 gradients).
     ///

@@ -1,13 +1,12 @@
 //! Heads whose attention is close to a pattern given as a matrix (TransformerLens's
 //! `head_detector`).
 
-use ndarray::{Array2, ArrayView2, Axis as Dim};
+use ndarray::{Array2, ArrayView2};
 
 use crate::error::{Error, Result};
-use crate::heads::scores::{about, measure, summary};
-use crate::model::Transformer;
-use crate::prompt::{IntoPrompts, Prompts};
-use crate::report::Labelled;
+use crate::heads::scores::about;
+use crate::prompt::Prompts;
+use crate::report::About;
 
 /// How a pattern is compared with one that is looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -19,7 +18,7 @@ pub enum Closeness {
     Abs,
 }
 
-/// Settings of [`detect_heads`], TransformerLens's.
+/// How attention is compared with matrices, TransformerLens's settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Detection {
     /// The measure.
@@ -32,7 +31,7 @@ pub struct Detection {
 
 impl Detection {
     /// How close an attention pattern is to the one looked for, both `[dest, src]`.
-    fn score(&self, attention: ArrayView2<'_, f32>, wanted: &Array2<f32>) -> f32 {
+    pub(crate) fn score(&self, attention: ArrayView2<'_, f32>, wanted: &Array2<f32>) -> f32 {
         let (mut on, mut all, mut off) = (0.0_f64, 0.0_f64, 0.0_f64);
         for ((dest, src), a) in attention.indexed_iter() {
             let excluded =
@@ -52,25 +51,7 @@ impl Detection {
     }
 }
 
-/// How close every head's attention is to a pattern given as a matrix `[dest, src]`, one per
-/// prompt, `[layer, head]`: mean and standard error over the prompts. TransformerLens's
-/// `detect_head`, but `abs` is not rounded.
-/// [`AttentionPattern::matrix`](crate::heads::AttentionPattern::matrix) makes the usual ones.
-///
-/// # Errors
-/// [`Error::Invalid`] if the patterns are not as many as the prompts or not lower triangular,
-/// [`Error::Shape`] for another size than its prompt's; else same as [`Transformer::run`].
-pub fn detect_heads(
-    model: &Transformer,
-    prompts: impl IntoPrompts,
-    patterns: &[Array2<f32>],
-    detection: Detection,
-) -> Result<Labelled> {
-    let prompts = prompts.into_prompts()?;
-    check_patterns(&prompts, patterns)?;
-    let samples = measure(model, &prompts, 1, |prompt, attention| {
-        vec![detection.score(attention, &patterns[prompt])]
-    })?;
+pub(crate) fn detection_about(detection: Detection) -> About {
     let (caption, unit) = match detection.measure {
         Closeness::Mul => (
             "Share of the attention on the pattern.",
@@ -78,12 +59,10 @@ pub fn detect_heads(
         ),
         Closeness::Abs => ("1 − Σ|A − D| / n.", "closeness"),
     };
-    let samples = samples.index_axis_move(Dim(0), 0);
-    let about = about("Head detection", caption, unit);
-    summary(samples.view().into_dyn(), None, about)
+    about("Head detection", caption, unit)
 }
 
-fn check_patterns(prompts: &Prompts, patterns: &[Array2<f32>]) -> Result<()> {
+pub(crate) fn check_patterns(prompts: &Prompts, patterns: &[Array2<f32>]) -> Result<()> {
     if prompts.len() != patterns.len() {
         let expected = format!("{}, one per prompt", prompts.len());
         return Err(Error::invalid(

@@ -97,8 +97,7 @@ impl<'m> HeadReporter<'m> {
     /// one study of them after the other.
     ///
     /// # Errors
-    /// Same as [`pattern_scores`](crate::heads::pattern_scores),
-    /// [`attention_to_roles`](crate::heads::attention_to_roles), [`CopyScores::run`] and
+    /// Same as [`AttentionScores::run`](crate::heads::AttentionScores::run), [`CopyScores::run`] and
     /// [`Ablation::run`](crate::ablation::Ablation::run); [`Error::Invalid`] if the answer is none of
     /// the roles, or if [`Thresholds::copy_top`] is 0 or the whole vocabulary.
     pub fn run(&self) -> Result<HeadReport> {
@@ -122,8 +121,9 @@ impl<'m> HeadReporter<'m> {
             };
             MeasuredTask::new(model, task, settings)
         };
+        let limits = Limits::of_memory(self.limits.memory);
         let (patterns, entropy) =
-            scores_and_entropy(model, &self.prompts, &AttentionPattern::STANDARD)?;
+            scores_and_entropy(model, &self.prompts, &AttentionPattern::STANDARD, &limits)?;
         let measured = Measured {
             patterns,
             entropy,

@@ -6,13 +6,14 @@ use ndarray::{Array4, ArrayView2, ArrayViewD, ArrayViewMutD, Axis as Dim};
 use crate::component::Head;
 use crate::error::{Error, Result};
 use crate::heads::patterns::AttentionPattern;
-use crate::heads::role::Role;
 use crate::hook::{HookPoint, Site};
-use crate::model::{Hooks, KeepLogits, Run, RunShape, Transformer, Visit};
-use crate::prompt::{IntoPrompts, Prompts};
+use crate::limits::Limits;
+use crate::model::lane::Lane;
+use crate::model::{Footprint, Hooks, KeepLogits, Run, RunShape, Transformer, Visit};
+use crate::prompt::{Prompt, Prompts};
 use crate::report::{About, Absent, Axis, Labelled, labelled_means};
 
-/// Prompts that run at once: bounds the memory, not the result.
+/// Prompts that run at once at most.
 const BATCH: usize = 8;
 
 /// Shows every head's attention `[dest, src]` to a closure of the head and the sequence.
@@ -43,10 +44,12 @@ pub(crate) const PATTERNS_ONLY: Run<'static> = Run {
     logits: KeepLogits::None,
 };
 
-/// Some numbers of every head on every prompt, `[measure, layer, head, prompt]`.
+/// Some numbers of every head on every prompt, `[measure, layer, head, prompt]`; of the first prompts
+/// only if the observer ends it there.
 pub(crate) fn measure(
     model: &Transformer,
     prompts: &Prompts,
+    limits: &Limits<'_>,
     measures: usize,
     mut of: impl FnMut(usize, ArrayView2<'_, f32>) -> Vec<f32> + Send,
 ) -> Result<Array4<f32>> {
@@ -54,16 +57,53 @@ pub(crate) fn measure(
     let config = model.config();
     let shape = (measures, config.n_layers, config.n_heads, prompts.len());
     let mut samples = Array4::from_elem(shape, f32::NAN);
-    for (batch, chunk) in prompts.as_slice().chunks(BATCH).enumerate() {
+    let mut done = 0;
+    for batch in batches_within(model, prompts.as_slice(), limits.memory)? {
         let reader = PatternReader(|head: Head, sequence, attention: ArrayView2<'_, f32>| {
-            let prompt = batch * BATCH + sequence;
+            let prompt = done + sequence;
             for (i, value) in of(prompt, attention).into_iter().enumerate() {
                 samples[[i, head.layer, head.head, prompt]] = value;
             }
         });
-        model.run(chunk, reader, &PATTERNS_ONLY)?;
+        model.run(batch, reader, &PATTERNS_ONLY)?;
+        done += batch.len();
+        if limits.report(done, prompts.len(), "prompts").is_break() {
+            break;
+        }
     }
-    Ok(samples)
+    Ok(samples.slice_axis(Dim(3), (..done).into()).to_owned())
+}
+
+/// Prompts in turn, as many at a time as their runs with patterns shown fit into the memory, up to
+/// [`BATCH`].
+fn batches_within<'p>(
+    model: &Transformer,
+    prompts: &'p [Prompt],
+    limit: u64,
+) -> Result<Vec<&'p [Prompt]>> {
+    let pattern = |at: HookPoint| {
+        let here = matches!(at, HookPoint::Block(_, Site::Pattern));
+        here.then(Footprint::default)
+    };
+    let bytes = |prompt: &Prompt| {
+        let lane = Lane::full(&prompt.tokens, Vec::new());
+        lane.cost(model.config(), &pattern).bytes
+    };
+    let mut batches = Vec::new();
+    let (mut start, mut used) = (0, 0);
+    for (i, prompt) in prompts.iter().enumerate() {
+        let least = bytes(prompt);
+        if least > limit {
+            return Err(Error::MemoryLimit { limit, least });
+        }
+        if i > start && (used + least > limit || i == start + BATCH) {
+            batches.push(&prompts[start..i]);
+            (start, used) = (i, 0);
+        }
+        used += least;
+    }
+    batches.push(&prompts[start..]);
+    Ok(batches)
 }
 
 /// Means over prompts, with standard errors where there are several, of
@@ -97,44 +137,15 @@ pub(crate) fn about(title: &str, caption: &str, unit: &str) -> About {
     }
 }
 
-/// How much of its attention every head gives to known patterns, `[pattern, layer, head]`: means
-/// over the prompts with their standard errors. A prompt where a pattern has no source (no token
-/// occurs twice, say) does not count; a pattern without any such prompt is NaN.
-///
-/// ```
-/// use patchlens::{Config, Prompt, Transformer};
-/// use patchlens::heads::{AttentionPattern, pattern_scores};
-/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
-/// ..Config::gpt2() };
-/// let model = Transformer::random(config, 0)?;
-/// let scores = pattern_scores(&model, &Prompt::from([1, 2, 3, 1, 2, 3]),
-/// &AttentionPattern::STANDARD)?;
-/// assert_eq!(scores.values().shape(), [5, 2, 2]);
-/// # Ok::<(), patchlens::Error>(())
-/// ```
-///
-/// # Errors
-/// Same as [`Transformer::run`]; [`Error::Invalid`] without a pattern.
-pub fn pattern_scores(
-    model: &Transformer,
-    prompts: impl IntoPrompts,
-    patterns: &[AttentionPattern],
-) -> Result<Labelled> {
-    let prompts = prompts.into_prompts()?;
-    let samples = measure(model, &prompts, patterns.len(), |prompt, attention| {
-        scores(patterns, attention, &prompts[prompt].tokens)
-    })?;
-    scores_summary(samples.view().into_dyn(), patterns)
-}
-
-/// [`pattern_scores`] and [`attention_entropy`] by the same runs.
+/// Scores of patterns and entropies, by the same runs.
 pub(crate) fn scores_and_entropy(
     model: &Transformer,
     prompts: &Prompts,
     patterns: &[AttentionPattern],
+    limits: &Limits<'_>,
 ) -> Result<(Labelled, Labelled)> {
     let n = patterns.len();
-    let samples = measure(model, prompts, n + 1, |prompt, attention| {
+    let samples = measure(model, prompts, limits, n + 1, |prompt, attention| {
         let mut values = scores(patterns, attention, &prompts[prompt].tokens);
         values.push(entropy(attention));
         values
@@ -142,11 +153,15 @@ pub(crate) fn scores_and_entropy(
     let (of_patterns, entropies) = samples.view().split_at(Dim(0), n);
     Ok((
         scores_summary(of_patterns.into_dyn(), patterns)?,
-        entropy_summary(entropies.index_axis_move(Dim(0), 0).into_dyn())?,
+        summary(
+            entropies.index_axis_move(Dim(0), 0).into_dyn(),
+            None,
+            entropy_about(),
+        )?,
     ))
 }
 
-fn scores(
+pub(crate) fn scores(
     patterns: &[AttentionPattern],
     attention: ArrayView2<'_, f32>,
     tokens: &[u32],
@@ -157,89 +172,21 @@ fn scores(
 
 fn scores_summary(samples: ArrayViewD<'_, f32>, patterns: &[AttentionPattern]) -> Result<Labelled> {
     let axis = Axis::new("pattern", patterns.iter().map(ToString::to_string));
+    summary(samples, Some(axis), pattern_about())
+}
+
+pub(crate) fn pattern_about() -> About {
     let caption = "Mean attention to the pattern, over the destinations where it has a source.";
-    summary(
-        samples,
-        Some(axis),
-        about("Pattern scores", caption, "attention"),
-    )
+    about("Pattern scores", caption, "attention")
 }
 
-/// How much attention every head gives to the token a given distance back (0 is the token
-/// itself), `[distance, layer, head]`, for distances up to `longest`; mean over destinations,
-/// then over prompts. NaN where all prompts are too short.
-///
-/// # Errors
-/// Same as [`Transformer::run`]; [`Error::OutOfRange`] for a distance that no two tokens of a context
-/// have.
-pub fn attention_by_distance(
-    model: &Transformer,
-    prompts: impl IntoPrompts,
-    longest: usize,
-) -> Result<Labelled> {
-    let n_ctx = model.config().n_ctx;
-    if longest >= n_ctx {
-        return Err(Error::OutOfRange {
-            at: "attention by distance".to_string(),
-            axis: "distance",
-            found: longest,
-            expected: format!("0..{n_ctx} (n_positions)"),
-        });
-    }
-    let distances: Vec<_> = (0..=longest).map(AttentionPattern::Offset).collect();
-    let mut scores = pattern_scores(model, prompts, &distances)?;
-    scores.about.title = "Attention by distance".to_string();
-    scores.about.caption = "Mean attention to the token so far back.".to_string();
-    Ok(scores)
-}
-
-/// The entropy of every head's attention in nats, `[layer, head]`: mean over destinations, then
-/// over prompts.
-///
-/// # Errors
-/// Same as [`Transformer::run`].
-pub fn attention_entropy(model: &Transformer, prompts: impl IntoPrompts) -> Result<Labelled> {
-    let prompts = prompts.into_prompts()?;
-    let samples = measure(model, &prompts, 1, |_, attention| vec![entropy(attention)])?;
-    entropy_summary(samples.index_axis_move(Dim(0), 0).view().into_dyn())
-}
-
-fn entropy(attention: ArrayView2<'_, f32>) -> f32 {
+pub(crate) fn entropy(attention: ArrayView2<'_, f32>) -> f32 {
     let terms = attention.iter().filter(|p| **p > 0.0);
     let total: f64 = terms.map(|p| -f64::from(*p) * f64::from(*p).ln()).sum();
     (total / attention.nrows() as f64) as f32
 }
 
-fn entropy_summary(samples: ArrayViewD<'_, f32>) -> Result<Labelled> {
+pub(crate) fn entropy_about() -> About {
     let caption = "Mean over destinations of the entropy of the attention to the sources.";
-    summary(
-        samples,
-        None,
-        about("Attention entropy", caption, "entropy (nats)"),
-    )
-}
-
-/// The attention that every head gives from one labelled position (`END`, say) to others (`IO`,
-/// `S1`, `S2`), `[src, layer, head]`: means over prompts with standard errors.
-///
-/// # Errors
-/// [`Error::Invalid`] or [`Error::OutOfRange`] for roles that do not fit the prompts; else same
-/// as [`Transformer::run`].
-pub fn attention_to_roles(
-    model: &Transformer,
-    prompts: impl IntoPrompts,
-    dest: &Role,
-    src: &[Role],
-) -> Result<Labelled> {
-    let prompts = prompts.into_prompts()?;
-    dest.check(&prompts)?;
-    src.iter().try_for_each(|role| role.check(&prompts))?;
-    let samples = measure(model, &prompts, src.len(), |prompt, attention| {
-        let row = attention.row(dest.positions[prompt]);
-        src.iter().map(|role| row[role.positions[prompt]]).collect()
-    })?;
-    let axis = Axis::new("src", src.iter().map(|role| role.name.clone()));
-    let caption = format!("Attention from {} to labelled positions.", dest.name);
-    let about = about("Attention to roles", &caption, "attention");
-    summary(samples.view().into_dyn(), Some(axis), about)
+    about("Attention entropy", caption, "entropy (nats)")
 }

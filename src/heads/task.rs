@@ -7,10 +7,11 @@ use crate::ablation::{Ablation, Each, Replacement};
 use crate::base::Base;
 use crate::component::Head;
 use crate::error::{Error, Result};
+use crate::heads::attention::{Attention, AttentionScores};
 use crate::heads::card::{Reading, Score, TaskEvidence};
 use crate::heads::copy_scores::{Decoder, stacked};
 use crate::heads::role::Role;
-use crate::heads::scores::{about, attention_to_roles};
+use crate::heads::scores::about;
 use crate::hook::Site;
 use crate::limits::Limits;
 use crate::metric::{Metric, logit_diffs};
@@ -118,7 +119,13 @@ impl MeasuredTask {
             None
         } else {
             let prompts = base.prompts();
-            Some(attention_to_roles(model, prompts, &task.end, &task.roles)?)
+            let scores = AttentionScores::new(model, prompts)?;
+            let to_roles = Attention::ToRoles {
+                dest: &task.end,
+                src: &task.roles,
+            };
+            let limit = ablation.limits.memory;
+            Some(scores.memory_limit(limit).run(to_roles)?.effect)
         };
         let reads = match (&roles, answer) {
             (Some(attention), Some(answer)) => {

@@ -109,8 +109,10 @@ impl Values {
     ///
     /// ```
     /// use patchlens::intervention::Values;
-    /// use patchlens::{Config, Edit, Intervention, Interventions, Prompt, Run, Selection, Site, Transformer};
-    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+    /// use patchlens::{Config, Edit, Intervention, Interventions, Prompt, Run, Selection, Site,
+    /// Transformer};
+    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+    /// ..Config::gpt2() };
     /// let (tuned, model) = (Transformer::random(config.clone(), 1)?, Transformer::random(config, 0)?);
     /// let point = Site::MlpOut.at(1);
     /// let (_, cache) = tuned.run_with_cache(&[1, 2, 3], &Selection::points([point]))?;

@@ -13,10 +13,10 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::format_error;
 use crate::hook::{HookPoint, Site};
-use crate::limits::batches;
+use crate::limits::{Limits, batches};
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::ops;
-use crate::prompt::Prompt;
+use crate::prompt::{IntoPrompts, Prompts};
 
 /// Translators from points of the residual stream to the final one: `r + r·W + b`. With `W` and
 /// `b` zero, the tuned lens is the logit lens to the bit.
@@ -47,6 +47,129 @@ struct Sums {
     xy: Array2<f64>,
 }
 
+/// Fits a [`TunedLens`] by least squares: each translator predicts the final residual stream (the
+/// last block's `hook_resid_post`) from its point, over all positions of the prompts.
+///
+/// Minimises `Σ ‖final − (r + r·W + b)‖² + λ‖W‖²` by the normal equations in f64, with `λ` = the
+/// ridge × the mean diagonal of the centred `rᵀr`: the ridge draws towards the logit lens. (Belrose
+/// et al. 2023, section 3, minimise the KL divergence by gradient descent instead.)
+///
+/// ```
+/// use patchlens::lens::LensFit;
+/// use patchlens::{Config, Prompts, Site, Transformer};
+/// let model = Transformer::random(Config::tiny(), 0)?;
+/// let prompts = Prompts::new([[1, 2, 3, 4], [5, 6, 7, 8]])?;
+/// let fitted = LensFit::new(&model, &prompts)?.points(&[Site::ResidPre.at(1)]).run(1e-3)?;
+/// assert_eq!(fitted.lens.points().count(), 1);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct LensFit<'m> {
+    model: &'m Transformer,
+    prompts: Prompts,
+    points: Vec<HookPoint>,
+    limits: Limits<'m>,
+}
+
+impl<'m> LensFit<'m> {
+    /// A fit at `resid_pre` of every layer, on some prompts.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that cannot run.
+    pub fn new(model: &'m Transformer, prompts: impl IntoPrompts) -> Result<Self> {
+        let prompts = prompts.into_prompts()?;
+        model.check_prompts(prompts.as_slice())?;
+        Ok(LensFit {
+            model,
+            prompts,
+            points: (0..model.config().n_layers)
+                .map(|layer| Site::ResidPre.at(layer))
+                .collect(),
+            limits: Limits::default(),
+        })
+    }
+
+    /// Fits translators at these points.
+    #[must_use]
+    pub fn points(mut self, points: &[HookPoint]) -> Self {
+        self.points = points.to_vec();
+        self
+    }
+
+    /// Reports [`Progress`](crate::Progress) to an observer. If it ends the fit early, the lens is
+    /// that of the prompts seen by then.
+    #[must_use]
+    pub fn observe(
+        mut self,
+        observer: impl FnMut(&crate::Progress) -> std::ops::ControlFlow<()> + Send + 'm,
+    ) -> Self {
+        self.limits.observe(observer);
+        self
+    }
+
+    /// Runs the prompts, up to 4,096 tokens at a time, and solves.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a layer that the model lacks; [`Error::Invalid`] for a point with
+    /// axes other than `[pos, d_model]`, and for a ridge that is negative or not finite, or too
+    /// small for the data (fewer independent rows than `d_model` need one above 0).
+    pub fn run(&self, ridge: f64) -> Result<FittedLens> {
+        let config = self.model.config();
+        check_points(config, &self.points)?;
+        if !(ridge.is_finite() && ridge >= 0.0) {
+            return Err(Error::invalid("ridge", ridge, "a finite number from 0 on"));
+        }
+        let last = Site::ResidPost.at(config.n_layers - 1);
+        let selection = Selection::points(self.points.iter().copied().chain([last]));
+        let mut sums: Vec<Sums> = self
+            .points
+            .iter()
+            .map(|_| Sums::new(config.d_model))
+            .collect();
+        let run = Run {
+            cache: Some(&selection),
+            logits: KeepLogits::None,
+            ..Run::default()
+        };
+        let mut done = 0;
+        for batch in batches(self.prompts.as_slice()) {
+            for cache in self.model.run(batch, (), &run)?.caches {
+                let truth = cache.flat(last)?;
+                for (sums, point) in sums.iter_mut().zip(&self.points) {
+                    sums.add(cache.flat(*point)?, truth);
+                }
+            }
+            done += batch.len();
+            if self
+                .limits
+                .report(done, self.prompts.len(), "prompts")
+                .is_break()
+            {
+                break;
+            }
+        }
+        let fitted = self.points.iter().zip(&sums);
+        let fitted = fitted.map(|(point, sums)| Ok((*point, sums.solve(*point, ridge)?)));
+        let translators = fitted.collect::<Result<_>>()?;
+        Ok(FittedLens {
+            lens: TunedLens { translators },
+            prompts: done,
+            partial: done < self.prompts.len(),
+        })
+    }
+}
+
+/// What a [`LensFit`] found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FittedLens {
+    /// The translators.
+    pub lens: TunedLens,
+    /// The number of prompts that they are fitted on.
+    pub prompts: usize,
+    /// Whether the observer ended the fit before all prompts were seen.
+    pub partial: bool,
+}
+
 impl TunedLens {
     /// Translators that change nothing.
     ///
@@ -63,50 +186,6 @@ impl TunedLens {
         let translators = points.iter().map(|point| (*point, zero.clone()));
         Ok(TunedLens {
             translators: translators.collect(),
-        })
-    }
-
-    /// Fits translators by least squares: each predicts the final residual stream (the last
-    /// block's `hook_resid_post`) from a point, over all positions of the prompts. Minimises
-    /// `Σ ‖final − (r + r·W + b)‖² + λ‖W‖²` by the normal equations in f64, with `λ` = `ridge` ×
-    /// the mean diagonal of the centred `rᵀr`: the ridge draws towards the logit lens. (Belrose et
-    /// al. minimise the KL divergence by gradient descent instead.)
-    ///
-    /// # Errors
-    /// Same as [`Transformer::run`]; [`Error::Invalid`] for a ridge that is negative or not finite, or
-    /// too small for the data (fewer independent rows than `d_model` need one above 0).
-    pub fn fit(
-        model: &Transformer,
-        prompts: &(impl AsRef<[Prompt]> + ?Sized),
-        points: &[HookPoint],
-        ridge: f64,
-    ) -> Result<Self> {
-        let (config, prompts) = (model.config(), prompts.as_ref());
-        check_points(config, points)?;
-        model.check_prompts(prompts)?;
-        if !(ridge.is_finite() && ridge >= 0.0) {
-            return Err(Error::invalid("ridge", ridge, "a finite number from 0 on"));
-        }
-        let last = Site::ResidPost.at(config.n_layers - 1);
-        let selection = Selection::points(points.iter().copied().chain([last]));
-        let mut sums: Vec<Sums> = points.iter().map(|_| Sums::new(config.d_model)).collect();
-        let run = Run {
-            cache: Some(&selection),
-            logits: KeepLogits::None,
-            ..Run::default()
-        };
-        for batch in batches(prompts) {
-            for cache in model.run(batch, (), &run)?.caches {
-                let truth = cache.flat(last)?;
-                for (sums, point) in sums.iter_mut().zip(points) {
-                    sums.add(cache.flat(*point)?, truth);
-                }
-            }
-        }
-        let fitted = points.iter().zip(&sums);
-        let fitted = fitted.map(|(point, sums)| Ok((*point, sums.solve(*point, ridge)?)));
-        Ok(TunedLens {
-            translators: fitted.collect::<Result<_>>()?,
         })
     }
 

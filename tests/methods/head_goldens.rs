@@ -5,13 +5,79 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::common::Comparison;
+
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use patchlens::heads::{
-    AttentionPattern, Closeness, CopyScores, Detection, detect_heads, pattern_scores,
+    Attention, AttentionPattern, AttentionScores, Closeness, CopyScores, Detection, pattern_scores,
 };
+use patchlens::prompt::IntoPrompts;
 use patchlens::report::{Absent, Labelled};
 use patchlens::weights::{Circuits, Embedding, FactoredMatrix};
 use patchlens::{Head, Prompt, Qkv, Transformer};
+
+/// What every head attends to.
+pub fn attended(
+    model: &Transformer,
+    prompts: impl IntoPrompts,
+    what: Attention<'_>,
+) -> patchlens::Result<Labelled> {
+    Ok(AttentionScores::new(model, prompts)?.run(what)?.effect)
+}
+
+/// The study is that of its prompts one by one, may be ended early, and keeps within its memory.
+#[test]
+fn attention_scores_are_a_study() {
+    let model = crate::common::open("tiny-gelu");
+    let prompts: Vec<Prompt> = (0..20).map(|i| Prompt::from([1, 2, i, 1, 2, i])).collect();
+    let prompts = patchlens::Prompts::new(prompts).unwrap();
+    let all = AttentionScores::new(&model, &prompts).unwrap();
+    let what = Attention::Patterns(&AttentionPattern::STANDARD);
+    let whole = all.run(what).unwrap();
+    assert!(!whole.effect.about.partial);
+    for (i, prompt) in prompts.iter().enumerate() {
+        let one = attended(&model, prompt, what).unwrap();
+        let of_all = whole.per_prompt.index_axis(ndarray::Axis(3), i).into_dyn();
+        let same = of_all.iter().zip(one.values());
+        assert!(
+            same.into_iter().all(|(a, b)| a.to_bits() == b.to_bits()),
+            "prompt {i}"
+        );
+    }
+    let mut seen = Vec::new();
+    let ended = AttentionScores::new(&model, &prompts)
+        .unwrap()
+        .observe(|progress| {
+            seen.push(progress.done);
+            std::ops::ControlFlow::Break(())
+        });
+    let part = ended.run(what).unwrap();
+    drop(ended);
+    assert!(part.effect.about.partial && part.per_prompt.dim().3 == seen[0] && seen[0] < 20);
+    assert!(
+        part.per_prompt
+            .iter()
+            .zip(
+                whole
+                    .per_prompt
+                    .slice_axis(ndarray::Axis(3), (..seen[0]).into())
+            )
+            .all(|(a, b)| a.to_bits() == b.to_bits())
+    );
+
+    let bounded = |bytes| {
+        AttentionScores::new(&model, &prompts)
+            .unwrap()
+            .memory_limit(bytes)
+            .run(what)
+    };
+    let Err(patchlens::Error::MemoryLimit { least, .. }) = bounded(1) else {
+        panic!("one byte is too little");
+    };
+    assert_eq!(
+        bounded(least).unwrap().per_prompt.mapv(f32::to_bits),
+        whole.per_prompt.mapv(f32::to_bits)
+    );
+}
 
 const BOUND: f32 = 1e-5;
 
@@ -107,7 +173,9 @@ fn head_detection() {
                         exclude_current_token,
                     };
                     let patterns = [matrix.clone()];
-                    let found = detect_heads(&model, &prompt, &patterns, detection).unwrap();
+                    let found =
+                        attended(&model, &prompt, Attention::Matrices(&patterns, detection))
+                            .unwrap();
                     let key = format!("heads/{kind}/{measure_name}/{excluded}");
                     comparison.add(&key, found.values(), reference[&key].view());
                 }
@@ -354,7 +422,12 @@ fn patterns_that_do_not_fit_are_errors() {
     let model = crate::common::open("tiny-gelu-new");
     let prompt = Prompt::from([1, 2, 3]);
     let detect = |patterns: &[Array2<f32>]| {
-        let error = detect_heads(&model, &prompt, patterns, Detection::default()).unwrap_err();
+        let error = attended(
+            &model,
+            &prompt,
+            Attention::Matrices(patterns, Detection::default()),
+        )
+        .unwrap_err();
         error.to_string()
     };
     assert!(detect(&[]).contains("one per prompt"));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use ndarray::Array2;
-use patchlens::lens::{LensReadout, LogitLens, TunedLens};
+use patchlens::lens::{LensFit, LensReadout, LogitLens, TunedLens};
 use patchlens::report::{About, Axis, Labelled, Palette};
 use patchlens::tasks::{Facts, Ioi, Split};
 use patchlens::{HookPoint, Prompt, Prompts, Tokenizer, Transformer};
@@ -172,9 +172,17 @@ impl Lens {
             (None, n) => {
                 let drawn = Ioi::new(&session.tokenizer)?.split(Split::Train)?;
                 let drawn = Prompts::new(&drawn.prompts(n, self.seed)?)?;
-                let _step = session.progress.step("fitting the tuned lens");
                 let points = LogitLens::new(&session.model).points;
-                TunedLens::fit(&session.model, &drawn, &points, self.ridge.unwrap_or(1e-3))?
+                let fit = LensFit::new(&session.model, drawn)?.points(&points);
+                let fit = fit.observe(session.progress.observer("fitting the tuned lens"));
+                let fitted = fit.run(self.ridge.unwrap_or(1e-3))?;
+                if fitted.partial {
+                    session.output.note(format_args!(
+                        "interrupted: the tuned lens is fitted on {} of {n} prompts",
+                        fitted.prompts
+                    ));
+                }
+                fitted.lens
             }
         };
         if let Some(path) = &self.save_lens {

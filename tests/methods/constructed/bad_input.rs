@@ -3,8 +3,7 @@
 use ndarray::{Array2, array};
 use patchlens::ablation::{Ablation, Each, Replacement};
 use patchlens::heads::{
-    AttentionPattern, CopyScores, HeadReporter, InductionSearch, Role, attention_by_distance,
-    attention_entropy, attention_to_roles, pattern_scores,
+    Attention, AttentionPattern, CopyScores, HeadReporter, InductionSearch, Role, pattern_scores,
 };
 use patchlens::in_context::{
     FunctionVectors, TokenPair, in_context_score, in_context_score_by_head, repeated_loss,
@@ -13,6 +12,7 @@ use patchlens::weights::{Circuits, Embedding, FactoredMatrix};
 use patchlens::{Head, Prompt, Qkv, Result, logit_diff};
 
 use super::builder::{Builder, VOCAB, repeated};
+use crate::head_goldens::attended;
 
 /// What was asked for, and parts of the message that it must give.
 fn rejected<T>(what: &str, result: Result<T>, parts: &[&str]) {
@@ -88,21 +88,32 @@ fn prompts_and_positions() {
         pattern_scores(&model, &unknown, &patterns),
         &["12"],
     );
-    rejected("entropy", attention_entropy(&model, &unknown), &["12"]);
+    rejected(
+        "entropy",
+        attended(&model, &unknown, Attention::Entropy),
+        &["12"],
+    );
     rejected(
         "distance",
-        attention_by_distance(&model, &nothing, 3),
+        attended(&model, &nothing, Attention::ByDistance(3)),
         &["prompt"],
     );
     rejected(
         "distance",
-        attention_by_distance(&model, &prompt, usize::MAX),
+        attended(&model, &prompt, Attention::ByDistance(usize::MAX)),
         &["distance", "n_positions"],
     );
     rejected("report", HeadReporter::new(&model, &nothing), &["prompt"]);
     let two = Role::new("IO", [1, 1]);
     let one = Role::new("END", [2]);
-    let roles = attention_to_roles(&model, &prompt, &one, &[two]);
+    let roles = attended(
+        &model,
+        &prompt,
+        Attention::ToRoles {
+            dest: &one,
+            src: &[two],
+        },
+    );
     rejected("roles", roles, &["IO", "found 2", "1, one per prompt"]);
     rejected(
         "copies",

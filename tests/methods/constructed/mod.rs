@@ -7,11 +7,13 @@ mod movers;
 use builder::{Builder, VOCAB, repeated};
 use patchlens::ablation::{Ablation, Replacement};
 use patchlens::heads::{
-    AttentionPattern, HeadLabel, HeadReport, HeadReporter, InductionSearch, attention_by_distance,
-    attention_entropy, pattern_scores,
+    Attention, AttentionPattern, HeadLabel, HeadReport, HeadReporter, InductionSearch,
+    pattern_scores,
 };
 use patchlens::in_context::{TokenPair, in_context_score, in_context_score_by_head, repeated_loss};
 use patchlens::{Head, Prompt, Transformer};
+
+use crate::head_goldens::attended;
 
 const PREVIOUS: Head = Head { layer: 0, head: 1 };
 const UNREAD: Head = Head { layer: 1, head: 1 };
@@ -61,7 +63,7 @@ fn pattern_scores_find_the_heads() {
 #[test]
 fn stripes_of_a_repeated_sequence_are_the_token_patterns() {
     let model = induction_model();
-    let offsets = attention_by_distance(&model, &prompts(3, 12), 12).unwrap();
+    let offsets = attended(&model, &prompts(3, 12), Attention::ByDistance(12)).unwrap();
     let at = |distance: usize, head: Head| offsets.values()[[distance, head.layer, head.head]];
     assert!(at(12, DUPLICATE) > 0.9 && at(11, INDUCTION) > 0.8 && at(1, PREVIOUS) > 0.9);
     assert!(at(11, DUPLICATE) < 0.2 && at(12, INDUCTION) < 0.2 && at(0, PREVIOUS) < 0.2);
@@ -70,7 +72,7 @@ fn stripes_of_a_repeated_sequence_are_the_token_patterns() {
 #[test]
 fn uniform_attention_has_a_known_entropy() {
     let model = Builder::new(1).model();
-    let entropy = attention_entropy(&model, &Prompt::from([1, 2, 3, 4])).unwrap();
+    let entropy = attended(&model, &Prompt::from([1, 2, 3, 4]), Attention::Entropy).unwrap();
     let expected = (2_f32.ln() + 3_f32.ln() + 4_f32.ln()) / 4.0;
     assert!(entropy.values().iter().all(|e| (e - expected).abs() < 1e-6));
     // Nothing occurs twice: there is nothing to measure, which is not a score of 0.

@@ -3,7 +3,7 @@
 
 use ndarray::{Array1, Axis};
 use patchlens::ablation::{Ablation, Each, Replacement};
-use patchlens::heads::{CopyScores, HeadLabel, HeadReporter, HeadTask, Role, attention_to_roles};
+use patchlens::heads::{Attention, CopyScores, HeadLabel, HeadReporter, HeadTask, Role};
 use patchlens::in_context::FunctionVectors;
 use patchlens::metric::logit_diffs;
 use patchlens::weights::Circuits;
@@ -11,6 +11,7 @@ use patchlens::{Head, Prompt, Selection, Site, Transformer};
 
 use super::builder::{Builder, VOCAB};
 use super::prompts;
+use crate::head_goldens::attended;
 
 const END: u32 = 11;
 const MOVER: Head = Head { layer: 1, head: 1 };
@@ -161,12 +162,28 @@ fn copying_is_seen_in_logits_and_in_eigenvalues() {
 #[test]
 fn roles_are_read_at_their_positions() {
     let (model, task) = (mover_model(), mover_task());
-    let found = attention_to_roles(&model, &task.prompts, &task.end, &task.roles).unwrap();
+    let found = attended(
+        &model,
+        &task.prompts,
+        Attention::ToRoles {
+            dest: &task.end,
+            src: &task.roles,
+        },
+    )
+    .unwrap();
     let at = |role: usize, head: Head| found.values()[[role, head.layer, head.head]];
     assert!(at(0, MOVER) > 0.9 && at(2, READS_SUBJECT) > 0.9);
     assert!(at(2, MOVER) < 0.1 && at(0, READS_SUBJECT) < 0.1);
     let outside = Role::new("S9", vec![9; 5]);
-    let error = attention_to_roles(&model, &task.prompts, &task.end, &[outside]).unwrap_err();
+    let error = attended(
+        &model,
+        &task.prompts,
+        Attention::ToRoles {
+            dest: &task.end,
+            src: &[outside],
+        },
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("S9"), "{error}");
 }
 

@@ -5,7 +5,7 @@ mod tuned;
 
 use crate::common::Comparison;
 use ndarray::Axis;
-use patchlens::lens::{LogitLens, TunedLens};
+use patchlens::lens::{LensFit, LogitLens, TunedLens};
 use patchlens::metric::{kl_divergence, log_probability, rank};
 use patchlens::parameters::Parameters;
 use patchlens::report::Palette;
@@ -212,10 +212,22 @@ fn a_lens_for_another_model_and_other_bad_input_is_an_error() {
     plain.points = vec![];
     assert!(error(&plain).contains("points of a lens: found 0"));
     // Four rows cannot fix eight dimensions.
-    let few = TunedLens::fit(&model, &Prompt::from([1, 2, 3, 4]), &points, 0.0);
+    let few = LensFit::new(&model, &Prompt::from([1, 2, 3, 4]))
+        .unwrap()
+        .points(&points)
+        .run(0.0);
     assert!(few.unwrap_err().to_string().contains("ridge"));
-    assert!(TunedLens::fit(&model, &Prompt::from([1, 2, 3, 4]), &points, 0.1).is_ok());
-    let nan = TunedLens::fit(&model, &Prompt::from([1, 2]), &points, f64::NAN);
+    assert!(
+        LensFit::new(&model, &Prompt::from([1, 2, 3, 4]))
+            .unwrap()
+            .points(&points)
+            .run(0.1)
+            .is_ok()
+    );
+    let nan = LensFit::new(&model, &Prompt::from([1, 2]))
+        .unwrap()
+        .points(&points)
+        .run(f64::NAN);
     assert!(nan.unwrap_err().to_string().contains("ridge: found NaN"));
 }
 

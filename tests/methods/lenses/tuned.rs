@@ -1,7 +1,7 @@
 //! Fitted translators.
 
 use ndarray::Array2;
-use patchlens::lens::TunedLens;
+use patchlens::lens::{LensFit, TunedLens};
 use patchlens::{HookPoint, Selection, Site, Transformer, ops};
 
 use super::{prompts, small};
@@ -36,7 +36,12 @@ fn squared_error(model: &Transformer, lens: &TunedLens, point: HookPoint) -> f64
 fn a_fitted_lens_is_the_least_squares_solution() {
     let model = small(5);
     let points = [Site::ResidPre.at(1), Site::ResidPost.at(1)];
-    let fitted = TunedLens::fit(&model, &prompts(12), &points, 0.0).unwrap();
+    let fitted = LensFit::new(&model, &prompts(12))
+        .unwrap()
+        .points(&points)
+        .run(0.0)
+        .unwrap()
+        .lens;
     let best = squared_error(&model, &fitted, points[0]);
     let identity = TunedLens::identity(model.config(), &points).unwrap();
     assert!(
@@ -87,7 +92,12 @@ fn ridge_draws_towards_the_logit_lens() {
     let model = small(5);
     let points = [Site::ResidPre.at(1)];
     let size = |ridge: f64| {
-        let lens = TunedLens::fit(&model, &prompts(12), &points, ridge).unwrap();
+        let lens = LensFit::new(&model, &prompts(12))
+            .unwrap()
+            .points(&points)
+            .run(ridge)
+            .unwrap()
+            .lens;
         lens.get(points[0])
             .unwrap()
             .0
