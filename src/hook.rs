@@ -4,6 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use strsim::levenshtein;
+
 use crate::config::Config;
 use crate::error::{Error, Result};
 
@@ -350,23 +352,7 @@ fn nearest(name: &str) -> HookPoint {
             let full = point.to_string();
             // Users often give only the last part, as in `hook_z`.
             let last = full.rsplit('.').next().unwrap_or(&full).to_string();
-            edit_distance(name, &full).min(1 + edit_distance(name, &last))
+            levenshtein(name, &full).min(1 + levenshtein(name, &last))
         })
         .expect("there are points to choose from")
-}
-
-/// Levenshtein distance between two short names.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -2,6 +2,7 @@
 //! anything silently.
 
 mod vocabulary;
+mod words;
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -10,8 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokenizers::{DecoderWrapper, ModelWrapper, OffsetReferential, OffsetType};
-use tokenizers::{PreTokenizedString, PreTokenizer as _};
+use tokenizers::{DecoderWrapper, ModelWrapper};
 
 use crate::error::{Error, Result};
 use crate::files::{UniqueKeys, format_error, parse_error, read_bytes, read_text};
@@ -240,6 +240,20 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// All tokens and their texts, in order of the ids, special ones included.
+    ///
+    /// ```
+    /// use patchlens::Tokenizer;
+    /// let tokenizer = Tokenizer::mini();
+    /// let words: Vec<String> = tokenizer.tokens().map(|(_, text)| text).collect();
+    /// assert!(words.contains(&" Mary".to_string()));
+    /// ```
+    pub fn tokens(&self) -> impl Iterator<Item = (u32, String)> {
+        let mut ids: Vec<u32> = self.inner.get_vocab(true).into_values().collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|id| (id, self.token_text(id)))
+    }
+
     /// The begin-of-text token: `bos_token` of `tokenizer_config.json`, else GPT-2's
     /// `<|endoftext|>`.
     ///
@@ -266,47 +280,6 @@ impl Tokenizer {
         let mut ids: Vec<u32> = ids.filter(|id| !self.added.contains(id)).collect();
         ids.sort_unstable();
         ids
-    }
-
-    fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let unknown = |word: &str| {
-            let found = format!("unknown word `{word}` in `{text}`");
-            let expected = format!("words among the vocabulary's {}", self.vocab_size());
-            Error::tokenizer(found, expected)
-        };
-        let encoding = guarded(&self.path, || {
-            // The model's own message ("Missing [UNK] token") does not say which word it misses.
-            self.inner.encode(text, false).map_err(|error| {
-                let plain = || Error::tokenizer(error.to_string(), "a text of known words");
-                let word = self.first_unknown(text);
-                word.map_or_else(plain, |word| unknown(&word))
-                    .caused_by(error)
-            })
-        })?;
-        let ids = encoding.get_ids();
-        if let Some((unk, unk_text)) = &self.unknown {
-            for (&id, &(start, end)) in std::iter::zip(ids, encoding.get_offsets()) {
-                let word = text.get(start..end).unwrap_or(text);
-                if id == *unk && word != unk_text {
-                    return Err(unknown(word));
-                }
-            }
-        }
-        Ok(ids.to_vec())
-    }
-
-    fn first_unknown(&self, text: &str) -> Option<String> {
-        let mut pieces = PreTokenizedString::from(text);
-        self.inner
-            .get_pre_tokenizer()?
-            .pre_tokenize(&mut pieces)
-            .ok()?;
-        pieces
-            .get_splits(OffsetReferential::Original, OffsetType::Byte)
-            .into_iter()
-            .map(|(word, ..)| word)
-            .find(|word| self.inner.token_to_id(word).is_none())
-            .map(str::to_string)
     }
 }
 
