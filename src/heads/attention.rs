@@ -17,7 +17,8 @@ use crate::report::{Axis, Labelled};
 /// ```
 /// use patchlens::heads::{Attention, AttentionPattern, AttentionScores};
 /// use patchlens::{Config, Prompts, Transformer};
-/// let model = Transformer::random(Config::tiny(), 0)?;
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([[1, 2, 1, 2], [3, 4, 3, 4]])?;
 /// let patterns = [AttentionPattern::Induction, AttentionPattern::PreviousToken];
 /// let found = AttentionScores::new(&model, prompts)?.run(Attention::Patterns(&patterns))?;
@@ -177,7 +178,8 @@ impl<'m> AttentionScores<'m> {
 /// ```
 /// use patchlens::{Config, Prompt, Transformer};
 /// use patchlens::heads::{AttentionPattern, pattern_scores};
-/// let model = Transformer::random(Config::tiny(), 0)?;
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
 /// let prompt = Prompt::from([1, 2, 3, 1, 2, 3]);
 /// let scores = pattern_scores(&model, &prompt, &AttentionPattern::STANDARD)?;
 /// assert_eq!(scores.values().shape()[0], 5);

@@ -57,7 +57,8 @@ struct Sums {
 /// ```
 /// use patchlens::lens::LensFit;
 /// use patchlens::{Config, Prompts, Site, Transformer};
-/// let model = Transformer::random(Config::tiny(), 0)?;
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
 /// let prompts = Prompts::new([[1, 2, 3, 4], [5, 6, 7, 8]])?;
 /// let fitted = LensFit::new(&model, &prompts)?.points(&[Site::ResidPre.at(1)]).run(1e-3)?;
 /// assert_eq!(fitted.lens.points().count(), 1);

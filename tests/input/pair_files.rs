@@ -187,7 +187,7 @@ fn b35_pairs_that_do_not_fit_are_named() {
         "pair 5 (line 6): tokenizer: right answer: ` Mary Brown` is 2 tokens: ` Mary` (101), \
          ` Brown` (214); expected exactly one token",
         "pair 6 (line 7): tokenizer: clean: unknown word ` Zaphod` in `When Zaphod went`; expected \
-         words among the vocabulary's 396",
+         words among the vocabulary's 396, nearest ` David`",
         "pair 7 (line 8): right answer: token 5000 is out of range; expected one of the \
          vocabulary's 396 tokens",
         "pair 8 (line 9): answers: found ` Mary` as right and as wrong; expected one or the other",
