@@ -10,6 +10,7 @@ mod seen;
 mod ways;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 /// As many as take a few seconds.
 const SEEDS: u64 = 200;
@@ -32,16 +33,20 @@ fn seeds() -> std::ops::Range<u64> {
 #[test]
 fn random_models_prompts_and_interventions() {
     let (mut failed, mut seen) = (Vec::new(), seen::Seen::default());
+    let mut slowest = (Duration::ZERO, 0);
     for seed in seeds() {
+        let start = Instant::now();
         match catch_unwind(AssertUnwindSafe(|| ways::compare(seed))) {
             Ok(more) => seen += more,
             Err(panic) => {
-                let message = panic.downcast_ref::<String>().cloned().unwrap_or_default();
-                failed.push(format!("seed {seed}: {message}"));
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                failed.push(format!("seed {seed}: {}", text.unwrap_or("a panic")));
             }
         }
+        slowest = slowest.max((start.elapsed(), seed));
     }
-    println!("{seen:?}");
+    println!("{seen:?}; slowest: {:?}, seed {}", slowest.0, slowest.1);
     assert!(failed.is_empty(), "{} seeds: {failed:#?}", failed.len());
     if seeds().end - seeds().start >= SEEDS {
         seen.check();

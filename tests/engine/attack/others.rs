@@ -2,7 +2,7 @@
 //! and paths.
 
 use ndarray::{Axis, Slice};
-use patchlens::generate::Generation;
+use patchlens::generate::{Generated, Generation};
 use patchlens::gradient::Backward;
 use patchlens::paths::{PathPatching, PathReceiver, PathSender};
 use patchlens::sweep::Cell;
@@ -70,9 +70,15 @@ impl Ways<'_> {
         }
         let [stepwise, whole] = [hooks, again].map(|hooks| hooks.receipt());
         assert_eq!(stepwise.blocked, whole.blocked, "generation: {list:?}");
-        for (a, b) in stepwise.fired.iter().zip(&whole.fired) {
-            let (a, b) = ((a.rows, a.changed_rows), (b.rows, b.changed_rows));
-            assert_eq!(a, b, "rows in generation: {list:?}");
+        for (i, (drawn, fired)) in cell.iter().zip(&stepwise.fired).enumerate() {
+            // After the blocks, a step runs its last row only.
+            let late = drawn.point > HookPoint::Block(usize::MAX, Site::ResidPost);
+            let first = |of: &Generated| if late { of.prompt_len - 1 } else { 0 };
+            let from: Vec<usize> = found.iter().map(first).collect();
+            let rows = self.rows(&texts, drawn, &from);
+            assert_eq!(fired.rows, rows, "rows in generation: {list:?}");
+            let changed = self.changed_rows(&texts, &list, i, &from);
+            assert_eq!(fired.changed_rows, changed, "generation, {i}: {list:?}");
         }
         self.seen.generated += 1;
     }
@@ -190,14 +196,15 @@ impl Ways<'_> {
         let study = PathPatching::new(model, prompts, others).unwrap();
         let study = study.freeze_mlps(freeze_mlps);
         let senders = [vec![PathSender::new(sender)]];
-        let Ok(found) = study.run_sets(&senders, std::slice::from_ref(&receiver), &metric) else {
-            let later =
-                at.layer > sender.layer || (place.0 == Site::MlpIn && at.layer == sender.layer);
-            assert!(
-                !later && place.0 != Site::ResidPost,
-                "{sender} to {receiver}: no path"
-            );
-            return;
+        let found = match study.run_sets(&senders, std::slice::from_ref(&receiver), &metric) {
+            Ok(found) => found,
+            Err(error) => {
+                let later =
+                    at.layer > sender.layer || (place.0 == Site::MlpIn && at.layer == sender.layer);
+                let none = !later && place.0 != Site::ResidPost;
+                assert!(none, "{sender} to {receiver}: {error}");
+                return;
+            }
         };
         let path = Path {
             model,

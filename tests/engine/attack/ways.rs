@@ -2,11 +2,12 @@
 
 use std::sync::LazyLock;
 
+use ndarray::{Axis, Slice};
 use patchlens::metric::{kl_divergence, log_probability, logit, probability, rank};
 use patchlens::sweep::Cell;
 use patchlens::{
-    ActivationCache, Error, HookPoint, Intervention, Interventions, Metric, Run, RunOutput,
-    Selection, Sweep, Transformer, hook_fn, logit_diff,
+    ActivationCache, Error, HookPoint, Intervention, Interventions, Metric, Prompts, Run,
+    RunOutput, Selection, Sweep, Transformer, hook_fn, logit_diff,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -94,8 +95,12 @@ impl<'c> Ways<'c> {
     /// A metric that reads one position or all of them.
     pub fn metric(&mut self) -> Metric {
         let d_vocab = self.model().config().d_vocab;
-        let mut token = || self.source.below(d_vocab) as u32;
-        let tokens = [token(), token()];
+        let (first, step) = (
+            self.source.below(d_vocab),
+            self.source.within(1..=d_vocab - 1),
+        );
+        // The other one differs.
+        let tokens = [first, (first + step) % d_vocab].map(|token| token as u32);
         let metric = match self.source.below(7) {
             0 => return digest(),
             1 => logit(&tokens[..1]),
@@ -209,32 +214,48 @@ impl<'c> Ways<'c> {
             .unwrap();
         let receipt = hooks.receipt();
         let lengths = prompts.lengths();
+        let from = vec![0; lengths.len()];
         for (i, (drawn, fired)) in cell.iter().zip(&receipt.fired).enumerate() {
             let taken = drawn.sequences.places(0, lengths.len());
             assert_eq!(fired.times, taken.len(), "times: {list:?}");
-            let rows = |prompt: &usize| {
-                let positions = drawn.positions.places(*prompt, lengths[*prompt]).len();
-                let heads = drawn
-                    .heads
-                    .places(*prompt, self.model().config().n_heads)
-                    .len();
-                positions
-                    * if drawn.point.axes().has_heads() {
-                        heads
-                    } else {
-                        1
-                    }
-            };
-            let rows: usize = taken.iter().map(rows).sum();
+            let rows = self.rows(prompts, drawn, &from);
             assert_eq!(fired.rows, rows, "rows: {list:?}");
-            let changed = self.changed_rows(&list, i);
+            let changed = self.changed_rows(prompts, &list, i, &from);
             assert_eq!(fired.changed_rows, changed, "changed rows of {i}: {list:?}");
             self.seen.changed_rows += changed;
         }
     }
 
-    /// How many rows one of several interventions changes, when its turn comes.
-    fn changed_rows(&self, list: &[Intervention], which: usize) -> usize {
+    /// How many rows an intervention names, of positions from one on, by prompt.
+    pub fn rows(&self, prompts: &Prompts, drawn: &Drawn, from: &[usize]) -> usize {
+        let lengths = prompts.lengths();
+        let heads = |prompt: usize| {
+            if drawn.point.axes().has_heads() {
+                drawn
+                    .heads
+                    .places(prompt, self.model().config().n_heads)
+                    .len()
+            } else {
+                1
+            }
+        };
+        let of_prompt = |prompt: usize| {
+            let positions = drawn.positions.places(prompt, lengths[prompt]);
+            positions.range(from[prompt]..).count() * heads(prompt)
+        };
+        let taken = drawn.sequences.places(0, lengths.len());
+        taken.into_iter().map(of_prompt).sum()
+    }
+
+    /// How many rows one of several interventions changes, when its turn comes, of positions from
+    /// one on, by prompt.
+    pub fn changed_rows(
+        &self,
+        prompts: &Prompts,
+        list: &[Intervention],
+        which: usize,
+        from: &[usize],
+    ) -> usize {
         let point = list[which].target.point;
         let selection = Selection::points([point]);
         let run = Run {
@@ -246,21 +267,17 @@ impl<'c> Ways<'c> {
                 |(i, other): &(usize, &Intervention)| *i < end || other.target.point != point;
             let some = list.iter().enumerate().filter(stays);
             let hooks = Interventions::new(some.map(|(_, i)| i.clone()).collect::<Vec<_>>());
-            self.model()
-                .run(&self.case.prompts, hooks, &run)
-                .unwrap()
-                .caches
+            self.model().run(prompts, hooks, &run).unwrap().caches
         };
-        let differing = |(a, b): (&ActivationCache, &ActivationCache)| {
+        let axis = Axis(point.axes().pos_axis());
+        let differing = |((a, b), from): ((&ActivationCache, &ActivationCache), &usize)| {
             let [a, b] = [a, b].map(|cache| cache.get(point).unwrap());
+            let [a, b] = [&a, &b].map(|whole| whole.slice_axis(axis, Slice::from(*from..)));
             let rows = a.rows().into_iter().zip(b.rows());
             rows.filter(|(a, b)| bits(*a) != bits(*b)).count()
         };
-        until(which)
-            .iter()
-            .zip(&until(which + 1))
-            .map(differing)
-            .sum()
+        let [before, after] = [until(which), until(which + 1)];
+        before.iter().zip(&after).zip(from).map(differing).sum()
     }
 
     /// Caching and looking change nothing.
