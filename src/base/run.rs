@@ -71,8 +71,9 @@ impl<'m> Base<'m> {
     /// Plans runs of these prompts that depart from these runs.
     ///
     /// # Errors
-    /// Same as [`Intervention::check`]; [`Error::Invalid`] for a change from which on an
-    /// intervention of the base's would have to act again; [`Error::MemoryLimit`] if not even one lane fits;
+    /// Same as [`Intervention::check`]; [`Error::Invalid`] for a change after which an
+    /// intervention of the base's would have to act again; [`Error::MemoryLimit`] if not even one
+    /// lane fits;
     /// [`Error::NotCached`] if given caches lack an activation.
     pub(crate) fn depart<'d>(&self, runs: Departure<'d>) -> Result<Made<Schedule<'d>>>
     where
