@@ -117,7 +117,7 @@ impl Recorder {
     /// two of them were added; one NaN stands for all.
     pub fn finish_gradients(mut self, lanes: &[Lane<'_>]) -> Vec<ActivationCache> {
         for cache in &mut self.caches {
-            for provenance in &mut cache.provenance {
+            if let Some(provenance) = &mut cache.provenance {
                 provenance.kind = RunKind::Gradients;
             }
             for Entry { data, rows, .. } in cache.entries.values_mut() {

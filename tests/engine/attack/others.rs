@@ -157,15 +157,16 @@ impl Ways<'_> {
         // A long step suffers from curvature, a short one from rounding; at a kink, the gradient is
         // the slope on one side.
         let here = moved(0.0);
-        let slopes = [1e-1, 3e-2, 1e-2, 3e-3, 1e-3].map(|step| {
+        let slopes = [1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4].map(|step| {
             let (ahead, behind) = (moved(step) - here, here - moved(-step));
             [ahead, behind, (ahead + behind) / 2.0].map(|change| change / step)
         });
         let close = |slope: &f64| (slope - length).abs() < 0.03 * length;
         if !slopes.iter().flatten().any(close) {
+            let near = |slope: &f64, other: &f64| (slope - other).abs() < 0.01 * slope.abs();
             let smooth =
-                |[ahead, behind, both]: &[f64; 3]| (ahead - behind).abs() < 0.01 * both.abs();
-            let none = !slopes.iter().any(smooth);
+                |two: &[[f64; 3]]| two.iter().flatten().all(|slope| near(slope, &two[0][0]));
+            let none = !slopes.windows(2).any(smooth);
             assert!(none, "{point}: slopes {slopes:?}, length {length}");
             return;
         }
