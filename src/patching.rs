@@ -39,7 +39,7 @@ use std::collections::btree_map::Entry;
 
 use ndarray::{Array1, ArrayD};
 
-pub use estimate::EstimatedPatching;
+pub use estimate::{Corrections, EstimatedPatching};
 pub use grid::Grid;
 use grid::targets;
 

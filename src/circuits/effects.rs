@@ -94,7 +94,7 @@ impl EdgeEffects {
 }
 
 /// Over the pairs, in order.
-fn means(per_prompt: &Array2<f32>) -> impl Iterator<Item = f32> {
+pub(super) fn means(per_prompt: &Array2<f32>) -> impl Iterator<Item = f32> {
     let rows = per_prompt.rows().into_iter();
     rows.map(|row| statistics::mean(row.iter().copied()))
 }

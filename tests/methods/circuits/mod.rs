@@ -5,6 +5,7 @@ mod agreement;
 mod attribution;
 mod evaluation;
 mod exact;
+mod flow;
 mod nodes;
 
 use std::collections::BTreeMap;

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use ndarray::{ArrayD, Axis};
 use patchlens::metric::{kl_divergence, logit_diffs, probability, rank};
-use patchlens::patching::{ActivationPatching, EstimatedPatching};
+use patchlens::patching::{ActivationPatching, Corrections, EstimatedPatching};
 use patchlens::report::{Absent, Direction};
-use patchlens::{Base, Edit, Error, Grid, HookPoint, Intervention, Metric, Site};
+use patchlens::{Base, Edit, Error, Grid, HookPoint, Intervention, Metric, Site, Transformer};
 
 use super::{Golden, MODELS, random_model, random_pairs};
 use crate::common::Comparison;
@@ -199,4 +199,119 @@ fn what_has_no_gradient_is_an_error() {
     );
     let noising = study.direction(Direction::Noising);
     noising.estimate(grid, &logit_diffs(&[(3, 5)])).unwrap();
+}
+
+#[test]
+fn corrected_estimates_are_those_of_the_reference() {
+    let qk_fix = Corrections {
+        qk_fix: true,
+        ..Corrections::default()
+    };
+    for (model, _) in MODELS {
+        let golden = Golden::open(model);
+        let study = ActivationPatching::new(&golden.model, &golden.clean, &golden.corrupted);
+        let study = study.unwrap().direction(Direction::Noising);
+        let mut comparison = Comparison::new(1e-5);
+        let mut compared = 0;
+        for (site, grid) in BLOCK_SITES {
+            let estimate = |corrections| {
+                let found = study.estimate_with(corrections, grid, &golden.metric);
+                found.unwrap()
+            };
+            let key = format!("atp_star/qk_fix/{site}");
+            if let Some(expected) = golden.tensors.get(&key) {
+                let found = as_golden(site, &estimate(qk_fix));
+                comparison.add(&key, found.view(), expected.view());
+                compared += 1;
+            }
+            let key = format!("atp_star/star/{site}");
+            if let Some(expected) = golden.tensors.get(&key) {
+                let found = estimate(Corrections::STAR).effect;
+                comparison.add(&key, found.values(), expected.view());
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, 7);
+        comparison.finish(model);
+    }
+}
+
+/// Attention that is saturated at the wrong place: a head whose query points with all its weight at
+/// one key in the clean run, and at another in the corrupted one.
+#[test]
+fn the_qk_fix_finds_what_a_saturated_pattern_hides() {
+    let golden = Golden::open("tiny-gelu");
+    let (config, mut weights) = golden.model.clone().into_parts();
+    let d = config.d_model;
+    for block in &mut weights.h {
+        // Queries and keys as large as saturation needs.
+        for mut row in block.attn.c_attn.weight.rows_mut() {
+            row.iter_mut().take(2 * d).for_each(|v| *v *= 6.0);
+        }
+    }
+    let model = Transformer::new(config, weights).unwrap();
+    let study = ActivationPatching::new(&model, &golden.clean, &golden.corrupted).unwrap();
+    let study = study.direction(Direction::Noising);
+    let qk_fix = Corrections {
+        qk_fix: true,
+        ..Corrections::default()
+    };
+    for site in [Site::Q, Site::K] {
+        let grid = Grid::HeadPositions(site);
+        let exact = study.run(grid, &golden.metric).unwrap().per_prompt;
+        let error = |corrections| {
+            let found = study.estimate_with(corrections, grid, &golden.metric);
+            let errors = &found.unwrap().per_prompt - &exact;
+            errors.iter().map(|v| v.abs()).sum::<f32>()
+        };
+        let (plain, fixed) = (error(Corrections::default()), error(qk_fix));
+        let whole = exact.iter().map(|v| v.abs()).sum::<f32>();
+        println!("{site:?}: {plain} without, {fixed} with the fix, of {whole}");
+        assert!(fixed < 0.7 * plain, "{site:?}: {fixed}, {plain} of {whole}");
+    }
+}
+
+#[test]
+fn corrections_say_what_they_are() {
+    let model = random_model(2, 2, 4, 0);
+    let [clean, corrupted] = random_pairs(&[5, 5]);
+    let metric = logit_diffs(&[(3, 5)]);
+    let study = ActivationPatching::new(&model, &clean, &corrupted).unwrap();
+    let grid = Grid::HeadPositions(Site::K);
+    let star = study
+        .estimate_with(Corrections::STAR, grid, &metric)
+        .unwrap();
+    let about = &star.effect.about;
+    assert!(
+        about
+            .title
+            .starts_with("Attribution patching (AtP*) of attn.hook_k")
+    );
+    assert!(
+        about.caption.contains(
+            "as the mean absolute value over gradients that leave out one layer each, with exact \
+             changes of the attention patterns"
+        ),
+        "{}",
+        about.caption
+    );
+    assert_eq!(about.counts["gradient runs"], 4);
+    // Without heads' queries and keys, the fix has nothing to fix.
+    let qk_fix = Corrections {
+        qk_fix: true,
+        ..Corrections::default()
+    };
+    let grid = Grid::HeadPositions(Site::V);
+    let fixed = study.estimate_with(qk_fix, grid, &metric).unwrap();
+    let plain = study.estimate(grid, &metric).unwrap();
+    assert_eq!(fixed.per_prompt, plain.per_prompt);
+    let flat = random_model(1, 2, 4, 0);
+    let study = ActivationPatching::new(&flat, &clean, &corrupted).unwrap();
+    let error = study
+        .estimate_with(Corrections::STAR, grid, &metric)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "layers for GradDrop: found 1; expected at least 2"
+    );
 }
