@@ -16,7 +16,7 @@ use crate::hook::HookPoint;
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::{Run, Transformer};
-use crate::pairs::{Pairs, count_pairs};
+use crate::pairs::{Pairs, averaged};
 use crate::prompt::{IntoPrompts, Prompt};
 use crate::report::{About, Absent, Axis, Direction, Labelled};
 use crate::statistics;
@@ -255,8 +255,8 @@ impl<'m> CircuitEvaluation<'m> {
             title: "Circuits".to_string(),
             caption: format!(
                 "Clean runs in which every edge outside the circuit carries what its source wrote \
-                 in the corrupted run; mean over {}.",
-                count_pairs(clean.len())
+                 in the corrupted run; {}.",
+                averaged(clean.len(), "prompt pair")
             ),
             unit: metric.name().to_string(),
             direction: Some(Direction::Denoising),

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::hook::HookPoint;
 use crate::limits::{Limits, limits_methods};
 use crate::model::Transformer;
+use crate::pairs::averaged;
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Absent, Labelled, Palette};
 
@@ -128,9 +129,8 @@ impl<'m> InformationFlow<'m> {
         let about = About {
             title: "Information flow routes".to_string(),
             caption: format!(
-                "Share of what the receiver reads that is the source's; mean over {} prompt{}.",
-                prompts.len(),
-                if prompts.len() == 1 { "" } else { "s" }
+                "Share of what the receiver reads that is the source's; {}.",
+                averaged(prompts.len(), "prompt")
             ),
             unit: "share".to_string(),
             palette: Palette::Sequential,

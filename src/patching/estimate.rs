@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Target;
 use crate::metric::Metric;
-use crate::pairs::{GradientRuns, Variant, count_pairs};
+use crate::pairs::{GradientRuns, Variant, averaged};
 use crate::report::{About, Absent, Labelled};
 use terms::Terms;
 
@@ -241,8 +241,8 @@ impl ActivationPatching<'_> {
             title: format!("{title} of {}", sites.join(", ")),
             caption: format!(
                 "One activation of the {from} run patched into the {into} run, to first order, by \
-                 {by}; mean over {}.",
-                count_pairs(self.pairs.len()),
+                 {by}; {}.",
+                averaged(self.pairs.len(), "prompt pair"),
             ),
             ..self.about_runs(metric, [clean, corrupted])
         }

@@ -341,8 +341,8 @@ fn the_result_says_what_its_numbers_are() {
     assert_eq!(
         about.caption,
         "One edge of the clean run carries what its source wrote in the corrupted run, to first \
-         order, by the mean gradient at 4 left ends on the way between both embeddings; mean \
-         change of the logit difference over 2 prompt pairs."
+         order, by the mean gradient at 4 left ends on the way between both embeddings; \
+         change of the logit difference, mean over 2 prompt pairs."
     );
     assert_eq!(about.counts["gradient runs"], 8);
     let denoised = study.clone().direction(Direction::Denoising);
