@@ -1,5 +1,9 @@
 //! What methods over pairs of prompts share: checks, captions, labels of positions.
 
+mod gradients;
+
+pub(crate) use gradients::{GradientRuns, Variant};
+
 use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::model::Transformer;

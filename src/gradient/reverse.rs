@@ -78,6 +78,15 @@ impl<'r> Reverse<'r> {
         reaches(self.want, point).then_some(())
     }
 
+    /// The gradient at a point as it goes on upstream: none where the point counts as a constant.
+    pub fn through(&self, at: HookPoint, gradient: &Rows) -> Rows {
+        if self.want.constant.contains(&at) {
+            self.stack(Array2::zeros(gradient.view().dim()))
+        } else {
+            gradient.clone()
+        }
+    }
+
     pub fn record(&mut self, at: HookPoint, gradient: &Rows) {
         if self.recorder.wants(at) {
             let config = self.model.config();
@@ -140,7 +149,9 @@ impl<'r> Reverse<'r> {
             let hidden = self.saved(at(Site::MlpPost));
             self.linear_weights(hidden, post.view(), |p| &mut p.h[layer].mlp.c_proj);
         }
-        let mut hidden = self.stack(ops::matmul(post.view(), block.mlp.c_proj.weight.t()));
+        let out = self.through(at(Site::MlpOut), &post);
+        let mut hidden = self.stack(ops::matmul(out.view(), block.mlp.c_proj.weight.t()));
+        drop(out);
         self.record(at(Site::MlpPost), &hidden);
         ops::activate_backward(
             model.config().activation,
