@@ -2,6 +2,7 @@
 //! prompts.
 
 mod bytes;
+mod facts;
 mod interrupt;
 mod options;
 mod output;
@@ -81,6 +82,7 @@ enum Command {
     Patch(studies::Patch),
     Paths(studies::Paths),
     Trace(studies::Trace),
+    Knockout(studies::Knockout),
     Lens(studies::Lens),
     Attribute(studies::Attribute),
     Steer(studies::Steer),
@@ -113,6 +115,7 @@ fn run(command: Command) -> Result<()> {
         Command::Patch(study) => in_session("patch", &study.common, |s| study.run(s)),
         Command::Paths(study) => in_session("paths", &study.common, |s| study.run(s)),
         Command::Trace(study) => in_session("trace", &study.common, |s| study.run(s)),
+        Command::Knockout(study) => in_session("knockout", &study.common, |s| study.run(s)),
         Command::Steer(study) => in_session("steer", &study.common, |s| study.run(s)),
         Command::Induction(study) => in_session("induction", &study.common, |s| study.run(s)),
         Command::Ablate(study) => in_session("ablate", &study.common, |s| study.run(s)),

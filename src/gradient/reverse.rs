@@ -6,7 +6,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
 
 use super::Backward;
 use super::tape::reaches;
-use crate::cache::{ActivationCache, RunKind, Selection};
+use crate::cache::{ActivationCache, Selection};
 use crate::hook::{HookPoint, Site};
 use crate::model::Transformer;
 use crate::model::lane::Lane;
@@ -54,7 +54,7 @@ impl<'r> Reverse<'r> {
     pub fn run(mut self, logits: Array2<f32>) -> (Vec<ActivationCache>, Option<Parameters>) {
         self.walk(logits);
         let caches = match self.want.gradients {
-            Some(_) => self.recorder.finish_as(RunKind::Gradients, self.lanes),
+            Some(_) => self.recorder.finish_gradients(self.lanes),
             None => Vec::new(),
         };
         (caches, self.parameters)

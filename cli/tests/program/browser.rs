@@ -200,6 +200,7 @@ fn reports_of_all_other_studies() {
     for name in [
         "paths",
         "trace",
+        "knockout",
         "lens",
         "ablate",
         "attribute",

@@ -13,10 +13,11 @@ use serde_json::Value;
 const CLEAN: &str = "When Mary and John went to the store, John gave a drink to";
 const CORRUPTED: &str = "When Mary and John went to the store, Mary gave a drink to";
 
-const STUDIES: [&str; 10] = [
+const STUDIES: [&str; 11] = [
     "patch",
     "paths",
     "trace",
+    "knockout",
     "lens",
     "attribute",
     "steer",

@@ -10,6 +10,7 @@ fn every_study_runs_on_its_task() {
     for (study, options, result) in [
         ("paths", &["--prompts", "4"][..], "to_logits"),
         ("trace", &["--prompts", "3", "--samples", "2"], "states"),
+        ("knockout", &["--prompts", "3"], "relative"),
         ("lens", &["--prompts", "3", "--fit", "20"], "tuned_lens_kl"),
         ("attribute", &["--prompts", "4"], "dla_writers"),
         (
