@@ -48,7 +48,7 @@ fn gradient_runs_and_circuits_stay_under_the_limit() {
     };
     let model = Transformer::random(config, 1).unwrap();
     let tokens = |salt: u32| {
-        let prompt = move |i| (0..15).map(move |p| (p * 31 + i * 7 + salt) % 2000);
+        let prompt = move |i: u32| (0..15).map(move |p| (p * 31 + i * 7 + salt) % 2000);
         (0..4).map(move |i| prompt(i).collect::<Vec<u32>>())
     };
     let (clean, corrupted) = (
