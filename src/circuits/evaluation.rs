@@ -1,8 +1,11 @@
 //! What is left of a behaviour when only a circuit's edges carry it.
 
+mod curve;
 mod masked;
 
 use std::collections::BTreeMap;
+
+pub use curve::FaithfulnessCurve;
 
 use ndarray::{Array1, Array2};
 
@@ -152,6 +155,18 @@ impl<'m> CircuitEvaluation<'m> {
     /// [`Error::MemoryLimit`] if not even one run fits the memory limit; else same as
     /// [`Base::metric`].
     pub fn run(&self, circuits: &[EdgeSet], metric: &Metric) -> Result<EvaluatedCircuits> {
+        let label = |(i, circuit): (usize, &EdgeSet)| format!("{i}: {} edges", circuit.len());
+        let labels = circuits.iter().enumerate().map(label);
+        self.run_as(circuits, metric, Axis::new("circuit", labels))
+    }
+
+    /// The same, with labels for the circuits.
+    fn run_as(
+        &self,
+        circuits: &[EdgeSet],
+        metric: &Metric,
+        axis: Axis,
+    ) -> Result<EvaluatedCircuits> {
         if circuits.is_empty() {
             return Err(Error::invalid("circuits", "none", "at least one"));
         }
@@ -168,13 +183,12 @@ impl<'m> CircuitEvaluation<'m> {
         let mut values = Array2::from_elem((circuits.len(), self.pairs.len()), f32::NAN);
         let partial = self.fill(circuits, &metric, at_once, &mut values)?;
         let about = self.about(&metric, [&clean, &corrupted], circuits.len(), partial);
-        let label = |(i, circuit): (usize, &EdgeSet)| format!("{i}: {} edges", circuit.len());
         let reached = values.rows().into_iter().map(|row| {
             let missing = partial && row.iter().any(|value| value.is_nan());
             missing.then_some(Absent::NotRun)
         });
         let measured = Measured {
-            axes: vec![Axis::new("circuit", circuits.iter().enumerate().map(label))],
+            axes: vec![axis],
             absent: reached.collect(),
             values: values.clone(),
             base: corrupted.clone(),
