@@ -63,7 +63,7 @@ pub use agreement::{Agreement, EdgePair};
 pub use attribution::{Approximation, EdgeAttribution, Steps};
 pub use edge::{Edge, Receiver, Source};
 pub use effects::{EdgeEffects, PositionEffects};
-pub use evaluation::{CircuitEvaluation, EvaluatedCircuits};
+pub use evaluation::{CircuitEvaluation, EvaluatedCircuits, FaithfulnessCurve};
 pub use exact::ExactEdges;
 pub use file::ScoredCircuit;
 pub use flow::{FlowScores, InformationFlow};
