@@ -5,9 +5,9 @@ mod run;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ndarray::{Array1, Array2};
+use ndarray::Array1;
 
-pub(crate) use run::Departure;
+pub(crate) use run::{Departure, Room};
 
 use crate::cache::{ActivationCache, RunKind, Selection};
 use crate::error::{Error, Result};
@@ -225,9 +225,11 @@ impl<'m> Base<'m> {
     /// [`Error::NotCached`] if given caches lack the last residual stream.
     pub fn metric(&self, metric: &Metric) -> Result<Array1<f32>> {
         let needs = self.needs(metric)?;
-        let logits = self.readout(&needs)?.value;
-        let read = |(prompt, logits): (usize, Array2<f32>)| metric.read(prompt, logits.view());
-        Ok(logits.into_iter().enumerate().map(read).collect())
+        let mut values = Array1::zeros(needs.len());
+        self.read(&needs, Room::FREE, |prompt, logits| {
+            values[prompt] = metric.read(prompt, logits);
+        })?;
+        Ok(values)
     }
 
     /// The activations of these runs, one cache per prompt, which may hold more than asked for.
@@ -270,7 +272,7 @@ impl<'m> Base<'m> {
             Ok(metric.needs(prompt, n))
         });
         let needs: Vec<Needs> = needs.collect::<Result<_>>()?;
-        let logits = self.readout(&needs)?.value.into_iter();
+        let logits = self.readout(&needs)?.into_iter();
         let rows = logits.map(|row| row.into_iter().collect()).collect();
         Ok(metric.clone().with_reference_rows(rows))
     }

@@ -85,7 +85,9 @@ pub struct Plan {
     pub multiply_adds: u64,
     /// Multiply-adds of one full forward pass per cell and prompt.
     pub naive_multiply_adds: u64,
-    /// Upper bound of the memory that the lanes take, in bytes.
+    /// Upper bound of the memory taken at any one time, in bytes: by the base runs and what they
+    /// keep (unless [`Base::given`]), by planning, the lanes and the metric. What the caller's own
+    /// edits and metric hold, and what a closure allocates, is not among it.
     pub peak_bytes: u64,
 }
 
@@ -230,7 +232,7 @@ impl<'m> Sweep<'m> {
     /// for each intervention; [`Error::OutOfRange`](crate::Error::OutOfRange) for a metric that
     /// reads what is not there; [`Error::NotCached`](crate::Error::NotCached) if a given base
     /// lacks an activation; [`Error::MemoryLimit`](crate::Error::MemoryLimit) if not even one lane
-    /// fits the memory limit.
+    /// fits the memory limit beside what the base keeps.
     pub fn prepare<'s>(&'s self, cells: &'s [Cell], metric: &'s Metric) -> Result<Prepared<'s>> {
         Prepared::new(self, cells, metric)
     }

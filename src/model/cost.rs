@@ -16,8 +16,8 @@ pub(crate) struct Cost {
     pub mlp_rows: u64,
     /// An upper bound of the memory that it takes at any one time, in bytes.
     pub bytes: u64,
-    /// Whether anything is computed whose logits are read.
-    pub read: bool,
+    /// Rows computed whose logits are read.
+    pub read: usize,
 }
 
 /// Which part of an activation hooks may change, or `None` if they do not want it.
@@ -37,7 +37,7 @@ impl Lane<'_> {
             let shown = shown_bytes(self.tokens.len(), layer, &rows, wanted);
             cost.bytes = cost
                 .bytes
-                .max(layer_bytes(config, &rows) + more.bytes + shown);
+                .max(self.layer_bytes(config, &rows) + more.bytes + shown);
             dirty = Positions::clone(&rows[Stage::ResidPost]);
         }
         let read = self.final_rows(&dirty).len();
@@ -48,8 +48,33 @@ impl Lane<'_> {
         cost.macs += (read * columns * config.d_model) as u64;
         let logits = read * (2 * columns + 3 * config.d_model);
         cost.bytes = cost.bytes.max(4 * logits as u64) + LANE_BYTES;
-        cost.read = read > 0;
+        cost.read = read;
         cost
+    }
+
+    /// An upper bound of a lane's arrays in a layer: the larger one of its two halves.
+    fn layer_bytes(&self, config: &Config, rows: &LayerRows) -> u64 {
+        // Otherwise rows are completed on the way.
+        let hidden = [Stage::MlpIn, Stage::MlpPre, Stage::MlpPost].map(|stage| &rows[stage]);
+        let in_place = hidden.iter().all(|rows| *rows == hidden[0]);
+        let floats = |stage: &Stage| {
+            let hidden = matches!(stage, Stage::MlpPre | Stage::MlpPost);
+            let width = if hidden { config.d_mlp } else { config.d_model };
+            let arrays = match self.base {
+                _ if *stage == Stage::MlpPost && in_place => 0,
+                Some(_) => stage.entry().arrays,
+                // No rows are completed.
+                None => stage.entry().arrays.min(1),
+            };
+            rows[*stage].len() * arrays * width
+        };
+        let (attention, mlp) = Stage::ALL.split_at(Stage::ResidMid as usize);
+        let halves = [attention, mlp].map(|half| half.iter().map(floats).sum::<usize>());
+        let most = halves.into_iter().max().unwrap_or(0);
+        let kept = [Stage::ResidPre, Stage::Z, Stage::ResidPost];
+        let longest = kept.iter().map(|stage| rows[*stage].len()).max();
+        let book = longest.unwrap_or(0) as u64 * (ROW_BYTES + 16 * config.n_heads as u64);
+        4 * most as u64 + book
     }
 }
 
@@ -134,20 +159,4 @@ fn on_demand(config: &Config, layer: usize, rows: &LayerRows, wanted: Wanted<'_>
         macs: macs as u64,
         bytes: 4 * floats as u64,
     }
-}
-
-/// An upper bound of a lane's arrays in a layer: the larger one of its two halves.
-fn layer_bytes(config: &Config, rows: &LayerRows) -> u64 {
-    let floats = |stage: &Stage| {
-        let hidden = matches!(stage, Stage::MlpPre | Stage::MlpPost);
-        let width = if hidden { config.d_mlp } else { config.d_model };
-        rows[*stage].len() * stage.entry().arrays * width
-    };
-    let (attention, mlp) = Stage::ALL.split_at(Stage::ResidMid as usize);
-    let halves = [attention, mlp].map(|half| half.iter().map(floats).sum::<usize>());
-    let most = halves.into_iter().max().unwrap_or(0);
-    let kept = [Stage::ResidPre, Stage::Z, Stage::ResidPost];
-    let longest = kept.iter().map(|stage| rows[*stage].len()).max();
-    let book = longest.unwrap_or(0) as u64 * (ROW_BYTES + 16 * config.n_heads as u64);
-    4 * most as u64 + book
 }

@@ -150,13 +150,13 @@ stages! {
     Q {
         sites: &[Site::AttnIn, Site::QInput, Site::Q],
         inputs: &[Same(Stage::Ln1OfQueries)], base: Some(Site::Q),
-        weights: Some(Square), arrays: 2,
+        weights: Some(Square),
     }
     /// Keys.
     K {
         sites: &[Site::AttnIn, Site::KInput, Site::K],
         inputs: &[Same(Stage::Ln1)], base: Some(Site::K), readers: LaterRows,
-        weights: Some(Square), arrays: 2,
+        weights: Some(Square),
     }
     /// Values.
     V {
@@ -177,7 +177,7 @@ stages! {
     /// The attention's output.
     AttnOut {
         sites: &[Site::AttnOut],
-        inputs: &[Same(Stage::Z)], base: Some(Site::AttnOut), weights: Some(Square), arrays: 2,
+        inputs: &[Same(Stage::Z)], base: Some(Site::AttnOut), weights: Some(Square),
     }
     /// The residual stream after attention: a sum.
     ResidMid {

@@ -5,6 +5,7 @@ mod checkpoint_files;
 
 mod head_memory;
 mod load_memory;
+mod phases;
 mod sweep_memory;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
