@@ -39,12 +39,12 @@ fn closure() -> Metric {
 }
 
 /// What a whole sweep planned and used, from the run of its base on.
-struct Measured {
-    planned: u64,
-    used: u64,
+pub(crate) struct Measured {
+    pub planned: u64,
+    pub used: u64,
 }
 
-fn measure(
+pub(crate) fn measure(
     model: &Transformer,
     prompts: &Prompts,
     cells: &[Cell],
