@@ -24,11 +24,12 @@ use crate::error::Result;
 use crate::hook::{Axes, HookPoint, Site};
 use crate::intervention::Intervention;
 use crate::metric::Needs;
-use crate::model::cost::Cost;
+use crate::model::cost::{Cost, Hidden, Wanted};
 use crate::model::hooks::Sequence;
 use crate::model::lane::{Change, Columns, Lane};
 use crate::model::stage::Frozen;
 use crate::model::{Footprint, Transformer, Visit};
+use crate::ops::Thrift;
 use crate::prompt::Prompts;
 
 /// The interventions of one run of the sweep.
@@ -57,6 +58,7 @@ pub(crate) struct Job<'j> {
     pub inherited: Vec<Intervention>,
     /// Halves of the blocks that are frozen to the base.
     pub frozen: Frozen,
+    pub hidden: Hidden,
     pub end: End,
     /// Bytes that are held besides, which count too: what the base keeps.
     pub held: u64,
@@ -74,6 +76,7 @@ impl<'j> Job<'j> {
             cells: vec![Cell::new()].into(),
             inherited: Vec::new(),
             frozen: Frozen::default(),
+            hidden: Hidden::InPlace,
             end: End::Cache(keep),
             held: 0,
             memory_limit: u64::MAX,
@@ -162,7 +165,8 @@ impl<'j> Job<'j> {
             return None;
         }
         let recorded = |at| self.records_attention(at).then(Footprint::default);
-        let cost = lane.cost(config, &|at| hooks.footprint(at).or_else(|| recorded(at)));
+        let wanted = |at| hooks.footprint(at).or_else(|| recorded(at));
+        let cost = self.price(&lane, &wanted);
         let kept = match &self.end {
             End::Logits(_) if cost.read == 0 => return None,
             End::Logits(_) => 0,
@@ -176,6 +180,15 @@ impl<'j> Job<'j> {
             cost,
             kept,
         })
+    }
+
+    /// What a lane costs, with memory as it may come from earlier runs.
+    fn price(&self, lane: &Lane<'_>, wanted: Wanted<'_>) -> Cost {
+        let cost = lane.cost(self.model.config(), self.hidden, wanted);
+        Cost {
+            bytes: Thrift::roomy_bytes(cost.bytes, self.memory_limit),
+            ..cost
+        }
     }
 
     /// Whether runs keep scores or patterns at a point, which are made whole for it.
@@ -199,7 +212,7 @@ impl<'j> Job<'j> {
                 cell: 0,
                 prompt,
                 whole: true,
-                cost: lane.cost(self.model.config(), &|_| None),
+                cost: self.price(&lane, &|_| None),
                 changes: lane.changes,
                 kept: 0,
             }
@@ -369,7 +382,7 @@ fn same_bits(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> bool {
 /// Lanes of one chunk take up to this many bytes, or a single lane more. Larger chunks gain
 /// nothing: weights are a small part of what moves, and larger matrices come fresh from the
 /// system, page by page, each time.
-const CHUNK_BYTES: u64 = 96 << 20;
+const CHUNK_BYTES: u64 = 76 << 20;
 
 /// Cuts lanes, each of which fits, into chunks that stay below the limit together with what is held
 /// throughout; also returns the largest chunk's bytes.

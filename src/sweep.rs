@@ -33,6 +33,7 @@ use crate::error::Result;
 use crate::intervention::Interventions;
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
+use crate::model::cost::Hidden;
 use crate::model::lane::Lane;
 use crate::model::{BlockedRows, Run, Transformer};
 use crate::prompt::{IntoPrompts, Prompt, Prompts};
@@ -98,7 +99,8 @@ impl Plan {
         let (cells, prompts) = (job.cells.len(), job.prompts.len());
         let full = |prompt: &Prompt| {
             let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
-            lane.cost(job.model.config(), &|_| None).macs
+            lane.cost(job.model.config(), Hidden::InPlace, &|_| None)
+                .macs
         };
         let naive: u64 = job.prompts.iter().map(full).sum();
         Plan {

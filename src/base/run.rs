@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Intervention;
 use crate::metric::Needs;
+use crate::model::cost::Hidden;
 use crate::model::stage::Frozen;
 use crate::prompt::{Prompt, Prompts};
 use crate::schedule::{Cell, End, Job, Schedule, entry_bytes, kept_bytes, reads, token_reads};
@@ -135,6 +136,7 @@ impl<'m> Base<'m> {
             model: self.model(),
             prompts: prompts.clone(),
             base: self.prompts().iter().map(tokens_only).collect(),
+            hidden: Hidden::of(runs.cells.iter().flatten().map(|i| i.target.point)),
             cells: runs.cells,
             inherited,
             frozen: runs.frozen,

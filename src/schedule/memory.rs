@@ -120,11 +120,13 @@ impl Job<'_> {
     /// A lack of memory; from some limit on, what passes leave for each other counts too.
     fn lack(&self, least: u64) -> Error {
         let limit = self.memory_limit;
-        let more = Thrift::kept_bytes(least).saturating_sub(Thrift::kept_bytes(limit));
-        Error::MemoryLimit {
-            limit,
-            least: least + more,
-        }
+        let kept = Thrift::kept_bytes(least).saturating_sub(Thrift::kept_bytes(limit));
+        let least = if kept == 0 {
+            least
+        } else {
+            Thrift::roomy_bytes(least, least) + kept
+        };
+        Error::MemoryLimit { limit, least }
     }
 
     /// What running some lanes takes besides them, and reading the base's logits before.
@@ -220,8 +222,8 @@ impl Job<'_> {
         points.into_iter().filter_map(change).collect()
     }
 
-    /// Memory that a chunk takes whatever its lanes: what matrix products pack, on each thread,
-    /// copies of the unembedding's columns, and what passes leave for each other.
+    /// Memory that a chunk takes whatever its lanes: what matrix products pack and attention reads,
+    /// on each thread, copies of the unembedding's columns, and what passes leave for each other.
     fn fixed_bytes(&self) -> u64 {
         let config = self.model.config();
         let columns = match &self.end {
@@ -233,7 +235,13 @@ impl Job<'_> {
         };
         let inner = config.d_model.max(config.d_mlp);
         let packing = ops::product_bytes(inner) * rayon::current_num_threads() as u64;
-        packing + 8 * (columns * config.d_model) as u64 + Thrift::kept_bytes(self.memory_limit)
+        let longest = self.prompts.iter().map(Prompt::len).max().unwrap_or(0);
+        // Keys and values of one head, and some rows of scores.
+        let attention = 8 * longest * (config.d_head() + 16) * rayon::current_num_threads();
+        packing
+            + attention as u64
+            + 8 * (columns * config.d_model) as u64
+            + Thrift::kept_bytes(self.memory_limit)
     }
 
     /// Bytes of what is kept of all runs.

@@ -11,6 +11,8 @@ use patchlens::{
     Sweep, Target, Transformer, logit_diff,
 };
 
+use rayon::ThreadPoolBuilder;
+
 use crate::{ALLOCATOR, alone};
 
 fn config(d_vocab: usize, n_ctx: usize) -> Config {
@@ -54,15 +56,34 @@ pub(crate) fn measure(
     patchlens::ops::release_memory();
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
-    let base = Base::new(model, prompts)?;
-    let sweep = Sweep::over(&base).memory_limit(limit);
-    let prepared = sweep.prepare(cells, metric)?;
-    let found = prepared.run();
+    let run = || {
+        let base = Base::new(model, prompts)?;
+        let sweep = Sweep::over(&base).memory_limit(limit);
+        let prepared = sweep.prepare(cells, metric)?;
+        Ok::<_, Error>(prepared.run())
+    };
+    let found = on_new_threads(run)?;
     let used = (ALLOCATOR.peak_usage() - before) as u64;
     let planned = found.plan.peak_bytes;
     assert!(!found.partial);
     assert!(planned <= limit, "planned {planned} at a limit of {limit}");
     Ok(Measured { planned, used })
+}
+
+/// Threads keep what products pack into: on those that ran before, it would not count.
+fn on_new_threads<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+    let mut threads = Vec::new();
+    let pool = ThreadPoolBuilder::new().spawn_handler(|thread| {
+        threads.push(std::thread::spawn(|| thread.run()));
+        Ok(())
+    });
+    let pool = pool.build().unwrap();
+    let found = pool.install(run);
+    drop(pool);
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    found
 }
 
 /// The least limit, which errors name; may take a second step, since a base that has not run is

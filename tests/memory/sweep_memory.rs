@@ -80,7 +80,11 @@ fn t3_planned_is_at_most_twice_what_ordinary_sweeps_use() {
     let _alone = alone();
     let model = Transformer::random(Config::gpt2(), 1).unwrap();
     let tokens = |salt: u32| {
-        let prompt = move |i: u32| (0..15).map(|p| (p * 3100 + i * 700 + salt) % 50_257).collect();
+        let prompt = move |i: u32| {
+            (0..15)
+                .map(|p| (p * 3100 + i * 700 + salt) % 50_257)
+                .collect()
+        };
         (0..4).map(prompt).collect::<Vec<Vec<u32>>>()
     };
     let (clean, corrupted) = (Prompts::new(tokens(0)), Prompts::new(tokens(5)));
