@@ -4,6 +4,8 @@
 mod check;
 mod gradient;
 mod reduce;
+mod room;
+mod top;
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use std::sync::Arc;
 use ndarray::{ArrayView1, ArrayView2};
 
 pub use reduce::Reduce;
+pub(crate) use room::Baseline;
+pub use top::top_tokens;
 
 use crate::error::{Error, Result};
 use crate::ops::{kl_row, log_softmax_row};

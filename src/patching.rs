@@ -278,6 +278,7 @@ impl<'m> ActivationPatching<'m> {
             ),
             unit: metric.name().to_string(),
             direction: Some(self.pairs.direction),
+            notes: self.pairs.notes(metric, clean, corrupted),
             partial: result.partial,
             baselines: baselines.map(|(name, v)| (name.to_string(), v)).into(),
             counts: counts.map(|(name, n)| (name.to_string(), n)).into(),

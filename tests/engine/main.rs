@@ -15,4 +15,5 @@ mod hooks_cases;
 mod op_shapes;
 mod places;
 mod processing;
+mod rows;
 mod sweep;
