@@ -5,7 +5,7 @@
 use patchlens::ablation::{Ablation, CircuitNode, Each, Replacement};
 use patchlens::metric::logit_diffs;
 use patchlens::tasks::Ioi;
-use patchlens::{Head, Prompts, Tokenizer, Transformer};
+use patchlens::{Prompts, Tokenizer, Transformer};
 
 fn main() -> anyhow::Result<()> {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
@@ -13,16 +13,16 @@ fn main() -> anyhow::Result<()> {
     let prompts = Prompts::new(&drawn)?;
     let names: Vec<(u32, u32)> = drawn.iter().map(|p| (p.io, p.s)).collect();
 
-    // Sets of nodes: every head alone, and two together.
-    let mut sets: Vec<Vec<CircuitNode>> = Head::all(model.config())
-        .map(|head| vec![CircuitNode::head(head.layer, head.head)])
-        .collect();
-    sets.push(vec![CircuitNode::head(3, 0), CircuitNode::head(3, 2)]);
-    let found = Ablation::new(&model, &prompts, Replacement::Zero)?
-        .run(Each::Set(&sets), &logit_diffs(&names))?;
+    let study = || Ablation::new(&model, &prompts, Replacement::Zero);
 
-    let whole = found.clean.mean().unwrap_or(f32::NAN);
-    println!("logit difference of the whole model {whole:.2}; its change");
-    println!("{}", found.effect.top(6));
+    // Every head alone.
+    let alone = study()?.run(Each::Head, &logit_diffs(&names))?;
+    println!("{}\n{}", alone.effect, alone.effect.top(6));
+
+    // Two heads, each alone and both together: more than the sum, if one stands in for the other.
+    let heads = [CircuitNode::head(3, 0), CircuitNode::head(3, 2)];
+    let sets = [heads[..1].to_vec(), heads[1..].to_vec(), heads.to_vec()];
+    let together = study()?.run(Each::Set(&sets), &logit_diffs(&names))?;
+    println!("{}", together.effect);
     Ok(())
 }

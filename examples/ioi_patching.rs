@@ -19,7 +19,7 @@ struct Arguments {
     /// Folder of a GPT-2-style checkpoint [default: the shipped small model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Saves each heat map as SVG, PNG and HTML into this folder
+    /// Saves all four heat maps as SVG, PNG and HTML into this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -39,15 +39,19 @@ fn main() -> anyhow::Result<()> {
     println!("8 prompt pairs; the first:\n  {clean_text}\n  {corrupted_text}\n");
 
     let study = ActivationPatching::new(&model, &clean, &corrupted)?;
-    for (name, grid) in [
-        ("resid_pre", Grid::Positions(Site::ResidPre)),
-        ("attn_out", Grid::Positions(Site::AttnOut)),
-        ("mlp_out", Grid::Positions(Site::MlpOut)),
-        ("z", Grid::Heads(Site::Z)),
+    for (name, grid, whole) in [
+        ("resid_pre", Grid::Positions(Site::ResidPre), true),
+        ("attn_out", Grid::Positions(Site::AttnOut), false),
+        ("mlp_out", Grid::Positions(Site::MlpOut), false),
+        ("z", Grid::Heads(Site::Z), true),
     ] {
         // By how much each patch changes the corrupted run's logit difference.
         let effect = study.run(grid, &logit_diffs(&names))?.effect;
-        println!("{}\n{}", effect.colored(use_color()), effect.top(3));
+        match whole {
+            true => println!("{}", effect.colored(use_color())),
+            false => println!("{}", effect.about.title),
+        }
+        println!("{}", effect.top(3));
         if let Some(out) = &arguments.out {
             std::fs::create_dir_all(out)?;
             for extension in ["svg", "png", "html"] {

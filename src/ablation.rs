@@ -49,6 +49,7 @@ use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
+use crate::pairs::averaged;
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Axis};
 use crate::sweep::{Cell, Sweep, SweepResult};
@@ -231,7 +232,7 @@ impl<'m> Ablation<'m> {
         let prompts = self.base.prompts().len();
         About {
             title: format!("{title}, {}", self.replacement.method()),
-            caption: format!("{what}; mean over {prompts} prompts."),
+            caption: format!("{what}; {}.", averaged(prompts, "prompt")),
             unit: metric.name().to_string(),
             counts: [("prompts".to_string(), prompts as u64)].into(),
             ..About::default()

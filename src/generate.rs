@@ -89,7 +89,8 @@ impl Transformer {
     /// tokens under the same hooks, and those that each prompt would give alone.
     ///
     /// Hooks act on the prompts' positions and on each new one as it is run, so that an
-    /// intervention on all positions steers the whole text, and its receipt counts every step.
+    /// intervention on all positions steers the whole text, and its receipt counts every step. After
+    /// the blocks, of a prompt's positions only the last one is run.
     /// [`Select::Last`](crate::Select::Last) is the newest position at each step. Values of an
     /// intervention must fit any length: one row for all positions. The last new token is not run.
     ///

@@ -41,14 +41,16 @@
 //! - **Interventions**: an [`Edit`] at a [`Target`], checked before the run, with a
 //!   [`Receipt`](intervention::Receipt) after.
 //! - **Sweeps**: a [`Sweep`] runs many cells of interventions in one pass over a [`Base`], with the
-//!   bits of as many full runs. Every study is one. What an edit does to a row is
-//!   `edited` in `intervention/apply.rs`; where a pass calls it is `Rows::at` in `model/pass.rs`.
+//!   bits of as many full runs. Every study is one.
 //! - **Numbers**: a [`Metric`] of the logits; [`Labelled`] results that print heat maps and save
 //!   SVG, PNG, HTML, CSV, JSON and npy ([`report`]).
 //! - **Prompts with known answers**: [`tasks`].
 //!
 //! Shapes are written `[pos, head, d_head]`: `pos` token position, `dest` and `src` query and key
 //! position. Nothing is padded, and nothing is printed.
+
+// Where an edit meets an activation: `edited` in `intervention/apply.rs` says what becomes of a
+// row; a pass calls it from `Rows::at` in `model/pass.rs`.
 
 mod base;
 mod cache;

@@ -154,13 +154,17 @@ pub(crate) fn check_one_model(names: [&str; 2], first: &Base<'_>, second: &Base<
     Ok(())
 }
 
-/// `32 prompt pairs`, as captions have it.
-pub(crate) fn count_pairs(pairs: usize) -> String {
-    format!("{pairs} prompt pair{}", if pairs == 1 { "" } else { "s" })
+/// `mean over 32 prompt pairs`, as captions have it; of one, there is no mean.
+pub(crate) fn averaged(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        _ => format!("mean over {n} {what}s"),
+    }
 }
 
 /// Labels of the positions of pairs of one length: a token where all prompts agree, both where
-/// the two of a single pair differ. `name` is what the first prompts are called.
+/// the two of a single pair differ, the first pair's followed by
+/// `…` where pairs differ. `name` is what the first prompts are called.
 ///
 /// # Errors
 /// [`Error::Prompt`] if lengths differ.
@@ -180,12 +184,13 @@ pub(crate) fn position_labels(
     let all = || first.iter().chain(second);
     let label = |p: usize| {
         let (a, b) = (&first[0].labels[p], &second[0].labels[p]);
-        if all().all(|prompt| prompt.labels[p] == *a) {
-            a.clone()
-        } else if first.len() == 1 {
-            format!("{a}/{}", b.trim_start())
-        } else {
-            "(differs)".to_string()
+        let both = match a == b {
+            true => a.clone(),
+            false => format!("{a}/{}", b.trim_start()),
+        };
+        match first.len() == 1 || all().all(|prompt| prompt.labels[p] == *a) {
+            true => both,
+            false => format!("{both}…"),
         }
     };
     Ok((0..n).map(label).collect())

@@ -51,9 +51,10 @@ use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
-use crate::pairs::{Pairs, count_pairs, position_labels};
+use crate::pairs::{Pairs, averaged, position_labels};
 use crate::prompt::IntoPrompts;
-use crate::report::{About, Absent, Direction, Labelled};
+pub use crate::report::Direction;
+use crate::report::{About, Absent, Labelled};
 use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 
 /// A patching study: pairs of prompts, and which run is patched into which.
@@ -273,8 +274,8 @@ impl<'m> ActivationPatching<'m> {
         About {
             title: format!("Activation patching of {}", sites.join(", ")),
             caption: format!(
-                "One activation of the {from} run patched into the {into} run; mean over {}.",
-                count_pairs(clean.len()),
+                "One activation of the {from} run patched into the {into} run; {}.",
+                averaged(clean.len(), "prompt pair"),
             ),
             unit: metric.name().to_string(),
             direction: Some(self.pairs.direction),

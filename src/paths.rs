@@ -56,7 +56,7 @@ use crate::intervention::Edit;
 use crate::limits::{Limits, limits_methods};
 use crate::metric::{Baseline, Metric};
 use crate::model::Transformer;
-use crate::pairs::{check_one_model, check_pairs, count_pairs, pairs, position_labels};
+use crate::pairs::{averaged, check_one_model, check_pairs, pairs, position_labels};
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Axis, Labelled};
 use crate::sweep::Cell;
@@ -281,14 +281,14 @@ impl<'m> PathPatching<'m> {
             "recomputed"
         };
         let (how, what) = match &self.sent {
-            Sent::Run(_) => ("in the new run", count_pairs(pairs)),
-            Sent::Edits(_) => ("ablated", format!("{pairs} prompts")),
+            Sent::Run(_) => ("in the new run", averaged(pairs, "prompt pair")),
+            Sent::Edits(_) => ("ablated", averaged(pairs, "prompt")),
         };
         let mut about = About {
             title: format!("Path patching to {to}"),
             caption: format!(
                 "{sent} {how}, sent to {to} of the original run, other heads frozen and MLPs \
-                 {mlps}; mean over {what}. No value: no path.",
+                 {mlps}; {what}. No value: no path.",
             ),
             unit: metric.name().to_string(),
             ..About::default()

@@ -25,7 +25,7 @@
 //! again. Compare it with the total effect, which is all there is to restore.
 //!
 //! **What it does not mean.** A place that can bring the fact back need not be where it is stored
-//! (Hase et al. 2023). Noise is no other fact: it puts the model where it never is. More in
+//! (Hase et al. 2023). Noise is not another fact: it puts activations where the model never goes. More in
 //! [the guide](crate::guide::tracing).
 
 mod average;

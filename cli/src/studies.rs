@@ -1,5 +1,6 @@
 //! The studies, a module for each subcommand.
 
+mod ablate;
 mod attribute;
 mod heads;
 mod in_context;
@@ -10,6 +11,7 @@ mod paths;
 mod steer;
 mod trace;
 
+pub use ablate::Ablate;
 pub use attribute::Attribute;
 pub use heads::Heads;
 pub use in_context::InContext;

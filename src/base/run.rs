@@ -15,7 +15,7 @@ use crate::hook::{HookPoint, Site};
 use crate::intervention::Intervention;
 use crate::metric::Needs;
 use crate::model::cost::Hidden;
-use crate::model::stage::Frozen;
+use crate::model::stage::{Frozen, computes_again};
 use crate::prompt::{Prompt, Prompts};
 use crate::schedule::{Cell, End, Job, Schedule, entry_bytes, kept_bytes, reads, token_reads};
 
@@ -107,8 +107,9 @@ impl<'m> Base<'m> {
     /// Plans runs of these prompts that depart from these runs.
     ///
     /// # Errors
-    /// Same as [`Intervention::check`]; [`Error::Invalid`] for a change before an intervention of the
-    /// base's, which would have to act again; [`Error::MemoryLimit`] if not even one lane fits;
+    /// Same as [`Intervention::check`]; [`Error::Invalid`] for a change after which an
+    /// intervention of the base's would have to act again; [`Error::MemoryLimit`] if not even one
+    /// lane fits;
     /// [`Error::NotCached`] if given caches lack an activation.
     pub(crate) fn depart<'d>(&self, runs: Departure<'d>) -> Result<Made<Schedule<'d>>>
     where
@@ -181,14 +182,17 @@ impl<'m> Base<'m> {
     fn inherited(&self, cells: &[Cell]) -> Result<Vec<Intervention>> {
         let embedded = |i: &&Intervention| i.target.point <= HookPoint::PosEmbed;
         let (inherited, later): (Vec<_>, Vec<_>) = self.interventions().iter().partition(embedded);
-        let last = later.iter().map(|i| i.target.point).max();
-        let early = |i: &&Intervention| last.is_some_and(|last| i.target.point <= last);
+        let early = |i: &&Intervention| {
+            let place = i.target.point;
+            let again = |at: HookPoint| place <= at || computes_again(place, at);
+            later.iter().any(|own| again(own.target.point))
+        };
         match cells.iter().flatten().find(early) {
             None => Ok(inherited.into_iter().cloned().collect()),
             Some(i) => Err(Error::invalid(
                 "intervention over a base that runs under others",
                 &i.target,
-                "a point after the base's own interventions",
+                "a point after the base's own interventions, which would have to act again",
             )),
         }
     }

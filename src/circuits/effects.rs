@@ -10,7 +10,7 @@ use super::set::EdgeSet;
 use super::table::{spread, tabulate};
 use crate::error::{Error, Result};
 use crate::metric::Metric;
-use crate::pairs::{Pairs, count_pairs};
+use crate::pairs::{Pairs, averaged};
 use crate::report::{About, Absent, Labelled, Normalization};
 use crate::statistics::{self, Estimate};
 
@@ -107,9 +107,9 @@ impl Found {
         let about = About {
             title: pairs.title(self.title, metric),
             caption: format!(
-                "{}; mean change of the {name} over {}.",
+                "{}; change of the {name}, {}.",
                 self.caption,
-                count_pairs(n_pairs)
+                averaged(n_pairs, "prompt pair")
             ),
             unit: name.to_string(),
             normalization: Normalization::Change,

@@ -258,6 +258,27 @@ pub(crate) fn leads_to(from: HookPoint, to: HookPoint) -> bool {
     }
 }
 
+/// Whether a lane that departs from its base at a place computes an earlier point of the same block
+/// again, so that what acted there in the base's run is lost.
+pub(crate) fn computes_again(place: HookPoint, earlier: HookPoint) -> bool {
+    let (HookPoint::Block(layer, place), HookPoint::Block(same, earlier)) = (place, earlier) else {
+        return false;
+    };
+    let again = |stage: &&Stage| {
+        let Entry { sites, base, .. } = stage.entry();
+        // Edits at or after the base's activation start from it.
+        let starts = base.is_some_and(|base| earlier <= base && base <= place);
+        sites.contains(&earlier) && !starts
+    };
+    let depends = |stage: &Stage| {
+        let upstream = stage.upstream(Frozen::default());
+        let edited = |stage: &&Stage| stage.entry().sites.contains(&place);
+        let mut edited = Stage::ALL.iter().filter(edited);
+        edited.any(|stage| upstream[*stage as usize])
+    };
+    layer == same && earlier < place && Stage::ALL.iter().filter(again).any(depends)
+}
+
 /// Whether a hook point depends on one of some stages of its block.
 fn leads_within(from: impl Fn(Stage) -> bool, to: Site) -> bool {
     let mut of_site = Stage::ALL.iter().filter(|s| s.entry().sites.contains(&to));

@@ -113,8 +113,8 @@ impl ColorScale {
         let [low, _, high] = self.ends();
         let half = match self.shown {
             (0, last) if last == STEPS - 1 => None,
-            (0, _) => Some(("up to", "largest", max)),
-            _ => Some(("from", "smallest", min)),
+            (0, _) => Some(("below", "largest", max)),
+            _ => Some(("above", "smallest", min)),
         };
         if min < self.low || max > self.high {
             return Some(format!(
@@ -127,7 +127,9 @@ impl ColorScale {
         }
         half.map(|(side, name, value)| {
             let value = number(value);
-            format!("colours: only the half {side} 0 is used; the {name} value is {value}")
+            format!(
+                "colours: only the half of the scale {side} 0 is used; the {name} value is {value}"
+            )
         })
     }
 

@@ -152,6 +152,58 @@ fn sweeps_over_a_base_under_interventions_equal_full_passes() {
     );
 }
 
+/// Found by the property attack (seeds 84, 123 and 187): these had lost what acts in the base.
+#[test]
+fn what_would_have_to_act_again_in_a_block_is_refused() {
+    use Site::{
+        AttnIn, AttnScores, KInput, Ln1Normalized, Ln1Scale, Ln2Normalized, Ln2Scale, MlpIn,
+        Pattern, QInput, VInput,
+    };
+    let again: [(&[Site], &[Site]); 6] = [
+        (&[AttnIn], &[QInput, KInput, VInput]),
+        (
+            &[AttnIn, QInput, KInput, VInput],
+            &[Ln1Scale, Ln1Normalized],
+        ),
+        (&[Ln1Scale], &[Ln1Normalized]),
+        (&[AttnScores], &[Pattern]),
+        (&[MlpIn], &[Ln2Scale, Ln2Normalized]),
+        (&[Ln2Scale], &[Ln2Normalized]),
+    ];
+    let model = model(config(3, 2, 4), 13);
+    let (prompts, _) = ragged();
+    let plain = Base::new(&model, &prompts).unwrap();
+    let change = |site: Site, position: usize| -> Cell {
+        let target = Target::new(site.at(1)).at_positions(position);
+        vec![Intervention::new(target, Edit::Scale(1.5))]
+    };
+    let metric = logit_diff(3, 5);
+    for own in Site::ALL {
+        let base = Base::over(&plain, &prompts, change(*own, 1)).unwrap();
+        let sweep = Sweep::over(&base);
+        let lost = |site: &Site| {
+            let here = |(of, by): &(&[Site], &[Site])| of.contains(own) && by.contains(site);
+            *site <= *own || again.iter().any(here)
+        };
+        let (refused, cells): (Vec<Site>, Vec<Site>) = Site::ALL.iter().partition(|s| lost(s));
+        for site in refused {
+            let error = sweep.run(&[change(site, 1)], &metric).unwrap_err();
+            let message = error.to_string();
+            assert!(message.contains("would have to act again"), "{message}");
+        }
+        let cells: Vec<Cell> = cells
+            .into_iter()
+            .flat_map(|site| [0, 1, 2].map(|position| change(site, position)))
+            .collect();
+        assert_same(
+            &sweep,
+            &cells,
+            &metric,
+            &format!("changes after {}", own.name()),
+        );
+    }
+}
+
 #[test]
 fn one_run_serves_many_prompts_and_sweeps() {
     let model = model(config(3, 2, 4), 14);

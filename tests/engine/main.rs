@@ -2,7 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/full_passes.rs"]
+mod full_passes;
 
+mod attack;
 mod base;
 mod bits;
 mod blocked;

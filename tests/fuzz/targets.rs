@@ -8,9 +8,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use patchlens::circuits::{Graph, Orientation, Ranking, ScoredCircuit};
 use patchlens::lens::TunedLens;
 use patchlens::parameters::Parameters;
-use patchlens::tasks::KnownFacts;
+use patchlens::tasks::{KnownFacts, PairFile};
 use patchlens::{ActivationCache, Config, Error, HookPoint, Labelled, Tokenizer};
 
 /// `config.json`.
@@ -142,12 +143,14 @@ pub fn result(data: &[u8]) -> bool {
     })
 }
 
+/// The shipped model's tokenizer.
+static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
+    let json = patchlens::tasks::mini_tokenizer_json().unwrap();
+    Tokenizer::from_bytes(json.as_bytes()).unwrap()
+});
+
 /// A list of facts as [`KnownFacts::open`] reads it.
 pub fn facts(data: &[u8]) -> bool {
-    static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
-        let json = patchlens::tasks::mini_tokenizer_json().unwrap();
-        Tokenizer::from_bytes(json.as_bytes()).unwrap()
-    });
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("facts.json");
     fs::write(&path, data).unwrap();
@@ -163,6 +166,87 @@ pub fn facts(data: &[u8]) -> bool {
         })
     });
     assert_eq!(accepted[0], accepted[1], "with and without BOS");
+    accepted[0]
+}
+
+/// Prompt pairs as [`PairFile::open`] reads them, under each name that decides on the layout.
+pub fn pairs(data: &[u8]) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["pairs.json", "pairs.jsonl", "pairs.csv"];
+    let accepted = names.map(|name| {
+        let path = dir.path().join(name);
+        fs::write(&path, data).unwrap();
+        PairFile::open(&path, &TOKENIZER, false).map_or_else(refused, |file| {
+            check_pairs(&file);
+            // BOS makes room for itself, and fits before any prompt.
+            let with_bos = PairFile::open(&path, &TOKENIZER, true).unwrap();
+            for (name, position) in &file.words {
+                assert_eq!(with_bos.words[name], position + 1, "{name}");
+            }
+            for pair in &file.pairs {
+                let same = with_bos.pairs.iter().find(|p| p.index == pair.index);
+                assert_eq!(same.unwrap().clean.tokens[1..], pair.clean.tokens);
+            }
+            true
+        })
+    });
+    accepted.contains(&true)
+}
+
+/// Every entry is there once, and what is used is sound.
+fn check_pairs(file: &PairFile) {
+    let used = file.pairs.iter().map(|pair| pair.index);
+    let mut entries: Vec<usize> = used.chain(file.skipped.iter().map(|s| s.index)).collect();
+    entries.sort_unstable();
+    assert!(entries.iter().copied().eq(0..entries.len()), "{entries:?}");
+    let known = |token: &u32| (*token as usize) < TOKENIZER.vocab_size();
+    for pair in &file.pairs {
+        assert!(!pair.clean.is_empty() && !pair.answers.is_empty());
+        for prompt in [Some(&pair.clean), pair.corrupted.as_ref()] {
+            let sound =
+                prompt.is_none_or(|p| p.labels.len() == p.len() && p.tokens.iter().all(known));
+            assert!(sound, "{pair:?}");
+        }
+        assert!(pair.answers.iter().chain(&pair.wrong_answers).all(known));
+        assert!(
+            !pair
+                .answers
+                .iter()
+                .any(|token| pair.wrong_answers.contains(token))
+        );
+    }
+    for skipped in &file.skipped {
+        assert!(!skipped.reason.is_empty());
+    }
+    let _ = (file.unequal(), file.common_len());
+}
+
+/// Scores of edges and a circuit, as [`ScoredCircuit::open`] reads them, for one layer of one head.
+pub fn circuit(data: &[u8]) -> bool {
+    let graph = Graph::new(&Config {
+        n_layers: 1,
+        n_heads: 1,
+        d_model: 8,
+        ..Config::gpt2()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let [found, again] = ["found.json", "again.json"].map(|name| dir.path().join(name));
+    fs::write(&found, data).unwrap();
+    let accepted = [Orientation::UsefulIsPositive, Orientation::UsefulIsNegative].map(|sign| {
+        ScoredCircuit::open(&found, graph, sign).map_or_else(refused, |read| {
+            assert!(read.scores.values().iter().all(|score| score.is_finite()));
+            read.save(&again).unwrap();
+            // Files have the useful edges positive.
+            let expected = read.scores.clone().oriented(Orientation::UsefulIsPositive);
+            let reread = ScoredCircuit::open(&again, graph, Orientation::UsefulIsPositive).unwrap();
+            assert!(reread.scores == expected && reread.circuit == read.circuit);
+            let top = read.scores.top_n(3, Ranking::Signed).unwrap();
+            assert_eq!(top.len(), 3);
+            assert!(read.circuit.pruned().len() <= read.circuit.len());
+            true
+        })
+    });
+    assert_eq!(accepted[0], accepted[1], "whatever the sign means");
     accepted[0]
 }
 

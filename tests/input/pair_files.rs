@@ -229,6 +229,13 @@ fn b35_files_that_are_none_are_errors() {
     starts("a.json", "{\"prompts\": []}", "no pairs");
     starts("a.json", "{\"pairs\": []}", "missing field `prompts`");
     starts("a.json", "[1]", "invalid type: integer `1`");
+    // BOS before it would wrap around.
+    let far = json!({"word_idxs": {"S2": usize::MAX}, "prompts": [mary_and_john()]});
+    starts(
+        "a.json",
+        &far.to_string(),
+        "invalid value: integer `18446744073709551615`, expected u32",
+    );
     starts("a.jsonl", "\n\n", "no pairs");
     starts("a.csv", "clean,corrupted,label\n", "no pairs");
     starts(

@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/full_passes.rs"]
+mod full_passes;
 #[path = "../small_tokenizer/mod.rs"]
 mod small_tokenizer;
 

@@ -367,12 +367,12 @@ fn half_a_scale_says_so() {
     let found = note(array![[1.0, -0.001]]);
     assert_eq!(
         found,
-        "colours: only the half from 0 is used; the smallest value is -0.001000"
+        "colours: only the half of the scale above 0 is used; the smallest value is -0.001000"
     );
     let found = note(array![[-1.0, -0.5]]);
     assert_eq!(
         found,
-        "colours: only the half up to 0 is used; the largest value is -0.5000"
+        "colours: only the half of the scale below 0 is used; the largest value is -0.5000"
     );
     assert_eq!(note(array![[1.0, -0.1]]), "");
 }

@@ -71,7 +71,7 @@ fn ioi_labels(clean: &[IoiPrompt]) -> Vec<String> {
     for (position, label) in labels.iter_mut().enumerate() {
         let same = |p: &IoiPrompt| p.prompt.labels[position] == first.prompt.labels[position];
         if !clean.iter().all(same) {
-            *label = "(differs)".to_string();
+            label.push('…');
         }
     }
     let roles = first.positions;

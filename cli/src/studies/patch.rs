@@ -213,21 +213,25 @@ fn conclusion(found: &[(Sweep, Patching)]) -> String {
         let told = |cell: &RankedCell| {
             // `before L3` rather than `L3`, of the residual stream.
             let name = |(of, name): (&String, &String)| match of.strip_suffix(" layer") {
-                Some(side) => format!("{side} {name}"),
-                None => name.clone(),
+                Some(side) => format!("{side} {}", legible(name)),
+                None => legible(name),
             };
             let names: Vec<String> = top.names.iter().zip(&cell.names).map(name).collect();
             let share = share(cell).map(|share| format!(", {:.0} %", 100.0 * share.abs()));
-            let (place, share) = (legible(&names.join(", ")), share.unwrap_or_default());
-            format!("{place} ({:+.2}{share})", cell.value)
+            format!(
+                "{} ({:+.2}{})",
+                names.join(", "),
+                cell.value,
+                share.unwrap_or_default()
+            )
         };
         let strong = top.cells.iter().filter(|cell| cell.value != 0.0);
         let strong = strong.filter(|cell| share(cell).is_none_or(|share| share.abs() >= 0.1));
         let strong: Vec<String> = strong.map(told).collect();
         if strong.is_empty() {
-            format!("{} nowhere by a tenth", sweep.name())
+            format!("{}: nowhere by a tenth of the difference", sweep.name())
         } else {
-            format!("{} at {}", sweep.name(), strong.join(", "))
+            format!("{}: {}", sweep.name(), strong.join(", "))
         }
     };
     let parts: Vec<String> = found.iter().map(part).collect();

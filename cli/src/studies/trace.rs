@@ -1,5 +1,6 @@
 //! Causal tracing: at which layer and token a model recalls facts.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
@@ -172,7 +173,7 @@ impl Trace {
         };
         let n = self.prompts.min(all.len());
         output.say(format_args!(
-            "Facts: {} of {} can be told with this tokenizer; {n} of them are traced.",
+            "Facts: {} of {} can be expressed with this tokenizer; {n} of them are traced.",
             all.len(),
             all.len() + skipped.len()
         ))?;
@@ -220,15 +221,12 @@ impl Trace {
                 seed: self.seed.unwrap_or(0),
                 samples,
             },
-            Kind::Mean => SubjectCorruption::Embedding(mean_subject_embedding(model, facts)?),
+            Kind::Mean => {
+                several_subjects("mean", facts)?;
+                SubjectCorruption::Embedding(mean_subject_embedding(model, facts)?)
+            }
             Kind::Subjects => {
-                let mut subjects: Vec<Vec<u32>> =
-                    facts.iter().map(|f| f.subject_tokens().to_vec()).collect();
-                subjects.sort();
-                subjects.dedup();
-                if subjects.len() < 2 {
-                    bail!("--corruption subjects: found one subject; expected at least two");
-                }
+                let subjects = several_subjects("subjects", facts)?;
                 // One more than asked for, as a fact's own subject is no sample.
                 let n = subjects.len().min(samples.saturating_add(1));
                 let spread = (0..n).map(|i| subjects[i * subjects.len() / n].clone());
@@ -236,6 +234,19 @@ impl Trace {
             }
         })
     }
+}
+
+/// The different subjects of the facts. One alone has no other to take its place, and is nearly
+/// its own mean.
+fn several_subjects(corruption: &str, facts: &[TracedFact]) -> Result<Vec<Vec<u32>>> {
+    let subjects: BTreeSet<Vec<u32>> = facts.iter().map(|f| f.subject_tokens().to_vec()).collect();
+    if subjects.len() < 2 {
+        bail!(
+            "--corruption {corruption}: found one subject; expected facts about at least two \
+             (--facts), or --corruption noise"
+        );
+    }
+    Ok(subjects.into_iter().collect())
 }
 
 /// How many facts are kept, and what the corruption costs.
@@ -296,14 +307,17 @@ fn strongest(average: &Labelled, class: PositionClass) -> (usize, f32, f32) {
     )
 }
 
+/// A total effect below this, in probability, is not worth a map: its shares are rounding.
+const LEAST_TOTAL_EFFECT: f32 = 0.01;
+
 /// Where facts are recalled, a line for each study.
 fn conclusion(sets: &[(&str, SetTrace)]) -> String {
     let total = sets[0].1.total_effect.mean;
-    // What is left of rounding is no effect.
-    if total <= 1e-6 {
-        return "The corruption costs nothing of the answer's probability: there is nothing to \
-                restore, and nothing to trace."
-            .to_string();
+    if total < LEAST_TOTAL_EFFECT {
+        return format!(
+            "The corruption costs {total:.3} of the answer's probability, less than \
+             {LEAST_TOTAL_EFFECT}: there is nothing to restore, and nothing to trace."
+        );
     }
     let subject = &PositionClass::ALL[..3];
     let mut lines = vec!["Facts are recalled where restoring helps most:".to_string()];

@@ -201,6 +201,7 @@ fn reports_of_all_other_studies() {
         "paths",
         "trace",
         "lens",
+        "ablate",
         "attribute",
         "steer",
         "induction",

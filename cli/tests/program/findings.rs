@@ -8,15 +8,16 @@ use std::path::Path;
 use crate::ok;
 
 /// A study, the picture of it that is shown, and as what.
-const SHOWN: [(&str, &str, &str); 9] = [
+const SHOWN: [(&str, &str, &str); 10] = [
     ("patch", "z", "patch"),
     ("paths", "path_patching_to_logits", "paths"),
+    ("ablate", "heads", "ablate"),
     ("heads", "knocked_out_at_end", "heads"),
     ("attribute", "dla_components", "attribute"),
     ("trace", "states", "trace"),
     ("lens", "logit_lens_on_top", "lens"),
     ("steer", "steering_by_layer", "steer"),
-    ("induction", "paths_into_keys", "induction"),
+    ("induction", "gain_removed_by_head", "induction"),
     ("in-context", "mapping_resid_pre", "in_context"),
 ];
 

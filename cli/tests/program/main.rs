@@ -13,13 +13,14 @@ use serde_json::Value;
 const CLEAN: &str = "When Mary and John went to the store, John gave a drink to";
 const CORRUPTED: &str = "When Mary and John went to the store, Mary gave a drink to";
 
-const STUDIES: [&str; 9] = [
+const STUDIES: [&str; 10] = [
     "patch",
     "paths",
     "trace",
     "lens",
     "attribute",
     "steer",
+    "ablate",
     "heads",
     "induction",
     "in-context",

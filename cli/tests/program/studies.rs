@@ -17,6 +17,11 @@ fn every_study_runs_on_its_task() {
             &["--prompts", "100", "--tries", "4", "--scales", "0,1"],
             "steering_by_layer",
         ),
+        (
+            "ablate",
+            &["--prompts", "4", "--without", "3.0,3.2"],
+            "together",
+        ),
         ("heads", &["--prompts", "4", "--sequences", "2"], "report"),
         ("induction", &["--sequences", "2"], "removed"),
         ("in-context", &["--sequences", "2"], "mapping"),

@@ -163,7 +163,7 @@ impl Study<'_, '_> {
             by_sender.then((a.from, a.to).cmp(&(b.from, b.to)))
         });
         Ok(Keys {
-            paths: Some(self.table(receivers, &senders, &shares, gain)?),
+            paths: Some(self.table(receivers, &senders, &shares, gain, partial.get())?),
             previous_token_removed: (!previous.heads.is_empty()).then_some(previous.removed),
             previous_token_heads: previous.heads,
             edges,
@@ -178,6 +178,7 @@ impl Study<'_, '_> {
         senders: &[Head],
         shares: &Array2<f32>,
         gain: f32,
+        partial: bool,
     ) -> Result<Labelled> {
         let config = self.search.model.config();
         let shape = (receivers.len() + 1, config.n_layers, config.n_heads);
@@ -187,13 +188,13 @@ impl Study<'_, '_> {
                 values[[i, from.layer, from.head]] = *share;
             }
         }
-        // Of heads that are no senders, nothing was run.
-        let mut absent = values.mapv(|v| v.is_nan().then_some(Absent::NotRun));
-        for from in senders {
-            let later = |to: &Head| from.layer < to.layer;
-            let paths = receivers.iter().map(later);
-            for (i, path) in paths.chain([receivers.iter().any(later)]).enumerate() {
-                absent[[i, from.layer, from.head]] = (!path).then_some(Absent::NoPath);
+        let mut absent = Array3::from_elem(shape, None);
+        for ((i, layer, head), reason) in absent.indexed_iter_mut() {
+            let to = receivers.get(i..=i).unwrap_or(receivers);
+            if !to.iter().any(|to| layer < to.layer) {
+                *reason = Some(Absent::NoPath);
+            } else if partial && values[[i, layer, head]].is_nan() {
+                *reason = Some(Absent::NotRun);
             }
         }
         let names = receivers.iter().map(ToString::to_string);

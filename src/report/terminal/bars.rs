@@ -81,6 +81,9 @@ impl<'a> Bars<'a> {
             );
             writeln!(f, "{}", tail.trim_end())?;
         }
+        if self.lines.iter().any(|(_, row, _)| row.std_error.is_some()) {
+            writeln!(f, "▒ ░: within one standard error of the value")?;
+        }
         let (all, shown) = (self.of.values().len(), self.lines.len());
         if all > shown {
             writeln!(f, "... {} more bars of {all} not shown", all - shown)?;

@@ -105,7 +105,8 @@ fn json_lines(text: &str) -> Contents {
 struct Outer {
     prompts: Vec<Object>,
     seq_labels: Option<Vec<String>>,
-    word_idxs: Option<UniqueKeys<usize>>,
+    /// `u32`, so that there is room for BOS before any of them.
+    word_idxs: Option<UniqueKeys<u32>>,
     #[serde(flatten)]
     others: BTreeMap<String, IgnoredAny>,
 }
@@ -119,7 +120,8 @@ fn json(text: &str) -> Result<Contents, String> {
     } else {
         let outer: Outer = serde_json::from_str(text).map_err(|error| error.to_string())?;
         contents.labels = outer.seq_labels;
-        contents.words = outer.word_idxs.map(|words| words.0).unwrap_or_default();
+        let words = outer.word_idxs.into_iter().flat_map(|words| words.0);
+        contents.words = words.map(|(word, at)| (word, at as usize)).collect();
         ignored.extend(outer.others.into_keys());
         outer.prompts
     };

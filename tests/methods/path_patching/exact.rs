@@ -6,55 +6,11 @@ use patchlens::metric::{log_probability, probability};
 use patchlens::paths::{PathEffects, PathPatching, PathReceiver, PathSender, Senders};
 use patchlens::report::Absent;
 use patchlens::{
-    ActivationCache, Base, Component, Edit, Head, HookPoint, Intervention, Interventions, Prompts,
-    Qkv, Run, Selection, Site, Sweep, Target, Transformer, logit_diff,
+    Base, Component, Edit, Head, HookPoint, Intervention, Qkv, Site, Sweep, Target, logit_diff,
 };
 
 use super::{bits, heads, model, pairs};
-
-fn caches(model: &Transformer, prompts: &Prompts, hooks: &[Intervention]) -> Vec<ActivationCache> {
-    let selection = Selection::everything(model.config());
-    let run = Run {
-        cache: Some(&selection),
-        ..Run::default()
-    };
-    let hooks = Interventions::new(hooks.to_vec());
-    model.run(prompts, hooks, &run).unwrap().caches
-}
-
-/// Runs C and D by full passes with every head (and MLP) patched by hand, `[prompt]`.
-fn by_full_passes(
-    model: &Transformer,
-    (layer, head): (usize, usize),
-    receiver: (Site, usize, Option<usize>),
-    freeze_mlps: bool,
-) -> Vec<u32> {
-    let (original, new) = pairs();
-    let (a, b) = (caches(model, &new, &[]), caches(model, &original, &[]));
-    let patch = |caches: &[ActivationCache], target: Target| {
-        let edit = Edit::patch(caches, target.point).unwrap();
-        Intervention::new(target, edit)
-    };
-    let mut c = Vec::new();
-    for l in 0..3 {
-        c.push(patch(&b, Target::new(Site::Z.at(l))));
-        if freeze_mlps {
-            c.push(patch(&b, Target::new(Site::MlpOut.at(l))));
-        }
-    }
-    c.push(patch(&a, Target::new(Site::Z.at(layer)).at_heads(head)));
-    let saved = caches(model, &original, &c);
-    let (site, layer, head) = receiver;
-    let at = site.at(layer);
-    let target = match head {
-        Some(head) => Target::new(at).at_heads(head),
-        None => Target::new(at),
-    };
-    let values = Values::from_caches(&saved, at).unwrap();
-    let d = vec![vec![Intervention::new(target, Edit::Patch(values))]];
-    let sweep = Sweep::new(model, &original).unwrap();
-    bits(sweep.run_naive(&d, &logit_diff(3, 5)).unwrap())
-}
+use crate::full_passes::{Path, caches};
 
 fn of_cell(result: &PathEffects, index: [usize; 2]) -> Vec<u32> {
     let cell = result.values.view().index_axis_move(Dim(0), index[0]);
@@ -95,7 +51,15 @@ fn bits_of_full_passes_with_every_head_patched_by_hand() {
                 if result.effect.values()[[layer, head]].is_nan() {
                     continue;
                 }
-                let expected = by_full_passes(&model, (layer, head), *place, freeze_mlps);
+                let path = Path {
+                    model: &model,
+                    original: &original,
+                    new: &new,
+                    sender: Head::new(layer, head),
+                    receiver: *place,
+                    freeze_mlps,
+                };
+                let expected = path.by_full_passes(&metric);
                 assert_eq!(found, expected, "{layer}.{head} to {receiver}");
                 changed += usize::from(found != bits(result.original.iter().copied()));
             }

@@ -1,0 +1,54 @@
+//! The property attack: random models, prompts and interventions, on which every way to compute a
+//! number must have the same bits.
+//!
+//! `PATCHLENS_SEEDS=20000` runs that many seeds, `PATCHLENS_SEEDS=317..318` that one alone.
+
+mod cell;
+mod draw;
+mod others;
+mod seen;
+mod ways;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// As many as take a few seconds.
+const SEEDS: u64 = 200;
+
+/// The seeds to run.
+fn seeds() -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("PATCHLENS_SEEDS") else {
+        return 0..SEEDS;
+    };
+    let number = |text: &str| -> u64 {
+        let seeds = text.trim().parse();
+        seeds.unwrap_or_else(|_| panic!("PATCHLENS_SEEDS: {text:?}; expected `1000` or `7..9`"))
+    };
+    match text.split_once("..") {
+        Some((first, end)) => number(first)..number(end),
+        None => 0..number(&text),
+    }
+}
+
+#[test]
+fn random_models_prompts_and_interventions() {
+    let (mut failed, mut seen) = (Vec::new(), seen::Seen::default());
+    let mut slowest = (Duration::ZERO, 0);
+    for seed in seeds() {
+        let start = Instant::now();
+        match catch_unwind(AssertUnwindSafe(|| ways::compare(seed))) {
+            Ok(more) => seen += more,
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                failed.push(format!("seed {seed}: {}", text.unwrap_or("a panic")));
+            }
+        }
+        slowest = slowest.max((start.elapsed(), seed));
+    }
+    println!("{seen:?}; slowest: {:?}, seed {}", slowest.0, slowest.1);
+    assert!(failed.is_empty(), "{} seeds: {failed:#?}", failed.len());
+    if seeds().end - seeds().start >= SEEDS {
+        seen.check();
+    }
+}

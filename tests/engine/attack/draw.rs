@@ -1,0 +1,341 @@
+//! Random models, prompts and cells, all from one seed.
+
+use ndarray::{ArrayD, IxDyn};
+use patchlens::config::Activation;
+use patchlens::hook::Axes;
+use patchlens::intervention::Values;
+use patchlens::{
+    ActivationCache, Config, Edit, HookPoint, Intervention, Interventions, Prompts, Run, Selection,
+    Site, Transformer,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::cell::{Deed, Drawn, Numbers, Pick, picked};
+
+/// Tokens that generation adds to each prompt.
+pub const NEW_TOKENS: usize = 4;
+
+/// What a seed draws.
+pub struct Case {
+    pub model: Transformer,
+    pub prompts: Prompts,
+    /// As many prompts, of the same lengths.
+    pub others: Prompts,
+    pub cells: Vec<Vec<Drawn>>,
+    /// Cells for generation.
+    pub growing: Vec<Vec<Drawn>>,
+}
+
+pub struct Source {
+    random: ChaCha8Rng,
+    /// Whether values may be infinite or huge.
+    wild: bool,
+}
+
+impl Source {
+    pub fn new(seed: u64) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let wild = random.random_bool(0.5);
+        Source { random, wild }
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        self.random.random_range(0..n)
+    }
+
+    pub fn within(&mut self, range: std::ops::RangeInclusive<usize>) -> usize {
+        self.random.random_range(range)
+    }
+
+    pub fn chance(&mut self, percent: u32) -> bool {
+        self.random.random_ratio(percent, 100)
+    }
+
+    pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())].clone()
+    }
+
+    /// A number of ordinary size.
+    fn small(&mut self) -> f32 {
+        (self.random.random::<f32>() - 0.5) * 4.0
+    }
+
+    fn number(&mut self) -> f32 {
+        const WILD: [f32; 7] = [
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NEG_INFINITY,
+            f32::MAX,
+            -1e30,
+            -0.0,
+            1e-40,
+        ];
+        if self.wild && self.chance(20) {
+            self.pick(&WILD)
+        } else {
+            self.small()
+        }
+    }
+
+    pub fn case(&mut self) -> Case {
+        let model = self.model();
+        let config = model.config();
+        let lengths: Vec<usize> = (0..self.within(1..=4))
+            .map(|_| self.within(1..=8))
+            .collect();
+        let [prompts, others] = [(); 2].map(|()| self.prompts(&lengths, config.d_vocab));
+        let caches = self.donors(&model, &others);
+        let mut place = Place {
+            source: self,
+            config,
+            lengths: &lengths,
+            donors: &caches,
+            growing: false,
+        };
+        let cells = (0..place.source.within(1..=6))
+            .map(|_| place.cell())
+            .collect();
+        place.growing = true;
+        let growing = (0..2).map(|_| place.cell()).collect();
+        Case {
+            prompts,
+            others,
+            cells,
+            growing,
+            model,
+        }
+    }
+
+    fn model(&mut self) -> Transformer {
+        let n_heads = self.within(1..=4);
+        let config = Config {
+            n_layers: self.within(1..=3),
+            n_heads,
+            d_model: n_heads * self.within(1..=7),
+            d_mlp: self.within(1..=27),
+            n_ctx: 8 + NEW_TOKENS,
+            d_vocab: self.within(6..=37),
+            activation: self.pick(&[Activation::GeluNew, Activation::Gelu, Activation::Relu]),
+            layer_norm_eps: self.pick(&[1e-5, 1e-3]),
+            scale_attn_weights: self.chance(70),
+            scale_attn_by_inverse_layer_idx: self.chance(30),
+            tie_word_embeddings: self.chance(50),
+        };
+        let model = Transformer::random(config, self.random.random()).unwrap();
+        let (config, mut parameters) = model.into_parts();
+        // GPT-2's initialisation is so small that edits hardly matter: enlarge it.
+        let factor = self.pick(&[1.0, 12.0, 25.0]);
+        for (name, mut tensor) in parameters.tensors_mut() {
+            if name.ends_with("bias") || name.contains("ln_") {
+                tensor.mapv_inplace(|v| v + 0.1 * self.small());
+            } else {
+                tensor.mapv_inplace(|v| v * factor);
+            }
+        }
+        Transformer::new(config, parameters).unwrap()
+    }
+
+    fn prompts(&mut self, lengths: &[usize], d_vocab: usize) -> Prompts {
+        let tokens = |n: &usize| -> Vec<u32> {
+            let token = |_| self.below(d_vocab) as u32;
+            (0..*n).map(token).collect()
+        };
+        Prompts::new(lengths.iter().map(tokens)).unwrap()
+    }
+
+    /// Caches of everything to patch from; some are of runs under an edit.
+    fn donors(&mut self, model: &Transformer, prompts: &Prompts) -> Vec<ActivationCache> {
+        let everything = Selection::everything(model.config());
+        let run = Run {
+            cache: Some(&everything),
+            ..Run::default()
+        };
+        let edit = Edit::Add(Values::scalar(self.number()));
+        let layer = self.below(model.config().n_layers);
+        let list = vec![Intervention::new(Site::MlpOut.at(layer), edit)];
+        let list = if self.chance(20) { list } else { Vec::new() };
+        let output = model.run(prompts, Interventions::new(list), &run);
+        output.unwrap().caches
+    }
+}
+
+/// What places depend on.
+struct Place<'s> {
+    source: &'s mut Source,
+    config: &'s Config,
+    lengths: &'s [usize],
+    donors: &'s [ActivationCache],
+    growing: bool,
+}
+
+impl Place<'_> {
+    fn cell(&mut self) -> Vec<Drawn> {
+        let n = self.source.within(1..=3);
+        (0..n).map(|_| self.drawn()).collect()
+    }
+
+    fn point(&mut self) -> HookPoint {
+        let n_layers = self.config.n_layers;
+        let layer = self.source.below(n_layers);
+        match self.source.below(100) {
+            0 => Site::Z.at(n_layers), // There is no such layer.
+            1..25 => self
+                .source
+                .pick(&[Site::AttnScores, Site::Pattern])
+                .at(layer),
+            _ => {
+                let all: Vec<HookPoint> = HookPoint::all(n_layers).collect();
+                self.source.pick(&all)
+            }
+        }
+    }
+
+    fn drawn(&mut self) -> Drawn {
+        let point = self.point();
+        let axes = point.axes();
+        let lengths = self.lengths.to_vec();
+        let prompts = lengths.len();
+        let heads = vec![self.config.n_heads; prompts];
+        let mut drawn = Drawn {
+            point,
+            positions: self.some(&lengths, !self.growing),
+            heads: Pick::All,
+            src: Pick::All,
+            sequences: Pick::All,
+            deed: Deed::Plain(Edit::Zero),
+        };
+        // Now and then where there is no such axis.
+        if self.source.chance(if axes.has_heads() { 60 } else { 1 }) {
+            drawn.heads = self.some(&heads, true);
+        }
+        if self
+            .source
+            .chance(if axes == Axes::Attention { 60 } else { 1 })
+        {
+            drawn.src = self.some(&lengths, !self.growing);
+        }
+        if prompts > 1 && self.source.chance(25) {
+            drawn.sequences = match self.some(&[prompts], true) {
+                Pick::Each(mut lists) => Pick::At(lists.swap_remove(0)),
+                other => other,
+            };
+        }
+        self.deed(&mut drawn);
+        drawn
+    }
+
+    /// Some of the indices of an axis that has this length in each prompt, also from its end.
+    fn some(&mut self, lengths: &[usize], from_end: bool) -> Pick {
+        let shortest = *lengths.iter().min().unwrap();
+        match self.source.below(100) {
+            0 => Pick::At(vec![shortest as isize + 5]), // Now and then an error.
+            1..35 => Pick::All,
+            35..45 if from_end => Pick::Last,
+            35..75 => Pick::At(self.list(shortest, from_end)),
+            _ => Pick::Each(lengths.iter().map(|n| self.list(*n, from_end)).collect()),
+        }
+    }
+
+    fn list(&mut self, n: usize, from_end: bool) -> Vec<isize> {
+        let count = self.source.within(1..=n.min(3));
+        let mut list: Vec<isize> = (0..count).map(|_| self.source.below(n) as isize).collect();
+        if self.source.chance(80) {
+            list.sort_unstable();
+            list.dedup();
+        }
+        if from_end && self.source.chance(30) {
+            list.iter_mut().for_each(|i| *i -= n as isize);
+        }
+        list
+    }
+
+    fn deed(&mut self, drawn: &mut Drawn) {
+        let scores = matches!(drawn.point, HookPoint::Block(_, Site::AttnScores));
+        drawn.deed = match self.source.below(10) {
+            0 => Deed::Plain(Edit::Zero),
+            1 => Deed::Plain(Edit::Scale(self.factor())),
+            2 => Deed::Plain(Edit::Noise {
+                std: self.source.small().abs(),
+                seed: self.source.below(9) as u64,
+            }),
+            3 => Deed::Plain(Edit::map(|row, values| {
+                let shift = row.position as f32 * 0.1;
+                values.iter_mut().for_each(|v| *v = shift - *v);
+            })),
+            4 if scores => {
+                let none = Values::scalar(f32::NEG_INFINITY);
+                Deed::With(Edit::Set, Numbers::Shared(none))
+            }
+            4 | 5 if !self.growing && self.donors[0].get(drawn.point).is_ok() => {
+                Deed::With(Edit::Patch, Numbers::Caches(self.donors.to_vec()))
+            }
+            6 if !self.growing => self.mean(drawn),
+            7 => Deed::With(Edit::Add, self.numbers(drawn)),
+            _ => Deed::With(Edit::Set, self.numbers(drawn)),
+        };
+    }
+
+    fn factor(&mut self) -> f32 {
+        match self.source.below(40) {
+            0 => f32::INFINITY, // An error.
+            1..5 => 0.0,
+            5..8 => 1.0,
+            8..11 => -1.0,
+            11..13 => 1e30,
+            _ => self.source.small(),
+        }
+    }
+
+    /// The mean of one prompt's run and another run of its length, there.
+    fn mean(&mut self, drawn: &mut Drawn) -> Deed {
+        let prompts = self.lengths.len();
+        let prompt = self.source.below(prompts);
+        drawn.sequences = Pick::At(vec![prompt as isize]);
+        let same = |i: &usize| self.lengths[*i] == self.lengths[prompt];
+        let runs: Vec<usize> = (0..prompts).filter(same).collect();
+        match Values::mean(&picked(self.donors, &runs), drawn.point) {
+            Ok(mean) => Deed::With(Edit::Mean, Numbers::Shared(mean)),
+            Err(_) => Deed::Plain(Edit::Zero), // A point of a layer that there is not.
+        }
+    }
+
+    fn numbers(&mut self, drawn: &Drawn) -> Numbers {
+        let axes = drawn.point.axes();
+        let shape = |n: usize| axes.shape(self.config, n);
+        let part = |prompt: usize, n: usize| {
+            let mut shape = shape(n);
+            shape[axes.pos_axis()] = drawn.positions.places(prompt, n).len();
+            if axes.has_heads() {
+                let heads = drawn.heads.places(prompt, self.config.n_heads);
+                shape[1 - axes.pos_axis()] = heads.len();
+            }
+            if axes == Axes::Attention {
+                shape[2] = drawn.src.places(prompt, n).len();
+            }
+            shape
+        };
+        let lengths = || self.lengths.iter().enumerate();
+        let shapes: Vec<Vec<usize>> = match self.source.below(5) {
+            0 if !self.growing => lengths().map(|(_, n)| shape(*n)).collect(),
+            1 if !self.growing => lengths().map(|(i, n)| part(i, *n)).collect(),
+            2 => lengths().map(|_| vec![]).collect(),
+            3 if axes != Axes::Attention => vec![vec![*shape(1).last().unwrap()]],
+            _ => vec![vec![]],
+        };
+        let mut arrays: Vec<ArrayD<f32>> = shapes.iter().map(|shape| self.array(shape)).collect();
+        if arrays.len() == 1 {
+            Numbers::Shared(Values::array(arrays.swap_remove(0)))
+        } else {
+            Numbers::Each(arrays)
+        }
+    }
+
+    fn array(&mut self, shape: &[usize]) -> ArrayD<f32> {
+        let mut array = ArrayD::from_shape_simple_fn(IxDyn(shape), || self.source.number());
+        if self.source.chance(1) {
+            array.fill(f32::NAN); // An error.
+        }
+        array
+    }
+}
