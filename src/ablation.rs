@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use circuit::{Circuit, CircuitNode, Completeness, Faithfulness, Minimality, NodeMinimality};
-use knock_out::Found;
+pub(crate) use knock_out::Found;
 pub use knock_out::KnockOut;
 pub use replacement::Replacement;
 

@@ -5,7 +5,7 @@ mod run;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ndarray::Array1;
+use ndarray::{Array1, Array2};
 
 pub(crate) use run::{Departure, Room};
 
@@ -16,6 +16,7 @@ use crate::intervention::Intervention;
 use crate::metric::{Metric, Needs};
 use crate::model::stage::Frozen;
 use crate::model::{RunShape, Transformer};
+use crate::ops::largest;
 use crate::prompt::{IntoPrompts, Prompts};
 
 /// The base runs of some prompts, from which the runs of a study depart.
@@ -230,6 +231,24 @@ impl<'m> Base<'m> {
             values[prompt] = metric.read(prompt, logits);
         })?;
         Ok(values)
+    }
+
+    /// The likeliest next token of each prompt; the first of equals.
+    ///
+    /// # Errors
+    /// [`Error::NotCached`] if given caches lack the last residual stream.
+    pub fn likeliest(&self) -> Result<Vec<u32>> {
+        let lengths = self.prompts().lengths().into_iter();
+        let last = lengths.map(|n| Needs {
+            positions: vec![n - 1],
+            tokens: None,
+        });
+        let rows = self.readout(&last.collect::<Vec<_>>())?.into_iter();
+        let best = |row: Array2<f32>| {
+            let row: Vec<f32> = row.into_iter().collect();
+            largest(row.len(), 1, |i| f64::from(row[i]))[0] as u32
+        };
+        Ok(rows.map(best).collect())
     }
 
     /// The activations of these runs, one cache per prompt, which may hold more than asked for.

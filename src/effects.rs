@@ -1,5 +1,7 @@
 //! What studies return whose cells change runs: by how much each moves a metric.
 
+use std::ops::Range;
+
 use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
 
 use crate::error::Result;
@@ -110,6 +112,14 @@ pub(crate) fn layer_axis(site: Site, n_layers: usize) -> Axis {
         Site::ResidPost => layers.named("after layer"),
         _ => layers,
     }
+}
+
+/// The layers of a window of `width` around one, as in ROME's code: `layer - width / 2` to
+/// `layer + ceil(width / 2) - 1`, cut off at the ends of the model.
+pub(crate) fn layer_window(layer: usize, width: usize, n_layers: usize) -> Range<usize> {
+    let half = width / 2;
+    let end = layer.saturating_add(width - half);
+    layer.saturating_sub(half)..n_layers.min(end)
 }
 
 #[cfg(test)]

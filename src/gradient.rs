@@ -6,6 +6,7 @@
 mod attention;
 mod objective;
 mod reverse;
+mod split;
 mod tape;
 
 use ndarray::{Array2, Axis, concatenate};
@@ -31,6 +32,9 @@ pub struct Backward<'s> {
     pub activations: Option<&'s Selection>,
     /// Whether the gradient of the parameters is wanted.
     pub parameters: bool,
+    /// What counts as a constant: `hook_attn_out` and `hook_mlp_out` of some layers. Nothing flows
+    /// through these points to what they are computed from; their own gradients stay.
+    pub constant: &'s [HookPoint],
 }
 
 /// What a backward pass gave.
@@ -60,7 +64,8 @@ impl Transformer {
     /// a hook changed counts as an added constant. LayerNorm is computed once for queries, keys
     /// and values, hence the gradient at its points is the sum over the three. At `hook_q_input`
     /// and the like stands the gradient through that reader and head alone, at `hook_attn_in` the
-    /// sum over the three readers. At masked scores the gradient is 0; where a hook has set such a
+    /// sum over the three readers. What a hook has changed there goes through a LayerNorm of its
+    /// own, hence has no part in the gradient at the points of the shared one. At masked scores the gradient is 0; where a hook has set such a
     /// score to a number, gradients at that row's query and the later key take that number for
     /// `q·k`, and are not to be relied on.
     ///
@@ -94,8 +99,9 @@ impl Transformer {
     /// # Errors
     /// Same as [`Transformer::run`], before anything is computed; also for points and positions whose
     /// gradient is asked for. [`Error::Invalid`] for hooks at the split inputs (`hook_attn_in`,
-    /// `hook_q_input`, `hook_k_input`, `hook_v_input`), through which no gradient can be taken
-    /// yet, and for a metric without gradient (a rank, a closure) or that does not fit the prompts.
+    /// `hook_q_input`, `hook_k_input`, `hook_v_input`) where the gradient of the parameters is
+    /// wanted, for other constant points than [`Backward::constant`] names, and for a metric
+    /// without gradient (a rank, a closure) or that does not fit the prompts.
     /// After the forward pass, [`Error::Invalid`] for an objective that is not finite, and
     /// [`Error::Shape`] for a gradient of another shape than the logits'.
     pub fn gradients<H: Hooks>(
@@ -113,10 +119,12 @@ impl Transformer {
         }
         objective.begin(&shape)?;
         hooks.begin(&shape)?;
-        self.check_split_inputs(prompts.len(), &hooks)?;
-        let pattern_edited =
-            |layer| (0..prompts.len()).any(|i| hooks.wants(Site::Pattern.at(layer), i));
-        let mut tape = tape::points(self.config(), want, pattern_edited);
+        let hooked = |point| (0..prompts.len()).any(|i| hooks.wants(point, i));
+        if want.parameters {
+            self.check_split_inputs(hooked)?;
+        }
+        check_constant(&shape, want.constant)?;
+        let mut tape = tape::points(self.config(), want, hooked);
         tape.extend(want.activations.into_iter().flat_map(Selection::iter));
         let run = Run {
             cache: Some(&tape),
@@ -148,19 +156,32 @@ impl Transformer {
         })
     }
 
-    fn check_split_inputs(&self, prompts: usize, hooks: &impl Hooks) -> Result<()> {
-        let sites = [Site::AttnIn, Site::QInput, Site::KInput, Site::VInput];
-        let points = (0..self.config().n_layers).flat_map(|layer| sites.map(|site| site.at(layer)));
-        let hooked = |point: &HookPoint| (0..prompts).any(|i| hooks.wants(*point, i));
-        match points.into_iter().find(hooked) {
+    fn check_split_inputs(&self, hooked: impl Fn(HookPoint) -> bool) -> Result<()> {
+        let layers = 0..self.config().n_layers;
+        let mut points = layers.flat_map(|layer| tape::SPLIT_INPUTS.map(|site| site.at(layer)));
+        match points.find(|point| hooked(*point)) {
             None => Ok(()),
             Some(point) => Err(Error::invalid(
-                "hooks of a run with gradients",
+                "hooks of a run with gradients of the parameters",
                 format!("a hook at `{point}`"),
                 "hooks at other points than the inputs split by head",
             )),
         }
     }
+}
+
+fn check_constant(shape: &RunShape<'_>, points: &[HookPoint]) -> Result<()> {
+    for point in points {
+        shape.check_point(*point)?;
+        if !matches!(point, HookPoint::Block(_, Site::AttnOut | Site::MlpOut)) {
+            return Err(Error::invalid(
+                "constant point",
+                format!("`{point}`"),
+                "`hook_attn_out` or `hook_mlp_out` of a layer",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The objective of each prompt, and its gradient at the logits of all, one above another.

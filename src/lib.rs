@@ -28,6 +28,7 @@
 //! | What do a head's weights say without a prompt? | [`weights`] |
 //! | How much does the model learn from its context? | [`in_context`] |
 //! | Which direction makes it say something else? | [`steering`] |
+//! | Which tokens must the answer's position read, and in which layers? | [`knockout`] |
 //! | What is the gradient of a number in an activation? | [`gradient`] |
 //!
 //! # What they are made of
@@ -79,6 +80,7 @@ pub mod heads;
 pub mod hook;
 pub mod in_context;
 pub mod intervention;
+pub mod knockout;
 pub mod lens;
 pub mod metric;
 pub mod model;

@@ -1,5 +1,9 @@
 //! What methods over pairs of prompts share: checks, captions, labels of positions.
 
+mod gradients;
+
+pub(crate) use gradients::{GradientRuns, Variant};
+
 use ndarray::Array1;
 
 use crate::base::Base;

@@ -31,6 +31,7 @@
 //! effects: look at [`Patching::clean`] and [`Patching::corrupted`] first. More in
 //! [the guide](crate::guide::patching).
 
+mod estimate;
 mod grid;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ use std::collections::btree_map::Entry;
 
 use ndarray::{Array1, ArrayD};
 
+pub use estimate::{Corrections, EstimatedPatching};
 pub use grid::Grid;
 use grid::targets;
 
@@ -204,8 +206,7 @@ impl<'m> ActivationPatching<'m> {
         let config = self.pairs.model().config();
         let axes = grid.axes(config.n_layers, config.n_heads, &self.labels(grid)?);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        let layers = |site: Site| (0..config.n_layers).map(move |layer| site.at(layer));
-        let points: Vec<HookPoint> = grid.sites().into_iter().flat_map(layers).collect();
+        let points = self.points(grid);
         let [base, donor] = self.pairs.base_and_donor();
         for runs in [donor, base] {
             runs.expect(points.iter().copied(), Frozen::default());
@@ -239,6 +240,13 @@ impl<'m> ActivationPatching<'m> {
         })
     }
 
+    /// Where a grid's activations are.
+    fn points(&self, grid: Grid) -> Vec<HookPoint> {
+        let n_layers = self.pairs.model().config().n_layers;
+        let layers = |site: Site| (0..n_layers).map(move |layer| site.at(layer));
+        grid.sites().into_iter().flat_map(layers).collect()
+    }
+
     fn labels(&self, grid: Grid) -> Result<Vec<String>> {
         if !grid.by_position() {
             return Ok(Vec::new());
@@ -259,15 +267,13 @@ impl<'m> ActivationPatching<'m> {
         &self,
         grid: Grid,
         metric: &Metric,
-        [clean, corrupted]: [&Array1<f32>; 2],
+        runs: [&Array1<f32>; 2],
         result: &SweepResult,
     ) -> About {
         let sites: Vec<&str> = grid.sites().iter().map(|s| s.name()).collect();
         let [into, from] = self.pairs.names();
-        let mean = |values: &Array1<f32>| values.mean().unwrap_or(f32::NAN);
-        let baselines = [("clean", mean(clean)), ("corrupted", mean(corrupted))];
         let counts = [
-            ("prompt pairs", clean.len() as u64),
+            ("prompt pairs", self.pairs.len() as u64),
             ("multiply-adds", result.multiply_adds),
             ("multiply-adds, naive", result.plan.naive_multiply_adds),
         ];
@@ -275,14 +281,23 @@ impl<'m> ActivationPatching<'m> {
             title: format!("Activation patching of {}", sites.join(", ")),
             caption: format!(
                 "One activation of the {from} run patched into the {into} run; {}.",
-                averaged(clean.len(), "prompt pair"),
+                averaged(self.pairs.len(), "prompt pair"),
             ),
+            partial: result.partial,
+            counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
+            ..self.about_runs(metric, runs)
+        }
+    }
+
+    /// What is known of the two runs by themselves.
+    fn about_runs(&self, metric: &Metric, [clean, corrupted]: [&Array1<f32>; 2]) -> About {
+        let mean = |values: &Array1<f32>| values.mean().unwrap_or(f32::NAN);
+        let baselines = [("clean", mean(clean)), ("corrupted", mean(corrupted))];
+        About {
             unit: metric.name().to_string(),
             direction: Some(self.pairs.direction),
             notes: self.pairs.notes(metric, clean, corrupted),
-            partial: result.partial,
             baselines: baselines.map(|(name, v)| (name.to_string(), v)).into(),
-            counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
             ..About::default()
         }
     }

@@ -81,6 +81,35 @@ pub(crate) fn mean(values: impl ExactSizeIterator<Item = f32>) -> f32 {
     (values.map(f64::from).sum::<f64>() / n) as f32
 }
 
+/// Pearson's correlation of two lists of one length; `None` where one of them is constant.
+pub(crate) fn pearson(a: &[f64], b: &[f64]) -> Option<f64> {
+    let constant = |of: &[f64]| of.iter().all(|v| *v == of[0]);
+    if constant(a) || constant(b) {
+        return None;
+    }
+    let centred = |of: &[f64]| -> Vec<f64> {
+        let mean = of.iter().sum::<f64>() / of.len() as f64;
+        of.iter().map(|v| v - mean).collect()
+    };
+    let (a, b) = (centred(a), centred(b));
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    Some(dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt())
+}
+
+/// The rank of each value, from 1; equals share their mean rank.
+pub(crate) fn ranks(of: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..of.len()).collect();
+    order.sort_by(|a, b| of[*a].total_cmp(&of[*b]));
+    let mut ranks = vec![0.0; of.len()];
+    let mut before = 0;
+    for equals in order.chunk_by(|a, b| of[*a] == of[*b]) {
+        let shared = before as f64 + (equals.len() + 1) as f64 / 2.0;
+        equals.iter().for_each(|i| ranks[*i] = shared);
+        before += equals.len();
+    }
+    ranks
+}
+
 /// Means and standard errors over the first axis.
 pub(crate) fn over_first(samples: ArrayViewD<'_, f32>) -> (ArrayD<f32>, ArrayD<f32>) {
     let mut mean = ArrayD::zeros(&samples.shape()[1..]);
@@ -113,6 +142,15 @@ pub(crate) fn over_last(mut samples: ArrayViewD<'_, f32>) -> (ArrayD<f32>, Array
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equals_share_their_rank() {
+        let found = ranks(&[3.0, -1.0, 3.0, 0.0, -0.0, 3.0]);
+        assert_eq!(found, [5.0, 1.0, 5.0, 2.5, 2.5, 5.0]);
+        assert_eq!(pearson(&[1.0, 2.0, 3.0], &[-2.0, -4.0, -6.0]), Some(-1.0));
+        assert_eq!(pearson(&[1.0, 1.0], &[1.0, 2.0]), None);
+        assert_eq!(pearson(&[], &[]), None);
+    }
 
     #[test]
     fn missing_values_do_not_count() {

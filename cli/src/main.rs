@@ -2,6 +2,7 @@
 //! prompts.
 
 mod bytes;
+mod facts;
 mod interrupt;
 mod options;
 mod output;
@@ -81,10 +82,12 @@ enum Command {
     Patch(studies::Patch),
     Paths(studies::Paths),
     Trace(studies::Trace),
+    Knockout(studies::Knockout),
     Lens(studies::Lens),
     Attribute(studies::Attribute),
     Steer(studies::Steer),
     Ablate(studies::Ablate),
+    Circuits(studies::Circuits),
     Heads(studies::Heads),
     Induction(studies::Induction),
     InContext(studies::InContext),
@@ -113,9 +116,11 @@ fn run(command: Command) -> Result<()> {
         Command::Patch(study) => in_session("patch", &study.common, |s| study.run(s)),
         Command::Paths(study) => in_session("paths", &study.common, |s| study.run(s)),
         Command::Trace(study) => in_session("trace", &study.common, |s| study.run(s)),
+        Command::Knockout(study) => in_session("knockout", &study.common, |s| study.run(s)),
         Command::Steer(study) => in_session("steer", &study.common, |s| study.run(s)),
         Command::Induction(study) => in_session("induction", &study.common, |s| study.run(s)),
         Command::Ablate(study) => in_session("ablate", &study.common, |s| study.run(s)),
+        Command::Circuits(study) => in_session("circuits", &study.common, |s| study.run(s)),
         Command::Heads(study) => in_session("heads", &study.common, |s| study.run(s)),
         Command::InContext(study) => in_session("in-context", &study.common, |s| study.run(s)),
         Command::Lens(study) => in_session("lens", &study.common, |s| study.run(s)),

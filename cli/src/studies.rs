@@ -2,9 +2,11 @@
 
 mod ablate;
 mod attribute;
+mod circuits;
 mod heads;
 mod in_context;
 mod induction;
+mod knockout;
 mod lens;
 mod patch;
 mod paths;
@@ -13,9 +15,11 @@ mod trace;
 
 pub use ablate::Ablate;
 pub use attribute::Attribute;
+pub use circuits::Circuits;
 pub use heads::Heads;
 pub use in_context::InContext;
 pub use induction::Induction;
+pub use knockout::Knockout;
 pub use lens::Lens;
 pub use patch::Patch;
 pub use paths::Paths;

@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2, ArrayD, Axis as Dim, Zip};
 
 use crate::effects::Measured;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metric::{Baseline, Metric};
 use crate::report::{About, Absent, Axis, Labelled, with_errors};
 use crate::statistics::mean;
@@ -29,7 +29,7 @@ pub struct KnockOut {
 }
 
 /// A metric with each of some cells knocked out.
-pub(super) struct Found {
+pub(crate) struct Found {
     /// `[cell, prompt]`.
     pub values: Array2<f32>,
     /// Whether each cell was reached, `[cell]`.
@@ -157,17 +157,41 @@ impl KnockOut {
         Self::new(measured, about, plan)
     }
 
+    /// The change in percent of the whole model's metric, mean over prompts: what attention
+    /// knock-out reports of a probability (Geva et al. 2023, section 4).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the whole model's metric is 0.
+    pub fn relative(&self) -> Result<Labelled> {
+        if let Some(prompt) = self.clean.iter().position(|clean| *clean == 0.0) {
+            return Err(Error::invalid(
+                format!("whole model's metric on prompt {prompt}"),
+                0,
+                "another number, to be a percentage of",
+            ));
+        }
+        let mut about = self.about.clone();
+        about.unit = format!("% of the {}", about.unit);
+        about.title += ": relative change";
+        self.by_prompt(about, |value, clean| 100.0 * (value - clean) / clean)
+    }
+
     /// What the metric loses in units of a number.
     pub(crate) fn lost_as(&self, unit: f32, about: About) -> Result<Labelled> {
+        self.by_prompt(about, |value, clean| (clean - value) / unit)
+    }
+
+    /// A function of each prompt's metric, and of that of the whole model, mean over prompts.
+    fn by_prompt(&self, about: About, of: impl Fn(f32, f32) -> f32) -> Result<Labelled> {
         let prompts = Dim(self.effect.axes().len());
-        let mut lost = self.values.clone();
-        for of_cell in lost.lanes_mut(prompts) {
-            let lose = |value: &mut f32, clean: &f32| *value = (clean - *value) / unit;
-            Zip::from(of_cell).and(&self.clean).for_each(lose);
+        let mut found = self.values.clone();
+        for of_cell in found.lanes_mut(prompts) {
+            let apply = |value: &mut f32, clean: &f32| *value = of(*value, *clean);
+            Zip::from(of_cell).and(&self.clean).for_each(apply);
         }
-        let means = lost.map_axis(prompts, |of_cell| mean(of_cell.iter().copied()));
+        let means = found.map_axis(prompts, |of_cell| mean(of_cell.iter().copied()));
         let means = Labelled::new(means, self.effect.axes().to_vec(), about)?;
         let absent = self.effect.absent().to_owned();
-        with_errors(means.with_absent(absent)?, lost.view())
+        with_errors(means.with_absent(absent)?, found.view())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, Array3};
 
 use super::edge::Edge;
 use super::scores::{EdgeScores, Orientation};
@@ -32,6 +32,19 @@ pub struct EdgeEffects {
     pub clean: Array1<f32>,
     /// The metric of each corrupted run, `[pair]`.
     pub corrupted: Array1<f32>,
+}
+
+/// The effects of edges at single positions.
+#[derive(Clone, Debug)]
+pub struct PositionEffects {
+    /// The edges, in graph order.
+    pub edges: Vec<Edge>,
+    /// How the metric changes if the edge carries the other run's values at one position alone,
+    /// `[edge, pos, pair]`; NaN for what was not reached before an
+    /// observer ended the study.
+    pub per_prompt: Array3<f32>,
+    /// Whether an observer ended the study early.
+    pub partial: bool,
 }
 
 impl EdgeEffects {
@@ -66,13 +79,22 @@ impl EdgeEffects {
         Ok(Estimate::of(self.per_prompt.row(row).iter().copied()))
     }
 
+    /// The mean changes of the edges that were reached on every pair.
+    pub(super) fn reached(&self) -> BTreeMap<Edge, f32> {
+        let edges = self.edges.edges().zip(self.means());
+        let partial = self.effect.about.partial;
+        edges
+            .filter(|(_, mean)| !(partial && mean.is_nan()))
+            .collect()
+    }
+
     fn means(&self) -> impl Iterator<Item = f32> {
         means(&self.per_prompt)
     }
 }
 
 /// Over the pairs, in order.
-fn means(per_prompt: &Array2<f32>) -> impl Iterator<Item = f32> {
+pub(super) fn means(per_prompt: &Array2<f32>) -> impl Iterator<Item = f32> {
     let rows = per_prompt.rows().into_iter();
     rows.map(|row| statistics::mean(row.iter().copied()))
 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use ndarray::{Array2, Array3, ArrayView2, Axis as Dim};
 
 use super::edge::{Edge, Receiver};
-use super::effects::{EdgeEffects, Found};
+use super::effects::{EdgeEffects, Found, PositionEffects};
 use super::graph::Graph;
 use super::set::EdgeSet;
 use crate::base::Base;
@@ -51,19 +51,6 @@ use crate::sweep::{Cell, Plan};
 pub struct ExactEdges<'m> {
     pairs: Pairs<'m>,
     limits: Limits<'m>,
-}
-
-/// The effects of edges at single positions.
-#[derive(Clone, Debug)]
-pub struct PositionEffects {
-    /// The edges, in graph order.
-    pub edges: Vec<Edge>,
-    /// How the metric changes if the edge carries the other run's values at one position alone,
-    /// `[edge, pos, pair]`; NaN for what was not reached before an
-    /// observer ended the study.
-    pub per_prompt: Array3<f32>,
-    /// Whether an observer ended the study early.
-    pub partial: bool,
 }
 
 impl<'m> ExactEdges<'m> {

@@ -5,9 +5,11 @@ use ndarray::{Array2, ArrayView2, Ix2};
 use super::edge::{Receiver, Source};
 use super::graph::Graph;
 use super::scores::Orientation;
+use crate::base::Base;
 use crate::cache::ActivationCache;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
+use crate::intervention::Target;
 use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
@@ -66,14 +68,19 @@ impl Pairs<'_> {
     /// How what a source writes in the donor differs from what it writes in the base, `[pos,
     /// d_model]` by pair.
     pub fn differences(&self, source: Source) -> Result<Vec<Array2<f32>>> {
-        let [base, donor] = self.base_and_donor();
-        let [base, donor] = [base, donor].map(|runs| runs.held([source.point()]));
-        let (base, donor) = (base?, donor?);
-        let of = |cache: &ActivationCache| source.output(self.model(), cache);
-        let pairs = donor.iter().zip(base.iter());
-        pairs
-            .map(|(donor, base)| Ok(of(donor)? - of(base)?))
+        (0..self.len())
+            .map(|pair| self.difference(source, pair))
             .collect()
+    }
+
+    /// The same of one pair.
+    pub fn difference(&self, source: Source, pair: usize) -> Result<Array2<f32>> {
+        let of = |runs: &Base<'_>| {
+            let caches = runs.held([source.point()])?;
+            source.output(self.model(), &caches[pair])
+        };
+        let [base, donor] = self.base_and_donor().map(of);
+        Ok(donor? - base?)
     }
 
     /// Multiply-adds of [`Pairs::differences`].
@@ -91,6 +98,23 @@ impl Source {
     pub(super) fn point(self) -> HookPoint {
         let point = self.component().point();
         point.expect("embedding, heads and MLPs have one")
+    }
+
+    /// The hook point of what it writes.
+    pub(super) fn output_point(self) -> HookPoint {
+        match self {
+            Source::Head(head) => Site::Result.at(head.layer),
+            Source::Input | Source::Mlp(_) => self.point(),
+        }
+    }
+
+    /// Its part of [`Source::point`].
+    pub(super) fn target(self) -> Target {
+        let target = Target::new(self.point());
+        match self {
+            Source::Head(head) => target.at_heads(head.head),
+            Source::Input | Source::Mlp(_) => target,
+        }
     }
 
     /// What it writes, `[pos, d_model]`, from a cache of [`Source::point`].
@@ -118,6 +142,14 @@ impl Receiver {
             Receiver::Head(head, read) => read.input_site().at(head.layer),
             Receiver::Mlp(layer) => Site::MlpIn.at(layer),
             Receiver::Logits => Site::ResidPost.at(n_layers - 1),
+        }
+    }
+
+    /// The residual stream that it reads.
+    pub(super) fn stream(self, n_layers: usize) -> HookPoint {
+        match self {
+            Receiver::Head(head, _) => Site::ResidPre.at(head.layer),
+            Receiver::Mlp(_) | Receiver::Logits => self.point(n_layers),
         }
     }
 }

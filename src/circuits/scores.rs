@@ -29,6 +29,18 @@ pub enum Ranking {
     Absolute,
 }
 
+impl Ranking {
+    /// By what a score is ranked: larger comes first.
+    pub(super) fn of(self, score: f32, orientation: Orientation) -> f32 {
+        // Of equals, 0 and −0 among them, the first in graph order comes first.
+        0.0 + match (self, orientation) {
+            (Ranking::Absolute, _) => score.abs(),
+            (Ranking::Signed, Orientation::UsefulIsPositive) => score,
+            (Ranking::Signed, Orientation::UsefulIsNegative) => -score,
+        }
+    }
+}
+
 /// A score for every edge of a graph, `[edge]` in graph order, and what its sign means.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EdgeScores {
@@ -96,12 +108,7 @@ impl EdgeScores {
 
     /// By what an edge is ranked: larger comes first.
     fn rank(&self, index: usize, ranking: Ranking) -> f32 {
-        let value = self.values[index];
-        match (ranking, self.orientation) {
-            (Ranking::Absolute, _) => value.abs(),
-            (Ranking::Signed, Orientation::UsefulIsPositive) => value,
-            (Ranking::Signed, Orientation::UsefulIsNegative) => -value,
-        }
+        ranking.of(self.values[index], self.orientation)
     }
 
     fn candidate(&self, index: usize, ranking: Ranking) -> Candidate {

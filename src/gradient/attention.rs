@@ -11,9 +11,6 @@ use crate::model::recorder::AttentionPart;
 use crate::model::rows::Rows;
 use crate::ops::{self, HeadGradients, HeadViews, part, part_mut};
 
-/// Who reads the normalized residual: queries, keys and values.
-const READERS: [Site; 3] = [Site::QInput, Site::KInput, Site::VInput];
-
 impl Reverse<'_> {
     /// From the residual between attention and MLP to a block's input.
     pub(super) fn attention(&mut self, layer: usize, mid: Rows) -> Option<Rows> {
@@ -27,11 +24,13 @@ impl Reverse<'_> {
             let z = self.saved(at(Site::Z));
             self.linear_weights(z, mid.view(), |p| &mut p.h[layer].attn.c_proj);
         }
-        let z = self.stack(ops::matmul(mid.view(), block.attn.c_proj.weight.t()));
+        let out = self.through(at(Site::AttnOut), &mid);
+        let z = self.stack(ops::matmul(out.view(), block.attn.c_proj.weight.t()));
+        drop(out);
         self.record(at(Site::Z), &z);
         self.on_to(at(Site::Pattern))?;
 
-        let qkv = self.heads(layer, &z);
+        let mut qkv = self.heads(layer, &z);
         drop(z);
         self.record_queries_keys_values(layer, &qkv);
         let points = [Site::ResidPre, Site::Ln1Scale, Site::Ln1Normalized].map(at);
@@ -40,9 +39,13 @@ impl Reverse<'_> {
             self.linear_weights(x.view(), qkv.view(), |p| &mut p.h[layer].attn.c_attn);
         }
         self.record_split_inputs(layer, qkv.view());
+        let aside = self.take_changed(layer, &mut qkv);
         let gradient = ops::matmul(qkv.view(), block.attn.c_attn.weight.t());
         drop(qkv);
-        let gradient = self.norm(points, &block.ln_1, gradient, |p| &mut p.h[layer].ln_1);
+        let mut gradient = self.norm(points, &block.ln_1, gradient, |p| &mut p.h[layer].ln_1);
+        if let Some(aside) = aside {
+            gradient += &aside;
+        }
         let pre = mid.plus(&self.stack(gradient), no_base);
         self.record(at(Site::ResidPre), &pre);
         Some(pre)
@@ -169,58 +172,6 @@ impl Reverse<'_> {
                 let own = self.stack(part(qkv.view(), 1, columns).to_owned());
                 self.record(site.at(layer), &own);
             }
-        }
-    }
-
-    /// The gradients at the inputs of LayerNorm, by reader and head.
-    fn record_split_inputs(&mut self, layer: usize, qkv: ArrayView2<'_, f32>) {
-        let shared = Site::AttnIn.at(layer);
-        let all = self.recorder.wants(shared);
-        let mut sum: Option<Array3<f32>> = None;
-        for (reader, site) in READERS.into_iter().enumerate() {
-            let own = self.recorder.wants(site.at(layer));
-            if !all && !own {
-                continue;
-            }
-            let gradient = self.reader_input(layer, reader, qkv);
-            if own {
-                self.record_lanes(site, layer, &gradient);
-            }
-            match &mut sum {
-                None => sum = Some(gradient),
-                Some(sum) => *sum += &gradient,
-            }
-        }
-        if let Some(sum) = sum.filter(|_| all) {
-            self.record_lanes(Site::AttnIn, layer, &sum);
-        }
-    }
-
-    /// The gradient at the input of one reader, `[rows, head, d_model]`.
-    fn reader_input(&self, layer: usize, reader: usize, qkv: ArrayView2<'_, f32>) -> Array3<f32> {
-        let config = self.model.config();
-        let block = &self.model.parameters().h[layer];
-        let x = self.saved(Site::ResidPre.at(layer));
-        let scale = self.saved(Site::Ln1Scale.at(layer));
-        let mut out = Array3::zeros((x.nrows(), config.n_heads, config.d_model));
-        for (head, mut out) in out.axis_iter_mut(Axis(1)).enumerate() {
-            let first = reader * config.d_model + head * config.d_head();
-            let columns = first..first + config.d_head();
-            let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
-            let mut gradient = ops::matmul(part(qkv, 1, columns), weight.t());
-            ops::affine_backward(gradient.view_mut(), block.ln_1.weight.view());
-            let eps = config.layer_norm_eps;
-            out.assign(&ops::layer_norm_backward(x, scale, eps, gradient.view()));
-        }
-        out
-    }
-
-    fn record_lanes(&mut self, site: Site, layer: usize, gradient: &Array3<f32>) {
-        for lane in 0..self.lanes.len() {
-            let rows = part(gradient.view(), 0, self.rows.range(lane)).to_owned();
-            let of = &self.lanes[lane];
-            self.recorder
-                .record_rows(site.at(layer), lane, of, &of.fresh, &rows);
         }
     }
 }

@@ -6,7 +6,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
 
 use super::Backward;
 use super::tape::reaches;
-use crate::cache::{ActivationCache, RunKind, Selection};
+use crate::cache::{ActivationCache, Selection};
 use crate::hook::{HookPoint, Site};
 use crate::model::Transformer;
 use crate::model::lane::Lane;
@@ -54,7 +54,7 @@ impl<'r> Reverse<'r> {
     pub fn run(mut self, logits: Array2<f32>) -> (Vec<ActivationCache>, Option<Parameters>) {
         self.walk(logits);
         let caches = match self.want.gradients {
-            Some(_) => self.recorder.finish_as(RunKind::Gradients, self.lanes),
+            Some(_) => self.recorder.finish_gradients(self.lanes),
             None => Vec::new(),
         };
         (caches, self.parameters)
@@ -76,6 +76,15 @@ impl<'r> Reverse<'r> {
     /// `Some` if the backward pass has to go on to this point.
     pub fn on_to(&self, point: HookPoint) -> Option<()> {
         reaches(self.want, point).then_some(())
+    }
+
+    /// The gradient at a point as it goes on upstream: none where the point counts as a constant.
+    pub fn through(&self, at: HookPoint, gradient: &Rows) -> Rows {
+        if self.want.constant.contains(&at) {
+            self.stack(Array2::zeros(gradient.view().dim()))
+        } else {
+            gradient.clone()
+        }
     }
 
     pub fn record(&mut self, at: HookPoint, gradient: &Rows) {
@@ -140,7 +149,9 @@ impl<'r> Reverse<'r> {
             let hidden = self.saved(at(Site::MlpPost));
             self.linear_weights(hidden, post.view(), |p| &mut p.h[layer].mlp.c_proj);
         }
-        let mut hidden = self.stack(ops::matmul(post.view(), block.mlp.c_proj.weight.t()));
+        let out = self.through(at(Site::MlpOut), &post);
+        let mut hidden = self.stack(ops::matmul(out.view(), block.mlp.c_proj.weight.t()));
+        drop(out);
         self.record(at(Site::MlpPost), &hidden);
         ops::activate_backward(
             model.config().activation,

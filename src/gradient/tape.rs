@@ -1,9 +1,13 @@
 //! What the forward has to keep for the backward pass.
 
 use crate::cache::Selection;
+use crate::component::Qkv;
 use crate::config::Config;
 use crate::gradient::Backward;
 use crate::hook::{HookPoint, Site};
+
+/// The inputs of attention by head.
+pub(super) const SPLIT_INPUTS: [Site; 4] = [Site::AttnIn, Site::QInput, Site::KInput, Site::VInput];
 
 /// Whether the backward pass has to reach a point.
 pub(super) fn reaches(want: &Backward<'_>, point: HookPoint) -> bool {
@@ -11,11 +15,11 @@ pub(super) fn reaches(want: &Backward<'_>, point: HookPoint) -> bool {
     want.parameters || first.is_some_and(|first| first <= point)
 }
 
-/// The activations that the backward pass reads.
+/// The activations that the backward pass reads; `hooked` says where hooks are.
 pub(super) fn points(
     config: &Config,
     want: &Backward<'_>,
-    pattern_edited: impl Fn(usize) -> bool,
+    hooked: impl Fn(HookPoint) -> bool,
 ) -> Selection {
     let mut points = Vec::new();
     if reaches(want, HookPoint::LnFinalNormalized) {
@@ -34,7 +38,10 @@ pub(super) fn points(
             let sites = [Site::Q, Site::K, Site::V, Site::Pattern];
             points.extend(sites.map(at));
             points.extend([Site::ResidPre, Site::Ln1Scale].map(at));
-            points.extend(pattern_edited(layer).then(|| at(Site::AttnScores)));
+            points.extend(hooked(at(Site::Pattern)).then(|| at(Site::AttnScores)));
+            if SPLIT_INPUTS.iter().any(|site| hooked(at(*site))) {
+                points.extend(Qkv::ALL.map(|reader| at(reader.input_site())));
+            }
         }
         if want.parameters {
             let sites = [Site::Ln1Normalized, Site::Z, Site::Ln2Normalized];

@@ -113,10 +113,20 @@ impl Recorder {
         self.insert(at, index, whole, Axis(0));
     }
 
-    /// Same as [`Recorder::finish`], for what is of this kind.
-    pub fn finish_as(mut self, kind: RunKind, lanes: &[Lane<'_>]) -> Vec<ActivationCache> {
-        for provenance in self.caches.iter_mut().flat_map(|c| &mut c.provenance) {
-            provenance.kind = kind;
+    /// Same as [`Recorder::finish`], for gradients. The sign of a NaN depends on where in a vector
+    /// two of them were added; one NaN stands for all.
+    pub fn finish_gradients(mut self, lanes: &[Lane<'_>]) -> Vec<ActivationCache> {
+        for cache in &mut self.caches {
+            if let Some(provenance) = &mut cache.provenance {
+                provenance.kind = RunKind::Gradients;
+            }
+            for Entry { data, rows, .. } in cache.entries.values_mut() {
+                let own = part(data.view(), 0, rows.clone());
+                if own.iter().any(|v| v.is_nan()) {
+                    let mut own = part_mut(Arc::make_mut(data).view_mut(), 0, rows.clone());
+                    own.map_inplace(|v| *v = if v.is_nan() { f32::NAN } else { *v });
+                }
+            }
         }
         self.finish(lanes)
     }

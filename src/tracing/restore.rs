@@ -1,5 +1,6 @@
 //! What a cell of a causal trace puts back.
 
+use crate::effects::layer_window;
 use crate::error::{Error, Result};
 use crate::hook::{Axes, Site};
 
@@ -60,9 +61,7 @@ impl Restore {
 
     /// The layers that the cell at `layer` restores.
     pub(super) fn layers(&self, layer: usize, n_layers: usize) -> std::ops::Range<usize> {
-        let half = self.window / 2;
-        let end = layer.saturating_add(self.window - half);
-        layer.saturating_sub(half)..n_layers.min(end)
+        layer_window(layer, self.window, n_layers)
     }
 
     pub(super) fn check(&self) -> Result<()> {

@@ -83,10 +83,10 @@ fn n10_rows_that_are_not_there_are_errors() {
     ];
     let found = errors.map(|row| row.unwrap_err().to_string());
     let expected = [
-        "found 6; expected 0..6",
+        "pos 6 is out of range; expected 0..6",
         "expected one of the positions that were kept, [1, 5]",
-        "found 9; expected 0..6",
-        "head",
+        "dest 9 is out of range; expected 0..6",
+        "head 99 is out of range; expected 0..",
         "`head_row` for those with heads",
         "`row` for those without",
         "hook_resid_pre",

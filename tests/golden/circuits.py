@@ -37,6 +37,7 @@ Compared with other programs: see circuit_oracles.py, which is not needed to wri
 
 import json
 
+import pandas
 import torch
 from torch.nn.functional import kl_div
 
@@ -69,6 +70,8 @@ SHIPPED_PAIRS = [
     (" Paul", " Lisa", " garden", " snack", "BA", None),
 ]
 N_CIRCUITS = 20
+# Whose agreement with exact effects is written, too.
+COMPARED = ("eap/noising", "eap_ig/left", "clean_corrupted", "activations/implemented")
 TAUS = {"kl": (0.003, 0.02), "logit_diff": (0.02, 0.06)}
 SHIPPED_TAUS = {"kl": (0.02, 0.2), "logit_diff": (0.02, 0.2)}
 
@@ -295,11 +298,30 @@ def circuit_reference(spec: Spec, weights: Tensors) -> tuple[Tensors, dict]:
         "pruned": [bits(prune(graph, mask)) for mask in masks],
         "selected": {name: bits(mask) for name, mask in selected.items()},
         "acdc": {name: bits(mask) for name, mask in kept.items()},
+        "agreement": {name: agreement(out, name) for name in COMPARED},
         "acdc_senders": {
             v.name: " ".join(graph.edges[e][0].name for e in senders(graph, v))
             for v in graph.receivers[-2:]
         },
         "keys": KEYS,
+    }
+
+
+def agreement(out: Tensors, method: str) -> dict:
+    """How pair 0's scores, rounded to f32, agree with the exact ones; overlap of the n largest."""
+    columns = {"found": method, "reference": "exact/noising"}
+    columns = {name: out[key][0].float().double().numpy() for name, key in columns.items()}
+    table = pandas.DataFrame(columns)
+    correlation = lambda table, method: table.corr(method=method).iloc[0, 1]  # noqa: E731
+    n = len(table) // 10
+    largest = [set(table[c].abs().sort_values(ascending=False, kind="stable").index[:n]) for c in table]
+    return {
+        "pearson": correlation(table, "pearson"),
+        "spearman": correlation(table, "spearman"),
+        "spearman_of_sizes": correlation(table.abs(), "spearman"),
+        "relative_error": (table.found - table.reference).abs().sum() / table.reference.abs().sum(),
+        "n": n,
+        "overlap": len(largest[0] & largest[1]) / n,
     }
 
 

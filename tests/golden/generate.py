@@ -21,8 +21,10 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     blocked.safetensors      attention rows without any source, edges cut (one model)
     circuits.safetensors     edges' and nodes' scores, runs of circuits, ACDC (some models)
     circuits.json            its pairs, graph and circuits, and what each key means
+    knockout.safetensors     attention knock-out (some models)
+    knockout.json            its prompts and cuts, and what each key means
 
-The folder mini has the last four only, of the shipped model in assets/mini.
+The folder mini has heads, circuits and knockout only, of the shipped model in assets/mini.
 
 All expected tensors are f32 and have no batch axis. Expected values come from
 TransformerLens (no weight processing unless named), whose logits and parameter gradients
@@ -45,6 +47,7 @@ import analysis
 import blocked
 import circuits
 import heads
+import knockout
 import models
 import paths
 import processing
@@ -150,6 +153,8 @@ def write_model(spec: Spec, out: Path) -> None:
         write_heads(spec, weights, directory)
     if spec.name in circuits.MODELS:
         write_circuits(spec, weights, directory)
+    if spec.name in knockout.MODELS:
+        write_knockout(spec, weights, directory)
     if spec.name in tracing.MODELS:
         tensors, metadata = tracing.tracing_reference(spec, weights, METRIC_TOKENS)
         save_tensors(tensors, directory / "tracing.safetensors")
@@ -167,6 +172,12 @@ def write_circuits(spec: Spec, weights: Tensors, directory: Path) -> None:
     tensors, metadata = circuits.circuit_reference(spec, weights)
     save_tensors(tensors, directory / "circuits.safetensors")
     models.write_json(directory / "circuits.json", metadata)
+
+
+def write_knockout(spec: Spec, weights: Tensors, directory: Path) -> None:
+    tensors, metadata = knockout.knockout_reference(spec, weights)
+    save_tensors(tensors, directory / "knockout.safetensors")
+    models.write_json(directory / "knockout.json", metadata)
 
 
 def save_tensors(tensors: Tensors, path: Path) -> None:
@@ -191,6 +202,7 @@ def main() -> None:
     if arguments.only in (None, heads.SHIPPED):
         write_heads(*heads.shipped(), arguments.out / heads.SHIPPED)
         write_circuits(*heads.shipped(), arguments.out / heads.SHIPPED)
+        write_knockout(*heads.shipped(), arguments.out / heads.SHIPPED)
         print(f"wrote {arguments.out / heads.SHIPPED}")
 
 

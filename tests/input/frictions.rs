@@ -48,6 +48,47 @@ fn f4_repeated_sequences_without_a_tokenizer() {
     assert_eq!(tokens(with), tokens(without));
 }
 
+/// What signatures are made of can be had from this crate: its arrays, and what patching takes.
+#[test]
+fn f6_arrays_and_directions_are_where_one_looks() {
+    let rows: patchlens::ndarray::Array2<f32> = patchlens::ndarray::Array2::zeros((1, 2));
+    assert_eq!(rows.view(), arr2(&[[0.0, 0.0]]));
+    assert_eq!(
+        patchlens::patching::Direction::Noising,
+        patchlens::report::Direction::Noising
+    );
+}
+
+/// What a user of the library needs to know before the first line: README says what Cargo.toml has.
+#[test]
+fn f17_the_readme_says_what_one_needs() {
+    let read = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let (readme, manifest) = (read("README.md"), read("Cargo.toml"));
+    let value = |key: &str| {
+        let line = manifest.lines().find(|line| line.starts_with(key)).unwrap();
+        let quoted = line.split('"').nth(1).unwrap();
+        quoted.to_string()
+    };
+    let minor = |version: &str| {
+        let parts: Vec<&str> = version.split('.').take(2).collect();
+        parts.join(".")
+    };
+    for line in [
+        format!("patchlens = \"{}\"", minor(&value("version"))),
+        format!("ndarray = \"{}\"", minor(&value("ndarray"))),
+        format!("Rust {} or later", value("rust-version")),
+    ] {
+        assert!(readme.contains(&line), "README.md lacks `{line}`");
+    }
+    assert!(readme.contains("first release build takes"));
+    let migrating = read("guide/transformer_lens.md");
+    assert!(readme.contains("guide/transformer_lens.md"));
+    assert!(migrating.contains("BOS") && migrating.contains("fold"));
+}
+
 #[test]
 fn f8_the_maps_of_a_head_by_name_and_errors_for_a_head_that_is_not_there() {
     let model = tiny();

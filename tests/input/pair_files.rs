@@ -234,7 +234,7 @@ fn b35_files_that_are_none_are_errors() {
     starts(
         "a.json",
         &far.to_string(),
-        "invalid value: integer `18446744073709551615`, expected u32",
+        "`S2`: invalid value: integer `18446744073709551615`, expected u32",
     );
     starts("a.jsonl", "\n\n", "no pairs");
     starts("a.csv", "clean,corrupted,label\n", "no pairs");

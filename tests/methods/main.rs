@@ -18,6 +18,8 @@ mod head_goldens;
 mod head_report;
 mod ioi;
 mod key_value;
+#[cfg(feature = "mini")]
+mod knockout;
 mod lenses;
 mod patching;
 mod path_patching;

@@ -4,6 +4,7 @@
 //! `PATCHLENS_BLESS=1 cargo test --release --test report guide` makes the pictures anew. Each is
 //! kept twice: as SVG, and inside a line of markdown that the docs can show without a file.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ struct Picture {
     make: fn(Place<'_>) -> patchlens::Result<()>,
 }
 
-const PICTURES: [Picture; 8] = [
+const PICTURES: [Picture; 9] = [
     Picture {
         chapter: "README.md",
         name: "heads",
@@ -39,6 +40,11 @@ const PICTURES: [Picture; 8] = [
         chapter: "guide/tracing.md",
         name: "fact",
         make: fact,
+    },
+    Picture {
+        chapter: "guide/tracing.md",
+        name: "knockout",
+        make: knockout,
     },
     Picture {
         chapter: "guide/paths.md",
@@ -87,6 +93,7 @@ fn program(name: &str) -> String {
 fn guide_pictures_are_those_of_their_programs() {
     let dir = tempfile::tempdir().unwrap();
     let bless = std::env::var_os("PATCHLENS_BLESS").is_some();
+    let mut inline: BTreeMap<&str, String> = BTreeMap::new();
     for Picture {
         chapter,
         name,
@@ -111,11 +118,13 @@ fn guide_pictures_are_those_of_their_programs() {
             made == fs::read_to_string(&kept).unwrap(),
             "{chapter}: {name} is another picture"
         );
-        let Some(chapter) = chapter.strip_prefix("guide/") else {
-            continue;
-        };
         let data = base64::engine::general_purpose::STANDARD.encode(&made);
-        let shown = format!("[{name}]: data:image/svg+xml;base64,{data}\n");
+        let line = format!("[{name}]: data:image/svg+xml;base64,{data}\n");
+        if let Some(chapter) = chapter.strip_prefix("guide/") {
+            *inline.entry(chapter).or_default() += &line;
+        }
+    }
+    for (chapter, shown) in inline {
         let kept = root().join("guide/pictures").join(chapter);
         if bless {
             fs::write(&kept, &shown).unwrap();
@@ -245,6 +254,26 @@ fn fact(path: Place<'_>) -> patchlens::Result<()> {
     let tracing = CausalTracing::new(&model, SubjectCorruption::noise(std));
     let trace = tracing.trace(&fact, Restore::states())?;
     trace.indirect_effect.save(path("fact.svg"))?;
+    // end
+    Ok(())
+}
+
+fn knockout(path: Place<'_>) -> patchlens::Result<()> {
+    use patchlens::knockout::{AttentionKnockout, cuts_of_facts};
+    use patchlens::metric::probability;
+    use patchlens::prelude::*;
+    use patchlens::tasks::{Facts, Split};
+    use patchlens::tracing::TracedFact;
+    // begin knockout
+    let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+    let facts = Facts::new(&tokenizer)?.split(Split::Train).all()?;
+    let facts: Vec<TracedFact> = facts.iter().step_by(10).map(TracedFact::from).collect();
+    let prompts = Prompts::new(facts.iter().map(|fact| &fact.prompt))?;
+
+    let study = AttentionKnockout::new(&model, &prompts)?.window(1);
+    let metric = probability(&study.base().likeliest()?);
+    let found = study.run(&cuts_of_facts(&facts)?, &metric)?;
+    found.relative()?.save(path("knockout.svg"))?;
     // end
     Ok(())
 }

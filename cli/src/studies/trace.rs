@@ -1,12 +1,11 @@
 //! Causal tracing: at which layer and token a model recalls facts.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use patchlens::report::Labelled;
-use patchlens::tasks::{FactPrompt, Facts, KnownFacts, SkippedFact, Split};
+use patchlens::tasks::{FactPrompt, SkippedFact};
 use patchlens::tracing::{
     CausalTracing, DEFAULT_WINDOW, PositionClass, Restore, SetTrace, Severed, SubjectCorruption,
     TracedFact, mean_subject_embedding, subject_noise_std,
@@ -14,6 +13,7 @@ use patchlens::tracing::{
 use patchlens::{Tokenizer, Transformer};
 use serde_json::{Value, json};
 
+use crate::facts::FactArgs;
 use crate::interrupt;
 use crate::options::Common;
 use crate::output::Output;
@@ -34,24 +34,8 @@ Examples:
 pub struct Trace {
     #[command(flatten)]
     pub common: Common,
-    /// Your own fact, up to its answer
-    #[arg(long, value_name = "TEXT", requires_all = ["subject", "answer"])]
-    clean: Option<String>,
-    /// The subject in it, which is corrupted
-    #[arg(long, value_name = "TEXT", requires = "clean")]
-    subject: Option<String>,
-    /// The right answer, one token with its space: " tennis"
-    #[arg(long, value_name = "TEXT", requires = "clean")]
-    answer: Option<String>,
-    /// A JSON list of {prompt, subject, attribute} [default: facts that the shipped model learnt]
-    #[arg(long, value_name = "FILE", conflicts_with = "clean")]
-    facts: Option<PathBuf>,
-    /// How many facts, spread evenly over all
-    #[arg(long, value_name = "N", default_value_t = 60, visible_alias = "limit")]
-    prompts: usize,
-    /// Begin every prompt with the begin-of-text token
-    #[arg(long)]
-    bos: bool,
+    #[command(flatten)]
+    facts: FactArgs,
     /// What happens to the subject
     #[arg(long, value_enum, default_value_t = Kind::Noise)]
     corruption: Kind,
@@ -91,9 +75,9 @@ impl Trace {
     /// For facts that the tokenizer cannot tell; `EndedEarly` after Ctrl-C.
     pub fn run(&self, session: &Session) -> Result<()> {
         let (output, model, tokenizer) = (&session.output, &session.model, &session.tokenizer);
-        self.check(session)?;
+        self.check()?;
         output.say(format_args!("Model: {}", output.model()))?;
-        let (facts, skipped) = self.facts(tokenizer, output)?;
+        let (facts, skipped) = self.facts.read(session)?;
         let traced: Vec<TracedFact> = facts.iter().map(TracedFact::from).collect();
         let tracing = CausalTracing::new(model, self.corruption(model, &traced)?)
             .memory_limit(session.memory)
@@ -117,7 +101,7 @@ impl Trace {
     }
 
     /// Rejects options that would not be used.
-    fn check(&self, session: &Session) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let noise = matches!(self.corruption, Kind::Noise);
         let mean = matches!(self.corruption, Kind::Mean);
         for (option, given, used, by) in [
@@ -134,63 +118,7 @@ impl Trace {
                 return Err(usage(format!("{option} is only for --corruption {by}")));
             }
         }
-        if self.prompts == 0 {
-            return Err(usage("--prompts: found 0; expected at least 1"));
-        }
-        if !session.shipped && self.facts.is_none() && self.clean.is_none() {
-            return Err(usage("--model needs --facts FILE, or --clean with a fact"));
-        }
         Ok(())
-    }
-
-    /// The facts to trace, and those of a file that the tokenizer cannot tell.
-    fn facts(
-        &self,
-        tokenizer: &Tokenizer,
-        output: &Output,
-    ) -> Result<(Vec<FactPrompt>, Vec<SkippedFact>)> {
-        let (all, skipped) = match (&self.clean, &self.facts) {
-            (Some(text), _) => {
-                let subject = self.subject.as_deref().unwrap_or_default();
-                let answer = self.answer.as_deref().unwrap_or_default();
-                let fact = FactPrompt::new(tokenizer, text, subject, answer, "")?;
-                let fact = if self.bos {
-                    fact.with_bos(tokenizer)?
-                } else {
-                    fact
-                };
-                (vec![fact], Vec::new())
-            }
-            (None, Some(path)) => {
-                let known = KnownFacts::open(path, tokenizer, self.bos)?;
-                (known.facts, known.skipped)
-            }
-            (None, None) => {
-                let facts = Facts::new(tokenizer)?.split(Split::Train);
-                let facts = if self.bos { facts.with_bos()? } else { facts };
-                (facts.all()?, Vec::new())
-            }
-        };
-        let n = self.prompts.min(all.len());
-        output.say(format_args!(
-            "Facts: {} of {} can be expressed with this tokenizer; {n} of them are traced.",
-            all.len(),
-            all.len() + skipped.len()
-        ))?;
-        for fact in skipped.iter().take(5) {
-            output.note(format_args!(
-                "fact {} left out: {}",
-                fact.index, fact.reason
-            ));
-        }
-        if skipped.len() > 5 {
-            output.note(format_args!(
-                "... and {} more, see --json",
-                skipped.len() - 5
-            ));
-        }
-        let spread = (0..n).map(|i| all[i * all.len() / n].clone());
-        Ok((spread.collect(), skipped))
     }
 
     /// What is restored, by the name of its result.

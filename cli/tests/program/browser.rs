@@ -200,8 +200,10 @@ fn reports_of_all_other_studies() {
     for name in [
         "paths",
         "trace",
+        "knockout",
         "lens",
         "ablate",
+        "circuits",
         "attribute",
         "steer",
         "induction",

@@ -13,14 +13,16 @@ use serde_json::Value;
 const CLEAN: &str = "When Mary and John went to the store, John gave a drink to";
 const CORRUPTED: &str = "When Mary and John went to the store, Mary gave a drink to";
 
-const STUDIES: [&str; 10] = [
+const STUDIES: [&str; 12] = [
     "patch",
     "paths",
     "trace",
+    "knockout",
     "lens",
     "attribute",
     "steer",
     "ablate",
+    "circuits",
     "heads",
     "induction",
     "in-context",

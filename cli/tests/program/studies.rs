@@ -10,6 +10,7 @@ fn every_study_runs_on_its_task() {
     for (study, options, result) in [
         ("paths", &["--prompts", "4"][..], "to_logits"),
         ("trace", &["--prompts", "3", "--samples", "2"], "states"),
+        ("knockout", &["--prompts", "3"], "relative"),
         ("lens", &["--prompts", "3", "--fit", "20"], "tuned_lens_kl"),
         ("attribute", &["--prompts", "4"], "dla_writers"),
         (
@@ -22,6 +23,7 @@ fn every_study_runs_on_its_task() {
             &["--prompts", "4", "--without", "3.0,3.2"],
             "together",
         ),
+        ("circuits", &["--prompts", "2"], "circuit"),
         ("heads", &["--prompts", "4", "--sequences", "2"], "report"),
         ("induction", &["--sequences", "2"], "removed"),
         ("in-context", &["--sequences", "2"], "mapping"),

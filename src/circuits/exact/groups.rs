@@ -75,7 +75,7 @@ impl ExactEdges<'_> {
         let n_layers = self.graph().n_layers();
         let read = edges.iter().map(|edge| changed_site(edge.to, n_layers));
         self.pairs
-            .expect(read.chain(edges.iter().map(|edge| stream(edge.to, n_layers))));
+            .expect(read.chain(edges.iter().map(|edge| edge.to.stream(n_layers))));
         let mut visit = Visit {
             edges,
             places: &places,
@@ -290,14 +290,6 @@ impl Receiver {
 fn changed_site(to: Receiver, n_layers: usize) -> crate::hook::HookPoint {
     match to {
         Receiver::Head(head, read) => read.site().at(head.layer),
-        Receiver::Mlp(_) | Receiver::Logits => to.point(n_layers),
-    }
-}
-
-/// The residual stream that a reader reads.
-fn stream(to: Receiver, n_layers: usize) -> crate::hook::HookPoint {
-    match to {
-        Receiver::Head(head, _) => Site::ResidPre.at(head.layer),
         Receiver::Mlp(_) | Receiver::Logits => to.point(n_layers),
     }
 }

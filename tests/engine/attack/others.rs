@@ -154,13 +154,22 @@ impl Ways<'_> {
             let logits = self.model().run_with_hooks(prompt, hook).unwrap();
             f64::from(metric.evaluate(0, logits.view()).unwrap())
         };
-        // A long step suffers from curvature, a short one from rounding.
-        let slopes =
-            [3e-2, 1e-2, 3e-3, 1e-3].map(|step| (moved(step) - moved(-step)) / (2.0 * step));
-        let close = slopes
-            .iter()
-            .any(|slope| (slope - length).abs() < 0.03 * length);
-        assert!(close, "{point}: slopes {slopes:?}, length {length}");
+        // A long step suffers from curvature, a short one from rounding; at a kink, the gradient is
+        // the slope on one side.
+        let here = moved(0.0);
+        let slopes = [1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4].map(|step| {
+            let (ahead, behind) = (moved(step) - here, here - moved(-step));
+            [ahead, behind, (ahead + behind) / 2.0].map(|change| change / step)
+        });
+        let close = |slope: &f64| (slope - length).abs() < 0.03 * length;
+        if !slopes.iter().flatten().any(close) {
+            let near = |slope: &f64, other: &f64| (slope - other).abs() < 0.01 * slope.abs();
+            let smooth =
+                |two: &[[f64; 3]]| two.iter().flatten().all(|slope| near(slope, &two[0][0]));
+            let none = !slopes.windows(2).any(smooth);
+            assert!(none, "{point}: slopes {slopes:?}, length {length}");
+            return;
+        }
         self.seen.slopes += 1;
     }
 

@@ -82,7 +82,7 @@ fn asking_for_less_gives_the_same_bits() {
         let want = Backward {
             gradients: Some(&selection),
             activations: Some(&activations),
-            parameters: false,
+            ..Backward::default()
         };
         let some = model.gradients(&prompts, (), smooth, &want).unwrap();
         assert!(some.parameters.is_none());

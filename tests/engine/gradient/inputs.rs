@@ -24,6 +24,40 @@ fn attention_inputs_sum_over_readers() {
 }
 
 #[test]
+fn nothing_flows_through_a_constant() {
+    let model = random(Activation::GeluNew, true);
+    let prompt = Prompt::from([5, 17, 3, 30]);
+    let sites = [
+        Site::ResidPre,
+        Site::Z,
+        Site::AttnOut,
+        Site::ResidMid,
+        Site::ResidPost,
+    ];
+    let all = Selection::points(sites.map(|site| site.at(1)));
+    let gradients = |constant: &[patchlens::HookPoint]| {
+        let want = Backward {
+            gradients: Some(&all),
+            constant,
+            ..Backward::default()
+        };
+        let found = model.gradients(&prompt, (), smooth, &want).unwrap();
+        found.gradients.into_iter().next().unwrap()
+    };
+    let both = gradients(&[Site::AttnOut.at(1), Site::MlpOut.at(1)]);
+    let post = both.get(Site::ResidPost.at(1)).unwrap();
+    for site in [Site::ResidMid, Site::ResidPre, Site::AttnOut] {
+        assert_eq!(both.get(site.at(1)).unwrap(), post);
+    }
+    assert!(both.get(Site::Z.at(1)).unwrap().iter().all(|g| *g == 0.0));
+    let mlp = gradients(&[Site::MlpOut.at(1)]);
+    assert_eq!(mlp.get(Site::ResidMid.at(1)).unwrap(), post);
+    assert_ne!(mlp.get(Site::ResidPre.at(1)).unwrap(), post);
+    let none = gradients(&[]);
+    assert_ne!(none.get(Site::ResidMid.at(1)).unwrap(), post);
+}
+
+#[test]
 fn bad_input_is_named() {
     let model = random(Activation::Relu, true);
     let prompts = Prompts::new([vec![1, 2, 3], vec![4, 5]]).unwrap();
@@ -77,7 +111,16 @@ fn bad_input_is_named() {
     let hook = hook_fn(Site::KInput.at(1), |_, _| ());
     assert_eq!(
         message(model.gradients(&prompts, hook, smooth, &want)),
-        "hooks of a run with gradients: found a hook at `blocks.1.hook_k_input`; expected hooks at other points than the inputs split by head"
+        "hooks of a run with gradients of the parameters: found a hook at `blocks.1.hook_k_input`; expected hooks at other points than the inputs split by head"
+    );
+    let constant = [Site::Z.at(0)];
+    let want = Backward {
+        constant: &constant,
+        ..want
+    };
+    assert_eq!(
+        message(model.gradients(&prompts, (), smooth, &want)),
+        "constant point: found `blocks.0.attn.hook_z`; expected `hook_attn_out` or `hook_mlp_out` of a layer"
     );
     let empty: [Prompt; 0] = [];
     let found = message(model.gradients(&empty, (), smooth, &want));

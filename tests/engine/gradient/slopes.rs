@@ -62,9 +62,10 @@ fn slopes_at_hook_points_are_the_gradients() {
     }
 }
 
-/// Adds to an activation; as a hook it does not change what the slope upstream is made of.
+/// Adds to the first numbers of an activation, so many; as a hook it does not change what the
+/// slope upstream is made of.
 #[derive(Clone)]
-struct Shift(Vec<HookPoint>);
+struct Shift(Vec<HookPoint>, usize);
 
 impl patchlens::Hooks for Shift {
     fn wants(&self, at: HookPoint, _sequence: usize) -> bool {
@@ -72,7 +73,7 @@ impl patchlens::Hooks for Shift {
     }
 
     fn visit(&mut self, _at: &patchlens::Visit<'_>, mut x: ndarray::ArrayViewMutD<'_, f32>) {
-        let each = x.iter_mut().enumerate();
+        let each = x.iter_mut().enumerate().take(self.1);
         each.for_each(|(i, v)| *v += 0.2 * ((i % 7) as f32 - 2.5));
     }
 
@@ -86,10 +87,22 @@ fn what_hooks_change_counts_as_an_added_constant() {
     let split = [Site::AttnIn, Site::QInput, Site::KInput, Site::VInput];
     let model = random(Activation::GeluNew, true);
     for site in Site::ALL.iter().filter(|site| !split.contains(site)) {
-        check_slopes(&model, &Shift(vec![site.at(0)]), &split);
+        check_slopes(&model, &Shift(vec![site.at(0)], usize::MAX), &split);
     }
     let globals = HookPoint::all(2).filter(|p| p.layer().is_none());
-    check_slopes(&model, &Shift(globals.collect()), &split);
+    check_slopes(&model, &Shift(globals.collect(), usize::MAX), &split);
+}
+
+#[test]
+fn hooks_at_split_inputs_have_a_layer_norm_of_their_own() {
+    let model = random(Activation::GeluNew, true);
+    let shared = [Site::Ln1Scale, Site::Ln1Normalized];
+    for site in [Site::AttnIn, Site::QInput, Site::KInput, Site::VInput] {
+        check_slopes(&model, &Shift(vec![site.at(0)], usize::MAX), &shared);
+        check_slopes(&model, &Shift(vec![site.at(1)], usize::MAX), &shared);
+        // All heads of the first position, and one of the second.
+        check_slopes(&model, &Shift(vec![site.at(0)], 4 * 12), &[]);
+    }
 }
 
 #[test]

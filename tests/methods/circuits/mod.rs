@@ -1,7 +1,12 @@
 //! The graph of edges, scores of edges, and the selection of circuits, against the goldens of
 //! `circuits.py` and as identities of random models.
 
+mod agreement;
+mod attribution;
+mod evaluation;
 mod exact;
+mod flow;
+mod nodes;
 
 use std::collections::BTreeMap;
 

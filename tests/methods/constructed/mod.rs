@@ -11,6 +11,7 @@ use patchlens::heads::{
     pattern_scores,
 };
 use patchlens::in_context::{TokenPair, in_context_score, in_context_score_by_head, repeated_loss};
+use patchlens::report::Absent;
 use patchlens::{Head, Prompt, Transformer};
 
 use crate::head_goldens::attended;
@@ -178,7 +179,26 @@ fn the_circuit_search_finds_exactly_the_pair() {
         // No path from the induction head's own layer or later ones.
         let paths = found.key_paths.unwrap();
         assert!(paths.values()[[0, 2, 0]].is_nan() && !paths.values()[[0, 1, 0]].is_nan());
+        assert_eq!(paths.absent()[[0, 2, 0]], Some(Absent::NoPath));
+        assert_eq!(paths.absent()[[0, 1, 0]], None);
     }
+}
+
+/// Where there is no path and where the search was ended are two things.
+#[test]
+fn f15_cut_paths_of_an_ended_search_are_not_run() {
+    let model = induction_model();
+    let search = InductionSearch::new(&model, &repeated(6, 12)).unwrap();
+    let found = search
+        .observe(|_| std::ops::ControlFlow::Break(()))
+        .run()
+        .unwrap();
+    assert!(found.partial);
+    let paths = found.key_paths.unwrap();
+    let reasons: Vec<_> = paths.absent().iter().copied().collect();
+    assert!(reasons.contains(&Some(Absent::NoPath)), "{reasons:?}");
+    assert!(reasons.contains(&Some(Absent::NotRun)), "{reasons:?}");
+    assert!(!reasons.contains(&Some(Absent::NotANumber)), "{reasons:?}");
 }
 
 /// Where two heads do the same, cutting one shows nothing; what it keeps without the other does.

@@ -1,0 +1,91 @@
+//! The facts that a study is about: built in, of a file, or given as options.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use patchlens::tasks::{FactPrompt, Facts, KnownFacts, SkippedFact, Split};
+
+use crate::session::Session;
+use crate::usage::usage;
+
+/// Which facts.
+#[derive(Args, Clone, Debug)]
+pub struct FactArgs {
+    /// Your own fact, up to its answer
+    #[arg(long, value_name = "TEXT", requires_all = ["subject", "answer"])]
+    clean: Option<String>,
+    /// The subject in it
+    #[arg(long, value_name = "TEXT", requires = "clean")]
+    subject: Option<String>,
+    /// The right answer, one token with its space: " tennis"
+    #[arg(long, value_name = "TEXT", requires = "clean")]
+    answer: Option<String>,
+    /// A JSON list of {prompt, subject, attribute} [default: facts that the shipped model learnt]
+    #[arg(long, value_name = "FILE", conflicts_with = "clean")]
+    facts: Option<PathBuf>,
+    /// How many facts, spread evenly over all
+    #[arg(long, value_name = "N", default_value_t = 60, visible_alias = "limit")]
+    prompts: usize,
+    /// Begin every prompt with the begin-of-text token
+    #[arg(long)]
+    bos: bool,
+}
+
+impl FactArgs {
+    /// The facts, and those of a file that cannot be expressed with the tokenizer.
+    ///
+    /// # Errors
+    /// For facts that cannot run, and where none are named for a model of one's own.
+    pub fn read(&self, session: &Session) -> Result<(Vec<FactPrompt>, Vec<SkippedFact>)> {
+        let (output, tokenizer) = (&session.output, &session.tokenizer);
+        if self.prompts == 0 {
+            return Err(usage("--prompts: found 0; expected at least 1"));
+        }
+        if !session.shipped && self.facts.is_none() && self.clean.is_none() {
+            return Err(usage("--model needs --facts FILE, or --clean with a fact"));
+        }
+        let (all, skipped) = match (&self.clean, &self.facts) {
+            (Some(text), _) => {
+                let subject = self.subject.as_deref().unwrap_or_default();
+                let answer = self.answer.as_deref().unwrap_or_default();
+                let fact = FactPrompt::new(tokenizer, text, subject, answer, "")?;
+                let fact = if self.bos {
+                    fact.with_bos(tokenizer)?
+                } else {
+                    fact
+                };
+                (vec![fact], Vec::new())
+            }
+            (None, Some(path)) => {
+                let known = KnownFacts::open(path, tokenizer, self.bos)?;
+                (known.facts, known.skipped)
+            }
+            (None, None) => {
+                let facts = Facts::new(tokenizer)?.split(Split::Train);
+                let facts = if self.bos { facts.with_bos()? } else { facts };
+                (facts.all()?, Vec::new())
+            }
+        };
+        let n = self.prompts.min(all.len());
+        output.say(format_args!(
+            "Facts: {} of {} can be expressed with this tokenizer; {n} of them are used.",
+            all.len(),
+            all.len() + skipped.len()
+        ))?;
+        for fact in skipped.iter().take(5) {
+            output.note(format_args!(
+                "fact {} left out: {}",
+                fact.index, fact.reason
+            ));
+        }
+        if skipped.len() > 5 {
+            output.note(format_args!(
+                "... and {} more, see --json",
+                skipped.len() - 5
+            ));
+        }
+        let spread = (0..n).map(|i| all[i * all.len() / n].clone());
+        Ok((spread.collect(), skipped))
+    }
+}

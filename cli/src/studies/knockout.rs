@@ -1,0 +1,89 @@
+//! Attention knock-out: what the last token must read to recall a fact, and in which layers.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use patchlens::Prompts;
+use patchlens::knockout::{AttentionKnockout, DEFAULT_WINDOW, cuts_of_facts};
+use patchlens::metric::probability;
+use patchlens::report::Labelled;
+use patchlens::tracing::TracedFact;
+
+use crate::facts::FactArgs;
+use crate::interrupt;
+use crate::options::Common;
+use crate::session::Session;
+
+/// Attention knock-out: what must the last token read, and in which layers?
+///
+/// In a window of layers around each, the last token's attention to the subject, to the other
+/// tokens, or to itself is cut in all heads (Geva et al. 2023). What is shown is the change of the
+/// probability of the model's own answer, in percent.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  patchlens knockout --out study
+  patchlens knockout --clean \"Ada Brown plays the sport of\" --subject \"Ada Brown\" --answer \" boxing\"
+  patchlens knockout --facts known_1000.json --model weights/gpt2")]
+pub struct Knockout {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    facts: FactArgs,
+    /// Layers that are cut at once, cut off at the model's ends [default: 9, or a quarter of fewer
+    /// than 36 layers]
+    #[arg(long, value_name = "N")]
+    window: Option<usize>,
+}
+
+impl Knockout {
+    /// Runs the study.
+    ///
+    /// # Errors
+    /// For facts that cannot run; `EndedEarly` after Ctrl-C.
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let (output, model) = (&session.output, &session.model);
+        output.say(format_args!("Model: {}", output.model()))?;
+        let (facts, _) = self.facts.read(session)?;
+        let facts: Vec<TracedFact> = facts.iter().map(TracedFact::from).collect();
+        let prompts = Prompts::new(facts.iter().map(|fact| &fact.prompt))?;
+        let by_default = DEFAULT_WINDOW.min((model.config().n_layers / 4).max(1));
+        let window = self.window.unwrap_or(by_default);
+        ensure!(window > 0, "--window: found 0; expected at least 1 layer");
+        let study = AttentionKnockout::new(model, &prompts)?
+            .window(window)
+            .memory_limit(session.memory)
+            .observe(session.progress.observer("cutting attention"));
+        let answers = study.base().likeliest()?;
+        let right = facts.iter().zip(&answers);
+        let right = right.filter(|(fact, answer)| fact.attribute == Some(**answer));
+        output.say(format_args!(
+            "The model's own answer is measured; it is the right one for {} of {}.",
+            right.count(),
+            facts.len()
+        ))?;
+        let found = study.run(&cuts_of_facts(&facts)?, &probability(&answers))?;
+        let relative = found.relative()?;
+        output.table(&relative)?;
+        output.keep("relative", &relative)?;
+        output.number("effect", &found.effect)?;
+        output.number("raw", found.raw())?;
+        output.say(conclusion(&relative))?;
+        interrupt::check()
+    }
+}
+
+/// The layer in which each cut costs most.
+fn conclusion(relative: &Labelled) -> String {
+    let cuts = relative.axes()[0].labels.iter().enumerate();
+    let line = |(i, cut): (usize, &String)| {
+        let layers = 0..relative.values().shape()[1];
+        let cells = layers.map(|layer| relative.cell(&[i, layer]));
+        let cell = cells.min_by(|a, b| a.value.total_cmp(&b.value))?;
+        Some(match cell.value < -2.0 * cell.std_error.unwrap_or(0.0) {
+            true => format!("  {cut}: around {}, {cell:+.0} %", cell.labels[1]),
+            false => format!("  {cut}: in no layer, beyond two standard errors"),
+        })
+    };
+    let lines: Vec<String> = cuts.filter_map(line).collect();
+    format!("What the last token must read:\n{}", lines.join("\n"))
+}

@@ -1,0 +1,262 @@
+//! Approximate effects of edges: differences of activations times gradients.
+
+mod method;
+mod products;
+
+use std::ops::Range;
+
+use ndarray::{Array2, Array3};
+
+pub use method::{Approximation, Steps};
+
+use products::{Slopes, Written};
+
+use super::edge::Source;
+use super::effects::{EdgeEffects, Found, PositionEffects};
+use super::graph::Graph;
+use super::set::EdgeSet;
+use crate::base::Base;
+use crate::cache::Selection;
+use crate::error::Result;
+use crate::limits::{Limits, limits_methods};
+use crate::metric::Metric;
+use crate::model::Transformer;
+use crate::pairs::{GradientRuns, Pairs};
+use crate::prompt::IntoPrompts;
+use crate::report::Direction;
+
+/// Approximate effects of all edges, by a few gradient runs: what
+/// [`ExactEdges`](super::ExactEdges) computes edge by edge, to first order.
+///
+/// With `a_u` what source `u` writes in the run that is changed (the clean one with noising, the
+/// default), `ã_u` what it writes in the donor run (the corrupted one), `x_v` what receiver `v`
+/// reads and `m` the metric,
+///
+/// ```text
+/// score(u→v) = Σ_pos (ã_u − a_u) · mean ∂m/∂x_v
+/// ```
+///
+/// where the [`Approximation`] says which runs' gradients the mean is over. This estimates the
+/// change of the metric if the edge carries the donor's values, so a score has the sign, unit
+/// and [orientation](EdgeEffects::orientation) of an exact effect: under noising, a logit
+/// difference falls, hence is negative, by an edge that it needs. (EAP-IG's program is handed a
+/// loss, and has the other sign.) A score is exact where everything between the receiver and the
+/// metric is linear; LayerNorm, attention and the MLPs' activation are not.
+///
+/// The scores of all edges out of a source add up to attribution patching of the source.
+///
+/// Sources: Syed, Rager and Conmy 2023 (arXiv 2310.10348); Hanna, Pezzelle and Belinkov 2024 (arXiv
+/// 2403.17806).
+///
+/// ```
+/// use patchlens::circuits::{Approximation, EdgeAttribution, Ranking, Steps};
+/// use patchlens::{Config, Prompt, Transformer, logit_diff};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// let (clean, corrupted) = (Prompt::from([1, 2, 3]), Prompt::from([1, 4, 3]));
+/// let study = EdgeAttribution::new(&model, &clean, &corrupted)?;
+/// let found = study.run(Approximation::EapIg(Steps::Left(5)), &logit_diff(2, 4))?;
+/// assert_eq!(found.per_prompt.dim(), (46, 1)); // [edge, pair]
+/// let circuit = found.scores()?.top_n(10, Ranking::Absolute)?.pruned();
+/// assert!(circuit.len() <= 10);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct EdgeAttribution<'m> {
+    pairs: Pairs<'m>,
+    limits: Limits<'m>,
+}
+
+impl<'m> EdgeAttribution<'m> {
+    /// A study of prompt pairs.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`](crate::Error::Prompt) or [`Error::OutOfRange`](crate::Error::OutOfRange)
+    /// if a prompt cannot run, [`Error::Invalid`](crate::Error::Invalid) for another number of
+    /// corrupted prompts, [`Error::Prompt`](crate::Error::Prompt) if the two of a pair differ in
+    /// length.
+    pub fn new(
+        model: &'m Transformer,
+        clean: impl IntoPrompts,
+        corrupted: impl IntoPrompts,
+    ) -> Result<Self> {
+        Ok(Self::of(Pairs::new(
+            model,
+            clean,
+            corrupted,
+            Direction::Noising,
+        )?))
+    }
+
+    /// A study of base runs, which other studies may share.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) if there are not as many corrupted prompts as
+    /// prompts, [`Error::Prompt`](crate::Error::Prompt) if the two of a pair differ in length.
+    pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
+        Ok(Self::of(Pairs::over(clean, corrupted, Direction::Noising)?))
+    }
+
+    fn of(pairs: Pairs<'m>) -> Self {
+        EdgeAttribution {
+            pairs,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Which run is changed: the clean one ([`Direction::Noising`], the default) or the corrupted
+    /// one.
+    #[must_use]
+    pub fn direction(mut self, direction: Direction) -> Self {
+        self.pairs.direction = direction;
+        self
+    }
+
+    limits_methods!('m);
+
+    /// The graph whose edges the model has.
+    pub fn graph(&self) -> Graph {
+        self.pairs.graph()
+    }
+
+    /// The approximate effects of all edges. If an observer ends the study, the pairs that were
+    /// reached have their values in [`EdgeEffects::per_prompt`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for a metric without gradient (a rank, a closure),
+    /// for [`Approximation::Eap`] by a KL divergence to the very run whose gradient is taken, where
+    /// that is zero, for no steps, and for runs under interventions;
+    /// [`Error::MemoryLimit`](crate::Error::MemoryLimit) if one pair does not fit the memory limit;
+    /// else same as [`Base::metric`].
+    pub fn run(&self, method: Approximation, metric: &Metric) -> Result<EdgeEffects> {
+        let graph = self.graph();
+        let mut per_prompt = Array2::from_elem((graph.n_edges(), self.pairs.len()), f32::NAN);
+        let metric = self.checked(method, metric)?;
+        let runs = self.each_pair(method, &metric, |pair, terms| {
+            let n = self.pairs.clean.prompts()[pair].len();
+            let mut column = per_prompt.column_mut(pair);
+            let scores = terms.scores(0..n)?;
+            scores.for_each(|(edge, score)| column[edge] = score);
+            Ok(())
+        })?;
+        let [base, donor] = self.pairs.names();
+        let found = Found {
+            title: method.name(),
+            caption: format!(
+                "One edge of the {base} run carries what its source wrote in the {donor} run, to \
+                 first order, by the {}",
+                method.describe(base)
+            ),
+            edges: EdgeSet::full(graph),
+            per_prompt,
+            counts: vec![("gradient runs", runs.done() as u64)],
+            partial: runs.partial(),
+        };
+        found.label(&self.pairs, &metric)
+    }
+
+    /// The same by position: the terms of the sum.
+    ///
+    /// # Errors
+    /// Same as [`EdgeAttribution::run`]; [`Error::Prompt`](crate::Error::Prompt) if the pairs
+    /// differ in length.
+    pub fn run_by_position(
+        &self,
+        method: Approximation,
+        metric: &Metric,
+    ) -> Result<PositionEffects> {
+        let (graph, n) = (self.graph(), self.pairs.common_len()?);
+        let shape = (graph.n_edges(), n, self.pairs.len());
+        let mut per_prompt = Array3::from_elem(shape, f32::NAN);
+        let metric = self.checked(method, metric)?;
+        let runs = self.each_pair(method, &metric, |pair, terms| {
+            for position in 0..n {
+                let scores = terms.scores(position..position + 1)?;
+                scores.for_each(|(edge, score)| per_prompt[[edge, position, pair]] = score);
+            }
+            Ok(())
+        })?;
+        Ok(PositionEffects {
+            edges: graph.edges().collect(),
+            partial: runs.partial(),
+            per_prompt,
+        })
+    }
+
+    /// The metric, which may be referred to the clean runs, once it is known to have gradients.
+    fn checked(&self, method: Approximation, metric: &Metric) -> Result<Metric> {
+        method.check(&self.pairs, metric)?;
+        self.pairs.clean.refer(metric)
+    }
+
+    /// Hands to `each`, pair by pair, what the sources write and the mean gradients of a group of
+    /// runs, until the observer ends the work.
+    fn each_pair<'r>(
+        &'r self,
+        method: Approximation,
+        metric: &'r Metric,
+        mut each: impl FnMut(usize, &Terms<'_>) -> Result<()>,
+    ) -> Result<GradientRuns<'r>> {
+        let (graph, groups) = (self.graph(), method.groups(self.graph()));
+        let points = Selection::points(Slopes::points(graph));
+        let per_pair = groups.iter().map(|group| group.variants.len()).sum();
+        let (pairs, limits) = (&self.pairs, &self.limits);
+        let mut runs = GradientRuns::new(pairs, metric, limits, points, per_pair);
+        let batches = runs.batches(|n| kept_bytes(graph, n))?;
+        pairs.keep(&Selection::points(graph.sources().map(Source::point)))?;
+        for batch in batches {
+            for group in &groups {
+                let mut sums: Vec<Slopes> = Vec::new();
+                for variant in &group.variants {
+                    if runs.ended() {
+                        return Ok(runs);
+                    }
+                    let gradients = runs.run(&batch, variant, &method.constant(variant))?;
+                    Slopes::add_each(&mut sums, graph, &gradients)?;
+                }
+                for (pair, slopes) in batch.clone().zip(&mut sums) {
+                    slopes.divide(group.variants.len() as f32);
+                    let written = Written::new(pairs, pair)?;
+                    each(
+                        pair,
+                        &Terms {
+                            graph,
+                            source: group.source,
+                            written,
+                            slopes,
+                        },
+                    )?;
+                }
+            }
+        }
+        Ok(runs)
+    }
+}
+
+/// What the scores of one pair are made of.
+struct Terms<'t> {
+    graph: Graph,
+    /// The only source whose edges have their scores from these gradients, if there is one.
+    source: Option<Source>,
+    written: Written,
+    slopes: &'t Slopes,
+}
+
+impl Terms<'_> {
+    /// Edges, as their numbers, and their scores, summed over some positions.
+    fn scores(&self, positions: Range<usize>) -> Result<impl Iterator<Item = (usize, f32)>> {
+        let scores = self.slopes.scores(self.graph, &self.written, positions)?;
+        let source = self.source;
+        let edges = self.graph.edges().zip(scores).enumerate();
+        let own = edges.filter(move |(_, (edge, _))| source.is_none_or(|own| edge.from == own));
+        Ok(own.map(|(index, (_, score))| (index, score)))
+    }
+}
+
+/// What scores hold of a pair of so many tokens: the gradients of one run and their sum, the
+/// differences, and copies of the split inputs of one layer.
+fn kept_bytes(graph: Graph, n: usize) -> u64 {
+    let rows = 2 * graph.n_receivers() + graph.n_sources() + 8 * graph.n_heads();
+    (4 * n * graph.d_model() * rows) as u64
+}
