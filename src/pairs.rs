@@ -2,7 +2,7 @@
 
 mod gradients;
 
-pub(crate) use gradients::{GradientRuns, Variant};
+pub(crate) use gradients::{GradientRuns, Variant, fixed_bytes};
 
 use ndarray::Array1;
 
