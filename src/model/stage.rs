@@ -85,8 +85,6 @@ pub(crate) struct Entry {
     pub readers: Readers,
     /// The weights that its first input is multiplied with.
     pub weights: Option<Matrix>,
-    /// Matrices of its rows that are in memory at one time, at most.
-    pub arrays: usize,
 }
 
 /// What most stages have.
@@ -98,7 +96,6 @@ const STAGE: Entry = Entry {
     base: None,
     readers: Readers::OwnRow,
     weights: None,
-    arrays: 1,
 };
 
 /// Defines the stages and their table.
@@ -129,11 +126,11 @@ macro_rules! stages {
 stages! {
     /// The residual stream that enters the block.
     ResidPre {
-        sites: &[Site::ResidPre], base: Some(Site::ResidPre), readers: LaterRows, arrays: 0,
+        sites: &[Site::ResidPre], base: Some(Site::ResidPre), readers: LaterRows,
     }
     /// The same as attention reads it, with all rows at which a hook sees or edits a copy.
     AttnIn {
-        inputs: &[Same(Stage::ResidPre)], base: Some(Site::ResidPre), readers: LaterRows, arrays: 2,
+        inputs: &[Same(Stage::ResidPre)], base: Some(Site::ResidPre), readers: LaterRows,
         shows: &[
             Site::AttnIn, Site::QInput, Site::KInput, Site::VInput,
             Site::Ln1Scale, Site::Ln1Normalized,
@@ -142,42 +139,42 @@ stages! {
     /// The first LayerNorm.
     Ln1 {
         sites: &[Site::Ln1Scale, Site::Ln1Normalized],
-        inputs: &[Same(Stage::ResidPre)], cut: Some(Attention), readers: LaterRows, arrays: 2,
+        inputs: &[Same(Stage::ResidPre)], cut: Some(Attention), readers: LaterRows,
     }
     /// Its rows that queries are made of.
-    Ln1OfQueries { inputs: &[Same(Stage::Ln1)], arrays: 0 }
+    Ln1OfQueries { inputs: &[Same(Stage::Ln1)] }
     /// Queries.
     Q {
         sites: &[Site::AttnIn, Site::QInput, Site::Q],
         inputs: &[Same(Stage::Ln1OfQueries)], base: Some(Site::Q),
-        weights: Some(Square), arrays: 2,
+        weights: Some(Square),
     }
     /// Keys.
     K {
         sites: &[Site::AttnIn, Site::KInput, Site::K],
         inputs: &[Same(Stage::Ln1)], base: Some(Site::K), readers: LaterRows,
-        weights: Some(Square), arrays: 2,
+        weights: Some(Square),
     }
     /// Values.
     V {
         sites: &[Site::AttnIn, Site::VInput, Site::V],
         inputs: &[Same(Stage::Ln1)], base: Some(Site::V), readers: LaterRows,
-        weights: Some(Square), arrays: 2,
+        weights: Some(Square),
     }
     /// Destination rows whose attention is computed, for some heads or all.
     Pattern {
         sites: &[Site::AttnScores, Site::Pattern],
-        inputs: &[Same(Stage::Q), Earlier(Stage::K), Earlier(Stage::V)], arrays: 0,
+        inputs: &[Same(Stage::Q), Earlier(Stage::K), Earlier(Stage::V)],
     }
     /// The heads' weighted values.
     Z {
         sites: &[Site::Z, Site::Result],
-        inputs: &[Same(Stage::Pattern)], base: Some(Site::Z), arrays: 3,
+        inputs: &[Same(Stage::Pattern)], base: Some(Site::Z),
     }
     /// The attention's output.
     AttnOut {
         sites: &[Site::AttnOut],
-        inputs: &[Same(Stage::Z)], base: Some(Site::AttnOut), weights: Some(Square), arrays: 2,
+        inputs: &[Same(Stage::Z)], base: Some(Site::AttnOut), weights: Some(Square),
     }
     /// The residual stream after attention: a sum.
     ResidMid {
@@ -202,7 +199,7 @@ stages! {
     /// The MLP's output.
     MlpOut {
         sites: &[Site::MlpOut],
-        inputs: &[Same(Stage::MlpPost)], base: Some(Site::MlpOut), weights: Some(Hidden), arrays: 3,
+        inputs: &[Same(Stage::MlpPost)], base: Some(Site::MlpOut), weights: Some(Hidden),
     }
     /// The residual stream that leaves the block: a sum.
     ResidPost {

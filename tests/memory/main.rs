@@ -6,6 +6,7 @@ mod checkpoint_files;
 mod circuit_memory;
 mod head_memory;
 mod load_memory;
+mod phases;
 mod sweep_memory;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
