@@ -146,7 +146,7 @@ fn harmless(label: &str) -> String {
 }
 
 /// Encodes with the format of the path's extension, then writes.
-pub(super) fn save_as<T>(of: &T, formats: &[Format<T>], path: &Path) -> Result<()> {
+pub(crate) fn save_as<T>(of: &T, formats: &[Format<T>], path: &Path) -> Result<()> {
     let extension = path
         .extension()
         .and_then(|e| e.to_str())
