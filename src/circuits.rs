@@ -2,8 +2,8 @@
 //!
 //! Heads, MLPs and the token embedding write into the residual stream; the queries, keys and values
 //! of later heads, later MLPs and the logits read it. An edge is one writer's contribution to
-//! what one reader reads, at all positions. The position embedding and the biases belong to no edge: they are always
-//! there. A model of `L` layers with `H` heads has
+//! what one reader reads, at all positions. The position embedding and the biases belong to no edge:
+//! they are always there. A model of `L` layers with `H` heads has
 //! `L(3H+1) + (H+1)(3H+1)·L(L−1)/2 + L·H + 1 + L(H+1)` edges; GPT-2 small has 32,491.
 //!
 //! With a metric `m`, a clean prompt and a corrupted one, the effect of an edge is

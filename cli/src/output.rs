@@ -18,8 +18,8 @@ use crate::options::Common;
 struct Found {
     /// Results to save, by file name.
     results: Vec<(String, Labelled)>,
-    /// Whole pages, by file name.
-    pages: Vec<(String, String)>,
+    /// Files of their own, by name.
+    files: Vec<(String, String)>,
     /// Everything for the JSON file.
     numbers: Map<String, Value>,
     /// What was said before the first result, and after it, for the report.
@@ -155,10 +155,10 @@ impl Output {
         found.results.push((name.to_string(), result));
     }
 
-    /// Keeps a page of its own for the folder.
-    pub fn page(&self, name: &str, html: String) {
+    /// Keeps a file of its own for the folder.
+    pub fn file(&self, name: &str, contents: String) {
         let mut found = self.found.borrow_mut();
-        found.pages.push((format!("{name}.html"), html));
+        found.files.push((name.to_string(), contents));
     }
 
     /// Keeps numbers for the JSON file alone.
@@ -185,9 +185,9 @@ impl Output {
                 save(result, dir, name)?;
             }
             self.report(&found)?.save(dir.join("report.html"))?;
-            for (name, html) in &found.pages {
+            for (name, contents) in &found.files {
                 let path = dir.join(name);
-                std::fs::write(&path, html)
+                std::fs::write(&path, contents)
                     .with_context(|| format!("writing {}", path.display()))?;
             }
             self.note(format_args!("saved {}", dir.display()));
@@ -225,8 +225,8 @@ impl Output {
             page = page.result(name, result)?;
         }
         page = text(page, "In words", &found.text);
-        for (name, _) in &found.pages {
-            page = page.text("A page of its own", &format!("in the same folder: {name}"));
+        for (name, _) in &found.files {
+            page = page.text("A file of its own", &format!("in the same folder: {name}"));
         }
         let Some(attention) = &found.attention else {
             return Ok(page);

@@ -2,6 +2,7 @@
 
 mod ablate;
 mod attribute;
+mod circuits;
 mod heads;
 mod in_context;
 mod induction;
@@ -14,6 +15,7 @@ mod trace;
 
 pub use ablate::Ablate;
 pub use attribute::Attribute;
+pub use circuits::Circuits;
 pub use heads::Heads;
 pub use in_context::InContext;
 pub use induction::Induction;

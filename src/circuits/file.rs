@@ -84,7 +84,8 @@ impl ScoredCircuit {
         write_atomically(path.as_ref(), |file| file.write_all(text.as_bytes()))
     }
 
-    fn to_json(&self) -> String {
+    /// The contents of the file.
+    pub fn to_json(&self) -> String {
         let graph = self.circuit.graph();
         let scores = self.scores.clone().oriented(Orientation::UsefulIsPositive);
         let inside = self.circuit.nodes();

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::intervention::{Select, Target};
 use crate::prompt::Prompts;
+use crate::select::InPrompt;
 use crate::tracing::TracedFact;
 
 /// Edges of attention, under one name: from sources to destinations, in some heads.
@@ -61,6 +62,18 @@ impl Cut {
     pub(super) fn target(&self, layer: usize, prompts: &Prompts) -> Result<Target> {
         let point = Site::AttnScores.at(layer);
         let all = Target::new(point).at_positions(self.dest.clone());
+        let what = format!("cut `{}`", self.name);
+        for (select, axis) in [(&self.dest, "dest"), (&self.src, "src")] {
+            select.check_prompts(&what, axis, prompts.len())?;
+            for (prompt, n) in prompts.lengths().into_iter().enumerate() {
+                let at = InPrompt {
+                    what: &what,
+                    prompt,
+                    prompts: prompts.len(),
+                };
+                select.check(&at, axis, prompt, n)?;
+            }
+        }
         let sources = prompts.lengths().into_iter().enumerate();
         let sources = sources.map(|(prompt, n)| self.sources(prompt, n));
         let sources: Vec<Vec<usize>> = sources.collect::<Result<_>>()?;

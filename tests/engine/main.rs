@@ -15,6 +15,7 @@ mod generate;
 mod golden;
 mod gradient;
 mod hooks_cases;
+mod objectives;
 mod op_shapes;
 mod places;
 mod processing;

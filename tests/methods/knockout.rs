@@ -182,7 +182,7 @@ fn cuts_that_cannot_be_made_are_errors() {
         (Cut::new("all", 0..4), "all sources of destination 3"),
         (
             Cut::all_but("none", Vec::<usize>::new()),
-            "all sources of destination 3",
+            "no src is selected",
         ),
         (
             Cut::new("later", 3).read_by(1),

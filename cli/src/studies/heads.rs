@@ -82,7 +82,10 @@ impl Heads {
         output.say(&report)?;
         show_evidence(&report, output)?;
         output.number("report", &report)?;
-        output.page("head_atlas", report.to_html("Head atlas", model, &shown)?);
+        output.file(
+            "head_atlas.html",
+            report.to_html("Head atlas", model, &shown)?,
+        );
         let table = Circuits::new(model).composition_table()?;
         output.say(format_args!(
             "\nstrongest composition of heads\n{}",

@@ -203,6 +203,7 @@ fn reports_of_all_other_studies() {
         "knockout",
         "lens",
         "ablate",
+        "circuits",
         "attribute",
         "steer",
         "induction",

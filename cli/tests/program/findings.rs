@@ -8,13 +8,15 @@ use std::path::Path;
 use crate::ok;
 
 /// A study, the picture of it that is shown, and as what.
-const SHOWN: [(&str, &str, &str); 10] = [
+const SHOWN: [(&str, &str, &str); 12] = [
     ("patch", "z", "patch"),
     ("paths", "path_patching_to_logits", "paths"),
     ("ablate", "heads", "ablate"),
+    ("circuits", "faithfulness", "circuits"),
     ("heads", "knocked_out_at_end", "heads"),
     ("attribute", "dla_components", "attribute"),
     ("trace", "states", "trace"),
+    ("knockout", "relative", "knockout"),
     ("lens", "logit_lens_on_top", "lens"),
     ("steer", "steering_by_layer", "steer"),
     ("induction", "gain_removed_by_head", "induction"),

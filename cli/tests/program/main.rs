@@ -13,7 +13,7 @@ use serde_json::Value;
 const CLEAN: &str = "When Mary and John went to the store, John gave a drink to";
 const CORRUPTED: &str = "When Mary and John went to the store, Mary gave a drink to";
 
-const STUDIES: [&str; 11] = [
+const STUDIES: [&str; 12] = [
     "patch",
     "paths",
     "trace",
@@ -22,6 +22,7 @@ const STUDIES: [&str; 11] = [
     "attribute",
     "steer",
     "ablate",
+    "circuits",
     "heads",
     "induction",
     "in-context",

@@ -23,6 +23,7 @@ fn every_study_runs_on_its_task() {
             &["--prompts", "4", "--without", "3.0,3.2"],
             "together",
         ),
+        ("circuits", &["--prompts", "2"], "circuit"),
         ("heads", &["--prompts", "4", "--sequences", "2"], "report"),
         ("induction", &["--sequences", "2"], "removed"),
         ("in-context", &["--sequences", "2"], "mapping"),

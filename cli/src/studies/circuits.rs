@@ -1,0 +1,250 @@
+//! Circuits: which edges between heads and MLPs carry a behaviour.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use ndarray::Array2;
+use patchlens::circuits::{
+    Approximation, CircuitEvaluation, EdgeAttribution, EdgeEffects, EdgeScores, EdgeSet,
+    EvaluatedCircuits, ExactEdges, Graph, Ranking, ScoredCircuit, Steps,
+};
+use patchlens::report::{About, Axis, Labelled};
+use patchlens::tasks::Corruption;
+use patchlens::{Base, Metric, Prompts};
+
+use crate::interrupt;
+use crate::options::{Common, PromptArgs, TaskName};
+use crate::questions::{Questions, Takes};
+use crate::session::Session;
+
+/// Circuits: which edges between heads and MLPs carry the behaviour?
+///
+/// The effect of every edge (what a head, MLP or the embedding writes, as one later reader reads
+/// it), computed exactly, and estimated by gradients (EAP, EAP-IG); how well the estimates agree;
+/// and which share of the behaviour is left if all edges but the best n carry the corrupted run.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  patchlens circuits --out study
+  patchlens circuits --task greater-than --carries 0.95
+  patchlens circuits --clean \"When Mary and John went to the store, John gave a drink to\" \\
+      --corrupted \"When Mary and John went to the store, Mary gave a drink to\" \\
+      --answer \" Mary\" --wrong \" John\"
+  patchlens circuits --pairs pairs.json --approximate --model weights/gpt2")]
+pub struct Circuits {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    prompts: PromptArgs,
+    /// Do not compute exact effects, which take a minute per pair in GPT-2 small: rank by EAP-IG
+    #[arg(long)]
+    approximate: bool,
+    /// Points at which EAP-IG takes gradients
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    steps: usize,
+    /// The share of the behaviour that the circuit shall carry
+    #[arg(long, value_name = "SHARE", default_value_t = 0.8)]
+    carries: f32,
+}
+
+const TAKES: Takes = Takes {
+    tasks: &[TaskName::Ioi, TaskName::GreaterThan, TaskName::KeyValue],
+    prompts: 8,
+    corruption: Corruption::Aba,
+    template: None,
+    corrupted: true,
+    wrong: false,
+};
+
+/// Shares of all edges whose circuits are run.
+const SHARES: [f64; 12] = [
+    0.0, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.35, 0.5, 1.0,
+];
+/// How many edges are listed.
+const LISTED: usize = 10;
+
+impl Circuits {
+    /// Runs the study.
+    ///
+    /// # Errors
+    /// For prompts that cannot run; `EndedEarly` after Ctrl-C.
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let output = &session.output;
+        ensure!(self.steps > 0, "--steps: found 0; expected at least 1");
+        let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
+        let metric = questions.metric(self.prompts.metric)?;
+        session.introduce(&questions)?;
+        let corrupted = Prompts::new(&questions.corrupted)?;
+        let clean = Base::new(&session.model, &questions.clean)?;
+        let corrupted = Base::new(&session.model, &corrupted)?;
+        let metric = clean.refer(&metric)?;
+        let pairs = Study {
+            session,
+            questions: &questions,
+            runs: [&clean, &corrupted],
+            metric: &metric,
+        };
+        let found = self.effects(&pairs)?;
+        let (best, effects) = &found[0];
+        output.say(format_args!(
+            "The {} edges with the largest effects ({best}):\n{}",
+            LISTED.min(effects.edges.len()),
+            effects.effect.top(LISTED)
+        ))?;
+        for (name, estimate) in found.iter().skip(1).filter(|_| !self.approximate) {
+            output.say(format_args!(
+                "How well {name} agrees with the exact effects:\n{}\n",
+                estimate.agreement(effects)?
+            ))?;
+        }
+        interrupt::check()?;
+        let scores = found
+            .iter()
+            .map(|(name, effects)| Ok((*name, effects.scores()?)))
+            .collect::<Result<Vec<_>>>()?;
+        let curve = pairs.curve(&scores)?;
+        output.say(curve.curves()?)?;
+        output.keep("faithfulness", &curve)?;
+        output.say(pairs.smallest(&scores[0].1, self.carries)?)?;
+        interrupt::check()
+    }
+
+    /// The effects of all edges, those that circuits are made of first.
+    fn effects(&self, pairs: &Study<'_>) -> Result<Vec<(&'static str, EdgeEffects)>> {
+        let mut found = Vec::new();
+        if !self.approximate {
+            found.push(("exact", pairs.exact()?));
+        }
+        let steps = Steps::Right(self.steps);
+        found.push((
+            "EAP-IG",
+            pairs.estimate("EAP-IG", Approximation::EapIg(steps))?,
+        ));
+        // A KL divergence to the clean run itself has no gradient there.
+        match pairs.estimate("EAP", Approximation::Eap) {
+            Ok(eap) => found.push(("EAP", eap)),
+            Err(error) => pairs
+                .session
+                .output
+                .note(format_args!("EAP left out: {error}")),
+        }
+        for (name, effects) in &found {
+            let key = name.to_lowercase().replace('-', "_");
+            pairs
+                .session
+                .output
+                .keep(&key, &pairs.questions.seeded(&effects.effect))?;
+        }
+        Ok(found)
+    }
+}
+
+/// Prompt pairs whose runs all parts share.
+struct Study<'s> {
+    session: &'s Session,
+    questions: &'s Questions,
+    /// Clean, corrupted.
+    runs: [&'s Base<'s>; 2],
+    metric: &'s Metric,
+}
+
+impl Study<'_> {
+    fn exact(&self) -> Result<EdgeEffects> {
+        let study = ExactEdges::over(self.runs[0], self.runs[1])?
+            .memory_limit(self.session.memory)
+            .observe(self.session.progress.observer("exact edges"));
+        Ok(study.run(&EdgeSet::full(study.graph()), self.metric)?)
+    }
+
+    fn estimate(&self, name: &str, method: Approximation) -> Result<EdgeEffects> {
+        let study = EdgeAttribution::over(self.runs[0], self.runs[1])?
+            .memory_limit(self.session.memory)
+            .observe(self.session.progress.observer(name));
+        Ok(study.run(method, self.metric)?)
+    }
+
+    fn evaluate(&self, circuits: &[EdgeSet], what: &str) -> Result<EvaluatedCircuits> {
+        let study = CircuitEvaluation::over(self.runs[0], self.runs[1])?
+            .memory_limit(self.session.memory)
+            .observe(self.session.progress.observer(what));
+        Ok(study.run(circuits, self.metric)?)
+    }
+
+    /// The share of the behaviour by method and number of edges.
+    fn curve(&self, scores: &[(&'static str, EdgeScores)]) -> Result<Labelled> {
+        let sizes = sizes(scores[0].1.graph());
+        let mut values = Array2::zeros((scores.len(), sizes.len()));
+        let mut errors = values.clone();
+        let mut about = About::default();
+        for (i, (name, scores)) in scores.iter().enumerate() {
+            let circuits = sizes.iter().map(|n| scores.top_n(*n, Ranking::Absolute));
+            let circuits = circuits.collect::<patchlens::Result<Vec<_>>>()?;
+            let found = self.evaluate(&circuits, &format!("circuits by {name}"))?;
+            let shares = found.faithfulness()?;
+            values.row_mut(i).assign(&shares.values());
+            if let Some(std_error) = shares.std_error() {
+                errors.row_mut(i).assign(&std_error);
+            }
+            about = shares.about.clone();
+            interrupt::check()?;
+        }
+        about.caption = "The n edges with the largest effects by each method carry the clean run, \
+                         all others the corrupted one."
+            .to_string();
+        let x: Vec<f32> = sizes.iter().map(|n| *n as f32).collect();
+        let names = scores.iter().map(|(name, _)| *name);
+        let axes = vec![Axis::new("scores", names), Axis::numbers("edges", &x)];
+        let curve = Labelled::new(values, axes, about)?;
+        let several = self.questions.clean.len() > 1;
+        Ok(self.questions.seeded(&match several {
+            true => curve.with_std_error(errors)?,
+            false => curve,
+        }))
+    }
+
+    /// The fewest of the best edges that carry a share, by bisection, saved and in words.
+    fn smallest(&self, scores: &EdgeScores, share: f32) -> Result<String> {
+        let total = scores.graph().n_edges();
+        let carried = |n: usize| -> Result<f32> {
+            interrupt::check()?;
+            let circuit = scores.top_n(n, Ranking::Absolute)?;
+            let found = self.evaluate(&[circuit], "smallest circuit")?;
+            Ok(found.faithfulness()?.values()[[0]])
+        };
+        let (mut too_few, mut enough) = (0, total);
+        while enough - too_few > 1 {
+            let middle = too_few + (enough - too_few) / 2;
+            match carried(middle)? >= share {
+                true => enough = middle,
+                false => too_few = middle,
+            }
+        }
+        let circuit = scores.top_n(enough, Ranking::Absolute)?;
+        let (pruned, reached) = (circuit.pruned(), carried(enough)?);
+        let output = &self.session.output;
+        let names: Vec<String> = pruned.edges().map(|edge| edge.to_string()).collect();
+        output.number("circuit", &names)?;
+        output.file("circuit.dot", pruned.to_dot(Some(scores))?);
+        let file = ScoredCircuit::new(scores.clone(), circuit)?;
+        output.file("circuit.json", file.to_json());
+        let nodes: Vec<String> = pruned.nodes().iter().map(ToString::to_string).collect();
+        Ok(format!(
+            "The {enough} best of {total} edges carry {:.0} % of the behaviour; {} of them lead from \
+             the input to the logits, through {} nodes:\n  {}",
+            100.0 * reached,
+            pruned.len(),
+            nodes.len(),
+            nodes.join(" ")
+        ))
+    }
+}
+
+/// Numbers of edges, ascending, each once.
+fn sizes(graph: Graph) -> Vec<usize> {
+    let total = graph.n_edges() as f64;
+    let mut sizes: Vec<usize> = SHARES
+        .iter()
+        .map(|s| (s * total).round() as usize)
+        .collect();
+    sizes.dedup();
+    sizes
+}
