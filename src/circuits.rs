@@ -67,7 +67,7 @@ pub use attribution::{Approximation, EdgeAttribution, Steps};
 pub use drawing::CircuitDrawing;
 pub use edge::{Edge, Receiver, Source};
 pub use effects::{EdgeEffects, PositionEffects};
-pub use evaluation::{CircuitEvaluation, EvaluatedCircuits};
+pub use evaluation::{CircuitEvaluation, EvaluatedCircuits, FaithfulnessCurve};
 pub use exact::ExactEdges;
 pub use file::ScoredCircuit;
 pub use flow::{FlowScores, InformationFlow};

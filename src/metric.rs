@@ -2,18 +2,25 @@
 //! so that a sweep computes nothing else.
 
 mod check;
+mod divergence;
 mod gradient;
+mod loss;
+mod rank;
 mod reduce;
 
 use std::fmt;
 use std::sync::Arc;
 
-use ndarray::{ArrayView1, ArrayView2};
+use ndarray::ArrayView2;
 
+use divergence::Divergence;
+pub use loss::next_token_loss;
+use rank::best_rank_in;
+pub(crate) use rank::rank_in;
 pub use reduce::Reduce;
 
 use crate::error::{Error, Result};
-use crate::ops::{kl_row, log_softmax_row};
+use crate::ops::log_softmax_row;
 use crate::select::Select;
 
 /// What a closure metric gets: the prompt's index and its logits `[pos, d_vocab]`.
@@ -29,8 +36,10 @@ enum Kind {
     Probability(Arc<[(Vec<u32>, Vec<u32>)]>),
     LogProbability(Arc<[u32]>),
     Rank(Arc<[u32]>),
-    /// KL(reference ‖ run); log-probabilities of the reference by prompt, once they are known.
-    Kl(Option<Arc<[Vec<f32>]>>),
+    /// Whether fewer than so many tokens are likelier, by prompt.
+    Top(Arc<[u32]>, usize),
+    /// To a reference; its log-probabilities by prompt, once they are known.
+    Divergence(Divergence, Option<Arc<[Vec<f32>]>>),
     Closure(MetricFn),
 }
 
@@ -136,10 +145,31 @@ pub fn rank(tokens: &[u32]) -> Metric {
     Metric::new("rank", Kind::Rank(tokens.into()))
 }
 
+/// 1 where one token per prompt, or one for all, is the likeliest, else 0; also where another is
+/// as likely. Its mean over prompts is the accuracy.
+pub fn accuracy(tokens: &[u32]) -> Metric {
+    Metric::new("accuracy", Kind::Top(tokens.into(), 1))
+}
+
+/// 1 where fewer than `k` tokens are likelier than one token per prompt, or one for all, else 0.
+/// Its mean over prompts is the accuracy of the first `k` guesses.
+pub fn top_k(tokens: &[u32], k: usize) -> Metric {
+    Metric::new(&format!("top-{k} accuracy"), Kind::Top(tokens.into(), k))
+}
+
+/// The Jensen-Shannon divergence of the clean run's and this run's probabilities, in nats:
+/// `½ KL(p ‖ m) + ½ KL(q ‖ m)` with `m = (p + q) / 2`, at most ln 2. Experiments measure it to the
+/// clean run, as [`kl_divergence`].
+pub fn js_divergence() -> Metric {
+    let name = "JS divergence to the clean run (nats)";
+    Metric::new(name, Kind::Divergence(Divergence::Js, None))
+}
+
 /// KL(clean ‖ run) in nats. Experiments measure it to the clean run;
 /// [`Metric::with_reference`] does so by hand.
 pub fn kl_divergence() -> Metric {
-    Metric::new("KL divergence to the clean run (nats)", Kind::Kl(None))
+    let name = "KL divergence to the clean run (nats)";
+    Metric::new(name, Kind::Divergence(Divergence::Kl, None))
 }
 
 /// What of a prompt's logits a metric reads.
@@ -180,7 +210,7 @@ impl Metric {
     pub fn at_position(mut self, position: impl Into<Select>) -> Self {
         let position = Some(position.into());
         if self.position != position
-            && let Kind::Kl(reference) = &mut self.kind
+            && let Kind::Divergence(_, reference) = &mut self.kind
         {
             *reference = None;
         }
@@ -201,8 +231,8 @@ impl Metric {
     /// [`Error::Invalid`] for any other metric, which has no reference; [`Error::OutOfRange`] for
     /// logits without the position that it reads.
     pub fn with_reference(self, logits: &[ArrayView2<'_, f32>]) -> Result<Self> {
-        if !matches!(self.kind, Kind::Kl(_)) {
-            let expected = "a KL divergence, the only metric that is measured to other runs";
+        if !matches!(self.kind, Kind::Divergence(..)) {
+            let expected = "a divergence, the only metric that is measured to other runs";
             return Err(Error::invalid(
                 "metric with a reference",
                 self.name,
@@ -220,9 +250,11 @@ impl Metric {
 
     /// A KL divergence to runs given by their logits `[d_vocab]` at the position that it reads.
     pub(crate) fn with_reference_rows(mut self, mut rows: Vec<Vec<f32>>) -> Self {
-        debug_assert!(matches!(self.kind, Kind::Kl(_)), "{} has none", self.name);
         rows.iter_mut().for_each(|row| log_softmax_row(row));
-        self.kind = Kind::Kl(Some(rows.into()));
+        match &mut self.kind {
+            Kind::Divergence(_, reference) => *reference = Some(rows.into()),
+            _ => debug_assert!(false, "{} has no reference", self.name),
+        }
         self
     }
 
@@ -233,12 +265,12 @@ impl Metric {
 
     /// Whether the answer is the likelier, the smaller it is: a divergence, a rank.
     pub(crate) fn smaller_is_better(&self) -> bool {
-        matches!(self.kind, Kind::Kl(_) | Kind::Rank(_))
+        matches!(self.kind, Kind::Divergence(..) | Kind::Rank(_))
     }
 
     /// Whether it still lacks the runs that it compares with.
     pub(crate) fn lacks_reference(&self) -> bool {
-        matches!(self.kind, Kind::Kl(None))
+        matches!(self.kind, Kind::Divergence(_, None))
     }
 
     /// Number of prompts that it knows targets of; 1 is one for all.
@@ -246,9 +278,11 @@ impl Metric {
         match &self.kind {
             Kind::LogitDiff(sets, _) | Kind::Probability(sets) => sets.len(),
             Kind::Logits(weights) => weights.len(),
-            Kind::LogProbability(tokens) | Kind::Rank(tokens) => tokens.len(),
-            Kind::Kl(Some(rows)) => rows.len(),
-            Kind::Kl(None) | Kind::Closure(_) => 1,
+            Kind::LogProbability(tokens) | Kind::Rank(tokens) | Kind::Top(tokens, _) => {
+                tokens.len()
+            }
+            Kind::Divergence(_, Some(rows)) => rows.len(),
+            Kind::Divergence(_, None) | Kind::Closure(_) => 1,
         }
     }
 
@@ -263,8 +297,10 @@ impl Metric {
                 .iter()
                 .map(|(t, _)| *t)
                 .collect(),
-            Kind::LogProbability(tokens) | Kind::Rank(tokens) => vec![*of(tokens, prompt)],
-            Kind::Kl(_) | Kind::Closure(_) => Vec::new(),
+            Kind::LogProbability(tokens) | Kind::Rank(tokens) | Kind::Top(tokens, _) => {
+                vec![*of(tokens, prompt)]
+            }
+            Kind::Divergence(..) | Kind::Closure(_) => Vec::new(),
         };
         tokens.sort_unstable();
         tokens.dedup();
@@ -331,9 +367,12 @@ impl Metric {
             }
             Kind::LogProbability(tokens) => log_probabilities()[*of(tokens, prompt) as usize],
             Kind::Rank(tokens) => rank_in(logits.row(0), *of(tokens, prompt) as usize),
-            Kind::Kl(reference) => reference.as_ref().map_or(f32::NAN, |rows| {
-                let reference: &Vec<f32> = of(rows, prompt);
-                kl_row(reference.into(), (&log_probabilities()).into())
+            Kind::Top(tokens, k) => {
+                let rank = best_rank_in(logits.row(0), *of(tokens, prompt) as usize);
+                rank.map_or(f32::NAN, |rank| f32::from(u8::from(rank < *k)))
+            }
+            Kind::Divergence(which, reference) => reference.as_ref().map_or(f32::NAN, |rows| {
+                which.of(of::<Vec<f32>>(rows, prompt), &log_probabilities())
             }),
             Kind::Closure(f) => f(prompt, logits),
         }
@@ -347,52 +386,4 @@ fn of<T>(list: &[T], prompt: usize) -> &T {
     } else {
         &list[prompt]
     }
-}
-
-/// A token's rank in a row of logits: 0 is the likeliest, equals count half; NaN among NaN.
-pub(crate) fn rank_in(row: ArrayView1<'_, f32>, token: usize) -> f32 {
-    if row.iter().any(|v| v.is_nan()) {
-        return f32::NAN;
-    }
-    let own = row[token];
-    let above = row.iter().filter(|v| **v > own).count();
-    let equal = row.iter().filter(|v| **v == own).count().saturating_sub(1);
-    above as f32 + equal as f32 / 2.0
-}
-
-/// The mean next-token loss of a prompt's logits, in nats, and the loss at each position but the
-/// last: `−log p(token[t + 1])` at `t`.
-///
-/// # Errors
-/// [`Error::Prompt`] for fewer than two tokens or another number of logits rows,
-/// [`Error::OutOfRange`] for a token that the logits lack.
-pub fn next_token_loss(logits: ArrayView2<'_, f32>, tokens: &[u32]) -> Result<(f32, Vec<f32>)> {
-    let n = tokens.len();
-    if n < 2 || logits.nrows() != n {
-        return Err(Error::Prompt {
-            at: "next-token loss".to_string(),
-            found: format!("{n} tokens and {} rows of logits", logits.nrows()),
-            expected: "as many rows as tokens, at least 2".to_string(),
-        });
-    }
-    if let Some(token) = tokens.iter().find(|t| **t as usize >= logits.ncols()) {
-        return Err(Error::OutOfRange {
-            at: "next-token loss".to_string(),
-            axis: "token",
-            found: *token as usize,
-            expected: format!("0..{}", logits.ncols()),
-        });
-    }
-    let per_token: Vec<f32> = logits
-        .rows()
-        .into_iter()
-        .zip(&tokens[1..])
-        .map(|(row, next)| {
-            let mut row = row.to_vec();
-            log_softmax_row(&mut row);
-            -row[*next as usize]
-        })
-        .collect();
-    let sum: f64 = per_token.iter().map(|v| f64::from(*v)).sum();
-    Ok(((sum / per_token.len() as f64) as f32, per_token))
 }

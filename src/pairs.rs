@@ -2,7 +2,7 @@
 
 mod gradients;
 
-pub(crate) use gradients::{GradientRuns, Variant};
+pub(crate) use gradients::{GradientRuns, Variant, fixed_bytes};
 
 use crate::base::Base;
 use crate::error::{Error, Result};

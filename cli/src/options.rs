@@ -132,4 +132,8 @@ pub enum MetricName {
     Prob,
     /// KL divergence from the clean run's distribution, in nats
     Kl,
+    /// Jensen-Shannon divergence from the clean run's distribution, in nats
+    Js,
+    /// Whether the right answer is the likeliest: 1 or 0
+    Accuracy,
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use patchlens::metric::{
-    Reduce, kl_divergence, log_probability, logit_diff_sets, probability_diff,
+    Reduce, accuracy, js_divergence, kl_divergence, log_probability, logit_diff_sets,
+    probability_diff,
 };
 use patchlens::report::Labelled;
 use patchlens::tasks::{Corruption, PairFile, PromptPair};
@@ -187,6 +188,11 @@ impl Questions {
 }
 
 impl Questions {
+    /// The right answer of each prompt, where there is one.
+    fn only_right(&self) -> Vec<u32> {
+        self.answers.iter().map(|(right, _)| right[0]).collect()
+    }
+
     /// What is measured.
     ///
     /// # Errors
@@ -215,10 +221,12 @@ impl Questions {
             MetricName::LogOdds => difference(Reduce::LogSumExp),
             MetricName::Prob => Ok(probability_diff(&self.answers)),
             MetricName::Kl => Ok(kl_divergence()),
-            MetricName::LogProb if one => {
-                let right: Vec<u32> = self.answers.iter().map(|(right, _)| right[0]).collect();
-                Ok(log_probability(&right))
-            }
+            MetricName::Js => Ok(js_divergence()),
+            MetricName::Accuracy if one => Ok(accuracy(&self.only_right())),
+            MetricName::Accuracy => Err(usage(
+                "--metric accuracy: found several right answers; expected one, or --metric prob",
+            )),
+            MetricName::LogProb if one => Ok(log_probability(&self.only_right())),
             MetricName::LogProb => Err(usage(
                 "--metric log-prob: found several right answers; expected one, or --metric prob",
             )),

@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 
 use ndarray::{Array2, ArrayView2};
 
+use super::edge::Source;
 use super::effects::means;
 use super::graph::Graph;
 use super::pairs::matrix;
@@ -102,7 +103,7 @@ impl<'m> InformationFlow<'m> {
     /// receivers read.
     pub fn run(&self) -> Result<FlowScores> {
         let (graph, prompts) = (Graph::new(self.base.model().config()), self.base.prompts());
-        let written = graph.sources().map(|source| source.point());
+        let written = graph.sources().map(Source::point);
         let read = graph.receivers().map(|to| to.stream(graph.n_layers()));
         let caches = self.base.held(written.chain(read))?;
         let mut per_prompt = Array2::from_elem((graph.n_edges(), prompts.len()), f32::NAN);

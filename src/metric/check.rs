@@ -80,7 +80,11 @@ impl Metric {
                 }
                 self.check_disjoint(prompt, right, wrong)
             }
-            Kind::Kl(Some(rows)) if of(rows, prompt).len() != d_vocab => {
+            Kind::Top(_, 0) => {
+                let what = format!("{}: number of guesses", self.name);
+                Err(Error::invalid(what, 0, "at least 1"))
+            }
+            Kind::Divergence(_, Some(rows)) if of(rows, prompt).len() != d_vocab => {
                 let what = format!("{}: logits of the reference", self.name);
                 let expected = format!("{d_vocab} at the position read");
                 Err(Error::invalid(what, of(rows, prompt).len(), expected))

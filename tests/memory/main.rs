@@ -3,6 +3,7 @@
 #[path = "../checkpoint_files/mod.rs"]
 mod checkpoint_files;
 
+mod circuit_memory;
 mod head_memory;
 mod load_memory;
 mod sweep_memory;

@@ -64,7 +64,7 @@ impl Ways<'_> {
             let expected = logits.slice_axis(Axis(0), Slice::from(of.prompt_len - 1..));
             assert_eq!(
                 bits(&of.logits),
-                bits(&expected),
+                bits(expected),
                 "generation, prompt {i}: {list:?}"
             );
         }

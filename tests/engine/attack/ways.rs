@@ -55,7 +55,7 @@ pub fn bits<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
 }
 
 fn logits(output: &RunOutput) -> Vec<Vec<u32>> {
-    output.logits.iter().map(|of| bits(&of)).collect()
+    output.logits.iter().map(bits).collect()
 }
 
 /// A number of all logits that differs if any of their bits do, all but surely.
@@ -332,8 +332,8 @@ impl<'c> Ways<'c> {
             let hooks = Interventions::new(&own[..]);
             let alone = self.model().run(prompt, hooks, &run).unwrap();
             assert_eq!(
-                bits(&alone.logits.get(0)),
-                bits(&naive.logits.get(i)),
+                bits(alone.logits.get(0)),
+                bits(naive.logits.get(i)),
                 "{what}"
             );
             blocked += alone.blocked.rows;
@@ -365,7 +365,7 @@ impl<'c> Ways<'c> {
 pub fn same_caches(a: &ActivationCache, b: &ActivationCache, what: &str) {
     assert!(a.points().eq(b.points()), "{what}");
     for point in a.points() {
-        let of = |cache: &ActivationCache| -> Vec<u32> { bits(&cache.get(point).unwrap()) };
+        let of = |cache: &ActivationCache| -> Vec<u32> { bits(cache.get(point).unwrap()) };
         assert_eq!(of(a), of(b), "{what}: {point}");
     }
 }
