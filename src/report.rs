@@ -70,5 +70,5 @@ pub use page::{Page, attention_page, save_attention_page};
 pub(crate) use picture::{Group, Layered, Link, Node, Stroke};
 pub use ranking::{RankedCell, Ranking};
 #[cfg(feature = "pictures")]
-pub(crate) use save::save_as;
+pub(crate) use save::{Format, save_as};
 pub use terminal::{ColorMode, PrintStyle, Printed, use_color};

@@ -8,7 +8,7 @@ use super::scores::{EdgeScores, Orientation};
 use super::set::EdgeSet;
 use crate::component::{Head, Qkv};
 use crate::error::{Error, Result};
-use crate::report::{Group, Layered, Link, Node, Stroke, count, number, save_as};
+use crate::report::{Format, Group, Layered, Link, Node, Stroke, count, number, save_as};
 
 /// The widest line, in pixels.
 const WIDEST: f32 = 5.0;
@@ -133,15 +133,30 @@ impl CircuitDrawing {
         self.0.to_png()
     }
 
-    /// Writes the drawing as `.svg` or `.png`. An existing file is replaced in one step.
+    /// One self-contained page of the drawing: a slider leaves out small scores; an edge that is
+    /// pointed at is named with its score; a node that is chosen, by pointer or keyboard, shows the
+    /// paths through it that are left, whose edges are listed below. The page loads nothing.
+    ///
+    /// # Errors
+    /// [`Error::Render`] from the encoder.
+    pub fn to_html(&self) -> Result<String> {
+        self.0.to_html()
+    }
+
+    /// Writes the drawing as `.svg`, `.png` or `.html`. An existing file is replaced in one step.
     ///
     /// # Errors
     /// [`Error::Invalid`] for another extension; [`Error::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let svg = |of: &Self| of.to_svg().map(String::into_bytes);
-        save_as(self, &[("svg", svg), ("png", Self::to_png)], path.as_ref())
+        save_as(self, FORMATS, path.as_ref())
     }
 }
+
+const FORMATS: &[Format<CircuitDrawing>] = &[
+    ("svg", |of| of.to_svg().map(String::into_bytes)),
+    ("png", CircuitDrawing::to_png),
+    ("html", |of| of.to_html().map(String::into_bytes)),
+];
 
 /// An edge, and its score where there are scores.
 struct Line {
@@ -282,6 +297,7 @@ impl Places {
             from: index(from).expect("it is an end of an edge"),
             to: to.source().and_then(index).unwrap_or(self.sources.len()),
             end,
+            size: line.score.map(|score| score.value.abs()),
             stroke: stroke(to, line.score.map(|score| score.share)),
             title: line.title(),
         }

@@ -15,7 +15,7 @@ use crate::files::{parse_error, read_bytes, write_atomically};
 const MAX_JSON: u64 = 1 << 30;
 
 /// A format: its extension and its encoder.
-type Format<T> = (&'static str, fn(&T) -> Result<Vec<u8>>);
+pub(crate) type Format<T> = (&'static str, fn(&T) -> Result<Vec<u8>>);
 
 const FORMATS: &[Format<Labelled>] = &[
     #[cfg(feature = "pictures")]

@@ -80,6 +80,8 @@ struct Drawn {
     /// Boxes by node.
     boxes: BTreeMap<String, Bounds>,
     titles: BTreeMap<String, String>,
+    /// Nodes in the order of their boxes.
+    order: Vec<String>,
 }
 
 fn read(name: &str, svg: &str) -> Drawn {
@@ -93,6 +95,7 @@ fn read(name: &str, svg: &str) -> Drawn {
         lines: Vec::new(),
         boxes: BTreeMap::new(),
         titles: BTreeMap::new(),
+        order: Vec::new(),
     };
     for node in document.descendants() {
         let Some(title) = title(node) else { continue };
@@ -103,6 +106,7 @@ fn read(name: &str, svg: &str) -> Drawn {
             let bounds = [x, y, x + width, y + height];
             assert!(drawn.boxes.insert(name.to_string(), bounds).is_none());
             drawn.titles.insert(name.to_string(), rest.to_string());
+            drawn.order.push(name.to_string());
             continue;
         }
         assert!(node.has_tag_name("g"));
@@ -362,12 +366,17 @@ fn files_have_the_format_of_their_extension() {
     let save = |name: &str| drawing.save(folder.path().join(name));
     save("circuit.svg").unwrap();
     save("circuit.PNG").unwrap();
+    save("circuit.html").unwrap();
     let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
     assert_eq!(read("circuit.svg"), drawing.to_svg().unwrap().into_bytes());
     assert_eq!(read("circuit.PNG"), drawing.to_png().unwrap());
+    assert_eq!(
+        read("circuit.html"),
+        drawing.to_html().unwrap().into_bytes()
+    );
     let message = save("circuit.csv").unwrap_err().to_string();
     assert!(
-        message.contains("found `csv`; expected `.svg`, `.png`"),
+        message.contains("found `csv`; expected `.svg`, `.png`, `.html`"),
         "{message}"
     );
 }
@@ -415,5 +424,52 @@ fn the_shipped_models_circuit_can_be_drawn() {
             .unwrap();
         crate::svg::check_apart("mini", &svg);
         assert_eq!(read("mini", &svg).lines.len(), n);
+    }
+}
+
+#[test]
+fn pages_have_the_drawing_and_its_graph() {
+    let graph = graph(4, 4);
+    let scores = scores(graph, 1);
+    let circuit = scores.top_n(100, Ranking::Absolute).unwrap();
+    let title = "Circuit <b>\u{202e}</script>";
+    for scores in [Some(&scores), None] {
+        let drawing = circuit.drawing(scores, title).unwrap();
+        let page = drawing.to_html().unwrap();
+        assert!(page.contains("default-src 'none'") && !page.contains("https:"));
+        assert_eq!(
+            page.matches("</script>").count(),
+            2,
+            "the data and the program"
+        );
+        assert!(!page.contains("<b>") && !page.contains('\u{202e}'));
+        let start = page.find("<svg").unwrap();
+        let end = page.find("</svg>").unwrap() + "</svg>".len();
+        let drawn = read("page", &page[start..end]);
+        let (_, rest) = page.split_once("id=\"data\">").unwrap();
+        let (data, _) = rest.split_once("</script>").unwrap();
+        let data: serde_json::Value = serde_json::from_str(data).unwrap();
+        // By their places, the script knows which lines and boxes are meant.
+        let links = data["links"].as_array().unwrap();
+        assert_eq!(links.len(), drawn.lines.len());
+        let mut last = 0.0;
+        for (link, line) in links.iter().zip(&drawn.lines) {
+            let name = |key: &str| {
+                let place = link[key].as_u64().unwrap() as usize;
+                data["nodes"][place].as_str().unwrap()
+            };
+            let edge: patchlens::circuits::Edge = line.name.parse().unwrap();
+            assert_eq!(name("from"), edge.from.to_string());
+            let to = edge.to.source().map(|source| source.to_string());
+            assert_eq!(name("to"), to.unwrap_or("logits".to_string()));
+            assert!(link["title"].as_str().unwrap().starts_with(&line.name));
+            let size = link["size"].as_f64();
+            assert_eq!(size.is_some(), scores.is_some());
+            assert!(size.is_none_or(|size| size >= last), "smallest first");
+            last = size.unwrap_or(0.0);
+        }
+        let boxes: Vec<&str> = drawn.order.iter().map(String::as_str).collect();
+        let nodes = data["nodes"].as_array().unwrap().iter();
+        assert!(nodes.eq(boxes), "{}", data["nodes"]);
     }
 }

@@ -1,12 +1,17 @@
 //! The layered drawing of a graph: boxes in rows and columns, and lines that lead down from box to
 //! box without crossing another one.
 
+use askama::Template;
+use serde::Serialize;
+
 use super::png::covered;
 use super::route::{Boxed, route};
 use super::{Anchor, GREY, PAD, SMALL, Scene, Shape, Spelling, Stroke, TEXT, WHITE};
 use super::{line_height, text_px, widest_px};
 use crate::error::Result;
 use crate::report::color::Rgb;
+use crate::report::label::sanitized;
+use crate::report::save::encoder;
 
 /// A graph with a place for each of its nodes.
 #[derive(Clone, Debug)]
@@ -51,6 +56,8 @@ pub(crate) struct Link {
     pub to: usize,
     /// Where it ends: how far along the top, from 0 to 1; None: where it is nearest.
     pub end: Option<f64>,
+    /// By which a page filters, smallest first; None for all or for none.
+    pub size: Option<f32>,
     pub stroke: Stroke,
     /// What an SVG's reader shows under the pointer.
     pub title: String,
@@ -84,6 +91,26 @@ impl Layered {
     /// [`Error::Render`](crate::Error::Render) from the encoder.
     pub(crate) fn to_png(&self) -> Result<Vec<u8>> {
         self.scene(covered).to_png()
+    }
+
+    /// The drawing as a self-contained page in which lines are filtered and paths followed.
+    ///
+    /// # Errors
+    /// [`Error::Render`](crate::Error::Render) from the encoder.
+    pub(crate) fn to_html(&self) -> Result<String> {
+        let untitled = Layered {
+            title: String::new(),
+            ..self.clone()
+        };
+        let page = Page {
+            title: sanitized(&self.title),
+            svg: untitled.to_svg()?,
+            data: Data {
+                nodes: self.nodes.iter().map(|node| &*node.name).collect(),
+                links: self.links.iter().map(LinkData::new).collect(),
+            },
+        };
+        page.render().map_err(|e| encoder("html", e))
     }
 
     fn scene(&self, spell: Spelling) -> Scene {
@@ -137,6 +164,40 @@ impl Layered {
             }
             let at = (PAD + 6, (top + bottom) / 2);
             scene.push_text(at, &group.name, (SMALL, GREY), Anchor::Start, false);
+        }
+    }
+}
+
+#[derive(Template)]
+#[template(path = "circuit.html")]
+struct Page<'a> {
+    title: String,
+    svg: String,
+    data: Data<'a>,
+}
+
+/// What the page's script knows of the drawing, in its order.
+#[derive(Serialize)]
+struct Data<'a> {
+    nodes: Vec<&'a str>,
+    links: Vec<LinkData<'a>>,
+}
+
+#[derive(Serialize)]
+struct LinkData<'a> {
+    from: usize,
+    to: usize,
+    size: Option<f32>,
+    title: &'a str,
+}
+
+impl<'a> LinkData<'a> {
+    fn new(link: &'a Link) -> Self {
+        LinkData {
+            from: link.from,
+            to: link.to,
+            size: link.size,
+            title: &link.title,
         }
     }
 }
