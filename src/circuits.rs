@@ -47,6 +47,8 @@
 mod agreement;
 mod attribution;
 mod dot;
+#[cfg(feature = "pictures")]
+mod drawing;
 mod edge;
 mod effects;
 mod evaluation;
@@ -61,6 +63,8 @@ mod table;
 
 pub use agreement::{Agreement, EdgePair};
 pub use attribution::{Approximation, EdgeAttribution, Steps};
+#[cfg(feature = "pictures")]
+pub use drawing::CircuitDrawing;
 pub use edge::{Edge, Receiver, Source};
 pub use effects::{EdgeEffects, PositionEffects};
 pub use evaluation::{CircuitEvaluation, EvaluatedCircuits, FaithfulnessCurve};
