@@ -247,9 +247,13 @@ impl Study<'_> {
         let names: Vec<String> = pruned.edges().map(|edge| edge.to_string()).collect();
         output.number("circuit", &names)?;
         let title = format!("{enough} best of {total} edges");
-        let drawing = pruned.drawing(Some(scores), &title)?;
-        output.file("circuit.svg", drawing.to_svg()?);
-        output.file("circuit.html", drawing.to_html()?);
+        match pruned.drawing(Some(scores), &title) {
+            Ok(drawing) => {
+                output.file("circuit.svg", drawing.to_svg()?);
+                output.file("circuit.html", drawing.to_html()?);
+            }
+            Err(error) => output.note(format_args!("not drawn: {error}")),
+        }
         output.file("circuit.dot", pruned.to_dot(Some(scores))?);
         let file = ScoredCircuit::new(scores.clone(), circuit)?;
         output.file("circuit.json", file.to_json());
