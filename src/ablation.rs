@@ -214,7 +214,7 @@ impl<'m> Ablation<'m> {
         let axes = vec![Axis::new("knocked out", sets.iter().map(label))];
         let what = format!("The named nodes replaced by {}", self.replacement);
         let about = self.about("Knock-out", &what, metric);
-        Found::from(result).label(axes, about)
+        Found::from(result).label(axes, about, metric)
     }
 
     /// The metric by set of nodes and prompt.

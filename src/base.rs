@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ndarray::{Array1, Array2};
 
-pub(crate) use run::Departure;
+pub(crate) use run::{Departure, Room};
 
 use crate::cache::{ActivationCache, RunKind, Selection};
 use crate::error::{Error, Result};
@@ -226,9 +226,11 @@ impl<'m> Base<'m> {
     /// [`Error::NotCached`] if given caches lack the last residual stream.
     pub fn metric(&self, metric: &Metric) -> Result<Array1<f32>> {
         let needs = self.needs(metric)?;
-        let logits = self.readout(&needs)?.value;
-        let read = |(prompt, logits): (usize, Array2<f32>)| metric.read(prompt, logits.view());
-        Ok(logits.into_iter().enumerate().map(read).collect())
+        let mut values = Array1::zeros(needs.len());
+        self.read(&needs, Room::FREE, |prompt, logits| {
+            values[prompt] = metric.read(prompt, logits);
+        })?;
+        Ok(values)
     }
 
     /// The likeliest next token of each prompt; the first of equals.
@@ -241,7 +243,7 @@ impl<'m> Base<'m> {
             positions: vec![n - 1],
             tokens: None,
         });
-        let rows = self.readout(&last.collect::<Vec<_>>())?.value.into_iter();
+        let rows = self.readout(&last.collect::<Vec<_>>())?.into_iter();
         let best = |row: Array2<f32>| {
             let row: Vec<f32> = row.into_iter().collect();
             largest(row.len(), 1, |i| f64::from(row[i]))[0] as u32
@@ -289,7 +291,7 @@ impl<'m> Base<'m> {
             Ok(metric.needs(prompt, n))
         });
         let needs: Vec<Needs> = needs.collect::<Result<_>>()?;
-        let logits = self.readout(&needs)?.value.into_iter();
+        let logits = self.readout(&needs)?.into_iter();
         let rows = logits.map(|row| row.into_iter().collect()).collect();
         Ok(metric.clone().with_reference_rows(rows))
     }

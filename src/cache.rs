@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Axis, IxDyn};
+use ndarray::{Array2, ArrayD, ArrayView1, ArrayView2, ArrayViewD, Axis, Ix3, IxDyn};
 
 pub(crate) use provenance::Provenance;
 pub use provenance::RunKind;
@@ -180,6 +180,100 @@ impl ActivationCache {
     /// [`Error::UnknownHook`] or [`Error::NotCached`].
     pub fn get_named(&self, name: &str) -> Result<ArrayViewD<'_, f32>> {
         self.get(name.parse()?)
+    }
+
+    /// One position's activation at a point without heads: `[d_model]`, `[d_mlp]`, `[d_vocab]`, or
+    /// `[1]` for the scale of a LayerNorm. Positions are those of the prompt, whichever were kept.
+    ///
+    /// ```
+    /// use patchlens::intervention::Values;
+    /// use patchlens::{Config, Edit, Intervention, Selection, Site, Target, Transformer};
+    /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+    /// ..Config::gpt2() };
+    /// let model = Transformer::random(config, 0)?;
+    /// let point = Site::ResidPre.at(1);
+    /// let (_, cache) = model.run_with_cache(&[1, 2, 3, 4, 5, 6], &Selection::points([point]))?;
+    /// let row = cache.row(point, 5)?; // [d_model]
+    /// // The same row, at another position of another prompt:
+    /// let edit = Edit::Set(Values::array(row.to_owned()));
+    /// let moved = Intervention::new(Target::new(point).at_positions(2), edit);
+    /// # Ok::<(), patchlens::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotCached`] if the run did not keep the point, [`Error::OutOfRange`] if it did not
+    /// keep the position; [`Error::Invalid`] for a point with heads, see
+    /// [`ActivationCache::head_row`].
+    pub fn row(&self, point: HookPoint, position: usize) -> Result<ArrayView1<'_, f32>> {
+        let flat = self.flat(point)?;
+        if point.axes().has_heads() {
+            let axes = point.axes().names().join(", ");
+            let expected = "a point without heads; `head_row` for those with heads";
+            return Err(Error::invalid(
+                format!("row of {point}"),
+                format!("axes [{axes}]"),
+                expected,
+            ));
+        }
+        let row = self.kept_position(point, position)?;
+        Ok(flat.index_axis_move(Axis(0), row))
+    }
+
+    /// One head's row of one position at a point with heads: `[d_head]`, `[d_model]` or, of
+    /// attention scores and patterns, `[src]` at a destination.
+    ///
+    /// # Errors
+    /// [`Error::NotCached`] if the run did not keep the point, [`Error::OutOfRange`] if it did not
+    /// keep the position or for a head that is not there; [`Error::Invalid`] for a point without
+    /// heads, see [`ActivationCache::row`].
+    pub fn head_row(
+        &self,
+        point: HookPoint,
+        position: usize,
+        head: usize,
+    ) -> Result<ArrayView1<'_, f32>> {
+        let values = self.get(point)?;
+        let axes = point.axes();
+        let Ok(values) = values.into_dimensionality::<Ix3>() else {
+            let axes = axes.names().join(", ");
+            let expected = "a point with heads; `row` for those without";
+            return Err(Error::invalid(
+                format!("row of a head at {point}"),
+                format!("axes [{axes}]"),
+                expected,
+            ));
+        };
+        let row = self.kept_position(point, position)?;
+        let (of_pos, of_head) = (Axis(axes.pos_axis()), Axis(1 - axes.pos_axis()));
+        let n_heads = values.len_of(of_head);
+        if head >= n_heads {
+            return Err(Error::OutOfRange {
+                at: point.to_string(),
+                axis: "head",
+                found: head,
+                expected: format!("0..{n_heads}"),
+            });
+        }
+        let of_position = values.index_axis_move(of_pos, row);
+        Ok(of_position.index_axis_move(Axis(0), head))
+    }
+
+    /// The row of a position among those that were kept.
+    fn kept_position(&self, point: HookPoint, position: usize) -> Result<usize> {
+        self.positions.binary_search(&position).map_err(|_| {
+            let expected = if self.is_whole() {
+                format!("0..{}", self.tokens.len())
+            } else {
+                format!("one of the positions that were kept, {:?}", self.positions)
+            };
+            let axes = point.axes();
+            Error::OutOfRange {
+                at: format!("cache of {point}"),
+                axis: axes.names()[axes.pos_axis()],
+                found: position,
+                expected,
+            }
+        })
     }
 
     fn not_cached(&self, point: HookPoint) -> Error {

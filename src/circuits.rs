@@ -47,6 +47,8 @@
 mod agreement;
 mod attribution;
 mod dot;
+#[cfg(feature = "pictures")]
+mod drawing;
 mod edge;
 mod effects;
 mod evaluation;
@@ -61,9 +63,11 @@ mod table;
 
 pub use agreement::{Agreement, EdgePair};
 pub use attribution::{Approximation, EdgeAttribution, Steps};
+#[cfg(feature = "pictures")]
+pub use drawing::CircuitDrawing;
 pub use edge::{Edge, Receiver, Source};
 pub use effects::{EdgeEffects, PositionEffects};
-pub use evaluation::{CircuitEvaluation, EvaluatedCircuits};
+pub use evaluation::{CircuitEvaluation, EvaluatedCircuits, FaithfulnessCurve};
 pub use exact::ExactEdges;
 pub use file::ScoredCircuit;
 pub use flow::{FlowScores, InformationFlow};

@@ -145,12 +145,12 @@ pub enum Error {
         /// What would fit.
         expected: String,
     },
-    /// Not even one lane of a sweep fits the memory limit.
+    /// Not even one run at a time fits the memory limit, beside what the base runs keep.
     #[error("memory limit in bytes: found {limit}; expected at least {least}")]
     MemoryLimit {
         /// The limit, in bytes.
         limit: u64,
-        /// The lowest limit with which this sweep runs, in bytes.
+        /// A limit that is enough, in bytes: the lowest, unless the base has not run.
         least: u64,
     },
     /// An argument with a value that makes no sense.
@@ -183,6 +183,17 @@ impl Error {
             what: what.into(),
             found: found.to_string(),
             expected: expected.into(),
+        }
+    }
+
+    /// A lack of memory in terms of the whole `limit`, where so many bytes are held besides.
+    pub(crate) fn beside(self, held: u64, limit: u64) -> Self {
+        match self {
+            Error::MemoryLimit { least, .. } => {
+                let least = least + held;
+                Error::MemoryLimit { limit, least }
+            }
+            other => other,
         }
     }
 

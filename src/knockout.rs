@@ -129,7 +129,7 @@ impl<'m> AttentionKnockout<'m> {
             Axis::new("cut", names),
             Axis::layers(self.base.model().config().n_layers),
         ];
-        Found::from(result).label(axes, self.about(&metric))
+        Found::from(result).label(axes, self.about(&metric), &metric)
     }
 
     fn layers(&self) -> Range<usize> {

@@ -146,7 +146,8 @@ pub(crate) fn batches(prompts: &[Prompt]) -> Vec<&[Prompt]> {
 /// The methods by which a study with a field `limits: Limits<'_>` is set up, in its `impl`.
 macro_rules! limits_methods {
     ($life:lifetime) => {
-        /// Bounds the working memory, in bytes; the result is the same.
+        /// Bounds the working memory, in bytes; the result is the same. Sweeps count what their base
+        /// runs keep among it; runs of gradients and of circuits count their own only.
         /// [`DEFAULT_MEMORY_LIMIT`](crate::sweep::DEFAULT_MEMORY_LIMIT) by default.
         #[must_use]
         pub fn memory_limit(mut self, bytes: u64) -> Self {

@@ -7,6 +7,8 @@ mod gradient;
 mod loss;
 mod rank;
 mod reduce;
+mod room;
+mod top;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +20,8 @@ pub use loss::next_token_loss;
 use rank::best_rank_in;
 pub(crate) use rank::rank_in;
 pub use reduce::Reduce;
+pub(crate) use room::Baseline;
+pub use top::top_tokens;
 
 use crate::error::{Error, Result};
 use crate::ops::log_softmax_row;

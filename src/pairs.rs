@@ -2,10 +2,13 @@
 
 mod gradients;
 
-pub(crate) use gradients::{GradientRuns, Variant};
+pub(crate) use gradients::{GradientRuns, Variant, fixed_bytes};
+
+use ndarray::Array1;
 
 use crate::base::Base;
 use crate::error::{Error, Result};
+use crate::metric::{Baseline, Metric};
 use crate::model::Transformer;
 use crate::prompt::{IntoPrompts, Prompt, Prompts};
 use crate::report::Direction;
@@ -67,6 +70,25 @@ impl<'m> Pairs<'m> {
             Direction::Noising => NAMES,
             Direction::Denoising => [NAMES[1], NAMES[0]],
         }
+    }
+
+    /// What to know of effects on these runs, whose metric is given, `[pair]`.
+    pub fn notes(
+        &self,
+        metric: &Metric,
+        clean: &Array1<f32>,
+        corrupted: &Array1<f32>,
+    ) -> Vec<String> {
+        let values = match self.direction {
+            Direction::Noising => [clean, corrupted],
+            Direction::Denoising => [corrupted, clean],
+        };
+        let names = self.names();
+        let [changed, other] = [0, 1].map(|i| Baseline {
+            name: names[i],
+            values: values[i],
+        });
+        metric.notes(changed, Some(other))
     }
 
     /// Number of tokens of all pairs.

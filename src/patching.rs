@@ -296,6 +296,7 @@ impl<'m> ActivationPatching<'m> {
         About {
             unit: metric.name().to_string(),
             direction: Some(self.pairs.direction),
+            notes: self.pairs.notes(metric, clean, corrupted),
             baselines: baselines.map(|(name, v)| (name.to_string(), v)).into(),
             ..About::default()
         }

@@ -54,7 +54,7 @@ use crate::error::Result;
 use crate::hook::HookPoint;
 use crate::intervention::Edit;
 use crate::limits::{Limits, limits_methods};
-use crate::metric::Metric;
+use crate::metric::{Baseline, Metric};
 use crate::model::Transformer;
 use crate::pairs::{averaged, check_one_model, check_pairs, pairs, position_labels};
 use crate::prompt::IntoPrompts;
@@ -265,7 +265,11 @@ impl<'m> PathPatching<'m> {
         let metric = self.original.refer(metric)?;
         let runs = Runs::new(self, sets, receivers, &metric)?;
         let raw = runs.run(&connected)?;
-        self.label(raw, axes, self.about(sent, receivers, &metric))
+        let mut about = self.about(sent, receivers, &metric);
+        let baseline = |name, values| Baseline { name, values };
+        let new = raw.new.as_ref().map(|new| baseline("new", new));
+        about.notes = metric.notes(baseline("original", &raw.original), new);
+        self.label(raw, axes, about)
     }
 
     fn about(&self, sent: &str, receivers: &[PathReceiver], metric: &Metric) -> About {

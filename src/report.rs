@@ -60,9 +60,15 @@ pub use about::{About, Direction, Normalization, Palette};
 pub use absent::Absent;
 pub use axis::{Axis, AxisKind};
 pub use curves::Curves;
+#[cfg(feature = "pictures")]
+pub(crate) use digits::{count, number};
 pub use label::legible;
 pub use labelled::{Labelled, shared_range};
 pub(crate) use means::{labelled_means, with_errors};
 pub use page::{Page, attention_page, save_attention_page};
+#[cfg(feature = "pictures")]
+pub(crate) use picture::{Group, Layered, Link, Node, Stroke};
 pub use ranking::{RankedCell, Ranking};
+#[cfg(feature = "pictures")]
+pub(crate) use save::{Format, save_as};
 pub use terminal::{ColorMode, PrintStyle, Printed, use_color};

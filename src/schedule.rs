@@ -2,6 +2,7 @@
 //! that end in a cache differ in [`End`] alone.
 
 mod hooks;
+mod memory;
 mod reads;
 mod run;
 
@@ -10,24 +11,25 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ndarray::{ArrayD, ArrayView1, Axis};
-use rayon::prelude::*;
 
 use hooks::LaneHooks;
+use memory::Bounds;
+pub(crate) use memory::{entry_bytes, spread};
 pub(crate) use reads::{reads, token_reads};
 pub(crate) use run::Chunk;
 
 use crate::cache::{ActivationCache, Selection};
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::hook::{Axes, HookPoint};
+use crate::error::Result;
+use crate::hook::{Axes, HookPoint, Site};
 use crate::intervention::Intervention;
 use crate::metric::Needs;
-use crate::model::cost::Cost;
+use crate::model::cost::{Cost, Hidden, Wanted};
 use crate::model::hooks::Sequence;
 use crate::model::lane::{Change, Columns, Lane};
 use crate::model::stage::Frozen;
-use crate::model::{Transformer, Visit};
-use crate::ops::{self, Thrift};
+use crate::model::{Footprint, Transformer, Visit};
+use crate::ops::Thrift;
 use crate::prompt::Prompts;
 
 /// The interventions of one run of the sweep.
@@ -56,8 +58,11 @@ pub(crate) struct Job<'j> {
     pub inherited: Vec<Intervention>,
     /// Halves of the blocks that are frozen to the base.
     pub frozen: Frozen,
+    pub hidden: Hidden,
     pub end: End,
-    /// Bound of the memory that a pass takes, in bytes.
+    /// Bytes that are held besides, which count too: what the base keeps.
+    pub held: u64,
+    /// Bound of the memory, in bytes.
     pub memory_limit: u64,
 }
 
@@ -71,7 +76,9 @@ impl<'j> Job<'j> {
             cells: vec![Cell::new()].into(),
             inherited: Vec::new(),
             frozen: Frozen::default(),
+            hidden: Hidden::InPlace,
             end: End::Cache(keep),
+            held: 0,
             memory_limit: u64::MAX,
         }
     }
@@ -91,7 +98,7 @@ impl<'j> Job<'j> {
         }
     }
 
-    fn lane(&self, cell: usize, prompt: usize, changes: Vec<Change>) -> Lane<'_> {
+    fn lane(&self, cell: &[Intervention], prompt: usize, changes: Vec<Change>) -> Lane<'_> {
         let tokens = &self.prompts[prompt].tokens;
         let base = self.base(prompt);
         let fresh = match base {
@@ -102,7 +109,7 @@ impl<'j> Job<'j> {
             End::Logits(needs) => {
                 let needs = &needs[prompt];
                 // Even an edit that gives the base's logits undoes what came before.
-                let hooks = self.hooks(&self.cells[cell], prompt);
+                let hooks = self.hooks(cell, prompt);
                 let edits_logits = hooks.at(HookPoint::Logits).next().is_some();
                 let columns = match &needs.tokens {
                     Some(tokens) if !edits_logits => Columns::Tokens(Arc::from(&tokens[..])),
@@ -139,44 +146,78 @@ impl<'j> Job<'j> {
 
     /// The lane of a cell and prompt; none where the run would have the base's bits.
     fn plan(&self, cell: usize, prompt: usize) -> Result<Option<Planned>> {
-        let config = self.model.config();
-        let hooks = self.hooks(&self.cells[cell], prompt);
         let changes = match self.base(prompt) {
-            Some(base) => changes(config, base, &hooks)?,
+            Some(base) => {
+                let hooks = self.hooks(&self.cells[cell], prompt);
+                changes(self.model.config(), base, &hooks)?
+            }
             None => Vec::new(),
         };
-        let lane = self.lane(cell, prompt, changes);
-        if lane.changes.is_empty() && lane.fresh.is_empty() {
-            return Ok(None);
-        }
-        let mut cost = lane.cost(config, &|at| hooks.footprint(at));
-        match &self.end {
-            End::Logits(_) if !cost.read => return Ok(None),
-            End::Logits(_) => {}
-            End::Cache(keep) => cost.bytes += kept_bytes(config, keep, lane.tokens.len()),
-        }
-        Ok(Some(Planned {
-            cell,
-            prompt,
-            changes: lane.changes,
-            cost,
-        }))
+        Ok(self.planned(cell, prompt, changes))
     }
 
-    /// Memory that a chunk takes whatever its lanes: what matrix products pack, on each thread,
-    /// copies of the unembedding's columns, and what passes leave for each other.
-    fn fixed_bytes(&self) -> u64 {
+    /// The lane of a cell and prompt that changes its base in these places, if it has to run.
+    fn planned(&self, cell: usize, prompt: usize, changes: Vec<Change>) -> Option<Planned> {
         let config = self.model.config();
-        let columns = match &self.end {
-            End::Logits(needs) => needs
-                .iter()
-                .filter_map(|n| n.tokens.as_ref().map(Vec::len))
-                .sum(),
-            End::Cache(_) => 0,
+        let hooks = self.hooks(&self.cells[cell], prompt);
+        let lane = self.lane(&self.cells[cell], prompt, changes);
+        if lane.changes.is_empty() && lane.fresh.is_empty() {
+            return None;
+        }
+        let recorded = |at| self.records_attention(at).then(Footprint::default);
+        let wanted = |at| hooks.footprint(at).or_else(|| recorded(at));
+        let cost = self.price(&lane, &wanted);
+        let kept = match &self.end {
+            End::Logits(_) if cost.read == 0 => return None,
+            End::Logits(_) => 0,
+            End::Cache(keep) => kept_bytes(config, keep, lane.tokens.len()),
         };
-        let inner = config.d_model.max(config.d_mlp);
-        let packing = ops::product_bytes(inner) * rayon::current_num_threads() as u64;
-        packing + 8 * (columns * config.d_model) as u64 + Thrift::kept_bytes(self.memory_limit)
+        Some(Planned {
+            cell,
+            prompt,
+            whole: cost.read == lane.outputs.len(),
+            changes: lane.changes,
+            cost,
+            kept,
+        })
+    }
+
+    /// What a lane costs, with memory as it may come from earlier runs.
+    fn price(&self, lane: &Lane<'_>, wanted: Wanted<'_>) -> Cost {
+        let cost = lane.cost(self.model.config(), self.hidden, wanted);
+        Cost {
+            bytes: Thrift::roomy_bytes(cost.bytes, self.memory_limit),
+            ..cost
+        }
+    }
+
+    /// Whether runs keep scores or patterns at a point, which are made whole for it.
+    fn records_attention(&self, at: HookPoint) -> bool {
+        let attention = matches!(at, HookPoint::Block(_, Site::AttnScores | Site::Pattern));
+        attention && matches!(&self.end, End::Cache(keep) if keep.points.contains(&at))
+    }
+
+    /// A lane per prompt that leaves the base as it is, and puts the rows that a metric reads
+    /// through the unembedding.
+    fn readout_lanes(&self) -> Vec<Planned> {
+        let plan = |prompt: usize| {
+            let mut lane = self.lane(&[], prompt, Vec::new());
+            // Nothing changes; naming the place makes the rows go through.
+            lane.changes.push(Change {
+                point: HookPoint::LnFinalNormalized,
+                rows: lane.outputs.clone(),
+                heads: Vec::new(),
+            });
+            Planned {
+                cell: 0,
+                prompt,
+                whole: true,
+                cost: self.price(&lane, &|_| None),
+                changes: lane.changes,
+                kept: 0,
+            }
+        };
+        (0..self.prompts.len()).map(plan).collect()
     }
 }
 
@@ -199,7 +240,11 @@ pub(crate) struct Planned {
     pub cell: usize,
     pub prompt: usize,
     pub changes: Vec<Change>,
+    /// Whether it computes every row of logits that is read.
+    pub whole: bool,
     pub cost: Cost,
+    /// Bytes of what is kept of its run.
+    pub kept: u64,
 }
 
 /// A job whose lanes are known, and cut into chunks that stay below the memory limit.
@@ -209,23 +254,31 @@ pub(crate) struct Schedule<'j> {
     /// Lanes in order of the place where they join.
     pub lanes: Vec<Planned>,
     pub chunks: Vec<Range<usize>>,
-    /// The largest chunk's bytes.
+    /// An upper bound of the memory taken at any one time, in bytes.
     pub peak: u64,
+    /// Bytes held besides while the base's logits are read: the list of lanes, and those logits that
+    /// lanes are read together with.
+    pub beside_readout: u64,
+    /// How many lanes of a chunk may be read at the same time.
+    pub readers: usize,
 }
 
 impl<'j> Schedule<'j> {
     /// Plans the job's lanes.
     ///
     /// # Errors
-    /// [`Error::MemoryLimit`] if not even one lane fits the memory limit.
+    /// [`MemoryLimit`](crate::Error::MemoryLimit) if not even one lane fits the memory limit.
     pub fn new(job: Job<'j>) -> Result<Self> {
         let prompts = job.prompts.len();
-        let mut lanes: Vec<Planned> = (0..job.cells.len() * prompts)
-            .into_par_iter()
-            .filter_map(|i| job.plan(i / prompts, i % prompts).transpose())
-            .collect::<Result<_>>()?;
+        let planning = job.planning()?;
+        let plan = |(): &mut (), i: usize| job.plan(i / prompts, i % prompts).transpose();
+        let lanes = spread(planning.workers, job.cells.len() * prompts, || (), plan);
+        let mut lanes: Vec<Planned> = lanes.into_iter().flatten().collect::<Result<_>>()?;
         lanes.sort_by_key(|lane| lane.changes.iter().map(|c| c.point).min());
-        Self::cut(job, lanes)
+        let bounds = job.bounds(&lanes)?;
+        let mut schedule = Self::cut(job, lanes, bounds);
+        schedule.peak = schedule.peak.max(planning.bytes);
+        Ok(schedule)
     }
 
     /// Plans one lane per prompt that leaves the base as it is, and puts the rows that a metric
@@ -234,33 +287,21 @@ impl<'j> Schedule<'j> {
     /// # Errors
     /// Same as [`Schedule::new`].
     pub fn readout(job: Job<'j>) -> Result<Self> {
-        let plan = |prompt: usize| {
-            let mut lane = job.lane(0, prompt, Vec::new());
-            // Nothing changes; naming the place makes the rows go through.
-            lane.changes.push(Change {
-                point: HookPoint::LnFinalNormalized,
-                rows: lane.outputs.clone(),
-                heads: Vec::new(),
-            });
-            Planned {
-                cell: 0,
-                prompt,
-                cost: lane.cost(job.model.config(), &|_| None),
-                changes: lane.changes,
-            }
-        };
-        let lanes = (0..job.prompts.len()).map(plan).collect();
-        Self::cut(job, lanes)
+        let lanes = job.readout_lanes();
+        let bounds = job.readout_bounds(&lanes)?;
+        Ok(Self::cut(job, lanes, bounds))
     }
 
-    fn cut(job: Job<'j>, lanes: Vec<Planned>) -> Result<Self> {
-        let (chunks, peak) = chunks(&lanes, job.fixed_bytes(), job.memory_limit)?;
-        Ok(Schedule {
+    fn cut(job: Job<'j>, lanes: Vec<Planned>, bounds: Bounds) -> Self {
+        let (chunks, peak) = chunks(&lanes, bounds.fixed, job.memory_limit);
+        Schedule {
             job,
             lanes,
             chunks,
-            peak,
-        })
+            peak: peak.max(bounds.readout),
+            beside_readout: bounds.beside_readout,
+            readers: bounds.readers,
+        }
     }
 }
 
@@ -341,30 +382,26 @@ fn same_bits(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> bool {
 /// Lanes of one chunk take up to this many bytes, or a single lane more. Larger chunks gain
 /// nothing: weights are a small part of what moves, and larger matrices come fresh from the
 /// system, page by page, each time.
-const CHUNK_BYTES: u64 = 1 << 27;
+const CHUNK_BYTES: u64 = 76 << 20;
 
-/// Cuts lanes into chunks that stay below the limit together with what is held throughout; also
-/// gives the largest chunk's bytes.
-fn chunks(lanes: &[Planned], fixed: u64, limit: u64) -> Result<(Vec<Range<usize>>, u64)> {
-    let largest = lanes.iter().map(|lane| lane.cost.bytes).max().unwrap_or(0);
-    if fixed + largest > limit {
-        let least = fixed + largest;
-        return Err(Error::MemoryLimit { limit, least });
-    }
-    let most = limit.min(fixed.saturating_add(CHUNK_BYTES));
+/// Cuts lanes, each of which fits, into chunks that stay below the limit together with what is held
+/// throughout; also returns the largest chunk's bytes.
+fn chunks(lanes: &[Planned], fixed: u64, limit: u64) -> (Vec<Range<usize>>, u64) {
     let mut chunks = Vec::new();
-    let (mut start, mut used, mut peak) = (0, fixed, 0);
+    let (mut start, mut used, mut kept, mut peak) = (0, fixed, 0, 0);
     for (i, lane) in lanes.iter().enumerate() {
         let bytes = lane.cost.bytes;
-        if i > start && used + bytes > most {
+        let large = (used - fixed) + bytes + kept + lane.kept > CHUNK_BYTES;
+        if i > start && (large || used + bytes > limit) {
             chunks.push(start..i);
-            (start, used) = (i, fixed);
+            (start, used, kept) = (i, fixed, 0);
         }
         used += bytes;
+        kept += lane.kept;
         peak = peak.max(used);
     }
     if start < lanes.len() {
         chunks.push(start..lanes.len());
     }
-    Ok((chunks, peak))
+    (chunks, peak)
 }

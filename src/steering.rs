@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint};
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
 use crate::limits::{Limits, batches, limits_methods};
-use crate::metric::Metric;
+use crate::metric::{Baseline, Metric};
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::prompt::{IntoPrompts, Prompt};
 use crate::report::{About, Absent, Axis, Labelled};
@@ -287,6 +287,10 @@ impl<'m> DoseResponse<'m> {
             (About::FULL_PASSES, result.plan.naive_multiply_adds),
         ];
         let unsteered = result.base.mean().unwrap_or(f32::NAN);
+        let base = Baseline {
+            name: "unsteered",
+            values: &result.base,
+        };
         About {
             title: "Steering: dose and response".to_string(),
             caption: format!(
@@ -299,6 +303,7 @@ impl<'m> DoseResponse<'m> {
             ),
             unit: metric.name().to_string(),
             baselines: [("unsteered".to_string(), unsteered)].into(),
+            notes: metric.notes(base, None),
             counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
             partial: result.partial,
             ..About::default()

@@ -33,6 +33,7 @@ use crate::error::Result;
 use crate::intervention::Interventions;
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
+use crate::model::cost::Hidden;
 use crate::model::lane::Lane;
 use crate::model::{BlockedRows, Run, Transformer};
 use crate::prompt::{IntoPrompts, Prompt, Prompts};
@@ -85,7 +86,9 @@ pub struct Plan {
     pub multiply_adds: u64,
     /// Multiply-adds of one full forward pass per cell and prompt.
     pub naive_multiply_adds: u64,
-    /// Upper bound of the memory that the lanes take, in bytes.
+    /// Upper bound of the memory taken at any one time, in bytes: by the base runs and what they
+    /// keep (unless [`Base::given`]), by planning, the lanes and the metric. What the caller's own
+    /// edits and metric hold, and what a closure allocates, is not among it.
     pub peak_bytes: u64,
 }
 
@@ -96,7 +99,8 @@ impl Plan {
         let (cells, prompts) = (job.cells.len(), job.prompts.len());
         let full = |prompt: &Prompt| {
             let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
-            lane.cost(job.model.config(), &|_| None).macs
+            lane.cost(job.model.config(), Hidden::InPlace, &|_| None)
+                .macs
         };
         let naive: u64 = job.prompts.iter().map(full).sum();
         Plan {
@@ -230,7 +234,7 @@ impl<'m> Sweep<'m> {
     /// for each intervention; [`Error::OutOfRange`](crate::Error::OutOfRange) for a metric that
     /// reads what is not there; [`Error::NotCached`](crate::Error::NotCached) if a given base
     /// lacks an activation; [`Error::MemoryLimit`](crate::Error::MemoryLimit) if not even one lane
-    /// fits the memory limit.
+    /// fits the memory limit beside what the base keeps.
     pub fn prepare<'s>(&'s self, cells: &'s [Cell], metric: &'s Metric) -> Result<Prepared<'s>> {
         Prepared::new(self, cells, metric)
     }

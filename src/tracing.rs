@@ -169,7 +169,7 @@ impl<'m> CausalTracing<'m> {
             positions: vec![fact.prompt.len() - 1],
             tokens: None,
         };
-        let logits = &base.readout(&[last])?.value[0];
+        let logits = &base.readout(&[last])?[0];
         let (answer, _) =
             logits
                 .iter()

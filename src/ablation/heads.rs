@@ -32,7 +32,7 @@ impl Ablation<'_> {
             self.replacement
         );
         let about = self.about("Heads knocked out one at a time", &what, metric);
-        Found::from(result).label(self.by_head(), about)
+        Found::from(result).label(self.by_head(), about, metric)
     }
 
     /// [`Each::HeadDirectly`](super::Each::HeadDirectly).
@@ -76,7 +76,7 @@ impl Ablation<'_> {
             self.replacement
         );
         let about = self.about("Direct effects of heads", &what, metric);
-        found.label(self.by_head(), about)
+        found.label(self.by_head(), about, metric)
     }
 
     fn by_head(&self) -> Vec<Axis> {

@@ -4,6 +4,7 @@ use ndarray::{Array1, Array2, ArrayD, Axis as Dim, Zip};
 
 use crate::effects::Measured;
 use crate::error::{Error, Result};
+use crate::metric::{Baseline, Metric};
 use crate::report::{About, Absent, Axis, Labelled, with_errors};
 use crate::statistics::mean;
 use crate::sweep::{Plan, SweepResult};
@@ -66,8 +67,13 @@ impl Found {
     }
 
     /// The result, with one cell per place of the axes.
-    pub fn label(self, axes: Vec<Axis>, mut about: About) -> Result<KnockOut> {
+    pub fn label(self, axes: Vec<Axis>, mut about: About, metric: &Metric) -> Result<KnockOut> {
         let whole = mean(self.clean.iter().copied());
+        let clean = Baseline {
+            name: "clean",
+            values: &self.clean,
+        };
+        about.notes = metric.notes(clean, None);
         about.baselines.insert("clean".to_string(), whole);
         let work = [
             (About::MULTIPLY_ADDS, self.multiply_adds),

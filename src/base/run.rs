@@ -2,10 +2,11 @@
 //! runs that depart from it.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 
 use super::{Base, Origin};
 use crate::cache::{ActivationCache, Selection};
@@ -13,22 +14,44 @@ use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Intervention;
 use crate::metric::Needs;
+use crate::model::cost::Hidden;
 use crate::model::stage::{Frozen, computes_again};
-use crate::prompt::Prompts;
-use crate::schedule::{Cell, End, Job, Schedule, reads, token_reads};
+use crate::prompt::{Prompt, Prompts};
+use crate::schedule::{Cell, End, Job, Schedule, entry_bytes, kept_bytes, reads, token_reads};
 
 /// Runs that depart from a base.
 pub(crate) struct Departure<'d> {
     pub cells: Cow<'d, [Cell]>,
     pub frozen: Frozen,
     pub end: End,
+    /// Bytes that are held besides the base.
+    pub held: u64,
     pub memory_limit: u64,
 }
 
-/// What was asked of a base, and the multiply-adds that it took.
+/// What was asked of a base, and what it took.
 pub(crate) struct Made<T> {
     pub value: T,
     pub multiply_adds: u64,
+    /// The most memory taken at any one time, what the base keeps among it, in bytes.
+    pub peak: u64,
+}
+
+/// The memory that a base may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Bytes held besides, which the base's own are not among.
+    pub held: u64,
+    /// The bound, in bytes.
+    pub limit: u64,
+}
+
+impl Room {
+    /// As much as it takes.
+    pub const FREE: Room = Room {
+        held: 0,
+        limit: u64::MAX,
+    };
 }
 
 impl<'m> Base<'m> {
@@ -45,27 +68,40 @@ impl<'m> Base<'m> {
         self.kept().expected.extend(points.iter());
     }
 
-    /// The logits of these runs that are needed, `[position, token]` per prompt.
-    pub(crate) fn readout(&self, needs: &[Needs]) -> Result<Made<Vec<Array2<f32>>>> {
+    /// Hands `each` the logits of these runs that are needed, `[position, token]`, by prompt.
+    /// Returns the multiply-adds.
+    pub(crate) fn read(
+        &self,
+        needs: &[Needs],
+        room: Room,
+        mut each: impl FnMut(usize, ArrayView2<'_, f32>),
+    ) -> Result<u64> {
         let last = Site::ResidPost.at(self.model().config().n_layers - 1);
-        let held = self.hold(&Selection::points([last]))?;
+        let held = self.hold_in(&Selection::points([last]), room)?;
         let job = Job {
             base: held.value,
             end: End::Logits(needs.to_vec()),
+            held: room.held + self.held_bytes(),
+            memory_limit: room.limit,
             ..Job::full(self.model(), self.prompts(), Selection::default())
         };
-        let mut logits = vec![Array2::default((0, 0)); needs.len()];
         let counted = Schedule::readout(job)?.run(|chunk| {
             for (lane, planned) in chunk.planned.iter().enumerate() {
-                logits[planned.prompt] = chunk.logits(lane);
+                each(planned.prompt, chunk.logits(lane));
             }
             ControlFlow::Continue(())
         });
         self.kept().multiply_adds += counted.multiply_adds;
-        Ok(Made {
-            value: logits,
-            multiply_adds: held.multiply_adds + counted.multiply_adds,
-        })
+        Ok(held.multiply_adds + counted.multiply_adds)
+    }
+
+    /// The logits of these runs that are needed, `[position, token]` per prompt.
+    pub(crate) fn readout(&self, needs: &[Needs]) -> Result<Vec<Array2<f32>>> {
+        let mut logits = vec![Array2::default((0, 0)); needs.len()];
+        self.read(needs, Room::FREE, |prompt, read| {
+            logits[prompt] = read.to_owned();
+        })?;
+        Ok(logits)
     }
 
     /// Plans runs of these prompts that depart from these runs.
@@ -96,18 +132,36 @@ impl<'m> Base<'m> {
             points.extend(keep.iter());
         }
         let inherited = self.inherited(&runs.cells)?;
-        let held = self.hold(&points)?;
-        let schedule = Schedule::new(Job {
+        let tokens_only = |p: &Prompt| ActivationCache::new(&p.tokens, Vec::new(), None);
+        let mut job = Job {
             model: self.model(),
             prompts: prompts.clone(),
-            base: held.value,
+            base: self.prompts().iter().map(tokens_only).collect(),
+            hidden: Hidden::of(runs.cells.iter().flatten().map(|i| i.target.point)),
             cells: runs.cells,
             inherited,
             frozen: runs.frozen,
             end: runs.end,
+            held: runs.held + self.bytes_with(&points),
             memory_limit: runs.memory_limit,
+        };
+        // An error before there is a base to plan with names what will do for everything.
+        let room = Room {
+            held: runs.held,
+            limit: runs.memory_limit,
+        };
+        let held = self.hold_in(&points, room).map_err(|error| match error {
+            Error::MemoryLimit { limit, least } => Error::MemoryLimit {
+                limit,
+                least: least.max(job.enough_bytes()),
+            },
+            other => other,
         })?;
+        job.base = held.value;
+        job.held = runs.held + self.held_bytes();
+        let schedule = Schedule::new(job)?;
         Ok(Made {
+            peak: held.peak.max(schedule.peak),
             value: schedule,
             multiply_adds: held.multiply_adds,
         })
@@ -143,40 +197,110 @@ impl<'m> Base<'m> {
         }
     }
 
+    /// Bytes that these runs keep, and those that they are lanes over: none for [`Base::given`]
+    /// caches, which are the caller's.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let others = match &self.0.origin {
+            Origin::Given | Origin::Full => 0,
+            Origin::Over(other, _) => other.held_bytes(),
+        };
+        others + self.kept_alone()
+    }
+
+    /// The same without those of other runs.
+    fn kept_alone(&self) -> u64 {
+        if matches!(self.0.origin, Origin::Given) {
+            return 0;
+        }
+        // Caches of one batch share their memory.
+        let kept = self.kept();
+        let entries = kept.caches.iter().flat_map(|cache| cache.entries.values());
+        let arrays: HashMap<_, usize> = entries
+            .clone()
+            .map(|entry| (Arc::as_ptr(&entry.data), entry.data.len()))
+            .collect();
+        let values: u64 = arrays.into_values().map(entry_bytes).sum();
+        values + entry_bytes(0) * entries.count() as u64
+    }
+
+    /// The bytes that these runs will keep at most once they hold some points.
+    fn bytes_with(&self, points: &Selection) -> u64 {
+        let others = match &self.0.origin {
+            Origin::Given => return 0,
+            Origin::Full => 0,
+            Origin::Over(other, interventions) => {
+                let places = interventions.iter().map(|i| i.target.point);
+                let mut reads = reads(self.model().config(), places, Frozen::default());
+                reads.extend(other.token_reads(self.prompts()));
+                reads.extend(self.wanted(points).iter());
+                other.bytes_with(&reads).saturating_sub(other.held_bytes())
+            }
+        };
+        let wanted = self.wanted(points);
+        let entries = wanted.iter().count() as u64;
+        let prompt = |prompt: &Prompt| {
+            let bytes = kept_bytes(self.model().config(), &wanted, prompt.len());
+            bytes + bytes / 2 + 2 * entry_bytes(0) * entries
+        };
+        self.held_bytes() + others + self.prompts().iter().map(prompt).sum::<u64>()
+    }
+
+    /// What a run for the sake of some points keeps: what is missing of them, and of what is
+    /// expected.
+    fn wanted(&self, points: &Selection) -> Selection {
+        let kept = self.kept();
+        let wanted = points.iter().chain(kept.expected.iter());
+        Selection::points(wanted.filter(|point| kept.lacks(*point)))
+    }
+
     /// The caches, with these points at least.
     pub(super) fn hold(&self, points: &Selection) -> Result<Made<Arc<[ActivationCache]>>> {
-        let (missing, wanted) = {
+        self.hold_in(points, Room::FREE)
+    }
+
+    /// The same within some room.
+    fn hold_in(&self, points: &Selection, room: Room) -> Result<Made<Arc<[ActivationCache]>>> {
+        let missing = {
             let kept = self.kept();
-            let missing = points.iter().find(|point| kept.lacks(*point));
-            let wanted = points.iter().chain(kept.expected.iter());
-            let wanted = Selection::points(wanted.filter(|point| kept.lacks(*point)));
-            (missing, wanted)
+            points.iter().find(|point| kept.lacks(*point))
         };
         // Not under the lock: a pass may take up other work, which may ask for the same base.
-        let multiply_adds = match missing {
-            Some(missing) => self.keep(missing, &wanted)?,
-            None => 0,
+        let made = match missing {
+            Some(missing) => self.keep(missing, &self.wanted(points), room)?,
+            None => Made {
+                value: (),
+                multiply_adds: 0,
+                peak: room.held + self.held_bytes(),
+            },
         };
         Ok(Made {
             value: Arc::clone(&self.kept().caches),
-            multiply_adds,
+            multiply_adds: made.multiply_adds,
+            peak: made.peak,
         })
     }
 
-    /// Runs the prompts, once more if they have run, and adds what is `wanted` to what is kept;
-    /// returns the multiply-adds.
-    fn keep(&self, missing: HookPoint, wanted: &Selection) -> Result<u64> {
+    /// Runs the prompts, once more if they have run, and adds what is `wanted` to what is kept.
+    fn keep(&self, missing: HookPoint, wanted: &Selection, room: Room) -> Result<Made<()>> {
+        let held = room.held + self.kept_alone();
         let (schedule, before) = match &self.0.origin {
             Origin::Given => {
                 let caches = Arc::clone(&self.kept().caches);
                 let mut caches = caches.iter();
-                return caches
-                    .try_for_each(|c| c.get(missing).map(|_| ()))
-                    .map(|()| 0);
+                caches.try_for_each(|c| c.get(missing).map(|_| ()))?;
+                return Ok(Made {
+                    value: (),
+                    multiply_adds: 0,
+                    peak: 0,
+                });
             }
             Origin::Full => {
-                let job = Job::full(self.model(), self.prompts(), wanted.clone());
-                (Schedule::new(job)?, 0)
+                let schedule = Schedule::new(Job {
+                    held,
+                    memory_limit: room.limit,
+                    ..Job::full(self.model(), self.prompts(), wanted.clone())
+                })?;
+                (schedule, 0)
             }
             Origin::Over(other, interventions) => {
                 let made = other.depart_as(
@@ -185,14 +309,16 @@ impl<'m> Base<'m> {
                         cells: vec![interventions.clone()].into(),
                         frozen: Frozen::default(),
                         end: End::Cache(wanted.clone()),
-                        memory_limit: u64::MAX,
+                        held,
+                        memory_limit: room.limit,
                     },
                 )?;
                 (made.value, made.multiply_adds)
             }
         };
+        let peak = schedule.peak;
         let mut found = vec![None; self.prompts().len()];
-        let own = schedule.record(|_, prompt, cache| found[prompt] = Some(cache));
+        let run = schedule.record(|_, prompt, cache| found[prompt] = Some(cache));
         // Runs that differ from the others in no bit are not made.
         let others = schedule.job.base;
         let same = |i: usize| match &others[..] {
@@ -200,7 +326,7 @@ impl<'m> Base<'m> {
             all => all[i].narrowed(wanted, i),
         };
         let mut kept = self.kept();
-        kept.multiply_adds += own;
+        kept.multiply_adds += run;
         let with_before = |(i, found): (usize, Option<ActivationCache>)| {
             let mut cache = found.unwrap_or_else(|| same(i));
             if let Some(before) = kept.caches.get(i) {
@@ -209,6 +335,10 @@ impl<'m> Base<'m> {
             cache
         };
         kept.caches = found.into_iter().enumerate().map(with_before).collect();
-        Ok(before + own)
+        Ok(Made {
+            value: (),
+            multiply_adds: before + run,
+            peak,
+        })
     }
 }

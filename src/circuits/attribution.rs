@@ -255,8 +255,8 @@ impl Terms<'_> {
 }
 
 /// What scores hold of a pair of so many tokens: the gradients of one run and their sum, the
-/// differences, and copies of the split inputs of one layer.
+/// differences, which products pack, and copies of the split inputs of one layer.
 fn kept_bytes(graph: Graph, n: usize) -> u64 {
-    let rows = 2 * graph.n_receivers() + graph.n_sources() + 8 * graph.n_heads();
+    let rows = 2 * graph.n_receivers() + 3 * graph.n_sources() + 8 * graph.n_heads();
     (4 * n * graph.d_model() * rows) as u64
 }

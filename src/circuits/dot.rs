@@ -21,12 +21,10 @@ impl EdgeSet {
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for scores of another graph.
     pub fn to_dot(&self, scores: Option<&EdgeScores>) -> Result<String> {
-        let lines = scores.map(|scores| self.widths(scores)).transpose()?;
+        let shares = scores.map(|scores| self.shares(scores)).transpose()?;
+        let lines = shares.map(|shares| shares.into_iter().map(width).collect::<Vec<_>>());
         let mut dot = String::from("digraph circuit {\n  rankdir=BT;\n  node [shape=box];\n");
-        let reads = |edge: Edge| [Some(edge.from), edge.to.source()].into_iter().flatten();
-        let mut nodes: Vec<Source> = self.edges().flat_map(reads).collect();
-        nodes.sort_by_key(|&node| self.graph().source_index(node));
-        nodes.dedup();
+        let nodes = self.ends();
         for layer in 0..self.graph().n_layers() {
             let heads = nodes.iter().filter(|node| {
                 node.component()
@@ -42,7 +40,7 @@ impl EdgeSet {
             let to = edge.to.source();
             let to = to.map_or_else(|| edge.to.to_string(), |node| node.to_string());
             let width = lines.as_ref().map_or("", |lines| &lines[i]);
-            let style = [label(edge.to), width].concat();
+            let style = label(edge.to) + width;
             line(
                 &mut dot,
                 &format!("\"{}\" -> \"{to}\" [{style}];", edge.from),
@@ -52,35 +50,52 @@ impl EdgeSet {
         Ok(dot)
     }
 
-    /// The width, and the dashes, of each edge's line.
-    fn widths(&self, scores: &EdgeScores) -> Result<Vec<String>> {
+    /// What its edges lead from and to, besides the logits, in graph order.
+    pub(super) fn ends(&self) -> Vec<Source> {
+        let reads = |edge: Edge| [Some(edge.from), edge.to.source()].into_iter().flatten();
+        let mut nodes: Vec<Source> = self.edges().flat_map(reads).collect();
+        nodes.sort_by_key(|&node| self.graph().source_index(node));
+        nodes.dedup();
+        nodes
+    }
+
+    /// The score of each edge over the largest one's size, in graph order; negative where the edge
+    /// works against the behaviour.
+    pub(super) fn shares(&self, scores: &EdgeScores) -> Result<Vec<f32>> {
         self.graph().expect_same(scores.graph())?;
         let scores = scores.clone().oriented(Orientation::UsefulIsPositive);
         let values: Result<Vec<f32>> = self.edges().map(|edge| scores.of(edge)).collect();
         let values = values?;
         let largest = values.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-        let width = |value: f32| {
-            let share = if largest > 0.0 {
-                value.abs() / largest
-            } else {
-                0.0
-            };
-            THINNEST.max(WIDEST * share)
-        };
-        let dashes = |value: f32| if value < 0.0 { ", style=dashed" } else { "" };
-        let lines = values
-            .iter()
-            .map(|&v| format!(", penwidth={:.2}{}", width(v), dashes(v)));
-        Ok(lines.collect())
+        let share = |value: f32| if largest > 0.0 { value / largest } else { 0.0 };
+        Ok(values.into_iter().map(share).collect())
     }
 }
 
-fn label(to: Receiver) -> &'static str {
+/// The width, and the dashes, of an edge's line.
+fn width(share: f32) -> String {
+    let dashes = if share < 0.0 { ", style=dashed" } else { "" };
+    let width = THINNEST.max(WIDEST * share.abs());
+    format!(", penwidth={width:.2}{dashes}")
+}
+
+/// Red, green and blue of an edge, by what reads it. From Okabe and Ito's colours, which the
+/// colour-blind can tell apart.
+pub(super) fn color(to: Receiver) -> [u8; 3] {
     match to {
-        Receiver::Head(_, Qkv::Q) => "label=q, color=\"#0072b2\"",
-        Receiver::Head(_, Qkv::K) => "label=k, color=\"#009e73\"",
-        Receiver::Head(_, Qkv::V) => "label=v, color=\"#d55e00\"",
-        Receiver::Mlp(_) | Receiver::Logits => "color=\"#555555\"",
+        Receiver::Head(_, Qkv::Q) => [0x00, 0x72, 0xb2],
+        Receiver::Head(_, Qkv::K) => [0x00, 0x9e, 0x73],
+        Receiver::Head(_, Qkv::V) => [0xd5, 0x5e, 0x00],
+        Receiver::Mlp(_) | Receiver::Logits => [0x55, 0x55, 0x55],
+    }
+}
+
+fn label(to: Receiver) -> String {
+    let [r, g, b] = color(to);
+    let color = format!("color=\"#{r:02x}{g:02x}{b:02x}\"");
+    match to {
+        Receiver::Head(_, read) => format!("label={read}, {color}"),
+        Receiver::Mlp(_) | Receiver::Logits => color,
     }
 }
 

@@ -136,6 +136,7 @@ impl Found {
             unit: name.to_string(),
             normalization: Normalization::Change,
             direction: Some(pairs.direction),
+            notes: pairs.notes(metric, &clean, &corrupted),
             partial: self.partial,
             baselines: baselines.map(|(name, v)| (name.to_string(), v)).into(),
             counts,

@@ -1,11 +1,15 @@
 //! What is left of a behaviour when only a circuit's edges carry it.
 
+mod curve;
 mod masked;
 
 use std::collections::BTreeMap;
 
+pub use curve::FaithfulnessCurve;
+
 use ndarray::{Array1, Array2};
 
+use super::edge::Source;
 use super::graph::Graph;
 use super::set::EdgeSet;
 use crate::base::Base;
@@ -16,7 +20,8 @@ use crate::hook::HookPoint;
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::{Run, Transformer};
-use crate::pairs::{Pairs, averaged};
+use crate::ops::Thrift;
+use crate::pairs::{Pairs, averaged, fixed_bytes};
 use crate::prompt::{IntoPrompts, Prompt};
 use crate::report::{About, Absent, Axis, Direction, Labelled};
 use crate::statistics;
@@ -150,6 +155,18 @@ impl<'m> CircuitEvaluation<'m> {
     /// [`Error::MemoryLimit`] if not even one run fits the memory limit; else same as
     /// [`Base::metric`].
     pub fn run(&self, circuits: &[EdgeSet], metric: &Metric) -> Result<EvaluatedCircuits> {
+        let label = |(i, circuit): (usize, &EdgeSet)| format!("{i}: {} edges", circuit.len());
+        let labels = circuits.iter().enumerate().map(label);
+        self.run_as(circuits, metric, Axis::new("circuit", labels))
+    }
+
+    /// The same, with labels for the circuits.
+    fn run_as(
+        &self,
+        circuits: &[EdgeSet],
+        metric: &Metric,
+        axis: Axis,
+    ) -> Result<EvaluatedCircuits> {
         if circuits.is_empty() {
             return Err(Error::invalid("circuits", "none", "at least one"));
         }
@@ -162,16 +179,16 @@ impl<'m> CircuitEvaluation<'m> {
             self.pairs.corrupted.metric(&metric)?,
         );
         let at_once = self.at_once()?;
+        let _thrift = Thrift::new(self.limits.memory);
         let mut values = Array2::from_elem((circuits.len(), self.pairs.len()), f32::NAN);
         let partial = self.fill(circuits, &metric, at_once, &mut values)?;
         let about = self.about(&metric, [&clean, &corrupted], circuits.len(), partial);
-        let label = |(i, circuit): (usize, &EdgeSet)| format!("{i}: {} edges", circuit.len());
         let reached = values.rows().into_iter().map(|row| {
             let missing = partial && row.iter().any(|value| value.is_nan());
             missing.then_some(Absent::NotRun)
         });
         let measured = Measured {
-            axes: vec![Axis::new("circuit", circuits.iter().enumerate().map(label))],
+            axes: vec![axis],
             absent: reached.collect(),
             values: values.clone(),
             base: corrupted.clone(),
@@ -196,7 +213,7 @@ impl<'m> CircuitEvaluation<'m> {
         let graph = self.graph();
         let total = values.len();
         let mut done = 0;
-        let written = graph.sources().map(|source| source.point());
+        let written = graph.sources().map(Source::point);
         let points: Vec<HookPoint> = Masked::reads(graph).chain(written).collect();
         let caches = self.pairs.corrupted.held(points)?;
         for (pair, prompt) in self.pairs.clean.prompts().iter().enumerate() {
@@ -230,8 +247,9 @@ impl<'m> CircuitEvaluation<'m> {
         let config = self.pairs.model().config();
         let lengths = self.pairs.clean.prompts().lengths();
         let longest = lengths.into_iter().max().unwrap_or(0);
-        let (shared, each) = (shared_bytes(config, longest), run_bytes(config, longest));
         let limit = self.limits.memory;
+        let shared = shared_bytes(config, longest) + fixed_bytes(config, limit);
+        let each = run_bytes(config, longest);
         if shared + each > limit {
             let least = shared + each;
             return Err(Error::MemoryLimit { limit, least });
@@ -279,5 +297,6 @@ fn run_bytes(config: &Config, n: usize) -> u64 {
     let (d, heads) = (config.d_model, config.n_heads);
     let rows = d * (Graph::new(config).n_sources() + 14 * heads + 20);
     let rest = 4 * config.d_mlp + 4 * heads * n + 3 * config.d_vocab;
-    (4 * n * (rows + rest)) as u64
+    // Matrices may have a quarter more memory than they need.
+    (5 * n * (rows + rest)) as u64
 }

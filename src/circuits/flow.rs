@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::ControlFlow;
 
 use ndarray::{Array2, ArrayView2};
 
+use super::edge::Source;
 use super::effects::means;
 use super::graph::Graph;
 use super::pairs::matrix;
@@ -14,7 +16,7 @@ use super::table::tabulate;
 use crate::base::Base;
 use crate::error::Result;
 use crate::hook::HookPoint;
-use crate::limits::{Limits, limits_methods};
+use crate::limits::Limits;
 use crate::model::Transformer;
 use crate::pairs::averaged;
 use crate::prompt::IntoPrompts;
@@ -93,7 +95,15 @@ impl<'m> InformationFlow<'m> {
         }
     }
 
-    limits_methods!('m);
+    /// Reports [`Progress`](crate::Progress) to an observer, which may end the study early.
+    #[must_use]
+    pub fn observe(
+        mut self,
+        observer: impl FnMut(&crate::Progress) -> ControlFlow<()> + Send + 'm,
+    ) -> Self {
+        self.limits.observe(observer);
+        self
+    }
 
     /// The scores of all edges.
     ///
@@ -102,7 +112,7 @@ impl<'m> InformationFlow<'m> {
     /// receivers read.
     pub fn run(&self) -> Result<FlowScores> {
         let (graph, prompts) = (Graph::new(self.base.model().config()), self.base.prompts());
-        let written = graph.sources().map(|source| source.point());
+        let written = graph.sources().map(Source::point);
         let read = graph.receivers().map(|to| to.stream(graph.n_layers()));
         let caches = self.base.held(written.chain(read))?;
         let mut per_prompt = Array2::from_elem((graph.n_edges(), prompts.len()), f32::NAN);

@@ -41,8 +41,6 @@ impl<'m> HeadReporter<'m> {
     /// # Errors
     /// [`Error::Prompt`] for prompts that are none.
     pub fn new(model: &'m Transformer, prompts: impl IntoPrompts) -> Result<Self> {
-        let mut limits = Limits::default();
-        limits.memory = 64 << 20;
         Ok(HeadReporter {
             model,
             prompts: prompts.into_prompts()?,
@@ -52,7 +50,7 @@ impl<'m> HeadReporter<'m> {
             replacement: Replacement::default(),
             thresholds: Thresholds::default(),
             partners: 3,
-            limits,
+            limits: Limits::default(),
         })
     }
 

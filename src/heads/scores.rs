@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::heads::patterns::AttentionPattern;
 use crate::hook::{HookPoint, Site};
 use crate::limits::Limits;
+use crate::model::cost::Hidden;
 use crate::model::lane::Lane;
 use crate::model::{Footprint, Hooks, KeepLogits, Run, RunShape, Transformer, Visit};
 use crate::prompt::{Prompt, Prompts};
@@ -87,7 +88,7 @@ fn batches_within<'p>(
     };
     let bytes = |prompt: &Prompt| {
         let lane = Lane::full(&prompt.tokens, Vec::new());
-        lane.cost(model.config(), &pattern).bytes
+        lane.cost(model.config(), Hidden::InPlace, &pattern).bytes
     };
     let mut batches = Vec::new();
     let (mut start, mut used) = (0, 0);

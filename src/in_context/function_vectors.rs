@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
 use crate::limits::{Limits, limits_methods};
-use crate::metric::probability;
+use crate::metric::{Baseline, probability};
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::ops::largest;
 use crate::prompt::IntoPrompts;
@@ -162,7 +162,12 @@ impl<'m> FunctionVectors<'m> {
         about: About,
     ) -> Result<FunctionEffects> {
         let sweep = Sweep::limited(&Base::new(self.model, prompts)?, self.limits.clone());
-        let found = sweep.run(cells, &probability(answers))?;
+        let metric = probability(answers);
+        let found = sweep.run(cells, &metric)?;
+        let base = Baseline {
+            name: "unchanged",
+            values: &found.base,
+        };
         let counts = [
             ("prompts", found.base.len() as u64),
             (About::MULTIPLY_ADDS, found.multiply_adds),
@@ -172,6 +177,7 @@ impl<'m> FunctionVectors<'m> {
             unit: "answer's probability".to_string(),
             baselines: [("without".to_string(), mean(found.base.iter().copied()))].into(),
             counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
+            notes: metric.notes(base, None),
             partial: found.partial,
             ..about
         };

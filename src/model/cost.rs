@@ -16,8 +16,8 @@ pub(crate) struct Cost {
     pub mlp_rows: u64,
     /// An upper bound of the memory that it takes at any one time, in bytes.
     pub bytes: u64,
-    /// Whether anything is computed whose logits are read.
-    pub read: bool,
+    /// Rows computed whose logits are read.
+    pub read: usize,
 }
 
 /// Which part of an activation hooks may change, or `None` if they do not want it.
@@ -25,7 +25,7 @@ pub(crate) type Wanted<'w> = &'w dyn Fn(HookPoint) -> Option<Footprint>;
 
 impl Lane<'_> {
     /// The cost of this lane with hooks at the places that `wanted` tells.
-    pub fn cost(&self, config: &Config, wanted: Wanted<'_>) -> Cost {
+    pub fn cost(&self, config: &Config, hidden: Hidden, wanted: Wanted<'_>) -> Cost {
         let all_heads: Positions = (0..config.n_heads).collect();
         let mut dirty = self.embed_rows();
         let mut cost = Cost::default();
@@ -37,7 +37,7 @@ impl Lane<'_> {
             let shown = shown_bytes(self.tokens.len(), layer, &rows, wanted);
             cost.bytes = cost
                 .bytes
-                .max(layer_bytes(config, &rows) + more.bytes + shown);
+                .max(self.layer_bytes(config, &rows, hidden) + more.bytes + shown);
             dirty = Positions::clone(&rows[Stage::ResidPost]);
         }
         let read = self.final_rows(&dirty).len();
@@ -46,12 +46,160 @@ impl Lane<'_> {
             Columns::Tokens(tokens) => tokens.len(),
         };
         cost.macs += (read * columns * config.d_model) as u64;
-        let logits = read * (2 * columns + 3 * config.d_model);
-        cost.bytes = cost.bytes.max(4 * logits as u64) + LANE_BYTES;
-        cost.read = read > 0;
+        // The residual stream, completed; its norm, shown to hooks; the rows of a group of lanes.
+        let mut logits = read * (columns + 5 * config.d_model);
+        if wanted(HookPoint::Logits).is_some() {
+            logits += read * columns;
+        }
+        cost.bytes = cost.bytes.max(matrix_bytes(logits)) + LANE_BYTES;
+        // References to its keys and values, or its base's.
+        cost.bytes += 32 * self.tokens.len() as u64;
+        cost.read = read;
         cost
     }
+
+    /// An upper bound of a lane's arrays in a layer: those of the step at which they are largest.
+    fn layer_bytes(&self, config: &Config, rows: &LayerRows, hidden: Hidden) -> u64 {
+        let count = |stages: &[Stage]| stages.iter().map(|s| rows[*s].len()).sum::<usize>();
+        let narrow = NARROW.iter().map(|step| config.d_model * count(step));
+        let wide = match hidden {
+            Hidden::InPlace => WIDE_IN_PLACE,
+            Hidden::Completed => WIDE,
+        };
+        let wide = wide
+            .iter()
+            .map(|step| config.d_mlp * count(step.hidden) + config.d_model * count(step.beside));
+        let most = narrow.chain(wide).max().unwrap_or(0);
+        let kept = [Stage::ResidPre, Stage::Z, Stage::ResidPost];
+        let longest = kept.iter().map(|stage| rows[*stage].len()).max();
+        let book = longest.unwrap_or(0) as u64 * (ROW_BYTES + 16 * config.n_heads as u64);
+        matrix_bytes(most) + book
+    }
 }
+
+/// Whether a chunk's lanes differ in the rows that their hidden layers have before and after the
+/// activation function, so that those of all lanes are copied on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hidden {
+    /// They do not: activated in place.
+    InPlace,
+    /// They may.
+    Completed,
+}
+
+impl Hidden {
+    /// Of lanes that edit these places.
+    pub fn of(places: impl IntoIterator<Item = HookPoint>) -> Self {
+        let inside = |at| matches!(at, HookPoint::Block(_, Site::MlpPre | Site::MlpPost));
+        if places.into_iter().any(inside) {
+            Hidden::Completed
+        } else {
+            Hidden::InPlace
+        }
+    }
+}
+
+/// Bytes of matrices of so many numbers in all, whose memory may be for a quarter more.
+fn matrix_bytes(floats: usize) -> u64 {
+    5 * floats as u64
+}
+
+/// The steps of a block, in order: the stages whose rows are in memory as matrices `[_, d_model]`
+/// at one time. One that is there twice is completed in a copy, or shown to hooks in one: if some
+/// lane of a chunk has other rows in the next stage, all lanes' rows are copied.
+const NARROW: &[&[Stage]] = &[
+    // The first LayerNorm: its input, the same as hooks see it, and its output.
+    &[Stage::ResidPre, Stage::AttnIn, Stage::Ln1],
+    &[Stage::ResidPre, Stage::Ln1, Stage::Ln1, Stage::Ln1],
+    // Queries, keys and values: each has its input's rows before it is completed.
+    &[
+        Stage::ResidPre,
+        Stage::Ln1,
+        Stage::Ln1OfQueries,
+        Stage::Ln1OfQueries,
+        Stage::Q,
+    ],
+    &[Stage::ResidPre, Stage::Ln1, Stage::Q, Stage::Ln1, Stage::K],
+    &[
+        Stage::ResidPre,
+        Stage::Ln1,
+        Stage::Q,
+        Stage::K,
+        Stage::Ln1,
+        Stage::V,
+    ],
+    // Attention, with queries of all its rows.
+    &[
+        Stage::ResidPre,
+        Stage::Q,
+        Stage::K,
+        Stage::V,
+        Stage::Pattern,
+    ],
+    &[
+        Stage::ResidPre,
+        Stage::Pattern,
+        Stage::K,
+        Stage::V,
+        Stage::Pattern,
+    ],
+    &[Stage::ResidPre, Stage::Pattern, Stage::Z],
+    // Its output and the sum.
+    &[Stage::ResidPre, Stage::Z, Stage::Z],
+    &[Stage::ResidPre, Stage::Z, Stage::AttnOut],
+    &[
+        Stage::ResidPre,
+        Stage::AttnOut,
+        Stage::AttnOut,
+        Stage::ResidMid,
+    ],
+    &[Stage::ResidMid, Stage::ResidMid, Stage::ResidMid],
+    // The second LayerNorm.
+    &[Stage::ResidMid, Stage::MlpIn, Stage::MlpIn, Stage::MlpIn],
+    // The MLP's output and the sum.
+    &[Stage::ResidMid, Stage::MlpPost, Stage::MlpOut],
+    &[
+        Stage::ResidMid,
+        Stage::MlpOut,
+        Stage::MlpOut,
+        Stage::ResidPost,
+    ],
+    &[Stage::ResidPost, Stage::ResidPost, Stage::ResidPost],
+];
+
+/// A step with matrices `[_, d_mlp]`, too.
+struct WideStep {
+    hidden: &'static [Stage],
+    beside: &'static [Stage],
+}
+
+/// The hidden layer from its product to the next one.
+const WIDE_IN_PLACE: &[WideStep] = &[
+    WideStep {
+        hidden: &[Stage::MlpIn],
+        beside: &[Stage::ResidMid, Stage::MlpIn],
+    },
+    WideStep {
+        hidden: &[Stage::MlpPost],
+        beside: &[Stage::ResidMid, Stage::MlpPost],
+    },
+];
+
+/// The same where it is completed before and after the activation function.
+const WIDE: &[WideStep] = &[
+    WideStep {
+        hidden: &[Stage::MlpIn, Stage::MlpPre],
+        beside: &[Stage::ResidMid],
+    },
+    WideStep {
+        hidden: &[Stage::MlpPre, Stage::MlpPost],
+        beside: &[Stage::ResidMid],
+    },
+    WideStep {
+        hidden: &[Stage::MlpPost],
+        beside: &[Stage::ResidMid, Stage::MlpPost],
+    },
+];
 
 /// Bookkeeping of one lane: its changes, row lists and tasks.
 const LANE_BYTES: u64 = 4096;
@@ -134,20 +282,4 @@ fn on_demand(config: &Config, layer: usize, rows: &LayerRows, wanted: Wanted<'_>
         macs: macs as u64,
         bytes: 4 * floats as u64,
     }
-}
-
-/// An upper bound of a lane's arrays in a layer: the larger one of its two halves.
-fn layer_bytes(config: &Config, rows: &LayerRows) -> u64 {
-    let floats = |stage: &Stage| {
-        let hidden = matches!(stage, Stage::MlpPre | Stage::MlpPost);
-        let width = if hidden { config.d_mlp } else { config.d_model };
-        rows[*stage].len() * stage.entry().arrays * width
-    };
-    let (attention, mlp) = Stage::ALL.split_at(Stage::ResidMid as usize);
-    let halves = [attention, mlp].map(|half| half.iter().map(floats).sum::<usize>());
-    let most = halves.into_iter().max().unwrap_or(0);
-    let kept = [Stage::ResidPre, Stage::Z, Stage::ResidPost];
-    let longest = kept.iter().map(|stage| rows[*stage].len()).max();
-    let book = longest.unwrap_or(0) as u64 * (ROW_BYTES + 16 * config.n_heads as u64);
-    4 * most as u64 + book
 }

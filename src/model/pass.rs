@@ -79,7 +79,7 @@ impl LaneLogits {
     ///
     /// # Panics
     /// If the pass has no such lane.
-    pub fn lane(&self, lane: usize) -> Array2<f32> {
+    pub fn lane(&self, lane: usize) -> ArrayView2<'_, f32> {
         let rows = self.rows.range(lane).len();
         let found = self
             .groups
@@ -87,13 +87,13 @@ impl LaneLogits {
             .find_map(|(lanes, data)| Some((lanes, data, lanes.binary_search(&lane).ok()?)));
         let Some((lanes, data, index)) = found else {
             assert_eq!(rows, 0, "lane {lane} has rows in no group");
-            return Array2::zeros((0, 0));
+            return ArrayView2::from_shape((0, 0), &[]).expect("no values are needed");
         };
         let before: usize = lanes[..index]
             .iter()
             .map(|l| self.rows.range(*l).len())
             .sum();
-        part(data.view(), 0, before..before + rows).to_owned()
+        part(data.view(), 0, before..before + rows)
     }
 }
 

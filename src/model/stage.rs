@@ -6,6 +6,10 @@
 //! reads ([`base_reads`]), what a frozen half leaves out, whether a path leads from one hook point
 //! to another ([`leads_to`]), and what a lane costs ([`cost`](super::cost)).
 
+mod reads;
+
+pub(crate) use reads::base_reads;
+
 use crate::hook::{HookPoint, Site};
 
 /// What a stage is computed from.
@@ -85,8 +89,6 @@ pub(crate) struct Entry {
     pub readers: Readers,
     /// The weights that its first input is multiplied with.
     pub weights: Option<Matrix>,
-    /// Matrices of its rows that are in memory at one time, at most.
-    pub arrays: usize,
 }
 
 /// What most stages have.
@@ -98,7 +100,6 @@ const STAGE: Entry = Entry {
     base: None,
     readers: Readers::OwnRow,
     weights: None,
-    arrays: 1,
 };
 
 /// Defines the stages and their table.
@@ -129,11 +130,11 @@ macro_rules! stages {
 stages! {
     /// The residual stream that enters the block.
     ResidPre {
-        sites: &[Site::ResidPre], base: Some(Site::ResidPre), readers: LaterRows, arrays: 0,
+        sites: &[Site::ResidPre], base: Some(Site::ResidPre), readers: LaterRows,
     }
     /// The same as attention reads it, with all rows at which a hook sees or edits a copy.
     AttnIn {
-        inputs: &[Same(Stage::ResidPre)], base: Some(Site::ResidPre), readers: LaterRows, arrays: 2,
+        inputs: &[Same(Stage::ResidPre)], base: Some(Site::ResidPre), readers: LaterRows,
         shows: &[
             Site::AttnIn, Site::QInput, Site::KInput, Site::VInput,
             Site::Ln1Scale, Site::Ln1Normalized,
@@ -142,42 +143,42 @@ stages! {
     /// The first LayerNorm.
     Ln1 {
         sites: &[Site::Ln1Scale, Site::Ln1Normalized],
-        inputs: &[Same(Stage::ResidPre)], cut: Some(Attention), readers: LaterRows, arrays: 2,
+        inputs: &[Same(Stage::ResidPre)], cut: Some(Attention), readers: LaterRows,
     }
     /// Its rows that queries are made of.
-    Ln1OfQueries { inputs: &[Same(Stage::Ln1)], arrays: 0 }
+    Ln1OfQueries { inputs: &[Same(Stage::Ln1)] }
     /// Queries.
     Q {
         sites: &[Site::AttnIn, Site::QInput, Site::Q],
         inputs: &[Same(Stage::Ln1OfQueries)], base: Some(Site::Q),
-        weights: Some(Square), arrays: 2,
+        weights: Some(Square),
     }
     /// Keys.
     K {
         sites: &[Site::AttnIn, Site::KInput, Site::K],
         inputs: &[Same(Stage::Ln1)], base: Some(Site::K), readers: LaterRows,
-        weights: Some(Square), arrays: 2,
+        weights: Some(Square),
     }
     /// Values.
     V {
         sites: &[Site::AttnIn, Site::VInput, Site::V],
         inputs: &[Same(Stage::Ln1)], base: Some(Site::V), readers: LaterRows,
-        weights: Some(Square), arrays: 2,
+        weights: Some(Square),
     }
     /// Destination rows whose attention is computed, for some heads or all.
     Pattern {
         sites: &[Site::AttnScores, Site::Pattern],
-        inputs: &[Same(Stage::Q), Earlier(Stage::K), Earlier(Stage::V)], arrays: 0,
+        inputs: &[Same(Stage::Q), Earlier(Stage::K), Earlier(Stage::V)],
     }
     /// The heads' weighted values.
     Z {
         sites: &[Site::Z, Site::Result],
-        inputs: &[Same(Stage::Pattern)], base: Some(Site::Z), arrays: 3,
+        inputs: &[Same(Stage::Pattern)], base: Some(Site::Z),
     }
     /// The attention's output.
     AttnOut {
         sites: &[Site::AttnOut],
-        inputs: &[Same(Stage::Z)], base: Some(Site::AttnOut), weights: Some(Square), arrays: 2,
+        inputs: &[Same(Stage::Z)], base: Some(Site::AttnOut), weights: Some(Square),
     }
     /// The residual stream after attention: a sum.
     ResidMid {
@@ -202,7 +203,7 @@ stages! {
     /// The MLP's output.
     MlpOut {
         sites: &[Site::MlpOut],
-        inputs: &[Same(Stage::MlpPost)], base: Some(Site::MlpOut), weights: Some(Hidden), arrays: 3,
+        inputs: &[Same(Stage::MlpPost)], base: Some(Site::MlpOut), weights: Some(Hidden),
     }
     /// The residual stream that leaves the block: a sum.
     ResidPost {
@@ -291,133 +292,6 @@ fn leads_within(from: impl Fn(Stage) -> bool, to: Site) -> bool {
             .iter()
             .any(|stage| upstream[*stage as usize] && from(*stage))
     })
-}
-
-/// The points of its base that a lane may read if it departs from it at a place, in any rows.
-///
-/// A stage reads its base where its rows can be more than its input's: where they are edited,
-/// where two streams are added of which one has fewer rows, and where attention spreads a change
-/// over later rows. Keys and values are read wherever attention is computed.
-///
-/// Of a lane with several places, each place's points together are enough: a row is there because
-/// of one of them.
-pub(crate) fn base_reads(place: HookPoint, n_layers: usize, frozen: Frozen) -> Vec<HookPoint> {
-    let (first, edited, mut entry) = match place {
-        HookPoint::Embed | HookPoint::PosEmbed => (0, None, Spread::Scattered),
-        HookPoint::Block(layer, site) => (layer, Some(site), Spread::Nothing),
-        _ => return Vec::new(),
-    };
-    let mut reads = Vec::new();
-    for layer in first..n_layers {
-        let flow = Flow::new(entry, edited.filter(|_| layer == first), frozen);
-        reads.extend(flow.reads(frozen).into_iter().map(|site| site.at(layer)));
-        entry = flow.spread(Stage::ResidPost);
-    }
-    reads
-}
-
-/// What is known of the rows of a stage without a lane at hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spread {
-    Nothing,
-    /// Any rows.
-    Scattered,
-    /// All rows from some position on: later rows see none that are not among them.
-    Closed,
-}
-
-/// The rows of each stage of a layer, as a union of sets that are known by name only.
-struct Flow {
-    entry: Spread,
-    edited: Option<Site>,
-    rows: [u8; Stage::COUNT],
-}
-
-impl Flow {
-    /// Rows that are dirty at the layer's entry.
-    const ENTRY: u8 = 1;
-    /// Rows edited in the layer.
-    const EDITED: u8 = 2;
-    /// All rows from the first on of which a key or value differs.
-    const LATER: u8 = 4;
-
-    fn new(entry: Spread, edited: Option<Site>, frozen: Frozen) -> Self {
-        let mut flow = Flow {
-            entry,
-            edited,
-            rows: [0; Stage::COUNT],
-        };
-        for stage in Stage::ALL {
-            flow.rows[*stage as usize] = flow.own(*stage) | flow.computed(*stage, frozen);
-        }
-        flow
-    }
-
-    /// The rows that a stage has whatever it is computed from.
-    fn own(&self, stage: Stage) -> u8 {
-        let Entry { sites, shows, .. } = stage.entry();
-        let edited = self
-            .edited
-            .is_some_and(|site| sites.contains(&site) || shows.contains(&site));
-        if edited { Self::EDITED } else { 0 }
-    }
-
-    /// The rows that a stage's inputs give it.
-    fn computed(&self, stage: Stage, frozen: Frozen) -> u8 {
-        if stage == Stage::ResidPre {
-            return if self.entry == Spread::Nothing {
-                0
-            } else {
-                Self::ENTRY
-            };
-        }
-        let from = |input: &Input| match input {
-            Input::Earlier(of) if self.spread(*of) == Spread::Scattered => Self::LATER,
-            input => self.rows[input.stage() as usize],
-        };
-        stage
-            .inputs(frozen)
-            .iter()
-            .map(from)
-            .fold(0, |all, rows| all | rows)
-    }
-
-    fn spread(&self, stage: Stage) -> Spread {
-        let rows = self.rows[stage as usize];
-        if rows == 0 {
-            Spread::Nothing
-        } else if rows & Self::LATER > 0 || (rows == Self::ENTRY && self.entry == Spread::Closed) {
-            Spread::Closed
-        } else {
-            Spread::Scattered
-        }
-    }
-
-    fn reads(&self, frozen: Frozen) -> Vec<Site> {
-        let mut reads = Vec::new();
-        for stage in Stage::ALL {
-            let computed = self.computed(*stage, frozen);
-            let own = self.own(*stage) & !computed > 0;
-            reads.extend(stage.entry().base.filter(|_| own));
-            // Without a base of its own, its own rows are computed from its inputs' bases.
-            let made = match stage.entry().base {
-                None => self.rows[*stage as usize],
-                Some(_) => computed,
-            };
-            for input in stage.inputs(frozen) {
-                let missing = match input {
-                    Input::Same(of) => made & !self.rows[*of as usize] > 0,
-                    Input::Earlier(_) => made > 0,
-                };
-                reads.extend(input.stage().entry().base.filter(|_| missing));
-            }
-        }
-        // Heads that are not computed.
-        let some_heads =
-            self.rows[Stage::Pattern as usize] > 0 && self.rows[Stage::Ln1 as usize] == 0;
-        reads.extend(Some(Site::Z).filter(|_| some_heads));
-        reads
-    }
 }
 
 #[cfg(test)]

@@ -100,6 +100,16 @@ impl Thrift {
         Thrift { tight }
     }
 
+    /// What matrices of so many bytes may take: memory that earlier runs have left may be for half
+    /// more, fresh memory for a quarter, which these have already.
+    pub fn roomy_bytes(bytes: u64, limit: u64) -> u64 {
+        if Self::kept_bytes(limit) == 0 {
+            bytes
+        } else {
+            bytes + bytes / 5
+        }
+    }
+
     /// Bytes that may be kept, to be counted as used.
     pub fn kept_bytes(limit: u64) -> u64 {
         if limit < 8 * MOST { 0 } else { MOST }

@@ -13,6 +13,7 @@ use crate::hook::HookPoint;
 use crate::intervention::{Edit, Intervention, Interventions, Target, Values};
 use crate::limits::Limits;
 use crate::metric::Metric;
+use crate::ops::{self, Thrift};
 use crate::report::Direction;
 
 /// As much as pairs that run at a time take, whatever the memory limit allows: more gains nothing.
@@ -41,6 +42,7 @@ pub(crate) struct GradientRuns<'r> {
     total: usize,
     done: usize,
     ended: bool,
+    _thrift: Thrift,
 }
 
 /// A metric of all pairs, read off some of them.
@@ -73,6 +75,7 @@ impl<'r> GradientRuns<'r> {
             total: per_pair * pairs.len(),
             done: 0,
             ended: false,
+            _thrift: Thrift::new(limits.memory),
         }
     }
 
@@ -100,16 +103,18 @@ impl<'r> GradientRuns<'r> {
         let config = self.pairs.model().config();
         let lengths = self.pairs.clean.prompts().lengths().into_iter();
         let bytes: Vec<u64> = lengths.map(|n| run_bytes(config, n) + kept(n)).collect();
-        let least = bytes.iter().copied().max().unwrap_or(0);
         let limit = self.limits.memory;
+        let fixed = fixed_bytes(config, limit);
+        let least = fixed + bytes.iter().copied().max().unwrap_or(0);
         if least > limit {
             return Err(Error::MemoryLimit { limit, least });
         }
+        let room = (limit - fixed).min(BATCH_BYTES);
         let mut batches: Vec<Range<usize>> = Vec::new();
         let mut used = 0;
         for (pair, bytes) in bytes.into_iter().enumerate() {
             match batches.last_mut() {
-                Some(batch) if used + bytes <= limit.min(BATCH_BYTES) => batch.end += 1,
+                Some(batch) if used + bytes <= room => batch.end += 1,
                 _ => {
                     batches.push(pair..pair + 1);
                     used = 0;
@@ -230,12 +235,20 @@ impl Pairs<'_> {
     }
 }
 
+/// Memory that runs take whatever their number: what products pack on each thread, and what passes
+/// leave for each other.
+pub(crate) fn fixed_bytes(config: &Config, limit: u64) -> u64 {
+    let packing = ops::product_bytes(config.d_mlp.max(config.d_model));
+    packing * rayon::current_num_threads() as u64 + Thrift::kept_bytes(limit)
+}
+
 /// A bound of the memory that a gradient run of a prompt of so many tokens takes, without its
 /// gradients.
 fn run_bytes(config: &Config, n: usize) -> u64 {
     let (d, heads) = (config.d_model, config.n_heads);
-    // What the backward pass reads of each layer, and the layer that is being computed.
+    // What the backward pass reads of each layer, and the layer that is being computed. Matrices
+    // may have a quarter more memory than they need.
     let tape = config.n_layers * (6 * d + config.d_mlp + 2 + heads * n);
     let working = 10 * d + 4 * config.d_mlp + 4 * heads * n + 4 * config.d_vocab;
-    (4 * n * (tape + working)) as u64
+    (5 * n * (tape + working)) as u64
 }

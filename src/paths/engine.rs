@@ -11,7 +11,7 @@ use super::nodes::{PathReceiver, PathSender};
 use super::{PathPatching, Sent, linear};
 use crate::base::Departure;
 use crate::cache::{ActivationCache, Selection};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hook::HookPoint;
 use crate::intervention::{Edit, Intervention};
 use crate::metric::Metric;
@@ -79,14 +79,15 @@ impl PathPatching<'_> {
     }
 
     /// Runs C of all cells.
-    fn save(&self, cells: &[Cell], ends: &Ends, memory_limit: u64) -> Result<RunsC> {
+    fn save(&self, cells: &[Cell], ends: &Ends) -> Result<RunsC> {
         let keep = Selection::points(ends.reads.iter().copied());
         let original = self.original.held(keep.iter())?;
         let schedule = self.original.depart(Departure {
             cells: Cow::Borrowed(cells),
             frozen: self.frozen(),
             end: End::Cache(keep),
-            memory_limit,
+            held: 0,
+            memory_limit: self.limits.memory,
         })?;
         // Runs that change nothing are not made: they are the original ones.
         let mut saved = vec![original.to_vec(); cells.len()];
@@ -99,22 +100,11 @@ impl PathPatching<'_> {
         })
     }
 
-    /// An error of runs beside which so many bytes are kept, in terms of the study's own limit.
-    fn beside(&self, kept: u64, error: Error) -> Error {
-        match error {
-            Error::MemoryLimit { least, .. } => Error::MemoryLimit {
-                limit: self.limits.memory,
-                least: least + kept,
-            },
-            other => other,
-        }
-    }
-
     /// The cell of run D for one set of senders.
     pub(super) fn receive(&self, senders: &[PathSender], ends: &Ends) -> Result<Cell> {
         self.expect(senders.iter(), ends)?;
         let cells = self.send([senders])?;
-        let made = self.save(&cells, ends, self.limits.memory)?;
+        let made = self.save(&cells, ends)?;
         ends.receive(&made.saved[0])
     }
 }
@@ -203,8 +193,7 @@ impl<'p, 'm> Runs<'p, 'm> {
         let group = (study.limits.memory / 4 / kept.max(1)).clamp(1, GROUP as u64);
         for group in run.chunks(group as usize) {
             let kept = kept * group.len() as u64;
-            let run = self.run_group(group, kept, &mut raw);
-            run.map_err(|error| study.beside(kept, error))?;
+            self.run_group(group, kept, &mut raw)?;
             let done = shape.0 - raw.open();
             let ended = study.limits.report(done, shape.0, "senders").is_break();
             if done < shape.0 && (ended || raw.partial) {
@@ -228,13 +217,14 @@ impl<'p, 'm> Runs<'p, 'm> {
         let study = self.study;
         let left = study.limits.memory.saturating_sub(kept);
         let sent = study.send(group.iter().map(|cell| &self.senders[*cell][..]))?;
-        let made = study.save(&sent, &self.ends, left)?;
+        let made = study.save(&sent, &self.ends)?;
         let received = made.saved.iter().map(|caches| self.ends.receive(caches));
         let received = received.collect::<Result<Vec<Cell>>>()?;
         let cells = raw.absent.len();
         let mut limits = study.limits.part(cells - raw.open(), cells, "senders");
         limits.memory = left;
-        let result = Sweep::limited(&study.original, limits).run(&received, self.metric)?;
+        let result = Sweep::limited(&study.original, limits).run(&received, self.metric);
+        let result = result.map_err(|error| error.beside(kept, study.limits.memory))?;
         raw.multiply_adds += made.multiply_adds + result.multiply_adds;
         raw.plan.add(&made.plan);
         raw.plan.add(&result.plan);

@@ -78,6 +78,10 @@ pub struct About {
     pub seed: Option<u64>,
     /// Versions of what computed the result; this crate's is there from the start.
     pub versions: BTreeMap<String, String>,
+    /// What to know before the numbers are read, such as that the baselines leave the metric no
+    /// room for an effect: clauses without a full stop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Whether the run ended before every cell was computed.
     pub partial: bool,
 }
@@ -97,6 +101,7 @@ impl Default for About {
             counts: BTreeMap::new(),
             seed: None,
             versions: BTreeMap::from([version.into()]),
+            notes: Vec::new(),
             partial: false,
         }
     }
@@ -134,6 +139,7 @@ impl About {
         if self.partial {
             facts.push("PARTIAL: the run ended before every cell was computed".to_string());
         }
+        facts.extend(self.notes.iter().map(|note| format!("note: {note}")));
         facts.extend(self.model.iter().map(|name| format!("model: {name}")));
         facts.extend(self.direction.map(|d| d.describe().to_string()));
         if self.normalization == Normalization::Normalized {

@@ -3,7 +3,7 @@
 use ndarray::ArrayViewD;
 
 /// Four significant digits; `NaN` for NaN.
-pub(super) fn number(value: f32) -> String {
+pub(crate) fn number(value: f32) -> String {
     let magnitude = value.abs();
     if value == 0.0 {
         "0".to_string()
@@ -31,7 +31,7 @@ pub(super) fn estimate(value: f32, std_error: Option<f32>) -> String {
 }
 
 /// A count, with commas; from a million on in words.
-pub(super) fn count(n: u64) -> String {
+pub(crate) fn count(n: u64) -> String {
     let words = [(1e12, "trillion"), (1e9, "billion"), (1e6, "million")];
     if let Some((unit, word)) = words.into_iter().find(|(unit, _)| n as f64 >= *unit) {
         return format!("{:.1} {word}", n as f64 / unit);

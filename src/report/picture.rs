@@ -2,15 +2,19 @@
 
 mod bars;
 mod heat_map;
+mod layered;
 mod panel;
 mod plot;
 mod png;
+mod route;
 mod svg;
 mod ticks;
 
 use super::about::About;
 use super::color::Rgb;
 use super::label::{sanitized, width, wrap};
+
+pub(crate) use layered::{Group, Layered, Link, Node};
 
 /// Font sizes, in pixels per em.
 const TITLE: i32 = 16;
@@ -44,6 +48,28 @@ impl Anchor {
     }
 }
 
+/// How a line is drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Stroke {
+    pub color: Rgb,
+    /// In pixels.
+    pub width: f32,
+    pub dashed: bool,
+}
+
+impl Stroke {
+    /// The lengths of a dash and of the gap after it.
+    fn dashes(self) -> Option<[f32; 2]> {
+        let length = 4.0 + 2.0 * self.width;
+        self.dashed.then_some([length, length - 1.0])
+    }
+
+    /// How wide a line is to the pointer, which hardly hits a thin one.
+    fn reach(self) -> f32 {
+        self.width.max(5.0)
+    }
+}
+
 /// What a picture is made of; positions in pixels from the upper left corner.
 #[derive(Clone, Debug)]
 enum Shape {
@@ -56,8 +82,9 @@ enum Shape {
     },
     Line {
         points: Vec<(i32, i32)>,
-        color: Rgb,
-        width: i32,
+        stroke: Stroke,
+        /// What an SVG's reader shows under the pointer.
+        title: Option<String>,
     },
     Text {
         at: (i32, i32),
@@ -105,10 +132,15 @@ impl Scene {
     }
 
     fn line(&mut self, points: Vec<(i32, i32)>, color: Rgb, width: i32) {
+        let stroke = Stroke {
+            color,
+            width: width as f32,
+            dashed: false,
+        };
         self.shapes.push(Shape::Line {
             points,
-            color,
-            width,
+            stroke,
+            title: None,
         });
     }
 
@@ -168,9 +200,16 @@ impl Scene {
 
     /// Title and caption at the top of the picture; returns where they end.
     fn head(&mut self, about: &About, spell: Spelling) -> i32 {
+        let y = self.headline(&about.title, &about.caption, spell);
         self.name = sanitized(&format!("{} ({})", about.title, about.unit_label()));
-        let y = self.paragraph(PAD, &spell(&about.title), (TITLE, BLACK));
-        self.paragraph(y, &spell(&about.caption), (TEXT, GREY)) + PAD
+        y
+    }
+
+    /// The same of a picture without unit.
+    fn headline(&mut self, title: &str, caption: &str, spell: Spelling) -> i32 {
+        self.name = sanitized(title);
+        let y = self.paragraph(PAD, &spell(title), (TITLE, BLACK));
+        self.paragraph(y, &spell(caption), (TEXT, GREY)) + PAD
     }
 
     /// The facts below everything else, from `y` on; ends the picture.

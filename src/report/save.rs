@@ -15,7 +15,7 @@ use crate::files::{parse_error, read_bytes, write_atomically};
 const MAX_JSON: u64 = 1 << 30;
 
 /// A format: its extension and its encoder.
-type Format<T> = (&'static str, fn(&T) -> Result<Vec<u8>>);
+pub(crate) type Format<T> = (&'static str, fn(&T) -> Result<Vec<u8>>);
 
 const FORMATS: &[Format<Labelled>] = &[
     #[cfg(feature = "pictures")]
@@ -146,7 +146,7 @@ fn harmless(label: &str) -> String {
 }
 
 /// Encodes with the format of the path's extension, then writes.
-pub(super) fn save_as<T>(of: &T, formats: &[Format<T>], path: &Path) -> Result<()> {
+pub(crate) fn save_as<T>(of: &T, formats: &[Format<T>], path: &Path) -> Result<()> {
     let extension = path
         .extension()
         .and_then(|e| e.to_str())

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView2, Axis, CowArray};
 
 use super::hooks::ChunkHooks;
 use super::{Cell, End, Planned, Schedule};
@@ -49,27 +49,45 @@ pub(crate) struct Chunk<'c> {
 
 impl Chunk<'_> {
     /// A lane's logits, in the rows that it changed.
-    pub fn logits(&self, lane: usize) -> Array2<f32> {
+    pub fn logits(&self, lane: usize) -> ArrayView2<'_, f32> {
         self.logits.lane(lane)
     }
 
-    /// Puts the rows of logits that a lane changed into those of its base,
-    /// `[position, token]` as `needs` has them.
-    pub fn overlay(&self, lane: usize, needs: &Needs, logits: &mut Array2<f32>) {
+    /// Hands a lane's logits to `read`, `[position, token]` as `needs` has them: rows that it did
+    /// not change are those of its base, put together in `memory`.
+    pub fn read<T>(
+        &self,
+        lane: usize,
+        needs: &Needs,
+        base: ArrayView2<'_, f32>,
+        memory: &mut Array2<f32>,
+        read: impl FnOnce(ArrayView2<'_, f32>) -> T,
+    ) -> T {
         let Lane {
             columns, outputs, ..
         } = &self.lanes[lane];
-        let mut own = self.logits(lane);
+        let mut own = CowArray::from(self.logits(lane));
         if let (Columns::All, Some(tokens)) = (columns, &needs.tokens) {
             let columns: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
-            own = own.select(Axis(1), &columns);
+            own = own.select(Axis(1), &columns).into();
+        }
+        if self.planned[lane].whole {
+            return read(own.view());
+        }
+        if memory.dim() == base.dim() {
+            memory.assign(&base);
+        } else {
+            // The old memory goes before the new one comes.
+            *memory = Array2::default((0, 0));
+            *memory = base.to_owned();
         }
         let positions = self.logits.rows.positions(lane);
         for (position, row) in positions.iter().zip(own.rows()) {
             if let Ok(at) = outputs.binary_search(position) {
-                logits.row_mut(at).assign(&row);
+                memory.row_mut(at).assign(&row);
             }
         }
+        read(memory.view())
     }
 }
 
@@ -99,7 +117,7 @@ impl Schedule<'_> {
         let planned = &self.lanes[range];
         let lanes: Vec<Lane<'_>> = planned
             .iter()
-            .map(|p| job.lane(p.cell, p.prompt, p.changes.clone()))
+            .map(|p| job.lane(&job.cells[p.cell], p.prompt, p.changes.clone()))
             .collect();
         let hooks = planned.iter().map(|p| job.hooks(&cells[p.cell], p.prompt));
         let mut hooks = ChunkHooks {

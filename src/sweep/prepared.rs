@@ -4,14 +4,13 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use ndarray::{Array1, Array2};
-use rayon::prelude::*;
 
 use super::{Plan, Sweep, SweepResult};
-use crate::base::Departure;
+use crate::base::{Departure, Room};
 use crate::error::Result;
 use crate::metric::{Metric, Needs};
 use crate::model::stage::Frozen;
-use crate::schedule::{Cell, Chunk, End, Schedule};
+use crate::schedule::{Cell, Chunk, End, Schedule, spread};
 
 /// A sweep whose base has run and whose lanes are known.
 #[derive(Debug)]
@@ -19,7 +18,9 @@ pub struct Prepared<'s> {
     sweep: &'s Sweep<'s>,
     metric: &'s Metric,
     needs: Vec<Needs>,
-    /// What the metric reads of the base runs.
+    /// The metric of the base runs.
+    base: Array1<f32>,
+    /// What the metric reads of the base runs, of prompts that some lane reads in part only.
     readouts: Vec<Array2<f32>>,
     schedule: Schedule<'s>,
     base_multiply_adds: u64,
@@ -33,17 +34,37 @@ impl<'s> Prepared<'s> {
             cells: Cow::Borrowed(cells),
             frozen: Frozen::default(),
             end: End::Logits(needs.clone()),
+            held: 0,
             memory_limit: sweep.limits.memory,
         })?;
-        let readout = sweep.base.readout(&needs)?;
+        let schedule = made.value;
+        let mut base = Array1::zeros(needs.len());
+        let mut readouts = vec![Array2::default((0, 0)); needs.len()];
+        let mut partial = vec![false; needs.len()];
+        for lane in schedule.lanes.iter().filter(|lane| !lane.whole) {
+            partial[lane.prompt] = true;
+        }
+        let room = Room {
+            held: schedule.beside_readout,
+            limit: sweep.limits.memory,
+        };
+        let read = sweep.base.read(&needs, room, |prompt, logits| {
+            base[prompt] = metric.read(prompt, logits);
+            if partial[prompt] {
+                readouts[prompt] = logits.to_owned();
+            }
+        })?;
+        let mut plan = Plan::of(&schedule);
+        plan.peak_bytes = plan.peak_bytes.max(made.peak);
         Ok(Prepared {
-            plan: Plan::of(&made.value),
+            plan,
             sweep,
             metric,
             needs,
-            readouts: readout.value,
-            schedule: made.value,
-            base_multiply_adds: made.multiply_adds + readout.multiply_adds,
+            base,
+            readouts,
+            schedule,
+            base_multiply_adds: made.multiply_adds + read,
         })
     }
 
@@ -62,10 +83,7 @@ impl<'s> Prepared<'s> {
     /// Runs all cells; an observer hears after each chunk how many are done on every prompt.
     pub fn run(&self) -> SweepResult {
         let cells = self.plan.cells;
-        let readouts = self.readouts.iter().enumerate();
-        let base: Array1<f32> = readouts
-            .map(|(prompt, logits)| self.metric.read(prompt, logits.view()))
-            .collect();
+        let base = &self.base;
         let mut values = Array2::from_shape_fn((cells, base.len()), |(_, p)| base[p]);
         let mut open = vec![0_usize; cells];
         for lane in &self.schedule.lanes {
@@ -85,7 +103,7 @@ impl<'s> Prepared<'s> {
         SweepResult {
             values,
             finished: open.iter().map(|left| *left == 0).collect(),
-            base,
+            base: base.clone(),
             plan: self.plan.clone(),
             multiply_adds: counted.multiply_adds,
             rows: counted.rows,
@@ -97,12 +115,19 @@ impl<'s> Prepared<'s> {
 
     /// The metric of each lane of a chunk.
     fn read(&self, chunk: &Chunk<'_>) -> Vec<f32> {
-        let read = |lane: usize| {
+        let read = |memory: &mut Array2<f32>, lane: usize| {
             let prompt = chunk.planned[lane].prompt;
-            let mut logits = self.readouts[prompt].clone();
-            chunk.overlay(lane, &self.needs[prompt], &mut logits);
-            self.metric.read(prompt, logits.view())
+            let (needs, base) = (&self.needs[prompt], self.readouts[prompt].view());
+            chunk.read(lane, needs, base, memory, |logits| {
+                self.metric.read(prompt, logits)
+            })
         };
-        (0..chunk.planned.len()).into_par_iter().map(read).collect()
+        let lanes = chunk.planned.len();
+        spread(
+            self.schedule.readers,
+            lanes,
+            || Array2::default((0, 0)),
+            read,
+        )
     }
 }

@@ -19,4 +19,5 @@ mod objectives;
 mod op_shapes;
 mod places;
 mod processing;
+mod rows;
 mod sweep;

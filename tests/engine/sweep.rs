@@ -248,11 +248,14 @@ fn chunks_and_threads_do_not_show() {
     let mut cells: Vec<Cell> = Vec::new();
     for point in HookPoint::all(3) {
         for position in 0..3 {
-            let edit = Edit::patch(&donors, point).unwrap();
-            cells.push(vec![Intervention::new(
-                Target::new(point).at_positions(position),
-                edit,
-            )]);
+            for edit in [
+                Edit::patch(&donors, point).unwrap(),
+                Edit::Zero,
+                Edit::Scale(1.5),
+            ] {
+                let target = Target::new(point).at_positions(position);
+                cells.push(vec![Intervention::new(target, edit)]);
+            }
         }
     }
     let metric = logit_diff(3, 5);

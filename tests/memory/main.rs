@@ -3,8 +3,10 @@
 #[path = "../checkpoint_files/mod.rs"]
 mod checkpoint_files;
 
+mod circuit_memory;
 mod head_memory;
 mod load_memory;
+mod phases;
 mod sweep_memory;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

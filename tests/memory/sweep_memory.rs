@@ -1,7 +1,9 @@
 //! The memory of a sweep stays under its stated bound, on GPT-2 small's widths with 4 layers.
 
+use crate::phases::{Measured, measure};
 use crate::{ALLOCATOR, alone};
-use patchlens::sweep::Prepared;
+use patchlens::metric::probability;
+use patchlens::sweep::{Cell, Prepared};
 use patchlens::{
     Base, Config, Edit, Grid, Intervention, Prompt, Prompts, Run, Selection, Site, Sweep, Target,
     Transformer, logit_diff,
@@ -69,6 +71,55 @@ fn peak_memory_stays_under_the_limit() {
         assert!(peaks[0] < peaks[2], "a tighter limit uses less: {peaks:?}");
     }
     on_demand(&model);
+}
+
+/// Grids of patches on GPT-2 small's widths, from the run of the base on: the bound is no more than
+/// twice what is used.
+#[test]
+fn t3_planned_is_at_most_twice_what_ordinary_sweeps_use() {
+    let _alone = alone();
+    let config = Config {
+        n_layers: 5,
+        ..Config::gpt2()
+    };
+    let model = Transformer::random(config, 1).unwrap();
+    let tokens = |salt: u32| {
+        let prompt = move |i: u32| {
+            (0..15)
+                .map(|p| (p * 3100 + i * 700 + salt) % 50_257)
+                .collect()
+        };
+        (0..4).map(prompt).collect::<Vec<Vec<u32>>>()
+    };
+    let (clean, corrupted) = (Prompts::new(tokens(0)), Prompts::new(tokens(5)));
+    let (clean, corrupted) = (clean.unwrap(), corrupted.unwrap());
+    for grid in [
+        Grid::Positions(Site::ResidPre),
+        Grid::Positions(Site::MlpOut),
+        Grid::Heads(Site::Z),
+        Grid::Heads(Site::Pattern),
+    ] {
+        let targets = grid.targets(model.config(), 15);
+        let run = Run {
+            cache: Some(&Selection::points(targets.iter().map(|t| t.point))),
+            ..Run::default()
+        };
+        let donors = model.run(&clean, (), &run).unwrap().caches;
+        let patch = |t: Target| {
+            let edit = Edit::patch(&donors, t.point).unwrap();
+            vec![Intervention::new(t, edit)]
+        };
+        let cells: Vec<Cell> = targets.into_iter().map(patch).collect();
+        for metric in [logit_diff(1, 2), probability(&[1])] {
+            for limit in [256 << 20, 1 << 30] {
+                let found = measure(&model, &corrupted, &cells, &metric, limit).unwrap();
+                let Measured { planned, used } = found;
+                let ratio = planned as f64 / used as f64;
+                println!("{grid:?}, {metric:?}: limit {limit}, {planned} / {used} = {ratio:.2}");
+                assert!((1.0..=2.0).contains(&ratio), "{grid:?}: {planned}, {used}");
+            }
+        }
+    }
 }
 
 /// The most bytes that a run takes at any one time.

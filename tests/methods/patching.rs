@@ -5,7 +5,10 @@ use ndarray::{ArrayD, Axis};
 use patchlens::metric::{kl_divergence, log_probability, probability, rank};
 use patchlens::patching::ActivationPatching;
 use patchlens::report::Direction;
-use patchlens::{Grid, Metric, Prompt, Prompts, Site, activation_patching, logit_diff};
+use patchlens::{
+    Grid, Labelled, Metric, Prompt, Prompts, Site, Tokenizer, Transformer, activation_patching,
+    logit_diff,
+};
 
 /// TransformerLens's function, our grid, and the axis of positions that TL orders differently.
 const SWEEPS: [(&str, Grid); 18] = [
@@ -268,5 +271,47 @@ fn every_metric_runs_and_agrees_with_its_definition() {
             let close = (f64::from(*found) - expected).abs() <= 1e-5 * expected.abs().max(0.1);
             assert!(close, "{}: {found} and {expected}", metric.name());
         }
+    }
+}
+
+/// On the shipped model logit differences are about ±17: a probability hardly moves whatever head
+/// is patched, and the result says why; so do baselines that are as good as the same.
+#[test]
+fn n12_a_result_without_room_says_so() {
+    let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+    let prompt = |giver: &str| {
+        let text = format!("When Mary and John went to the store, {giver} gave a drink to");
+        tokenizer.encode(&text).unwrap()
+    };
+    let (clean, corrupted) = (prompt("John"), prompt("Mary"));
+    let [mary, john] = [" Mary", " John"].map(|name| tokenizer.token(name).unwrap());
+    let heads = Grid::Heads(Site::Z);
+    let run = |corrupted: &Prompt, metric: &Metric| {
+        activation_patching(&model, &clean, corrupted, heads, metric).unwrap()
+    };
+
+    let found = run(&corrupted, &probability(&[mary]));
+    let largest = found
+        .effect
+        .values()
+        .fold(0.0_f32, |max, v| max.max(v.abs()));
+    assert!(largest < 1e-4, "{largest}");
+    let note = "the probability of the corrupted run lies within 0.0001 of an end of its scale, \
+                where changes of the logits hardly show; a logit difference or a log-probability \
+                shows them";
+    for of in [&found.effect, found.raw(), &found.normalized().unwrap()] {
+        assert_eq!(of.about.notes, [note]);
+        let words: Vec<String> = [of.to_string(), format!("note: {note}")]
+            .map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "))
+            .into();
+        assert!(words[0].contains(&words[1]), "{}", words[0]);
+        let again: Labelled = serde_json::from_str(&of.to_json().unwrap()).unwrap();
+        assert_eq!(again.about, of.about);
+    }
+
+    for metric in [logit_diff(mary, john), log_probability(&[mary])] {
+        assert!(run(&corrupted, &metric).effect.about.notes.is_empty());
+        let same = run(&clean, &metric).effect.about.notes;
+        assert!(same[0].contains("leaves no room for an effect"), "{same:?}");
     }
 }

@@ -1,5 +1,7 @@
-//! Labelled results: construction, printing, ranking, files, pages and pictures.
+//! Labelled results: construction, printing, ranking, files, pages and pictures; drawings of circuits.
 
+#[cfg(feature = "pictures")]
+mod circuits;
 mod curves;
 mod files;
 #[cfg(all(feature = "pictures", feature = "mini"))]

@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayD, IxDyn, array};
 use patchlens::report::{About, Axis, Labelled, Palette};
 
-use crate::svg::{Text, check_inside, texts};
+use crate::svg::{Text, check_apart, check_inside, decode, texts};
 
 fn tokens(n: usize) -> Vec<String> {
     let words = [
@@ -148,28 +148,10 @@ fn cells_show_their_texts_where_there_is_room() {
     assert_eq!([count(&found, "one"), count(&found, "two")], [0, 1]);
 }
 
-/// Texts may touch, but a third of a character's height may not be shared.
 #[test]
 fn texts_do_not_overlap() {
     for (name, table) in gallery() {
-        let texts = check_inside(name, &table.to_svg().unwrap());
-        let shown: Vec<&Text> = texts.iter().filter(|t| !t.text.is_empty()).collect();
-        for (i, a) in shown.iter().enumerate() {
-            for b in &shown[i + 1..] {
-                let slack = 0.2 * a.size.min(b.size);
-                let apart = |k: usize| {
-                    a.bounds[k + 2] <= b.bounds[k] + slack || b.bounds[k + 2] <= a.bounds[k] + slack
-                };
-                assert!(
-                    apart(0) || apart(1),
-                    "{name}: `{}` {:?} and `{}` {:?}",
-                    a.text,
-                    a.bounds,
-                    b.text,
-                    b.bounds
-                );
-            }
-        }
+        check_apart(name, &table.to_svg().unwrap());
     }
 }
 
@@ -280,15 +262,6 @@ fn colors_are_centred_at_zero() {
         sequential,
         make([0.1, 0.2, 0.3, 0.4, 0.5], Palette::Diverging)
     );
-}
-
-/// Width, height and the pixels, three bytes each.
-fn decode(png: &[u8]) -> (usize, usize, Vec<u8>) {
-    let decoder = png::Decoder::new(std::io::Cursor::new(png));
-    let mut reader = decoder.read_info().unwrap();
-    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-    let info = reader.next_frame(&mut pixels).unwrap();
-    (info.width as usize, info.height as usize, pixels)
 }
 
 #[test]

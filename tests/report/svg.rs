@@ -1,4 +1,4 @@
-//! Reads the texts of SVG pictures.
+//! Reads SVG and PNG pictures.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -77,4 +77,35 @@ pub fn check_inside(name: &str, svg: &str) -> Vec<Text> {
         );
     }
     texts
+}
+
+/// Texts may touch, but a third of a character's height may not be shared.
+pub fn check_apart(name: &str, svg: &str) {
+    let texts = check_inside(name, svg);
+    let shown: Vec<&Text> = texts.iter().filter(|t| !t.text.is_empty()).collect();
+    for (i, a) in shown.iter().enumerate() {
+        for b in &shown[i + 1..] {
+            let slack = 0.2 * a.size.min(b.size);
+            let apart = |k: usize| {
+                a.bounds[k + 2] <= b.bounds[k] + slack || b.bounds[k + 2] <= a.bounds[k] + slack
+            };
+            assert!(
+                apart(0) || apart(1),
+                "{name}: `{}` {:?} and `{}` {:?}",
+                a.text,
+                a.bounds,
+                b.text,
+                b.bounds
+            );
+        }
+    }
+}
+
+/// Width, height and the pixels, three bytes each.
+pub fn decode(png: &[u8]) -> (usize, usize, Vec<u8>) {
+    let decoder = png::Decoder::new(std::io::Cursor::new(png));
+    let mut reader = decoder.read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    (info.width as usize, info.height as usize, pixels)
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use ndarray::Array2;
 use patchlens::circuits::{
     Approximation, CircuitEvaluation, EdgeAttribution, EdgeEffects, EdgeScores, EdgeSet,
-    EvaluatedCircuits, ExactEdges, Graph, Ranking, ScoredCircuit, Steps,
+    ExactEdges, FaithfulnessCurve, Ranking, ScoredCircuit, Steps,
 };
 use patchlens::report::{About, Axis, Labelled};
 use patchlens::tasks::Corruption;
@@ -104,6 +104,7 @@ impl Circuits {
         let curve = pairs.curve(&scores)?;
         output.say(curve.curves()?)?;
         output.keep("faithfulness", &curve)?;
+        output.say(pairs.areas(&scores)?)?;
         output.say(pairs.smallest(&scores[0].1, self.carries)?)?;
         interrupt::check()
     }
@@ -162,37 +163,34 @@ impl Study<'_> {
         Ok(study.run(method, self.metric)?)
     }
 
-    fn evaluate(&self, circuits: &[EdgeSet], what: &str) -> Result<EvaluatedCircuits> {
-        let study = CircuitEvaluation::over(self.runs[0], self.runs[1])?
+    fn evaluation(&self, what: &str) -> Result<CircuitEvaluation<'_>> {
+        Ok(CircuitEvaluation::over(self.runs[0], self.runs[1])?
             .memory_limit(self.session.memory)
-            .observe(self.session.progress.observer(what));
-        Ok(study.run(circuits, self.metric)?)
+            .observe(self.session.progress.observer(what)))
     }
 
-    /// The share of the behaviour by method and number of edges.
+    /// The share of the behaviour by method and share of the edges.
     fn curve(&self, scores: &[(&'static str, EdgeScores)]) -> Result<Labelled> {
-        let sizes = sizes(scores[0].1.graph());
-        let mut values = Array2::zeros((scores.len(), sizes.len()));
+        let mut values = Array2::zeros((scores.len(), SHARES.len()));
         let mut errors = values.clone();
+        let mut axes = Vec::new();
         let mut about = About::default();
         for (i, (name, scores)) in scores.iter().enumerate() {
-            let circuits = sizes.iter().map(|n| scores.top_n(*n, Ranking::Absolute));
-            let circuits = circuits.collect::<patchlens::Result<Vec<_>>>()?;
-            let found = self.evaluate(&circuits, &format!("circuits by {name}"))?;
-            let shares = found.faithfulness()?;
+            let study = self.evaluation(&format!("circuits by {name}"))?;
+            let found = study.curve(scores, Ranking::Absolute, &SHARES, self.metric)?;
+            let shares = found.faithfulness;
             values.row_mut(i).assign(&shares.values());
             if let Some(std_error) = shares.std_error() {
                 errors.row_mut(i).assign(&std_error);
             }
-            about = shares.about.clone();
+            axes = shares.axes().to_vec();
+            about = shares.about;
             interrupt::check()?;
         }
-        about.caption = "The n edges with the largest effects by each method carry the clean run, \
+        about.caption = "The edges with the largest effects by each method carry the clean run, \
                          all others the corrupted one."
             .to_string();
-        let x: Vec<f32> = sizes.iter().map(|n| *n as f32).collect();
-        let names = scores.iter().map(|(name, _)| *name);
-        let axes = vec![Axis::new("scores", names), Axis::numbers("edges", &x)];
+        axes.insert(0, Axis::new("scores", scores.iter().map(|(name, _)| *name)));
         let curve = Labelled::new(values, axes, about)?;
         let several = self.questions.clean.len() > 1;
         Ok(self.questions.seeded(&match several {
@@ -201,13 +199,38 @@ impl Study<'_> {
         }))
     }
 
-    /// The fewest of the best edges that carry a share, by bisection, saved and in words.
+    /// MIB's two areas for each method, in words.
+    fn areas(&self, scores: &[(&'static str, EdgeScores)]) -> Result<String> {
+        let shares = FaithfulnessCurve::MIB_SHARES;
+        let mut lines =
+            vec!["Areas as in MIB:            CPR (higher is better)  CMD (lower)".into()];
+        for (name, scores) in scores {
+            let study = self.evaluation(&format!("areas by {name}"))?;
+            let signed = study.curve(scores, Ranking::Signed, &shares, self.metric)?;
+            let absolute = study.curve(scores, Ranking::Absolute, &shares, self.metric)?;
+            let (cpr, cmd) = (signed.area(), absolute.distance());
+            let number = |area: Option<f64>| area.map_or("not run".into(), |a| format!("{a:.3}"));
+            lines.push(format!(
+                "  {name:27} {:>20} {:>12}",
+                number(cpr),
+                number(cmd)
+            ));
+            let key = name.to_lowercase().replace('-', "_");
+            let areas = serde_json::json!({ "cpr": cpr, "cmd": cmd });
+            self.session.output.number(&format!("{key}_areas"), areas)?;
+        }
+        Ok(lines.join("\n"))
+    }
+
+    /// The fewest of the best edges that carry a share, saved and in words; by bisection, as if the
+    /// share grew with every edge.
     fn smallest(&self, scores: &EdgeScores, share: f32) -> Result<String> {
         let total = scores.graph().n_edges();
         let carried = |n: usize| -> Result<f32> {
             interrupt::check()?;
             let circuit = scores.top_n(n, Ranking::Absolute)?;
-            let found = self.evaluate(&[circuit], "smallest circuit")?;
+            let study = self.evaluation("smallest circuit")?;
+            let found = study.run(&[circuit], self.metric)?;
             Ok(found.faithfulness()?.values()[[0]])
         };
         let (mut too_few, mut enough) = (0, total);
@@ -223,6 +246,14 @@ impl Study<'_> {
         let output = &self.session.output;
         let names: Vec<String> = pruned.edges().map(|edge| edge.to_string()).collect();
         output.number("circuit", &names)?;
+        let title = format!("{enough} best of {total} edges");
+        match pruned.drawing(Some(scores), &title) {
+            Ok(drawing) => {
+                output.file("circuit.svg", drawing.to_svg()?);
+                output.file("circuit.html", drawing.to_html()?);
+            }
+            Err(error) => output.note(format_args!("not drawn: {error}")),
+        }
         output.file("circuit.dot", pruned.to_dot(Some(scores))?);
         let file = ScoredCircuit::new(scores.clone(), circuit)?;
         output.file("circuit.json", file.to_json());
@@ -236,15 +267,4 @@ impl Study<'_> {
             nodes.join(" ")
         ))
     }
-}
-
-/// Numbers of edges, ascending, each once.
-fn sizes(graph: Graph) -> Vec<usize> {
-    let total = graph.n_edges() as f64;
-    let mut sizes: Vec<usize> = SHARES
-        .iter()
-        .map(|s| (s * total).round() as usize)
-        .collect();
-    sizes.dedup();
-    sizes
 }

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Target;
 use crate::pairs::Pairs;
+use crate::schedule::kept_bytes;
 use crate::select::Select;
 
 /// Where estimates are taken, and of what.
@@ -70,11 +71,9 @@ impl<'t> Terms<'t> {
     /// Memory for a pair of so many tokens: the gradients, the terms, and what one sum copies.
     pub fn bytes(&self, n: usize) -> u64 {
         let config = self.pairs.model().config();
-        let size = |at: HookPoint| at.axes().shape(config, n).iter().product::<usize>();
-        let gradients = self.gradients();
-        let largest = gradients.iter().map(size).max().unwrap_or(0);
-        let all = gradients.iter().map(size).sum::<usize>();
-        (4 * (2 * all + 4 * largest)) as u64
+        let of = |points: Selection| kept_bytes(config, &points, n);
+        let largest = self.points.iter().map(|at| of(Selection::points([*at])));
+        2 * of(self.gradients()) + 4 * largest.max().unwrap_or(0)
     }
 
     /// The terms at each point, `[pos, ..]` as the activation there; with the QK fix, `[pos, head,

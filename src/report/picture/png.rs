@@ -6,7 +6,7 @@ use ab_glyph::{Font as _, FontRef, Glyph, PxScale, ScaleFont as _, point};
 use ab_glyph_rasterizer::Rasterizer;
 use unicode_width::UnicodeWidthChar as _;
 
-use super::{Anchor, Scene, Shape};
+use super::{Anchor, Scene, Shape, Stroke};
 use crate::error::Result;
 use crate::report::color::Rgb;
 use crate::report::save::encoder;
@@ -70,13 +70,9 @@ impl Canvas {
                     }
                 }
             }
-            Shape::Line {
-                points,
-                color,
-                width,
-            } => {
-                for ends in points.windows(2) {
-                    self.draw_segment(ends[0], ends[1], *color, *width);
+            Shape::Line { points, stroke, .. } => {
+                for [from, to] in strokes(points, *stroke) {
+                    self.draw_segment(from, to, *stroke);
                 }
             }
             Shape::Text {
@@ -96,9 +92,10 @@ impl Canvas {
     }
 
     /// A straight stroke: the rectangle around its two ends, filled smoothly.
-    fn draw_segment(&mut self, from: (i32, i32), to: (i32, i32), color: Rgb, width: i32) {
-        let half = (width * ZOOM) as f32 / 2.0;
-        let [(ax, ay), (bx, by)] = [from, to].map(|(x, y)| ((x * ZOOM) as f32, (y * ZOOM) as f32));
+    fn draw_segment(&mut self, from: Point, to: Point, stroke: Stroke) {
+        let zoom = ZOOM as f32;
+        let half = stroke.width * zoom / 2.0;
+        let [(ax, ay), (bx, by)] = [from, to].map(|(x, y)| (x * zoom, y * zoom));
         let length = (bx - ax).hypot(by - ay);
         if length == 0.0 {
             return;
@@ -121,7 +118,10 @@ impl Canvas {
         }
         raster.for_each_pixel_2d(|x, y, coverage| {
             let at = (x as i32 + left as i32, y as i32 + top as i32);
-            self.blend(at, color, coverage.min(1.0));
+            // A slanted line leaves most of the rectangle around it as it is.
+            if coverage > 0.0 {
+                self.blend(at, stroke.color, coverage.min(1.0));
+            }
         });
     }
 
@@ -162,6 +162,41 @@ impl Canvas {
         writer.finish()?;
         Ok(bytes)
     }
+}
+
+/// In pixels of the layout.
+type Point = (f32, f32);
+
+/// The straight strokes of a line: those between its points, or its dashes.
+fn strokes(points: &[(i32, i32)], stroke: Stroke) -> Vec<[Point; 2]> {
+    let ends = |pair: &[(i32, i32)]| [pair[0], pair[1]].map(|(x, y)| (x as f32, y as f32));
+    let segments = points.windows(2).map(ends);
+    let Some([dash, gap]) = stroke.dashes() else {
+        return segments.collect();
+    };
+    let mut strokes = Vec::new();
+    // How far along the line the segment begins.
+    let mut before = 0.0;
+    for [(ax, ay), (bx, by)] in segments {
+        let length = (bx - ax).hypot(by - ay);
+        let at = |along: f32| {
+            let part = (along - before) / length;
+            (ax + (bx - ax) * part, ay + (by - ay) * part)
+        };
+        let mut start = (before / (dash + gap)).floor() * (dash + gap);
+        while start < before + length {
+            // A stroke is lengthened by half its width at both ends.
+            let cap = stroke.width / 2.0;
+            let (from, to) = (start + cap, start + dash - cap);
+            let (from, to) = (from.max(before), to.min(before + length));
+            if from < to {
+                strokes.push([at(from), at(to)]);
+            }
+            start += dash + gap;
+        }
+        before += length;
+    }
+    strokes
 }
 
 /// The glyphs of a text, placed along its direction of reading relative to its anchor.

@@ -3,9 +3,12 @@
 use std::ops::ControlFlow;
 
 use ndarray::{Array2, Axis};
-use patchlens::circuits::{CircuitEvaluation, Edge, EdgeSet, ExactEdges, Graph};
+use patchlens::circuits::{
+    CircuitEvaluation, Edge, EdgeScores, EdgeSet, ExactEdges, FaithfulnessCurve, Graph,
+    Orientation, Ranking,
+};
 use patchlens::metric::{kl_divergence, logit_diffs};
-use patchlens::report::Absent;
+use patchlens::report::{Absent, Labelled};
 use patchlens::{Base, Config, Edit, Error, Intervention, Site};
 use proptest::prelude::*;
 
@@ -213,4 +216,72 @@ fn what_cannot_be_evaluated_is_an_error() {
     let found = study.run(&ends, &metric).unwrap();
     let expected: Array2<f32> = ndarray::stack![Axis(0), found.corrupted, found.clean];
     assert_eq!(found.values, expected);
+}
+
+#[test]
+fn curves_are_the_faithfulness_of_the_best_edges() {
+    let golden = Golden::open("mini");
+    let study = study(&golden);
+    let scores = golden.scores();
+    let shares = FaithfulnessCurve::MIB_SHARES;
+    let curve = |ranking| {
+        let found = study.curve(&scores, ranking, &shares, &golden.metric);
+        found.unwrap()
+    };
+    let signed = curve(Ranking::Signed);
+    let sizes = [0, 0, 2, 4, 9, 23, 47, 95, 239, 479];
+    let circuits = sizes.map(|n| scores.top_n(n, Ranking::Signed).unwrap().pruned());
+    assert_eq!(signed.circuits, circuits);
+    let alone = study.run(&circuits, &golden.metric).unwrap();
+    assert_eq!(signed.evaluated.values, alone.values);
+    let alone = alone.faithfulness().unwrap();
+    let values = |of: &Labelled| of.values().iter().copied().collect::<Vec<f32>>();
+    assert_eq!(values(&signed.faithfulness), values(&alone));
+    assert!(signed.faithfulness.curves().is_ok());
+    // Trapezoids by hand.
+    let f = values(&alone);
+    let mut area = 0.0;
+    let mut distance = 0.0;
+    for i in 1..10 {
+        let width = shares[i] - shares[i - 1];
+        let (a, b) = (f64::from(f[i - 1]), f64::from(f[i]));
+        area += width * (a + b) / 2.0;
+        distance += width * ((1.0 - a).abs() + (1.0 - b).abs()) / 2.0;
+    }
+    assert!((signed.area().unwrap() - area).abs() < 1e-12);
+    assert!((signed.distance().unwrap() - distance).abs() < 1e-12);
+    // A useful order is nearer to the behaviour than the reverse, and than an arbitrary one.
+    let absolute = curve(Ranking::Absolute);
+    let of_values = |values: Vec<f32>| {
+        let scores = EdgeScores::new(golden.graph, values, Orientation::UsefulIsPositive).unwrap();
+        let found = study.curve(&scores, Ranking::Signed, &shares, &golden.metric);
+        found.unwrap()
+    };
+    let sized = scores.values().iter().map(|v| v.abs());
+    let reverse = of_values(sized.map(|v| -v).collect());
+    let arbitrary = of_values((0..479).map(|i| (i * 7919 % 479) as f32).collect());
+    println!(
+        "CPR {:?}; CMD {:?}, of the reverse order {:?}, of an arbitrary one {:?}",
+        signed.area(),
+        absolute.distance(),
+        reverse.distance(),
+        arbitrary.distance()
+    );
+    assert!(absolute.distance() < arbitrary.distance());
+    assert!(absolute.distance() < reverse.distance());
+    assert!(signed.area() > arbitrary.area());
+    for bad in [
+        vec![0.5, 0.1],
+        vec![0.1, 0.1],
+        vec![-0.1],
+        vec![1.5],
+        vec![f64::NAN],
+    ] {
+        let error = study.curve(&scores, Ranking::Signed, &bad, &golden.metric);
+        let message = error.unwrap_err().to_string();
+        assert!(
+            message.starts_with("shares of the edges: found ["),
+            "{message}"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use ndarray::Axis;
 use patchlens::lens::{LensFit, LogitLens, TunedLens};
 use patchlens::metric::{kl_divergence, log_probability, rank};
 use patchlens::parameters::Parameters;
-use patchlens::report::Palette;
+use patchlens::report::{Palette, PrintStyle, legible};
 use patchlens::{Config, HookPoint, Prompt, Selection, Site, Tokenizer, Transformer};
 
 const BOUND: f32 = 1e-5;
@@ -285,6 +285,41 @@ fn f11_the_defaults_of_a_lens_work_with_three_tokens() {
     let model = Transformer::random(config, 1).unwrap();
     let found = LogitLens::new(&model).run(&Prompt::from([1, 2])).unwrap();
     assert_eq!(found.top_tokens.dim(), (5, 2, 3));
+}
+
+/// In a terminal each cell of a lens has the likeliest token's text beside its probability.
+#[test]
+fn f18_a_terminal_shows_the_tokens_of_a_lens() {
+    let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+    let text = "When Mary and John went to the store, John gave a drink to";
+    let prompt = tokenizer.encode(text).unwrap();
+    let found = LogitLens::new(&model).run(&prompt).unwrap();
+    let likeliest = found.likeliest(&tokenizer).unwrap();
+    let (points, n, _) = found.top_tokens.dim();
+    let printed = likeliest.print_style(PrintStyle {
+        width: 1000,
+        ..PrintStyle::default()
+    });
+    let printed = printed.to_string();
+    let rows = likeliest.axes()[0].labels.iter().map(|name| {
+        let mut of_point = printed.lines().filter(|line| line.trim().starts_with(name));
+        of_point.next().expect("one line per point")
+    });
+    let rows: Vec<&str> = rows.collect();
+    for (point, line) in rows.iter().enumerate() {
+        for position in 0..n {
+            let token = tokenizer.token_label(found.top_tokens[[point, position, 0]]);
+            let shown = legible(&token);
+            // Long words are cut in the middle.
+            let start: String = shown.chars().take(4).collect();
+            assert!(line.contains(&start), "{shown} at {position} of {line}");
+        }
+    }
+    // The answer, and how likely it is.
+    let last = rows[points - 1].trim_end().rsplit_once(' ').unwrap();
+    assert!(last.0.trim_end().ends_with("·Mary"), "{last:?}");
+    assert!(last.1.parse::<f32>().unwrap() > 0.9, "{last:?}");
+    assert_eq!(points, 2 * model.config().n_layers + 1);
 }
 
 /// A `tokenizer.json` whose tokens are `t0`, `t1`, ...
