@@ -236,7 +236,8 @@ impl Metric {
     /// logits without the position that it reads.
     pub fn with_reference(self, logits: &[ArrayView2<'_, f32>]) -> Result<Self> {
         if !matches!(self.kind, Kind::Divergence(..)) {
-            let expected = "a divergence, the only metric that is measured to other runs";
+            let expected =
+                "a KL or JS divergence, the only metrics that are measured to other runs";
             return Err(Error::invalid(
                 "metric with a reference",
                 self.name,

@@ -225,9 +225,8 @@ impl Output {
             page = page.result(name, result)?;
         }
         page = text(page, "In words", &found.text);
-        for (name, _) in &found.files {
-            page = page.text("A file of its own", &format!("in the same folder: {name}"));
-        }
+        let files: Vec<&str> = found.files.iter().map(|(name, _)| &name[..]).collect();
+        page = text(page, "More files in the same folder", &files.join("\n"));
         let Some(attention) = &found.attention else {
             return Ok(page);
         };

@@ -86,7 +86,7 @@ fn f17_the_readme_says_what_one_needs() {
     assert!(readme.contains("first release build takes"));
     let migrating = read("guide/transformer_lens.md");
     assert!(readme.contains("guide/transformer_lens.md"));
-    assert!(migrating.contains("BOS") && migrating.contains("fold"));
+    assert!(migrating.contains("begin-of-text") && migrating.contains("fold"));
 }
 
 #[test]
