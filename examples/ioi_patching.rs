@@ -1,7 +1,6 @@
 //! Indirect object identification: which layers, positions and heads carry the name?
 //!
 //!     cargo run --release --example ioi_patching
-//!
 //! The program `patchlens patch` does the same on your own prompts (`cli/`).
 
 use std::path::PathBuf;
@@ -35,8 +34,11 @@ fn main() -> anyhow::Result<()> {
     let clean = Prompts::new(pairs.iter().map(|pair| &pair.clean))?;
     let corrupted = Prompts::new(pairs.iter().map(|pair| &pair.corrupted))?;
     let names: Vec<(u32, u32)> = pairs.iter().map(|p| (p.clean.io, p.clean.s)).collect();
-    let [clean_text, corrupted_text] = [&pairs[0].clean.text, &pairs[0].corrupted.text];
-    println!("8 prompt pairs; the first:\n  {clean_text}\n  {corrupted_text}\n");
+    let first = &pairs[0];
+    println!(
+        "8 prompt pairs; the first:\n  {}\n  {}\n",
+        first.clean.text, first.corrupted.text
+    );
 
     let study = ActivationPatching::new(&model, &clean, &corrupted)?;
     for (name, grid, whole) in [
@@ -47,10 +49,8 @@ fn main() -> anyhow::Result<()> {
     ] {
         // By how much each patch changes the corrupted run's logit difference.
         let effect = study.run(grid, &logit_diffs(&names))?.effect;
-        match whole {
-            true => println!("{}", effect.colored(use_color())),
-            false => println!("{}", effect.about.title),
-        }
+        let map = effect.colored(use_color()).to_string();
+        println!("{}", if whole { &map } else { &effect.about.title });
         println!("{}", effect.top(3));
         if let Some(out) = &arguments.out {
             std::fs::create_dir_all(out)?;
