@@ -34,11 +34,8 @@ fn main() -> anyhow::Result<()> {
     let clean = Prompts::new(pairs.iter().map(|pair| &pair.clean))?;
     let corrupted = Prompts::new(pairs.iter().map(|pair| &pair.corrupted))?;
     let names: Vec<(u32, u32)> = pairs.iter().map(|p| (p.clean.io, p.clean.s)).collect();
-    let first = &pairs[0];
-    println!(
-        "8 prompt pairs; the first:\n  {}\n  {}\n",
-        first.clean.text, first.corrupted.text
-    );
+    let (one, other) = (&pairs[0].clean.text, &pairs[0].corrupted.text);
+    println!("8 prompt pairs; the first:\n  {one}\n  {other}\n");
 
     let study = ActivationPatching::new(&model, &clean, &corrupted)?;
     for (name, grid, whole) in [
