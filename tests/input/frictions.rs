@@ -67,19 +67,21 @@ fn f17_the_readme_says_what_one_needs() {
         std::fs::read_to_string(path).unwrap()
     };
     let (readme, manifest) = (read("README.md"), read("Cargo.toml"));
-    let value = |key: &str| {
-        let line = manifest.lines().find(|line| line.starts_with(key)).unwrap();
-        let quoted = line.split('"').nth(1).unwrap();
-        quoted.to_string()
-    };
+    // `ndarray = { version = "0.17", .. }`, or a table of its own, as in a package's manifest.
+    let at = manifest.find("\nndarray = ");
+    let at = at
+        .or_else(|| manifest.find("[dependencies.ndarray]"))
+        .unwrap();
+    let ndarray = manifest[at..].split("version = \"").nth(1).unwrap();
+    let ndarray = ndarray.split('"').next().unwrap();
     let minor = |version: &str| {
         let parts: Vec<&str> = version.split('.').take(2).collect();
         parts.join(".")
     };
     for line in [
-        format!("patchlens = \"{}\"", minor(&value("version"))),
-        format!("ndarray = \"{}\"", minor(&value("ndarray"))),
-        format!("Rust {} or later", value("rust-version")),
+        format!("patchlens = \"{}\"", minor(env!("CARGO_PKG_VERSION"))),
+        format!("ndarray = \"{}\"", minor(ndarray)),
+        format!("Rust {} or later", env!("CARGO_PKG_RUST_VERSION")),
     ] {
         assert!(readme.contains(&line), "README.md lacks `{line}`");
     }
