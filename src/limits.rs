@@ -155,6 +155,14 @@ macro_rules! limits_methods {
             self
         }
 
+        crate::limits::observe_method!($life);
+    };
+}
+pub(crate) use limits_methods;
+
+/// The method of a study that has an observer alone.
+macro_rules! observe_method {
+    ($life:lifetime) => {
         /// Reports [`Progress`](crate::Progress) to an observer, which may end the study early.
         #[must_use]
         pub fn observe(
@@ -166,4 +174,4 @@ macro_rules! limits_methods {
         }
     };
 }
-pub(crate) use limits_methods;
+pub(crate) use observe_method;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use patchlens::tasks::{FactPrompt, Facts, KnownFacts, SkippedFact, Split};
 
@@ -88,4 +88,11 @@ impl FactArgs {
         let spread = (0..n).map(|i| all[i * all.len() / n].clone());
         Ok((spread.collect(), skipped))
     }
+}
+
+/// The layers of a window that was asked for; by default so many, or a quarter of a small model's.
+pub fn window(asked: Option<usize>, most: usize, n_layers: usize) -> Result<usize> {
+    let window = asked.unwrap_or(most.min((n_layers / 4).max(1)));
+    ensure!(window > 0, "--window: found 0; expected at least 1 layer");
+    Ok(window)
 }

@@ -37,6 +37,23 @@ pub struct Takes {
     pub wrong: bool,
 }
 
+impl Takes {
+    /// Prompts with answers, whatever the task, and no corrupted ones.
+    pub const ANSWERS: Takes = Takes {
+        tasks: &[
+            TaskName::Ioi,
+            TaskName::GreaterThan,
+            TaskName::KeyValue,
+            TaskName::Facts,
+        ],
+        prompts: 50,
+        corruption: Corruption::Aba,
+        template: None,
+        corrupted: false,
+        wrong: false,
+    };
+}
+
 /// Prompts and their answers; all lists have one entry per prompt.
 #[derive(Clone, Debug)]
 pub struct Questions {

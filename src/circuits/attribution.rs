@@ -14,16 +14,13 @@ use products::{Slopes, Written};
 use super::edge::Source;
 use super::effects::{EdgeEffects, Found, PositionEffects};
 use super::graph::Graph;
+use super::pairs::edge_study_methods;
 use super::set::EdgeSet;
-use crate::base::Base;
 use crate::cache::Selection;
 use crate::error::Result;
-use crate::limits::{Limits, limits_methods};
+use crate::limits::Limits;
 use crate::metric::Metric;
-use crate::model::Transformer;
 use crate::pairs::{GradientRuns, Pairs};
-use crate::prompt::IntoPrompts;
-use crate::report::Direction;
 
 /// Approximate effects of all edges, by a few gradient runs: what
 /// [`ExactEdges`](super::ExactEdges) computes edge by edge, to first order.
@@ -69,56 +66,7 @@ pub struct EdgeAttribution<'m> {
 }
 
 impl<'m> EdgeAttribution<'m> {
-    /// A study of prompt pairs.
-    ///
-    /// # Errors
-    /// [`Error::Prompt`](crate::Error::Prompt) or [`Error::OutOfRange`](crate::Error::OutOfRange)
-    /// if a prompt cannot run, [`Error::Invalid`](crate::Error::Invalid) for another number of
-    /// corrupted prompts, [`Error::Prompt`](crate::Error::Prompt) if the two of a pair differ in
-    /// length.
-    pub fn new(
-        model: &'m Transformer,
-        clean: impl IntoPrompts,
-        corrupted: impl IntoPrompts,
-    ) -> Result<Self> {
-        Ok(Self::of(Pairs::new(
-            model,
-            clean,
-            corrupted,
-            Direction::Noising,
-        )?))
-    }
-
-    /// A study of base runs, which other studies may share.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) if there are not as many corrupted prompts as
-    /// prompts, [`Error::Prompt`](crate::Error::Prompt) if the two of a pair differ in length.
-    pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
-        Ok(Self::of(Pairs::over(clean, corrupted, Direction::Noising)?))
-    }
-
-    fn of(pairs: Pairs<'m>) -> Self {
-        EdgeAttribution {
-            pairs,
-            limits: Limits::default(),
-        }
-    }
-
-    /// Which run is changed: the clean one ([`Direction::Noising`], the default) or the corrupted
-    /// one.
-    #[must_use]
-    pub fn direction(mut self, direction: Direction) -> Self {
-        self.pairs.direction = direction;
-        self
-    }
-
-    limits_methods!('m);
-
-    /// The graph whose edges the model has.
-    pub fn graph(&self) -> Graph {
-        self.pairs.graph()
-    }
+    edge_study_methods!('m);
 
     /// The approximate effects of all edges. If an observer ends the study, the pairs that were
     /// reached have their values in [`EdgeEffects::per_prompt`].

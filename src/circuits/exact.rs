@@ -8,17 +8,14 @@ use ndarray::{Array2, Array3, ArrayView2, Axis as Dim};
 
 use super::edge::{Edge, Receiver};
 use super::effects::{EdgeEffects, Found, PositionEffects};
-use super::graph::Graph;
+use super::pairs::edge_study_methods;
 use super::set::EdgeSet;
-use crate::base::Base;
 use crate::error::Result;
 use crate::intervention::{Edit, Intervention, Target, Values};
-use crate::limits::{Limits, limits_methods};
+use crate::limits::Limits;
 use crate::metric::Metric;
-use crate::model::Transformer;
 use crate::pairs::Pairs;
-use crate::prompt::IntoPrompts;
-use crate::report::{About, Direction};
+use crate::report::About;
 use crate::sweep::{Cell, Plan};
 
 /// The exact effect of edges: how the metric changes if one receiver reads what one source wrote in
@@ -54,56 +51,7 @@ pub struct ExactEdges<'m> {
 }
 
 impl<'m> ExactEdges<'m> {
-    /// A study of prompt pairs.
-    ///
-    /// # Errors
-    /// [`Error::Prompt`](crate::Error::Prompt) or [`Error::OutOfRange`](crate::Error::OutOfRange)
-    /// if a prompt cannot run, [`Error::Invalid`](crate::Error::Invalid) for another number of
-    /// corrupted prompts, [`Error::Prompt`](crate::Error::Prompt) if the two of a pair differ in
-    /// length.
-    pub fn new(
-        model: &'m Transformer,
-        clean: impl IntoPrompts,
-        corrupted: impl IntoPrompts,
-    ) -> Result<Self> {
-        Ok(Self::of(Pairs::new(
-            model,
-            clean,
-            corrupted,
-            Direction::Noising,
-        )?))
-    }
-
-    /// A study of base runs, which other studies may share.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) if there are not as many corrupted prompts as prompts,
-    /// [`Error::Prompt`](crate::Error::Prompt) if the two of a pair differ in length.
-    pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
-        Ok(Self::of(Pairs::over(clean, corrupted, Direction::Noising)?))
-    }
-
-    fn of(pairs: Pairs<'m>) -> Self {
-        ExactEdges {
-            pairs,
-            limits: Limits::default(),
-        }
-    }
-
-    /// Which run is changed: the clean one ([`Direction::Noising`], the default) or the corrupted
-    /// one.
-    #[must_use]
-    pub fn direction(mut self, direction: Direction) -> Self {
-        self.pairs.direction = direction;
-        self
-    }
-
-    limits_methods!('m);
-
-    /// The graph whose edges the model has.
-    pub fn graph(&self) -> Graph {
-        self.pairs.graph()
-    }
+    edge_study_methods!('m);
 
     /// What will be done for some edges. Finding out which lanes change nothing takes a few
     /// thousandths of the study's own work.

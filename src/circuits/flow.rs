@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::ops::ControlFlow;
 
 use ndarray::{Array2, ArrayView2};
 
@@ -16,7 +15,7 @@ use super::table::tabulate;
 use crate::base::Base;
 use crate::error::Result;
 use crate::hook::HookPoint;
-use crate::limits::Limits;
+use crate::limits::{Limits, observe_method};
 use crate::model::Transformer;
 use crate::pairs::averaged;
 use crate::prompt::IntoPrompts;
@@ -95,15 +94,7 @@ impl<'m> InformationFlow<'m> {
         }
     }
 
-    /// Reports [`Progress`](crate::Progress) to an observer, which may end the study early.
-    #[must_use]
-    pub fn observe(
-        mut self,
-        observer: impl FnMut(&crate::Progress) -> ControlFlow<()> + Send + 'm,
-    ) -> Self {
-        self.limits.observe(observer);
-        self
-    }
+    observe_method!('m);
 
     /// The scores of all edges.
     ///

@@ -159,3 +159,61 @@ pub(super) fn matrix(cache: &ActivationCache, at: HookPoint) -> Result<ArrayView
     let found = cache.get(at)?.into_dimensionality::<Ix2>();
     Ok(found.expect("an activation with two axes"))
 }
+
+/// What the studies of the effects of edges have in common: how they begin, and which run they
+/// change.
+macro_rules! edge_study_methods {
+    ($life:lifetime) => {
+        /// A study of prompt pairs.
+        ///
+        /// # Errors
+        /// [`Error::Prompt`](crate::Error::Prompt) or [`Error::OutOfRange`](crate::Error::OutOfRange)
+        /// if a prompt cannot run, [`Error::Invalid`](crate::Error::Invalid) for another number of
+        /// corrupted prompts, [`Error::Prompt`](crate::Error::Prompt) if the two of a pair differ in
+        /// length.
+        pub fn new(
+            model: &$life crate::Transformer,
+            clean: impl crate::prompt::IntoPrompts,
+            corrupted: impl crate::prompt::IntoPrompts,
+        ) -> crate::Result<Self> {
+            Ok(Self::of(crate::pairs::Pairs::new(
+                model,
+                clean,
+                corrupted,
+                crate::report::Direction::Noising,
+            )?))
+        }
+
+        /// A study of base runs, which other studies may share.
+        ///
+        /// # Errors
+        /// [`Error::Invalid`](crate::Error::Invalid) if there are not as many corrupted prompts as prompts,
+        /// [`Error::Prompt`](crate::Error::Prompt) if the two of a pair differ in length.
+        pub fn over(clean: &crate::Base<$life>, corrupted: &crate::Base<$life>) -> crate::Result<Self> {
+            Ok(Self::of(crate::pairs::Pairs::over(clean, corrupted, crate::report::Direction::Noising)?))
+        }
+
+        fn of(pairs: crate::pairs::Pairs<$life>) -> Self {
+            Self {
+                pairs,
+                limits: crate::limits::Limits::default(),
+            }
+        }
+
+        /// Which run is changed: the clean one ([`Direction::Noising`](crate::report::Direction::Noising), the default) or the corrupted
+        /// one.
+        #[must_use]
+        pub fn direction(mut self, direction: crate::report::Direction) -> Self {
+            self.pairs.direction = direction;
+            self
+        }
+
+        crate::limits::limits_methods!($life);
+
+        /// The graph whose edges the model has.
+        pub fn graph(&self) -> crate::circuits::Graph {
+            self.pairs.graph()
+        }
+    };
+}
+pub(crate) use edge_study_methods;

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::format_error;
 use crate::hook::{HookPoint, Site};
-use crate::limits::{Limits, batches};
+use crate::limits::{Limits, batches, observe_method};
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::ops;
 use crate::prompt::{IntoPrompts, Prompts};
@@ -97,18 +97,10 @@ impl<'m> LensFit<'m> {
         self
     }
 
-    /// Reports [`Progress`](crate::Progress) to an observer. If it ends the fit early, the lens is
-    /// that of the prompts seen by then.
-    #[must_use]
-    pub fn observe(
-        mut self,
-        observer: impl FnMut(&crate::Progress) -> std::ops::ControlFlow<()> + Send + 'm,
-    ) -> Self {
-        self.limits.observe(observer);
-        self
-    }
+    observe_method!('m);
 
-    /// Runs the prompts, up to 4,096 tokens at a time, and solves.
+    /// Runs the prompts, up to 4,096 tokens at a time, and solves. If an observer ends it early, the
+    /// lens is that of the prompts seen by then.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for a layer that the model lacks; [`Error::Invalid`] for a point with

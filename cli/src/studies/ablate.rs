@@ -4,10 +4,9 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use patchlens::ablation::{Ablation, CircuitNode, Each, KnockOut, Replacement};
 use patchlens::report::RankedCell;
-use patchlens::tasks::Corruption;
 
 use crate::interrupt;
-use crate::options::{Common, PromptArgs, TaskName};
+use crate::options::{Common, PromptArgs};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 
@@ -45,20 +44,6 @@ enum Replace {
     Zero,
 }
 
-const TAKES: Takes = Takes {
-    tasks: &[
-        TaskName::Ioi,
-        TaskName::GreaterThan,
-        TaskName::KeyValue,
-        TaskName::Facts,
-    ],
-    prompts: 50,
-    corruption: Corruption::Aba,
-    template: None,
-    corrupted: false,
-    wrong: false,
-};
-
 impl Ablate {
     /// Runs the study.
     ///
@@ -67,7 +52,7 @@ impl Ablate {
     pub fn run(&self, session: &Session) -> Result<()> {
         let output = &session.output;
         let sets = self.sets()?;
-        let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
+        let questions = Questions::new(&self.prompts, Takes::ANSWERS, &session.tokenizer, output)?;
         let metric = questions.metric(self.prompts.metric)?;
         session.introduce(&questions)?;
         let replacement = match self.replace {

@@ -5,10 +5,9 @@ use clap::Args;
 use patchlens::attribution::{Decomposition, DirectLogitAttribution, LogitAttribution, Part};
 use patchlens::metric::{Metric, Reduce, logit, logit_diff_sets, logit_sums};
 use patchlens::report::{Labelled, RankedCell, legible};
-use patchlens::tasks::Corruption;
 
 use crate::interrupt;
-use crate::options::{Common, PromptArgs, TaskName};
+use crate::options::{Common, PromptArgs};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
@@ -35,20 +34,6 @@ pub struct Attribute {
     neurons: usize,
 }
 
-const TAKES: Takes = Takes {
-    tasks: &[
-        TaskName::Ioi,
-        TaskName::GreaterThan,
-        TaskName::KeyValue,
-        TaskName::Facts,
-    ],
-    prompts: 50,
-    corruption: Corruption::Aba,
-    template: None,
-    corrupted: false,
-    wrong: false,
-};
-
 impl Attribute {
     /// Runs the study.
     ///
@@ -61,7 +46,7 @@ impl Attribute {
                 "--metric is not used here: logits are what is attributed",
             ));
         }
-        let questions = Questions::new(&self.prompts, TAKES, tokenizer, output)?;
+        let questions = Questions::new(&self.prompts, Takes::ANSWERS, tokenizer, output)?;
         session.introduce(&questions)?;
         let metric = metric(&questions.answers);
         let attribute = |by| -> Result<Labelled> {

@@ -215,9 +215,10 @@ impl Study<'_> {
                 number(cpr),
                 number(cmd)
             ));
-            let key = name.to_lowercase().replace('-', "_");
             let areas = serde_json::json!({ "cpr": cpr, "cmd": cmd });
-            self.session.output.number(&format!("{key}_areas"), areas)?;
+            self.session
+                .output
+                .number(&format!("{}_areas", key(name)), areas)?;
         }
         Ok(lines.join("\n"))
     }
@@ -267,4 +268,9 @@ impl Study<'_> {
             nodes.join(" ")
         ))
     }
+}
+
+/// What a method is called in files.
+fn key(method: &str) -> String {
+    method.to_lowercase().replace('-', "_")
 }

@@ -1,6 +1,6 @@
 //! Attention knock-out: what the last token must read to recall a fact, and in which layers.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use patchlens::Prompts;
 use patchlens::knockout::{AttentionKnockout, DEFAULT_WINDOW, cuts_of_facts};
@@ -8,7 +8,7 @@ use patchlens::metric::probability;
 use patchlens::report::Labelled;
 use patchlens::tracing::TracedFact;
 
-use crate::facts::FactArgs;
+use crate::facts::{FactArgs, window};
 use crate::interrupt;
 use crate::options::Common;
 use crate::session::Session;
@@ -46,9 +46,7 @@ impl Knockout {
         let (facts, _) = self.facts.read(session)?;
         let facts: Vec<TracedFact> = facts.iter().map(TracedFact::from).collect();
         let prompts = Prompts::new(facts.iter().map(|fact| &fact.prompt))?;
-        let by_default = DEFAULT_WINDOW.min((model.config().n_layers / 4).max(1));
-        let window = self.window.unwrap_or(by_default);
-        ensure!(window > 0, "--window: found 0; expected at least 1 layer");
+        let window = window(self.window, DEFAULT_WINDOW, model.config().n_layers)?;
         let study = AttentionKnockout::new(model, &prompts)?
             .window(window)
             .memory_limit(session.memory)

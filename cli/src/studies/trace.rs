@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use patchlens::report::Labelled;
 use patchlens::tasks::{FactPrompt, SkippedFact};
@@ -13,7 +13,7 @@ use patchlens::tracing::{
 use patchlens::{Tokenizer, Transformer};
 use serde_json::{Value, json};
 
-use crate::facts::FactArgs;
+use crate::facts::{FactArgs, window};
 use crate::interrupt;
 use crate::options::Common;
 use crate::output::Output;
@@ -123,9 +123,7 @@ impl Trace {
 
     /// What is restored, by the name of its result.
     fn restores(&self, n_layers: usize) -> Result<Vec<(&'static str, Restore)>> {
-        let by_default = DEFAULT_WINDOW.min((n_layers / 4).max(1));
-        let window = self.window.unwrap_or(by_default);
-        ensure!(window > 0, "--window: found 0; expected at least 1 layer");
+        let window = window(self.window, DEFAULT_WINDOW, n_layers)?;
         let mut restores = vec![
             ("states", Restore::states()),
             ("mlp", Restore::mlp(window)),
