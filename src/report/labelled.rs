@@ -7,7 +7,9 @@ use ndarray::{Array, ArrayD, ArrayView, ArrayViewD, Axis as Dim, Dimension, IxDy
 use super::about::{About, Direction, Normalization};
 use super::absent::Absent;
 use super::axis::{Axis, Part};
+#[cfg(feature = "pictures")]
 use super::digits::estimate;
+#[cfg(feature = "pictures")]
 use super::label::legible;
 use crate::error::{Error, Result};
 
@@ -197,6 +199,7 @@ impl Labelled {
     }
 
     /// A cell's name and value: `3.1: 0.154 ± 0.011 logit difference`.
+    #[cfg(feature = "pictures")]
     pub(super) fn describe(&self, parts: &[Part], index: &[usize]) -> String {
         let names = parts
             .iter()

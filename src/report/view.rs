@@ -21,6 +21,7 @@ pub(super) struct View<'a> {
 /// One 2-D slice with the labels of its leading indices; all arrays are `[row, col]`.
 pub(super) struct Slice<'a> {
     /// The leading indices.
+    #[cfg(feature = "pictures")]
     pub(super) indices: Vec<usize>,
     /// `component = q, layer = L3`; empty where the array has no further axes.
     pub(super) heading: String,
@@ -91,6 +92,7 @@ impl<'a> View<'a> {
             absent: at(self.of.absent(), &indices),
             std_error: self.of.std_error().map(|errors| at(errors, &indices)),
             texts: self.of.texts().map(|texts| at(texts, &indices)),
+            #[cfg(feature = "pictures")]
             indices,
         }
     }
