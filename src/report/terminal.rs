@@ -31,7 +31,8 @@ pub enum ColorMode {
 pub struct PrintStyle {
     /// The colours.
     pub color: ColorMode,
-    /// Columns of the terminal; wider tables are folded.
+    /// Columns of the terminal; wider tables have rows and columns exchanged if that fits, else they
+    /// are folded.
     pub width: usize,
     /// Rows and columns shown of each slice, or bars; a note says how many are left out.
     pub max_cells: (usize, usize),

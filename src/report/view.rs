@@ -16,6 +16,8 @@ pub(super) struct View<'a> {
     pub(super) rows: Option<&'a Axis>,
     /// The axis of the columns, if there is one.
     pub(super) cols: Option<&'a Axis>,
+    /// Whether rows are those of the array, or its columns.
+    turned: bool,
 }
 
 /// One 2-D slice with the labels of its leading indices; all arrays are `[row, col]`.
@@ -44,6 +46,18 @@ impl<'a> View<'a> {
             leading,
             rows: (inner.len() == 2).then(|| &inner[0]),
             cols: inner.last(),
+            turned: false,
+        }
+    }
+
+    /// The same with rows and columns exchanged.
+    pub(super) fn turned(&self) -> Self {
+        View {
+            of: self.of,
+            leading: self.leading,
+            rows: self.cols,
+            cols: self.rows,
+            turned: !self.turned,
         }
     }
 
@@ -86,27 +100,37 @@ impl<'a> View<'a> {
             let label = part.at(&indices, &shape);
             format!("{} = {}", legible(&part.name), legible(label))
         });
+        let turned = self.turned;
         Slice {
             heading: headings.collect::<Vec<_>>().join(", "),
-            values: at(self.of.values(), &indices),
-            absent: at(self.of.absent(), &indices),
-            std_error: self.of.std_error().map(|errors| at(errors, &indices)),
-            texts: self.of.texts().map(|texts| at(texts, &indices)),
+            values: at(self.of.values(), &indices, turned),
+            absent: at(self.of.absent(), &indices, turned),
+            std_error: self.of.std_error().map(|e| at(e, &indices, turned)),
+            texts: self.of.texts().map(|texts| at(texts, &indices, turned)),
             #[cfg(feature = "pictures")]
             indices,
         }
     }
 }
 
-/// The slice at the indices of all axes but the last two; missing axes are of length 1.
-fn at<'a, T>(mut array: ArrayView<'a, T, IxDyn>, indices: &[usize]) -> ArrayView2<'a, T> {
+/// The slice at the indices of all axes but the last two, which are exchanged if `turned`; missing
+/// axes are of length 1.
+fn at<'a, T>(
+    mut array: ArrayView<'a, T, IxDyn>,
+    indices: &[usize],
+    turned: bool,
+) -> ArrayView2<'a, T> {
     while array.ndim() < 2 {
         array.insert_axis_inplace(Dim(0));
     }
     for index in indices {
         array = array.index_axis_move(Dim(0), *index);
     }
-    array
+    let slice: ArrayView2<'a, T> = array
         .into_dimensionality()
-        .expect("the leading indices leave two axes")
+        .expect("the leading indices leave two axes");
+    match turned {
+        true => slice.reversed_axes(),
+        false => slice,
+    }
 }

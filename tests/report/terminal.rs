@@ -152,6 +152,39 @@ fn wide_tables_are_folded_and_long_ones_cut_with_a_note() {
 }
 
 #[test]
+fn wide_tables_are_turned_where_that_fits() {
+    let positions = (0..14).map(|p| format!("token number {p}"));
+    let axes = vec![Axis::layers(3), Axis::new("position", positions)];
+    let values = Array2::from_shape_fn((3, 14), |(layer, p)| (100 * layer + p) as f32);
+    let errors = Array2::from_elem((3, 14), 1.0_f32);
+    let table = Labelled::new(values, axes, about()).unwrap();
+    let table = table.with_std_error(errors).unwrap();
+    let text = table.to_string();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = text.lines().map(words).collect();
+    let at = lines
+        .iter()
+        .position(|line| line == "position \\ layer L0 L1 L2")
+        .unwrap();
+    assert_eq!(lines[at + 14], "token number 13 13±1 113±1 213±1", "{text}");
+    assert!(
+        !text.contains("columns 0 to") && !text.contains("standard errors:"),
+        "{text}"
+    );
+    assert!(
+        text.contains("max: 213.0 ± 1.0 at L2, token number 13"),
+        "{text}"
+    );
+    // Where neither way fits, the first way is folded.
+    let narrow = PrintStyle {
+        width: 20,
+        ..PrintStyle::default()
+    };
+    let folded = table.print_style(narrow).to_string();
+    assert!(folded.contains("layer \\ position") && folded.contains("columns 13 to 13 of 14:"));
+}
+
+#[test]
 fn more_axes_are_stacked_slices() {
     let values = Array3::from_shape_fn((20, 2, 3), |(a, b, c)| (a * 6 + b * 3 + c) as f32);
     let axes = vec![

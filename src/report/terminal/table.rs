@@ -20,14 +20,18 @@ const FEW: usize = 400;
 
 /// Writes all slices, with their standard errors.
 pub(super) fn write(f: &mut fmt::Formatter<'_>, of: &Labelled, style: PrintStyle) -> fmt::Result {
-    let view = View::new(of);
-    let table = Table::new(of, &view, style);
-    let shown = view.slices().take(style.max_slices);
-    let shown: Vec<Slice<'_>> = shown.collect();
-    let beside: Vec<Block<'_>> = shown.iter().map(|slice| table.block(slice, true)).collect();
-    let beside = beside
-        .iter()
-        .all(|block| block.end(0) == table.col_labels.len());
+    let as_is = View::new(of);
+    let turned = as_is.turned();
+    let [table, other] = [&as_is, &turned].map(|view| Table::new(of, view, style));
+    // What would be folded one way and not the other is printed the other way.
+    let turn = !table.fits(&as_is, false) && other.is_whole() && other.fits(&turned, false);
+    let (view, table) = if turn {
+        (turned, other)
+    } else {
+        (as_is, table)
+    };
+    let shown: Vec<Slice<'_>> = view.slices().take(style.max_slices).collect();
+    let beside = table.fits(&view, true);
     let errors = of.std_error().filter(|_| !beside);
     for slice in &shown {
         if !slice.heading.is_empty() {
@@ -90,6 +94,17 @@ impl Table {
             decimals: Decimals::new(&of.values(), 3),
             dim: view.dim(),
         }
+    }
+
+    /// Whether all slices that are shown need no folding, with standard errors if `errors`.
+    fn fits(&self, view: &View<'_>, errors: bool) -> bool {
+        let mut shown = view.slices().take(self.style.max_slices);
+        shown.all(|slice| self.block(&slice, errors).end(0) == self.col_labels.len())
+    }
+
+    /// Whether no row or column is left out.
+    fn is_whole(&self) -> bool {
+        self.shown() == self.dim
     }
 
     fn shown(&self) -> (usize, usize) {
