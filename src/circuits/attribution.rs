@@ -76,7 +76,7 @@ impl<'m> EdgeAttribution<'m> {
     /// for [`Approximation::Eap`] by a KL divergence to the very run whose gradient is taken, where
     /// that is zero, for no steps, and for runs under interventions;
     /// [`Error::MemoryLimit`](crate::Error::MemoryLimit) if one pair does not fit the memory limit;
-    /// else same as [`Base::metric`].
+    /// else same as [`Base::metric`](crate::Base::metric).
     pub fn run(&self, method: Approximation, metric: &Metric) -> Result<EdgeEffects> {
         let graph = self.graph();
         let mut per_prompt = Array2::from_elem((graph.n_edges(), self.pairs.len()), f32::NAN);

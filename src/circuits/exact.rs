@@ -141,7 +141,7 @@ impl<'m> ExactEdges<'m> {
     /// source wrote in the two runs of each pair, added to what the receiver reads.
     ///
     /// # Errors
-    /// For an edge that the model lacks, see [`Graph::index`].
+    /// For an edge that the model lacks, see [`Graph::index`](crate::circuits::Graph::index).
     pub fn cell(&self, edge: Edge) -> Result<Cell> {
         self.graph().index(edge)?;
         let n_layers = self.graph().n_layers();
