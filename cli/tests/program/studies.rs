@@ -23,7 +23,11 @@ fn every_study_runs_on_its_task() {
             &["--prompts", "4", "--without", "3.0,3.2"],
             "together",
         ),
-        ("circuits", &["--prompts", "2"], "circuit"),
+        (
+            "circuits",
+            &["--prompts", "2", "--acdc", "0.5", "--acdc", "2"],
+            "acdc_0.5",
+        ),
         ("heads", &["--prompts", "4", "--sequences", "2"], "report"),
         ("induction", &["--sequences", "2"], "removed"),
         ("in-context", &["--sequences", "2"], "mapping"),

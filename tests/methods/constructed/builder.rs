@@ -168,6 +168,33 @@ impl Builder {
         self
     }
 
+    /// The head attends to one position from everywhere, and writes 1 into the stream's `flag`th
+    /// place for flags if there is this token.
+    pub fn flag(mut self, head: Head, position: usize, token: usize, flag: usize) -> Self {
+        self.queries(head, CONSTANT, 0);
+        self.keys(head, POSITION + position, 0);
+        self.input(head, 2, TOKEN + token, 0, 1.0);
+        let row = head.head * D_HEAD;
+        self.parameters.h[head.layer].attn.c_proj.weight[[row, NOWHERE + flag]] = 1.27;
+        self
+    }
+
+    /// The MLP writes a token if both of the first two flags are set, or if any is (saturating:
+    /// two are as good as one).
+    pub fn gate(mut self, layer: usize, both: bool, token: usize) -> Self {
+        let mlp = &mut self.parameters.h[layer].mlp;
+        // Sums of flags, less a threshold of one: h0 − h1 is at most 1.
+        for flag in 0..2 {
+            mlp.c_fc.weight[[NOWHERE + flag, 0]] = 1.27;
+            mlp.c_fc.weight[[NOWHERE + flag, 1]] = 1.27;
+        }
+        mlp.c_fc.bias[1] = -1.0;
+        let [any, more] = if both { [0.0, 2.0] } else { [2.0, -2.0] };
+        mlp.c_proj.weight[[0, OUTPUT + token]] = any;
+        mlp.c_proj.weight[[1, OUTPUT + token]] = more;
+        self
+    }
+
     pub fn model(self) -> Transformer {
         Transformer::new(self.config, self.parameters).unwrap()
     }
