@@ -1,5 +1,28 @@
-//! Metrics: numbers read off the logits. A metric declares which positions and tokens it needs,
-//! so that a sweep computes nothing else.
+//! Metrics: which number says whether the model does it?
+//!
+//! ```text
+//! logit_diff(a, b) = logit[a] - logit[b]        probability(a) = softmax(logits)[a]
+//! kl_divergence    = Σ p · (log p - log q)      next_token_loss = -log softmax(logits)[next]
+//! ```
+//!
+//! A metric declares which positions and tokens it needs, so that a sweep computes nothing else.
+//! (Which to choose: Zhang and Nanda 2023, "Towards Best Practices of Activation Patching",
+//! section 4.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let prompt = tokenizer.encode("Ada Brown plays the sport of")?;
+//! let metric = logit_diff(tokenizer.token(" golf")?, tokenizer.token(" rugby")?);
+//! println!("{:?}", patchlens::Base::new(&model, &prompt)?.metric(&metric)?); // one per prompt
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** A logit difference of 3: the first token is e³ ≈ 20 times as likely as
+//! the second. It is linear in what the last layer writes, so that effects add up.
+//!
+//! **What it does not mean.** That the answer is likely: both tokens may be improbable. A
+//! probability near 0 or 1 hardly moves whatever is patched; a result with no room left says so.
 
 mod check;
 mod divergence;

@@ -77,9 +77,10 @@ fn conclusion(relative: &Labelled) -> String {
         let layers = 0..relative.values().shape()[1];
         let cells = layers.map(|layer| relative.cell(&[i, layer]));
         let cell = cells.min_by(|a, b| a.value.total_cmp(&b.value))?;
-        Some(match cell.value < -2.0 * cell.std_error.unwrap_or(0.0) {
-            true => format!("  {cut}: around {}, {cell:+.0} %", cell.labels[1]),
-            false => format!("  {cut}: in no layer, beyond two standard errors"),
+        Some(if cell.value < -2.0 * cell.std_error.unwrap_or(0.0) {
+            format!("  {cut}: around {}, {cell:+.0} %", cell.labels[1])
+        } else {
+            format!("  {cut}: in no layer, beyond two standard errors")
         })
     };
     let lines: Vec<String> = cuts.filter_map(line).collect();

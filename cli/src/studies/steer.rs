@@ -266,14 +266,11 @@ fn best(curve: &Labelled, points: &[HookPoint], scales: &[f32]) -> Result<(usize
 
 /// Why [`best`] chose the scale and the point, given the value there.
 fn why(best: f32) -> &'static str {
-    match best > 0.5_f32.ln() {
-        true => {
-            "It is the smallest scale tried with which the name is, by this mean, likelier than \
+    if best > 0.5_f32.ln() {
+        "It is the smallest scale tried with which the name is, by this mean, likelier than \
              all other tokens together (above -0.69 nats), at the layer where it is likeliest."
-        }
-        false => {
-            "With no scale tried is the name, by this mean, likelier than all other tokens \
+    } else {
+        "With no scale tried is the name, by this mean, likelier than all other tokens \
              together (above -0.69 nats); this one comes closest."
-        }
     }
 }

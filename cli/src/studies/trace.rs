@@ -249,9 +249,10 @@ fn conclusion(sets: &[(&str, SetTrace)]) -> String {
     let mut lines = vec!["Facts are recalled where restoring helps most:".to_string()];
     for (name, set) in sets {
         // The last token's last states are all that the answer is read from.
-        let classes = match name.starts_with("states") {
-            true => subject,
-            false => &PositionClass::ALL[..],
+        let classes = if name.starts_with("states") {
+            subject
+        } else {
+            &PositionClass::ALL[..]
         };
         let scored = classes.iter().map(|c| (*c, strongest(&set.average, *c)));
         let best = scored
