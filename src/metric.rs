@@ -30,6 +30,7 @@ mod gradient;
 mod loss;
 mod rank;
 mod reduce;
+mod reference;
 mod room;
 mod top;
 
@@ -46,7 +47,7 @@ pub use reduce::Reduce;
 pub(crate) use room::Baseline;
 pub use top::top_tokens;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::log_softmax_row;
 use crate::select::Select;
 
@@ -251,41 +252,6 @@ impl Metric {
         position.resolve(prompt, n).into_iter().next()
     }
 
-    /// A KL divergence to these runs, given by their logits `[pos, d_vocab]`: one per prompt, or
-    /// one for all.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for any other metric, which has no reference; [`Error::OutOfRange`] for
-    /// logits without the position that it reads.
-    pub fn with_reference(self, logits: &[ArrayView2<'_, f32>]) -> Result<Self> {
-        if !matches!(self.kind, Kind::Divergence(..)) {
-            let expected =
-                "a KL or JS divergence, the only metrics that are measured to other runs";
-            return Err(Error::invalid(
-                "metric with a reference",
-                self.name,
-                expected,
-            ));
-        }
-        let row = |(prompt, logits): (usize, &ArrayView2<'_, f32>)| {
-            self.check_position(prompt, logits.nrows())?;
-            let position = self.position(prompt, logits.nrows());
-            Ok(logits.row(position.expect("just checked")).to_vec())
-        };
-        let rows = logits.iter().enumerate().map(row).collect::<Result<_>>()?;
-        Ok(self.with_reference_rows(rows))
-    }
-
-    /// A KL divergence to runs given by their logits `[d_vocab]` at the position that it reads.
-    pub(crate) fn with_reference_rows(mut self, mut rows: Vec<Vec<f32>>) -> Self {
-        rows.iter_mut().for_each(|row| log_softmax_row(row));
-        match &mut self.kind {
-            Kind::Divergence(_, reference) => *reference = Some(rows.into()),
-            _ => debug_assert!(false, "{} has no reference", self.name),
-        }
-        self
-    }
-
     /// What it measures, with the unit.
     pub fn name(&self) -> &str {
         &self.name
@@ -294,11 +260,6 @@ impl Metric {
     /// Whether the answer is the likelier, the smaller it is: a divergence, a rank.
     pub(crate) fn smaller_is_better(&self) -> bool {
         matches!(self.kind, Kind::Divergence(..) | Kind::Rank(_))
-    }
-
-    /// Whether it still lacks the runs that it compares with.
-    pub(crate) fn lacks_reference(&self) -> bool {
-        matches!(self.kind, Kind::Divergence(_, None))
     }
 
     /// Number of prompts that it knows targets of; 1 is one for all.

@@ -170,14 +170,14 @@ impl CausalTracing<'_> {
         Ok(sorted)
     }
 
-    fn average(
+    /// What an average is of: facts and tokens counted, costs added up, baselines averaged.
+    fn averaged_about(
         &self,
         facts: &[TracedFact],
         restore: Restore,
-        kept: Vec<(usize, FactTrace)>,
+        kept: &[(usize, FactTrace)],
         sorted: &Sorted,
-    ) -> Result<SetTrace> {
-        let (values, errors) = class_averages(facts, &kept, self.model().config().n_layers);
+    ) -> About {
         let mut about = self.about(restore, &probability(&[0]));
         about.title += ", average";
         about.partial = sorted.partial;
@@ -211,6 +211,18 @@ impl CausalTracing<'_> {
             let mean = mean(values.into_iter());
             about.baselines.insert(name.to_string(), mean);
         }
+        about
+    }
+
+    fn average(
+        &self,
+        facts: &[TracedFact],
+        restore: Restore,
+        kept: Vec<(usize, FactTrace)>,
+        sorted: &Sorted,
+    ) -> Result<SetTrace> {
+        let (values, errors) = class_averages(facts, &kept, self.model().config().n_layers);
+        let about = self.averaged_about(facts, restore, &kept, sorted);
         let effects: Vec<Vec<f64>> = kept
             .iter()
             .map(|(_, trace)| vec![f64::from(trace.total_effect)])
