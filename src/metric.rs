@@ -310,9 +310,9 @@ impl Metric {
     /// The metric of a prompt's full logits `[pos, d_vocab]`.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a position or token that they lack; [`Error::Invalid`] for a KL
-    /// divergence without reference, or with one of another vocabulary, and for a prompt that the
-    /// metric has no target of.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a position or token that they lack;
+    /// [`Error::Invalid`](crate::Error::Invalid) for a KL divergence without reference, or with
+    /// one of another vocabulary, and for a prompt that the metric has no target of.
     pub fn evaluate(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<f32> {
         let (n, d_vocab) = logits.dim();
         self.check_one(prompt, n, d_vocab)?;
