@@ -24,6 +24,7 @@
 //! **What it does not mean.** That the answer is likely: both tokens may be improbable. A
 //! probability near 0 or 1 hardly moves whatever is patched; a result with no room left says so.
 
+mod answer;
 mod check;
 mod divergence;
 mod gradient;
@@ -39,6 +40,8 @@ use std::sync::Arc;
 
 use ndarray::ArrayView2;
 
+use answer::Scale;
+pub use answer::{answer_log_probability, answer_probability};
 use divergence::Divergence;
 pub use loss::next_token_loss;
 use rank::best_rank_in;
@@ -63,6 +66,8 @@ enum Kind {
     /// Total probability of some tokens minus that of others, by prompt.
     Probability(Arc<[(Vec<u32>, Vec<u32>)]>),
     LogProbability(Arc<[u32]>),
+    /// Of answers of several tokens, by prompt; as a probability, or its logarithm.
+    Answer(Arc<[Vec<u32>]>, Scale),
     Rank(Arc<[u32]>),
     /// Whether fewer than so many tokens are likelier, by prompt.
     Top(Arc<[u32]>, usize),
@@ -246,8 +251,12 @@ impl Metric {
         self
     }
 
-    /// The position that it reads of a prompt of `n` tokens; `None` if the prompt lacks it.
+    /// The position that it reads of a prompt of `n` tokens, of several the first; `None` if the
+    /// prompt lacks it.
     fn position(&self, prompt: usize, n: usize) -> Option<usize> {
+        if let (Kind::Answer(answers, _), None) = (&self.kind, &self.position) {
+            return n.checked_sub(of::<Vec<u32>>(answers, prompt).len());
+        }
         let position = self.position.as_ref().unwrap_or(&Select::Last);
         position.resolve(prompt, n).into_iter().next()
     }
@@ -267,6 +276,7 @@ impl Metric {
         match &self.kind {
             Kind::LogitDiff(sets, _) | Kind::Probability(sets) => sets.len(),
             Kind::Logits(weights) => weights.len(),
+            Kind::Answer(answers, _) => answers.len(),
             Kind::LogProbability(tokens) | Kind::Rank(tokens) | Kind::Top(tokens, _) => {
                 tokens.len()
             }
@@ -289,6 +299,7 @@ impl Metric {
             Kind::LogProbability(tokens) | Kind::Rank(tokens) | Kind::Top(tokens, _) => {
                 vec![*of(tokens, prompt)]
             }
+            Kind::Answer(answers, _) => of::<Vec<u32>>(answers, prompt).clone(),
             Kind::Divergence(..) | Kind::Closure(_) => Vec::new(),
         };
         tokens.sort_unstable();
@@ -300,6 +311,11 @@ impl Metric {
     pub(crate) fn needs(&self, prompt: usize, n: usize) -> Needs {
         let positions = match self.kind {
             Kind::Closure(_) => (0..n).collect(),
+            Kind::Answer(ref answers, _) => {
+                let start = self.position(prompt, n).into_iter();
+                let rows = of::<Vec<u32>>(answers, prompt).len();
+                start.flat_map(|start| start..start + rows).collect()
+            }
             _ => self.position(prompt, n).into_iter().collect(),
         };
         let few = matches!(self.kind, Kind::LogitDiff(..) | Kind::Logits(_));
@@ -354,6 +370,7 @@ impl Metric {
                 let (a, b) = of(sets, prompt);
                 total(a) - total(b)
             }
+            Kind::Answer(answers, scale) => scale.of(logits, of::<Vec<u32>>(answers, prompt)),
             Kind::LogProbability(tokens) => log_probabilities()[*of(tokens, prompt) as usize],
             Kind::Rank(tokens) => rank_in(logits.row(0), *of(tokens, prompt) as usize),
             Kind::Top(tokens, k) => {

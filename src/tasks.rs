@@ -43,6 +43,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 pub use corpus::{Corpus, Task, TrainingItem};
+pub(crate) use facts::subject_span;
 pub use facts::{FactPrompt, Facts};
 pub use greater_than::{GreaterThan, GreaterThanPrompt};
 pub use ioi::{Corruption, Ioi, IoiPair, IoiPositions, IoiPrompt, Order};

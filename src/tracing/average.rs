@@ -80,10 +80,10 @@ impl fmt::Display for PositionClass {
 pub struct DroppedFact {
     /// Its index in the set.
     pub index: usize,
-    /// What the model answers.
-    pub answer: u32,
+    /// What the model answers; of several tokens, each after the right ones before it.
+    pub answer: Vec<u32>,
     /// The right answer.
-    pub attribute: u32,
+    pub attribute: Vec<u32>,
 }
 
 /// What causal tracing found for a set of facts.
@@ -150,12 +150,13 @@ impl CausalTracing<'_> {
         let mut sorted = Sorted::default();
         for (index, fact) in facts.iter().enumerate() {
             let clean = self.clean(fact, restores)?;
-            let (answer, attribute) = (clean.answer, fact.attribute.unwrap_or(clean.answer));
-            if answer != attribute {
+            if let Some(attribute) = &fact.attribute
+                && *attribute != clean.likeliest
+            {
                 sorted.dropped.push(DroppedFact {
                     index,
-                    answer,
-                    attribute,
+                    answer: clean.likeliest,
+                    attribute: attribute.clone(),
                 });
                 continue;
             }

@@ -53,6 +53,7 @@ const TAKES: Takes = Takes {
     template: None,
     corrupted: true,
     wrong: false,
+    unequal: false,
 };
 
 /// Shares of all edges whose circuits are run.

@@ -12,6 +12,7 @@ use crate::facts::{FactArgs, window};
 use crate::interrupt;
 use crate::options::Common;
 use crate::session::Session;
+use crate::usage::usage;
 
 /// Attention knock-out: what must the last token read, and in which layers?
 ///
@@ -44,7 +45,19 @@ impl Knockout {
         let (output, model) = (&session.output, &session.model);
         output.say(format_args!("Model: {}", output.model()))?;
         let (facts, _) = self.facts.read(session)?;
-        let facts: Vec<TracedFact> = facts.iter().map(TracedFact::from).collect();
+        let facts: Vec<TracedFact> = facts.into_iter().map(|fact| fact.traced).collect();
+        let several = |fact: &&TracedFact| fact.attribute.as_ref().is_some_and(|a| a.len() > 1);
+        if let Some(tokens) = facts
+            .iter()
+            .find(several)
+            .and_then(|f| f.attribute.as_ref())
+        {
+            return Err(usage(format!(
+                "--answer: found {} tokens; expected one, since the model's likeliest next token is \
+                 measured",
+                tokens.len()
+            )));
+        }
         let prompts = Prompts::new(facts.iter().map(|fact| &fact.prompt))?;
         let window = window(self.window, DEFAULT_WINDOW, model.config().n_layers)?;
         let study = AttentionKnockout::new(model, &prompts)?
@@ -53,7 +66,7 @@ impl Knockout {
             .observe(session.progress.observer("cutting attention"));
         let answers = study.base().likeliest()?;
         let right = facts.iter().zip(&answers);
-        let right = right.filter(|(fact, answer)| fact.attribute == Some(**answer));
+        let right = right.filter(|(fact, answer)| fact.attribute.as_deref() == Some(&[**answer]));
         output.say(format_args!(
             "The model's own answer is measured; it is the right one for {} of {}.",
             right.count(),

@@ -61,6 +61,7 @@ const TAKES: Takes = Takes {
     template: None,
     corrupted: true,
     wrong: false,
+    unequal: false,
 };
 
 /// What the direction is made from, and what it is tried on.
@@ -187,6 +188,7 @@ impl Steer {
         let (output, tokenizer) = (&session.output, &session.tokenizer);
         let questions = Questions::new(&self.prompts, TAKES, tokenizer, output)?;
         session.introduce(&questions)?;
+        questions.single_tokens()?;
         let answer = questions.answers[0].0[0];
         let same = |(right, _): &(Vec<u32>, Vec<u32>)| *right == [answer];
         if let Some(i) = questions.answers.iter().position(|answers| !same(answers)) {
