@@ -206,7 +206,7 @@ impl<'m> DirectLogitAttribution<'m> {
     /// [`Error::NotCached`].
     pub fn accumulated(&self) -> Result<Labelled> {
         let n_layers = self.model.config().n_layers;
-        let points = HookPoint::residual(n_layers);
+        let points = HookPoint::residual(self.model.config());
         let rows = points.iter().map(|point| self.at(*point));
         let rows: Vec<Array1<f64>> = rows.collect::<Result<_>>()?;
         let names = points.iter().map(|point| point.residual_name(n_layers));

@@ -1,9 +1,12 @@
 //! The shape of a model: [`Config`], with GPT-2's presets and the fields of `config.json`.
 
 mod json;
+mod parts;
 
 pub use json::AssumedField;
 pub(crate) use json::ConfigFile;
+pub(crate) use parts::Element;
+pub use parts::{MlpKind, Norm, Positions, Residual};
 
 use crate::error::{Error, Result};
 
@@ -45,7 +48,32 @@ impl Activation {
         "`gelu_new` (or `gelu_pytorch_tanh`, `gelu_fast`), `gelu` or `relu`";
 }
 
-/// The shape and the constants of a GPT-2-style transformer.
+/// The shape and the constants of a transformer: a GPT-2, or one that differs from it in what its
+/// blocks are made of.
+///
+/// The last five fields say that, with GPT-2's as [`Config::gpt2`] has them. A model of two
+/// attention-only layers without LayerNorm, whose position embeddings only queries and keys read:
+///
+/// ```
+/// use patchlens::config::{MlpKind, Norm, Positions};
+/// use patchlens::{Config, Site, Transformer};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, n_ctx: 16, d_vocab: 11,
+/// mlp: MlpKind::None, norm: Norm::None, positions: Positions::Shortformer, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// assert_eq!(model.forward([1, 2, 3])?.dim(), (3, 11));
+/// let error = Site::MlpOut.at(0).check(model.config()).unwrap_err();
+/// assert_eq!(error.to_string(), "blocks.0.hook_mlp_out: this model has no MLPs");
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+///
+/// | | here | not yet |
+/// |---|---|---|
+/// | `norm` | [`Norm`]: LayerNorm, LayerNorm without weights, none | RMSNorm |
+/// | `positions` | [`Positions`]: learned, shortformer, none | rotary, ALiBi |
+/// | attention | causal, as many keys as queries, heads of any width, scaled or not | grouped keys, windows, softcaps |
+/// | `mlp` | [`MlpKind`]: plain, none | gated |
+/// | `residual` | [`Residual`]: sequential | parallel |
+/// | unembedding | tied or its own, with or without bias | softcaps |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Number of blocks (`n_layer`).
@@ -70,6 +98,16 @@ pub struct Config {
     pub scale_attn_by_inverse_layer_idx: bool,
     /// Whether the unembedding is the transposed token embedding (`tie_word_embeddings`).
     pub tie_word_embeddings: bool,
+    /// What normalises the stream before each half of a block and before the unembedding.
+    pub norm: Norm,
+    /// How positions enter.
+    pub positions: Positions,
+    /// What follows attention in a block; without MLPs, `d_mlp` and `activation` do not count.
+    pub mlp: MlpKind,
+    /// What the halves of a block read.
+    pub residual: Residual,
+    /// Width of one head where it is not `d_model / n_heads`.
+    pub head_width: Option<usize>,
 }
 
 impl Config {
@@ -87,6 +125,11 @@ impl Config {
             scale_attn_weights: true,
             scale_attn_by_inverse_layer_idx: false,
             tie_word_embeddings: true,
+            norm: Norm::Layer,
+            positions: Positions::Learned,
+            mlp: MlpKind::Plain,
+            residual: Residual::Sequential,
+            head_width: None,
         }
     }
 
@@ -115,9 +158,21 @@ impl Config {
         }
     }
 
-    /// Width of one head, `d_model / n_heads`.
+    /// Width of one head, `d_model / n_heads` unless [`Config::head_width`] says otherwise.
     pub fn d_head(&self) -> usize {
-        self.d_model / self.n_heads
+        self.head_width.unwrap_or(self.d_model / self.n_heads)
+    }
+
+    /// Width of all heads side by side: `d_model` in GPT-2.
+    pub fn d_heads(&self) -> usize {
+        self.n_heads * self.d_head()
+    }
+
+    /// Whether this is a GPT-2: what its blocks are made of, whatever its sizes.
+    pub(crate) fn is_gpt2(&self) -> bool {
+        let gpt2 = Self::gpt2();
+        let parts = |c: &Self| (c.norm, c.positions, c.mlp, c.residual);
+        parts(self) == parts(&gpt2) && self.d_heads() == self.d_model
     }
 
     /// The factor on the attention scores of one layer.
@@ -137,15 +192,16 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] naming the first field that does not.
     pub fn check(&self) -> Result<()> {
+        let mlp = self.has(Element::Mlp).then_some(("n_inner", self.d_mlp));
+        let head = self.head_width.map(|width| ("head_width", width));
         let sizes = [
             ("n_layer", self.n_layers),
             ("n_head", self.n_heads),
             ("n_embd", self.d_model),
-            ("n_inner", self.d_mlp),
             ("n_positions", self.n_ctx),
             ("vocab_size", self.d_vocab),
         ];
-        for (field, size) in sizes {
+        for (field, size) in sizes.into_iter().chain(mlp).chain(head) {
             if size == 0 {
                 return Err(bad(field, size, "at least 1"));
             }
@@ -153,7 +209,7 @@ impl Config {
                 return Err(bad(field, size, &format!("at most {MAX_SIZE}")));
             }
         }
-        if !self.d_model.is_multiple_of(self.n_heads) {
+        if self.head_width.is_none() && !self.d_model.is_multiple_of(self.n_heads) {
             let expected = format!("a multiple of n_head = {}", self.n_heads);
             return Err(bad("n_embd", self.d_model, &expected));
         }
@@ -185,15 +241,23 @@ impl Config {
 
     /// The f32 size of all parameters; cannot overflow once no size exceeds [`MAX_SIZE`].
     fn bytes(&self) -> u128 {
-        let [layers, d, mlp, ctx, vocab] = [
+        let [layers, d, heads, width, ctx, vocab] = [
             self.n_layers,
             self.d_model,
-            self.d_mlp,
+            self.n_heads,
+            self.d_head(),
             self.n_ctx,
             self.d_vocab,
         ]
         .map(|size| size as u128);
-        let block = 4 * d + (d + 1) * 3 * d + (d + 1) * d + (d + 1) * mlp + (mlp + 1) * d;
+        let inner = heads * width;
+        let mlp = if self.has(Element::Mlp) {
+            let mlp = self.d_mlp as u128;
+            (d + 1) * mlp + (mlp + 1) * d
+        } else {
+            0
+        };
+        let block = 4 * d + (d + 1) * 3 * inner + (inner + 1) * d + mlp;
         let unembed = u128::from(!self.tie_word_embeddings) * vocab * d;
         4 * ((vocab + ctx) * d + layers * block + 2 * d + unembed)
     }

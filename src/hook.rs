@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use strsim::levenshtein;
 
-use crate::config::Config;
+use crate::config::{Config, Element};
 use crate::error::{Error, Result};
 
 /// What the dimensions of an activation mean, and thereby its shape.
@@ -88,7 +88,7 @@ impl Axes {
 
 /// Defines the enum of sites, their names and axes from one table.
 macro_rules! sites {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal, $axes:ident;)*) => {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $axes:ident $(, $element:ident)*;)*) => {
         /// A place within a block, in order of execution (so `<` means "runs earlier").
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Site { $($(#[$doc])* $variant,)* }
@@ -106,6 +106,11 @@ macro_rules! sites {
             pub fn axes(self) -> Axes {
                 match self { $(Site::$variant => Axes::$axes,)* }
             }
+
+            /// What a model must have to have it.
+            fn needs(self) -> &'static [Element] {
+                match self { $(Site::$variant => &[$(Element::$element),*],)* }
+            }
         }
     };
 }
@@ -122,9 +127,9 @@ sites! {
     /// The residual before `ln1`, one copy per head, read by v only, `[pos, head, d_model]`.
     VInput = "hook_v_input", HeadModel;
     /// The divisor of the first LayerNorm, `[pos, 1]`.
-    Ln1Scale = "ln1.hook_scale", Scale;
+    Ln1Scale = "ln1.hook_scale", Scale, Norm;
     /// The first LayerNorm's output before its weight and bias, `[pos, d_model]`.
-    Ln1Normalized = "ln1.hook_normalized", Model;
+    Ln1Normalized = "ln1.hook_normalized", Model, Norm;
     /// Queries, `[pos, head, d_head]`.
     Q = "attn.hook_q", Head;
     /// Keys, `[pos, head, d_head]`.
@@ -142,19 +147,19 @@ sites! {
     /// The attention layer's output with `b_O`, `[pos, d_model]`.
     AttnOut = "hook_attn_out", Model;
     /// The residual stream between attention and MLP, `[pos, d_model]`.
-    ResidMid = "hook_resid_mid", Model;
+    ResidMid = "hook_resid_mid", Model, Mlp;
     /// The residual before `ln2`, as read by the MLP only, `[pos, d_model]`.
-    MlpIn = "hook_mlp_in", Model;
+    MlpIn = "hook_mlp_in", Model, Mlp;
     /// The divisor of the second LayerNorm, `[pos, 1]`.
-    Ln2Scale = "ln2.hook_scale", Scale;
+    Ln2Scale = "ln2.hook_scale", Scale, Mlp, Norm;
     /// The second LayerNorm's output before its weight and bias, `[pos, d_model]`.
-    Ln2Normalized = "ln2.hook_normalized", Model;
+    Ln2Normalized = "ln2.hook_normalized", Model, Mlp, Norm;
     /// The MLP's hidden layer before the activation function, `[pos, d_mlp]`.
-    MlpPre = "mlp.hook_pre", Mlp;
+    MlpPre = "mlp.hook_pre", Mlp, Mlp;
     /// The MLP's hidden layer after the activation function, `[pos, d_mlp]`.
-    MlpPost = "mlp.hook_post", Mlp;
+    MlpPost = "mlp.hook_post", Mlp, Mlp;
     /// The MLP's output, `[pos, d_model]`.
-    MlpOut = "hook_mlp_out", Model;
+    MlpOut = "hook_mlp_out", Model, Mlp;
     /// The residual stream that leaves the block, `[pos, d_model]`.
     ResidPost = "hook_resid_post", Model;
 }
@@ -204,7 +209,13 @@ const GLOBALS: [HookPoint; 5] = [
 ];
 
 impl HookPoint {
-    /// Every hook point of a model with `n_layers` layers, in order of execution.
+    /// Every hook point that a model has, in order of execution.
+    pub fn of(config: &Config) -> impl Iterator<Item = HookPoint> + '_ {
+        Self::all(config.n_layers).filter(|point| point.lacking(config).is_none())
+    }
+
+    /// Every hook point of a GPT-2 with `n_layers` layers, in order of execution; see
+    /// [`HookPoint::of`] for models that lack some.
     pub fn all(n_layers: usize) -> impl Iterator<Item = HookPoint> {
         let blocks =
             (0..n_layers).flat_map(|layer| Site::ALL.iter().map(move |site| site.at(layer)));
@@ -218,12 +229,16 @@ impl HookPoint {
             ])
     }
 
-    /// The residual stream along the model: `resid_pre` and `resid_mid` of every block, then the
-    /// last block's `resid_post` (TransformerLens's `accumulated_resid(incl_mid=True)`).
-    pub(crate) fn residual(n_layers: usize) -> Vec<HookPoint> {
+    /// The residual stream along the model: `resid_pre` and `resid_mid` (where there is one) of
+    /// every block, then the last block's `resid_post` (TransformerLens's
+    /// `accumulated_resid(incl_mid=True)`).
+    pub(crate) fn residual(config: &Config) -> Vec<HookPoint> {
         let both = |layer| [Site::ResidPre.at(layer), Site::ResidMid.at(layer)];
-        let blocks = (0..n_layers).flat_map(both);
-        blocks.chain([Site::ResidPost.at(n_layers - 1)]).collect()
+        let blocks = (0..config.n_layers).flat_map(both);
+        let points = blocks.chain([Site::ResidPost.at(config.n_layers - 1)]);
+        points
+            .filter(|point| point.lacking(config).is_none())
+            .collect()
     }
 
     /// TransformerLens's short name of a point of the residual stream, or of what is added to it:
@@ -260,11 +275,29 @@ impl HookPoint {
         }
     }
 
+    /// What a model would have to have to have the point, in its layers.
+    pub(crate) fn lacking(self, config: &Config) -> Option<Element> {
+        let needs = match self {
+            HookPoint::Embed | HookPoint::Logits => &[],
+            HookPoint::PosEmbed => &[Element::Positions][..],
+            HookPoint::Block(_, site) => site.needs(),
+            HookPoint::LnFinalScale | HookPoint::LnFinalNormalized => &[Element::Norm],
+        };
+        needs.iter().copied().find(|element| !config.has(*element))
+    }
+
     /// Checks that a model of this shape has the point.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] with the nearest layer where it does not.
+    /// [`Error::Lacks`] where models of its kind have none, [`Error::OutOfRange`] with the nearest
+    /// layer where it has fewer.
     pub fn check(self, config: &Config) -> Result<()> {
+        if let Some(element) = self.lacking(config) {
+            return Err(Error::Lacks {
+                at: self.to_string(),
+                reason: element.absence().to_string(),
+            });
+        }
         match self {
             HookPoint::Block(layer, site) if layer >= config.n_layers => Err(Error::OutOfRange {
                 at: self.to_string(),

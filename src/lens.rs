@@ -162,7 +162,7 @@ impl<'m> LogitLens<'m> {
         LogitLens {
             model,
             tuned: None,
-            points: HookPoint::residual(model.config().n_layers),
+            points: HookPoint::residual(model.config()),
             top_k: model.config().d_vocab.min(5),
             tokens: Vec::new(),
             token_labels: None,

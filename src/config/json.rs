@@ -223,6 +223,7 @@ impl Fields {
                 base.scale_attn_by_inverse_layer_idx,
             )?,
             tie_word_embeddings: self.flag("tie_word_embeddings", base.tie_word_embeddings)?,
+            ..base
         };
         self.check_rest()?;
         config.check()?;

@@ -5,6 +5,7 @@ use crate::component::Qkv;
 use crate::config::Config;
 use crate::gradient::Backward;
 use crate::hook::{HookPoint, Site};
+use crate::model::stage::Kind;
 
 /// The inputs of attention by head.
 pub(super) const SPLIT_INPUTS: [Site; 4] = [Site::AttnIn, Site::QInput, Site::KInput, Site::VInput];
@@ -28,6 +29,8 @@ pub(super) fn points(
     }
     if want.parameters {
         points.push(HookPoint::LnFinalNormalized);
+        let own = Kind::of(config).reads_positions();
+        points.extend(own.then_some(HookPoint::PosEmbed));
     }
     for layer in 0..config.n_layers {
         let at = |site: Site| site.at(layer);
@@ -49,5 +52,6 @@ pub(super) fn points(
             points.push(at(Site::MlpPost));
         }
     }
-    Selection::points(points)
+    let there = |point: &HookPoint| point.lacking(config).is_none();
+    Selection::points(points.into_iter().filter(there))
 }
