@@ -2,9 +2,10 @@
 
 mod json;
 mod parts;
+mod transformer_lens;
 
-pub use json::AssumedField;
 pub(crate) use json::ConfigFile;
+pub use json::{AssumedField, Program};
 pub(crate) use parts::Element;
 pub use parts::{MlpKind, Norm, Positions, Residual};
 
@@ -20,6 +21,11 @@ pub enum Activation {
     Gelu,
     /// `relu`: the larger of `x` and 0.
     Relu,
+    /// `silu`: `x / (1 + exp(−x))`.
+    Silu,
+    /// `solu`: `x · softmax(x)`, over the whole hidden layer (Elhage et al. 2022); with
+    /// [`MlpKind::Normed`] TransformerLens's `solu_ln`.
+    Solu,
 }
 
 impl Activation {
@@ -29,6 +35,8 @@ impl Activation {
             Activation::GeluNew => "gelu_new",
             Activation::Gelu => "gelu",
             Activation::Relu => "relu",
+            Activation::Silu => "silu",
+            Activation::Solu => "solu",
         }
     }
 
@@ -71,7 +79,7 @@ impl Activation {
 /// | `norm` | [`Norm`]: LayerNorm, LayerNorm without weights, none | RMSNorm |
 /// | `positions` | [`Positions`]: learned, shortformer, none | rotary, ALiBi |
 /// | attention | causal, as many keys as queries, heads of any width, scaled or not | grouped keys, windows, softcaps |
-/// | `mlp` | [`MlpKind`]: plain, none | gated |
+/// | `mlp` | [`MlpKind`]: plain, with a LayerNorm inside, none | gated |
 /// | `residual` | [`Residual`]: sequential | parallel |
 /// | unembedding | tied or its own, with or without bias | softcaps |
 #[derive(Clone, Debug, PartialEq)]
@@ -108,6 +116,9 @@ pub struct Config {
     pub residual: Residual,
     /// Width of one head where it is not `d_model / n_heads`.
     pub head_width: Option<usize>,
+    /// Number of tokens that there are logits of, where they are not those of the input; the
+    /// unembedding is its own matrix then.
+    pub d_vocab_out: Option<usize>,
 }
 
 impl Config {
@@ -130,6 +141,7 @@ impl Config {
             mlp: MlpKind::Plain,
             residual: Residual::Sequential,
             head_width: None,
+            d_vocab_out: None,
         }
     }
 
@@ -168,11 +180,20 @@ impl Config {
         self.n_heads * self.d_head()
     }
 
+    /// Number of logits: `d_vocab` in GPT-2.
+    pub fn d_logits(&self) -> usize {
+        self.d_vocab_out.unwrap_or(self.d_vocab)
+    }
+
     /// Whether this is a GPT-2: what its blocks are made of, whatever its sizes.
     pub(crate) fn is_gpt2(&self) -> bool {
         let gpt2 = Self::gpt2();
         let parts = |c: &Self| (c.norm, c.positions, c.mlp, c.residual);
-        parts(self) == parts(&gpt2) && self.d_heads() == self.d_model
+        let gelu_or_relu = !matches!(self.activation, Activation::Silu | Activation::Solu);
+        gelu_or_relu
+            && parts(self) == parts(&gpt2)
+            && self.d_heads() == self.d_model
+            && self.d_logits() == self.d_vocab
     }
 
     /// The factor on the attention scores of one layer.
@@ -194,6 +215,7 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         let mlp = self.has(Element::Mlp).then_some(("n_inner", self.d_mlp));
         let head = self.head_width.map(|width| ("head_width", width));
+        let out = self.d_vocab_out.map(|out| ("d_vocab_out", out));
         let sizes = [
             ("n_layer", self.n_layers),
             ("n_head", self.n_heads),
@@ -201,7 +223,7 @@ impl Config {
             ("n_positions", self.n_ctx),
             ("vocab_size", self.d_vocab),
         ];
-        for (field, size) in sizes.into_iter().chain(mlp).chain(head) {
+        for (field, size) in sizes.into_iter().chain(mlp).chain(head).chain(out) {
             if size == 0 {
                 return Err(bad(field, size, "at least 1"));
             }
@@ -212,6 +234,10 @@ impl Config {
         if self.head_width.is_none() && !self.d_model.is_multiple_of(self.n_heads) {
             let expected = format!("a multiple of n_head = {}", self.n_heads);
             return Err(bad("n_embd", self.d_model, &expected));
+        }
+        if self.tie_word_embeddings && self.d_logits() != self.d_vocab {
+            let expected = format!("{}, as embedding and unembedding are tied", self.d_vocab);
+            return Err(bad("d_vocab_out", self.d_logits(), &expected));
         }
         if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
             let expected = "a finite number that is not negative";
@@ -241,24 +267,25 @@ impl Config {
 
     /// The f32 size of all parameters; cannot overflow once no size exceeds [`MAX_SIZE`].
     fn bytes(&self) -> u128 {
-        let [layers, d, heads, width, ctx, vocab] = [
+        let [layers, d, heads, width, ctx, vocab, out] = [
             self.n_layers,
             self.d_model,
             self.n_heads,
             self.d_head(),
             self.n_ctx,
             self.d_vocab,
+            self.d_logits(),
         ]
         .map(|size| size as u128);
         let inner = heads * width;
         let mlp = if self.has(Element::Mlp) {
             let mlp = self.d_mlp as u128;
-            (d + 1) * mlp + (mlp + 1) * d
+            (d + 1) * mlp + (mlp + 1) * d + 2 * mlp
         } else {
             0
         };
         let block = 4 * d + (d + 1) * 3 * inner + (inner + 1) * d + mlp;
-        let unembed = u128::from(!self.tie_word_embeddings) * vocab * d;
+        let unembed = u128::from(!self.tie_word_embeddings) * out * d;
         4 * ((vocab + ctx) * d + layers * block + 2 * d + unembed)
     }
 }

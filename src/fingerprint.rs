@@ -49,6 +49,7 @@ impl Fingerprint {
             mlp,
             residual,
             head_width,
+            d_vocab_out,
         } = config;
         let sizes = [n_layers, n_heads, d_model, d_mlp, n_ctx, d_vocab];
         let flags = [
@@ -61,6 +62,7 @@ impl Fingerprint {
         // Not of a GPT-2, whose fingerprints stand in files that are older than other models.
         if !config.is_gpt2() {
             text += &format!(" {norm:?} {positions:?} {mlp:?} {residual:?} {head_width:?}");
+            text += &format!(" {d_vocab_out:?}");
         }
         for (name, tensor) in parameters.tensors() {
             text += &format!("\n{name} {:?}", tensor.shape());

@@ -51,7 +51,7 @@ impl Axes {
             Axes::HeadModel => vec![n, config.n_heads, config.d_model],
             Axes::Attention => vec![config.n_heads, n, n],
             Axes::Mlp => vec![n, config.d_mlp],
-            Axes::Vocab => vec![n, config.d_vocab],
+            Axes::Vocab => vec![n, config.d_logits()],
         }
     }
 
@@ -94,7 +94,8 @@ macro_rules! sites {
         pub enum Site { $($(#[$doc])* $variant,)* }
 
         impl Site {
-            /// All sites of a block, in order of execution.
+            /// All sites of a block, in order of execution; no model has all of them, see
+            /// [`HookPoint::of`].
             pub const ALL: &'static [Site] = &[$(Site::$variant,)*];
 
             /// The name below `blocks.{i}.`, TransformerLens's.
@@ -156,7 +157,15 @@ sites! {
     Ln2Normalized = "ln2.hook_normalized", Model, Mlp, Norm;
     /// The MLP's hidden layer before the activation function, `[pos, d_mlp]`.
     MlpPre = "mlp.hook_pre", Mlp, Mlp;
-    /// The MLP's hidden layer after the activation function, `[pos, d_mlp]`.
+    /// The same after the activation function, where a LayerNorm follows in the MLP (SoLU),
+    /// `[pos, d_mlp]`.
+    MlpMid = "mlp.hook_mid", Mlp, InnerNorm;
+    /// The divisor of that LayerNorm, `[pos, 1]`.
+    MlpNormScale = "mlp.ln.hook_scale", Scale, InnerNorm;
+    /// Its output before its weight and bias, `[pos, d_mlp]`.
+    MlpNormNormalized = "mlp.ln.hook_normalized", Mlp, InnerNorm;
+    /// The MLP's hidden layer after the activation function (and the LayerNorm that may follow),
+    /// `[pos, d_mlp]`.
     MlpPost = "mlp.hook_post", Mlp, Mlp;
     /// The MLP's output, `[pos, d_model]`.
     MlpOut = "hook_mlp_out", Model, Mlp;
@@ -165,6 +174,12 @@ sites! {
 }
 
 impl Site {
+    /// The sites of a GPT-2's block, in order of execution.
+    fn gpt2() -> impl Iterator<Item = Site> {
+        let inner = |site: &Site| site.needs().contains(&Element::InnerNorm);
+        Site::ALL.iter().copied().filter(move |site| !inner(site))
+    }
+
     /// This site in layer `layer`.
     pub fn at(self, layer: usize) -> HookPoint {
         HookPoint::Block(layer, self)
@@ -211,14 +226,17 @@ const GLOBALS: [HookPoint; 5] = [
 impl HookPoint {
     /// Every hook point that a model has, in order of execution.
     pub fn of(config: &Config) -> impl Iterator<Item = HookPoint> + '_ {
-        Self::all(config.n_layers).filter(|point| point.lacking(config).is_none())
+        let blocks =
+            (0..config.n_layers).flat_map(|layer| Site::ALL.iter().map(move |site| site.at(layer)));
+        let [embed, pos_embed, last @ ..] = GLOBALS;
+        let all = [embed, pos_embed].into_iter().chain(blocks).chain(last);
+        all.filter(|point| point.lacking(config).is_none())
     }
 
     /// Every hook point of a GPT-2 with `n_layers` layers, in order of execution; see
     /// [`HookPoint::of`] for models that lack some.
     pub fn all(n_layers: usize) -> impl Iterator<Item = HookPoint> {
-        let blocks =
-            (0..n_layers).flat_map(|layer| Site::ALL.iter().map(move |site| site.at(layer)));
+        let blocks = (0..n_layers).flat_map(|layer| Site::gpt2().map(move |site| site.at(layer)));
         [HookPoint::Embed, HookPoint::PosEmbed]
             .into_iter()
             .chain(blocks)

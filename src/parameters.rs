@@ -46,6 +46,8 @@ pub struct Attention {
 pub struct Mlp {
     /// `[d_model, d_mlp]`
     pub c_fc: Linear,
+    /// The LayerNorm after the activation function, `[d_mlp]`; empty where there is none.
+    pub ln: LayerNorm,
     /// `[d_mlp, d_model]`
     pub c_proj: Linear,
 }
@@ -155,8 +157,12 @@ impl Parameters {
                 let expected = "no such parameter".to_string();
                 return Err(wrong(name, tensor.shape(), expected));
             }
-            if tensor.shape() != [config.d_vocab] {
-                return Err(wrong(name, tensor.shape(), format!("[{}]", config.d_vocab)));
+            if tensor.shape() != [config.d_logits()] {
+                return Err(wrong(
+                    name,
+                    tensor.shape(),
+                    format!("[{}]", config.d_logits()),
+                ));
             }
         }
         let first = tensors.par_iter().find_map_first(not_finite);
@@ -236,6 +242,7 @@ impl Block {
             ln_2: LayerNorm::zeros(shapes),
             mlp: Mlp {
                 c_fc: Linear::zeros(shapes),
+                ln: LayerNorm::zeros(shapes),
                 c_proj: Linear::zeros(shapes),
             },
         }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 
-use crate::config::{Config, Norm, Positions};
+use crate::config::{Config, MlpKind, Norm, Positions};
 use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::ops::{part, part_mut};
@@ -77,7 +77,7 @@ impl Processing {
 
     fn apply(self, parameters: &mut Parameters, config: &Config) {
         match self {
-            Processing::FoldLayerNorm => fold_layer_norm(parameters),
+            Processing::FoldLayerNorm => fold_layer_norm(parameters, config),
             Processing::CenterWritingWeights => {
                 // A tied unembedding reads `wte`, and must keep its mean.
                 if parameters.lm_head.is_none() {
@@ -133,10 +133,13 @@ impl Transformer {
     }
 }
 
-fn fold_layer_norm(parameters: &mut Parameters) {
+fn fold_layer_norm(parameters: &mut Parameters, config: &Config) {
     for block in &mut parameters.h {
         fold_into(&mut block.ln_1, &mut block.attn.c_attn);
         fold_into(&mut block.ln_2, &mut block.mlp.c_fc);
+        if config.mlp == MlpKind::Normed {
+            fold_into(&mut block.mlp.ln, &mut block.mlp.c_proj);
+        }
     }
     let Parameters {
         wte,
@@ -157,7 +160,7 @@ fn fold_layer_norm(parameters: &mut Parameters) {
     reset(ln_f);
 }
 
-/// Folds a LayerNorm into the map that reads it, weight `[d_model, out]`.
+/// Folds a LayerNorm into the map that reads it, weight `[in, out]`.
 fn fold_into(norm: &mut LayerNorm, reader: &mut Linear) {
     if reader.weight.is_empty() {
         return;

@@ -35,6 +35,9 @@ pub enum MlpKind {
     None,
     /// Two linear maps with the activation function between them (GPT-2).
     Plain,
+    /// The same with a LayerNorm after the activation function, `mlp.ln`; it has a weight and a
+    /// bias where those of the stream have.
+    Normed,
 }
 
 /// What the halves of a block read.
@@ -51,6 +54,7 @@ pub(crate) enum Element {
     Positions,
     Norm,
     Mlp,
+    InnerNorm,
 }
 
 impl Element {
@@ -60,6 +64,7 @@ impl Element {
             Element::Positions => "this model has no position embeddings",
             Element::Norm => "this model has no LayerNorms",
             Element::Mlp => "this model has no MLPs",
+            Element::InnerNorm => "this model has no LayerNorm inside its MLPs",
         }
     }
 }
@@ -70,6 +75,7 @@ impl Config {
             Element::Positions => self.positions != Positions::None,
             Element::Norm => self.norm != Norm::None,
             Element::Mlp => self.mlp != MlpKind::None,
+            Element::InnerNorm => self.mlp == MlpKind::Normed,
         }
     }
 

@@ -168,6 +168,16 @@ impl<'r> Reverse<'r> {
         let mut hidden = self.stack(ops::matmul(out.view(), block.mlp.c_proj.weight.t()));
         drop(out);
         self.record(at(Site::MlpPost), &hidden);
+        if model.config().has(Element::InnerNorm) {
+            let points = [Site::MlpMid, Site::MlpNormScale, Site::MlpNormNormalized].map(at);
+            let (ln, gradient) = (
+                &block.mlp.ln,
+                Arc::unwrap_or_clone(hidden.data).into_inner(),
+            );
+            let back = self.layer_norm(points, ln, gradient, |p| &mut p.h[layer].mlp.ln);
+            hidden = self.stack(back);
+            self.record(at(Site::MlpMid), &hidden);
+        }
         ops::activate_backward(
             model.config().activation,
             self.saved(at(Site::MlpPre)),
@@ -187,8 +197,24 @@ impl<'r> Reverse<'r> {
         Some(post.plus(&input, no_base))
     }
 
-    /// Through a LayerNorm, from the gradient at its output to that at its input.
+    /// Through the LayerNorm of a half, from the gradient at its output to that at its input: the
+    /// same in a model without.
     pub fn norm(
+        &mut self,
+        points: NormPoints,
+        ln: &LayerNorm,
+        gradient: Array2<f32>,
+        pick: impl Fn(&mut Parameters) -> &mut LayerNorm,
+    ) -> Array2<f32> {
+        if self.model.config().has(Element::Norm) {
+            self.layer_norm(points, ln, gradient, pick)
+        } else {
+            gradient
+        }
+    }
+
+    /// Through a LayerNorm, from the gradient at its output to that at its input.
+    fn layer_norm(
         &mut self,
         points: NormPoints,
         ln: &LayerNorm,
@@ -197,9 +223,6 @@ impl<'r> Reverse<'r> {
     ) -> Array2<f32> {
         let [input, scale, normalized] = points;
         let config = self.model.config();
-        if !config.has(Element::Norm) {
-            return gradient;
-        }
         let affine = ln.affine();
         if let Some(parameters) = self.parameters.as_mut().filter(|_| affine.is_some()) {
             let to = pick(parameters);

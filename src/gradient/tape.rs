@@ -36,6 +36,7 @@ pub(super) fn points(
         let at = |site: Site| site.at(layer);
         if reaches(want, at(Site::MlpPost)) {
             points.extend([Site::MlpIn, Site::Ln2Scale, Site::MlpPre].map(at));
+            points.extend([Site::MlpMid, Site::MlpNormScale].map(at));
         }
         if reaches(want, at(Site::Pattern)) {
             let sites = [Site::Q, Site::K, Site::V, Site::Pattern];
@@ -49,7 +50,7 @@ pub(super) fn points(
         if want.parameters {
             let sites = [Site::Ln1Normalized, Site::Z, Site::Ln2Normalized];
             points.extend(sites.map(at));
-            points.push(at(Site::MlpPost));
+            points.extend([Site::MlpNormNormalized, Site::MlpPost].map(at));
         }
     }
     let there = |point: &HookPoint| point.lacking(config).is_none();

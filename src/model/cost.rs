@@ -53,7 +53,7 @@ impl Lane<'_> {
         }
         let read = self.final_rows(&dirty).len();
         let columns = match &self.columns {
-            Columns::All => config.d_vocab,
+            Columns::All => config.d_logits(),
             Columns::Tokens(tokens) => tokens.len(),
         };
         cost.macs += (read * columns * config.d_model) as u64;
@@ -78,6 +78,7 @@ impl Lane<'_> {
         let narrow = NARROW.iter().chain(bare);
         let narrow = narrow.map(|step| width * count(step));
         let wide = match hidden {
+            _ if config.has(Element::InnerNorm) => WIDE_NORMED,
             Hidden::InPlace => WIDE_IN_PLACE,
             Hidden::Completed => WIDE,
         };
@@ -220,6 +221,26 @@ const WIDE: &[WideStep] = &[
     },
     WideStep {
         hidden: &[Stage::MlpPre, Stage::MlpPost],
+        beside: &[Stage::ResidMid],
+    },
+    WideStep {
+        hidden: &[Stage::MlpPost],
+        beside: &[Stage::ResidMid, Stage::MlpPost],
+    },
+];
+
+/// The same with a LayerNorm after the activation function: shown to hooks in copies.
+const WIDE_NORMED: &[WideStep] = &[
+    WideStep {
+        hidden: &[Stage::MlpIn, Stage::MlpPre],
+        beside: &[Stage::ResidMid, Stage::MlpIn],
+    },
+    WideStep {
+        hidden: &[Stage::MlpPre, Stage::MlpMid, Stage::MlpMid, Stage::MlpMid],
+        beside: &[Stage::ResidMid],
+    },
+    WideStep {
+        hidden: &[Stage::MlpMid, Stage::MlpMid, Stage::MlpPost],
         beside: &[Stage::ResidMid],
     },
     WideStep {

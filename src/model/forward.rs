@@ -16,8 +16,8 @@ use crate::component::Qkv;
 use crate::config::Element;
 use crate::hook::HookPoint::{self, Embed, LnFinalNormalized, LnFinalScale, PosEmbed};
 use crate::hook::Site::{
-    K, Ln1Normalized, Ln1Scale, Ln2Normalized, Ln2Scale, MlpIn, MlpPost, MlpPre, Q, ResidPost,
-    ResidPre, V, Z,
+    K, Ln1Normalized, Ln1Scale, Ln2Normalized, Ln2Scale, MlpIn, MlpMid, MlpNormNormalized,
+    MlpNormScale, MlpPost, MlpPre, Q, ResidPost, ResidPre, V, Z,
 };
 use crate::ops;
 use crate::parameters::Block;
@@ -99,8 +99,19 @@ impl<'p, H: Hooks> Pass<'p, '_, H> {
         let input = mid.at(MlpIn, self);
         let normed = self.norm(&w.ln_2, input, ln_2);
         let hidden = self.linear(normed, &w.mlp.c_fc).at(MlpPre, self);
-        let hidden = self.activate(hidden).at(MlpPost, self);
+        let hidden = self.activate(hidden);
+        let hidden = self.norm_hidden(w, hidden).at(MlpPost, self);
         self.linear(hidden, &w.mlp.c_proj)
+    }
+
+    /// The LayerNorm inside the MLP, where there is one.
+    fn norm_hidden(&mut self, w: &Block, hidden: Rows) -> Rows {
+        if !self.kind.has(Stage::MlpMid) {
+            return hidden;
+        }
+        let points = [MlpNormScale, MlpNormNormalized].map(|site| site.at(self.here.layer));
+        let mid = hidden.at(MlpMid, self);
+        self.layer_norm(&w.mlp.ln, mid, points)
     }
 
     /// The final LayerNorm and the unembedding, of the rows that are read.

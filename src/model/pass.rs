@@ -112,11 +112,12 @@ pub(super) struct Layouts {
 }
 
 impl Layouts {
-    fn new(layer: usize, lanes: &[LayerRows]) -> Self {
+    fn new(kind: Kind, layer: usize, lanes: &[LayerRows]) -> Self {
         let mut rows: Vec<Arc<Layout>> = Vec::with_capacity(Stage::COUNT);
         for (i, stage) in Stage::ALL.iter().enumerate() {
             // Most stages have the rows of the one before.
-            let before = i.checked_sub(1).map(|i| Stage::ALL[i]);
+            let before = Stage::ALL[..i].iter().rev().copied();
+            let before = before.into_iter().find(|stage| kind.has(*stage));
             let same = before.filter(|before| {
                 let mut lanes = lanes.iter();
                 lanes.all(|lane| Arc::ptr_eq(&lane[*before], &lane[*stage]))
@@ -201,7 +202,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             .collect();
         let after = rows.iter().map(|r| Positions::clone(&r[Stage::ResidPost]));
         self.dirty = after.collect();
-        self.here = Layouts::new(layer, &rows);
+        self.here = Layouts::new(self.kind, layer, &rows);
         self.mlp_rows += self.here.of(Stage::MlpIn).len() as u64;
         &self.model.parameters().h[layer]
     }
@@ -319,17 +320,21 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         ops::linear(x, w, bias)
     }
 
-    /// What LayerNorm makes of rows, with its two hook points, of its scale and before its weight
-    /// and bias; the rows themselves in a model without.
+    /// What the LayerNorm of a half makes of rows of the stream; the rows themselves in a model
+    /// without.
     pub(super) fn norm(&mut self, ln: &LayerNorm, x: Rows, points: [HookPoint; 2]) -> Rows {
-        let config = self.model.config();
-        if !config.has(Element::Norm) {
-            return x;
+        if self.model.config().has(Element::Norm) {
+            self.layer_norm(ln, x, points)
+        } else {
+            x
         }
-        let eps = config.layer_norm_eps;
+    }
+
+    /// LayerNorm with its two hook points, of its scale and before its weight and bias.
+    pub(super) fn layer_norm(&mut self, ln: &LayerNorm, x: Rows, points: [HookPoint; 2]) -> Rows {
+        let eps = self.model.config().layer_norm_eps;
         let wanted = points.iter().any(|at| self.wanted_by_any(*at));
-        if config.has_norm_weights() && !wanted {
-            let (weight, bias) = (ln.weight.view(), ln.bias.view());
+        if let Some([weight, bias]) = ln.affine().filter(|_| !wanted) {
             let data = ops::layer_norm_affine(x.view(), weight, bias, eps);
             return Rows::new(&x.layout, data);
         }
@@ -340,9 +345,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         });
         let shown = Rows::new(&x.layout, normalized.normalized).shown(normalized_at, self);
         match ln.affine() {
-            Some([weight, bias]) => {
-                Rows::new(&x.layout, ops::affine(shown.view(), weight, bias))
-            }
+            Some([weight, bias]) => Rows::new(&x.layout, ops::affine(shown.view(), weight, bias)),
             None => shown,
         }
     }

@@ -68,6 +68,7 @@ impl Frozen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
     mlp: bool,
+    inner_norm: bool,
     positions: Positions,
 }
 
@@ -75,13 +76,15 @@ impl Kind {
     pub fn of(config: &Config) -> Self {
         Kind {
             mlp: config.has(Element::Mlp),
+            inner_norm: config.has(Element::InnerNorm),
             positions: config.positions,
         }
     }
 
-    fn has(self, stage: Stage) -> bool {
+    pub fn has(self, stage: Stage) -> bool {
         match stage.entry().element {
             Some(Element::Mlp) => self.mlp,
+            Some(Element::InnerNorm) => self.inner_norm,
             _ => true,
         }
     }
@@ -261,11 +264,18 @@ stages! {
         sites: &[Site::MlpPre],
         inputs: &[Same(Stage::MlpIn)], base: Some(Site::MlpPre), weights: Some(Hidden),
     }
-    /// The hidden layer after the activation function.
+    /// The hidden layer after the activation function, where a LayerNorm follows, and that
+    /// LayerNorm.
+    MlpMid {
+        element: Some(Element::InnerNorm),
+        sites: &[Site::MlpMid, Site::MlpNormScale, Site::MlpNormNormalized],
+        inputs: &[Same(Stage::MlpPre)], base: Some(Site::MlpMid),
+    }
+    /// The hidden layer as the second map reads it.
     MlpPost {
         element: Some(Element::Mlp),
         sites: &[Site::MlpPost],
-        inputs: &[Same(Stage::MlpPre)], base: Some(Site::MlpPost),
+        inputs: &[Same(Stage::MlpMid)], instead: &[Same(Stage::MlpPre)], base: Some(Site::MlpPost),
     }
     /// The MLP's output.
     MlpOut {

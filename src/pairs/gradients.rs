@@ -249,6 +249,6 @@ fn run_bytes(config: &Config, n: usize) -> u64 {
     // What the backward pass reads of each layer, and the layer that is being computed. Matrices
     // may have a quarter more memory than they need.
     let tape = config.n_layers * (6 * d + config.d_mlp + 2 + heads * n);
-    let working = 10 * d + 4 * config.d_mlp + 4 * heads * n + 4 * config.d_vocab;
+    let working = 10 * d + 4 * config.d_mlp + 4 * heads * n + 4 * config.d_logits();
     (5 * n * (tape + working)) as u64
 }

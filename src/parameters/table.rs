@@ -42,6 +42,12 @@ fn norm(c: &Config) -> Vec<usize> {
     vec![if c.has_norm_weights() { c.d_model } else { 0 }]
 }
 
+/// The shape of weight or bias of the LayerNorm inside an MLP.
+fn inner_norm(c: &Config) -> Vec<usize> {
+    let there = c.has(Element::InnerNorm) && c.has_norm_weights();
+    vec![if there { c.d_mlp } else { 0 }]
+}
+
 fn positions(c: &Config) -> Vec<usize> {
     let there = c.has(Element::Positions);
     vec![if there { c.n_ctx } else { 0 }, c.d_model]
@@ -118,6 +124,8 @@ tensors! {
         "ln_2.bias", Bias, norm, ln_2.bias;
         "mlp.c_fc.weight", Map, |c| vec![c.d_model, mlp(c)[0]], mlp.c_fc.weight;
         "mlp.c_fc.bias", Bias, |c| vec![mlp(c)[0]], mlp.c_fc.bias;
+        "mlp.ln.weight", Scale, inner_norm, mlp.ln.weight;
+        "mlp.ln.bias", Bias, inner_norm, mlp.ln.bias;
         "mlp.c_proj.weight", Output, |c| mlp(c).to_vec(), mlp.c_proj.weight;
         "mlp.c_proj.bias", Bias, |c| vec![mlp(c)[1]], mlp.c_proj.bias;
     }
@@ -126,8 +134,8 @@ tensors! {
         "ln_f.bias", Bias, norm, ln_f.bias;
     }
     head {
-        "lm_head.weight", Map, |c| vec![c.d_vocab, c.d_model], lm_head;
-        "lm_head.bias", Bias, |c| vec![c.d_vocab], lm_head_bias;
+        "lm_head.weight", Map, |c| vec![c.d_logits(), c.d_model], lm_head;
+        "lm_head.bias", Bias, |c| vec![c.d_logits()], lm_head_bias;
     }
 }
 
@@ -171,9 +179,10 @@ impl Tensor {
         rows.map(|(_, row)| (row.shape)(config))
     }
 
-    /// The names of a block's tensors, below `h.{layer}.`.
+    /// The names of a GPT-2's block's tensors, below `h.{layer}.`.
     pub fn in_block() -> impl Iterator<Item = &'static str> {
-        BLOCK.iter().map(|row| row.name)
+        let gpt2 = |row: &&Row| !(row.shape)(&Config::gpt2()).contains(&0);
+        BLOCK.iter().filter(gpt2).map(|row| row.name)
     }
 
     /// The names of all tensors outside of blocks.

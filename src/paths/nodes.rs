@@ -159,7 +159,8 @@ impl fmt::Display for PathReceiver {
 /// Whether the graph has a path from one target to another: the receiver reads after the sender
 /// wrote, and at a position that is sent, since no path leads through another head's attention.
 pub(super) fn leads(kind: Kind, sender: &Target, receiver: &Target, lengths: &[usize]) -> bool {
-    leads_to(kind, sender.point, receiver.point) && meet(&sender.positions, &receiver.positions, lengths)
+    leads_to(kind, sender.point, receiver.point)
+        && meet(&sender.positions, &receiver.positions, lengths)
 }
 
 /// Whether two selections share a position in a prompt.

@@ -79,10 +79,7 @@ fn a_block_without_mlp_has_one_half() {
         kind.writes().map(|write| (write.out, write.sum)).collect()
     };
     let attention = (Stage::AttnOut, Stage::ResidMid);
-    assert_eq!(
-        out(gpt2()),
-        [attention, (Stage::MlpOut, Stage::ResidPost)]
-    );
+    assert_eq!(out(gpt2()), [attention, (Stage::MlpOut, Stage::ResidPost)]);
     let kind = Kind::of(&attention_only());
     assert_eq!(out(kind), [(Stage::AttnOut, Stage::ResidPost)]);
     let inputs = |stage: Stage| stage.inputs(kind, Frozen::default());

@@ -164,7 +164,13 @@ impl Source {
                 Positions::Shortformer,
                 Positions::Shortformer,
             ]),
-            mlp: self.pick(&[MlpKind::None, MlpKind::Plain]),
+            mlp: self.pick(&[MlpKind::None, MlpKind::Plain, MlpKind::Normed]),
+            activation: self.pick(&[
+                Activation::GeluNew,
+                Activation::Relu,
+                Activation::Silu,
+                Activation::Solu,
+            ]),
             head_width: self.chance(40).then(|| self.within(1..=7)),
             ..config
         }
