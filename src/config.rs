@@ -1,11 +1,13 @@
 //! The shape of a model: [`Config`], with GPT-2's presets and the fields of `config.json`.
 
+mod assumed;
 mod json;
 mod parts;
 mod transformer_lens;
 
+pub use assumed::AssumedField;
 pub(crate) use json::ConfigFile;
-pub use json::{AssumedField, Program};
+pub use json::Program;
 pub(crate) use parts::Element;
 pub use parts::{MlpKind, Norm, Positions, Residual};
 

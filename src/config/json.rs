@@ -1,13 +1,12 @@
 //! Hugging Face's `config.json` of GPT-2: nothing in it is silently ignored.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Activation, Config};
+use super::{Activation, AssumedField, Config};
 use crate::error::{Error, Result};
 use crate::files::{UniqueKeys, parse_error, read_text};
 
@@ -105,39 +104,6 @@ impl Config {
         };
         let text = serde_json::to_string_pretty(&fields);
         text.expect("plain numbers, strings and bools always have a JSON form") + "\n"
-    }
-}
-
-/// A field of a `config.json` whose value does not stand there, or does not count.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AssumedField {
-    /// It is absent, so that it has the default of Hugging Face's `GPT2Config`.
-    Absent {
-        /// The field's name.
-        field: &'static str,
-        /// The default, as JSON.
-        value: String,
-    },
-    /// It says something else than the field that Hugging Face's transformers reads.
-    Overruled {
-        /// The field's name.
-        field: &'static str,
-        /// Its value, as JSON.
-        value: String,
-        /// The field that counts.
-        by: &'static str,
-    },
-}
-
-impl fmt::Display for AssumedField {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AssumedField::Absent { field, value } => write!(f, "{field} = {value} (absent)"),
-            AssumedField::Overruled { field, value, by } => {
-                write!(f, "{field} = {value} does not count, {by} does")
-            }
-        }
     }
 }
 

@@ -79,6 +79,27 @@ impl Config {
         }
     }
 
+    /// Numbers of a row of an MLP's hidden layer that are in memory at most, for each step between
+    /// its two maps.
+    pub(crate) fn hidden_width(&self) -> usize {
+        match self.mlp {
+            MlpKind::None => 0,
+            MlpKind::Plain => self.d_mlp,
+            // Before LayerNorm, normalised, and after.
+            MlpKind::Normed => 3 * self.d_mlp,
+        }
+    }
+
+    /// The longest sum of a matrix product.
+    pub(crate) fn widest(&self) -> usize {
+        let hidden = if self.has(Element::Mlp) {
+            self.d_mlp
+        } else {
+            0
+        };
+        self.d_model.max(self.d_heads()).max(hidden)
+    }
+
     /// Whether LayerNorms have a weight and a bias.
     pub(crate) fn has_norm_weights(&self) -> bool {
         self.norm == Norm::Layer

@@ -233,8 +233,7 @@ impl Job<'_> {
                 .sum(),
             End::Cache(_) => 0,
         };
-        let inner = config.d_model.max(config.d_mlp);
-        let packing = ops::product_bytes(inner) * rayon::current_num_threads() as u64;
+        let packing = ops::product_bytes(config.widest()) * rayon::current_num_threads() as u64;
         let longest = self.prompts.iter().map(Prompt::len).max().unwrap_or(0);
         // Keys and values of one head, and some rows of scores.
         let attention = 8 * longest * (config.d_head() + 16) * rayon::current_num_threads();
