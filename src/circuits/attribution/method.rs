@@ -124,9 +124,13 @@ impl Approximation {
             Approximation::CleanCorrupted => vec![Variant::Base, Variant::Donor],
             Approximation::EapIg(steps) => steps.moves(&embeddings),
             Approximation::ActivationsAsImplemented(n) => {
-                let sites = [Site::Z, Site::MlpOut];
+                let sites: &[Site] = if graph.has_mlps() {
+                    &[Site::Z, Site::MlpOut]
+                } else {
+                    &[Site::Z]
+                };
                 let layers = 0..graph.n_layers();
-                let points = layers.flat_map(|layer| sites.map(|site| site.at(layer)));
+                let points = layers.flat_map(|layer| sites.iter().map(move |site| site.at(layer)));
                 let places = [embeddings].into_iter().chain(points.map(Target::new));
                 places
                     .flat_map(|place| Steps::Right(n).moves(&place))

@@ -3,6 +3,7 @@
 mod bad_input;
 mod builder;
 mod movers;
+mod toys;
 
 use builder::{Builder, VOCAB, repeated};
 use patchlens::ablation::{Ablation, Replacement};
