@@ -189,7 +189,7 @@ impl ExactEdges<'_> {
         let normed = self.normed(first.layer, &differences)?;
         for read in Qkv::ALL {
             if edges.iter().any(|edge| edge.to.reads() == Some(read)) {
-                let made = self.project(first.layer, read, normed.view());
+                let made = self.pairs.project(first.layer, read, normed.view());
                 carried.multiply_adds += (made.nrows() * made.ncols() * made.ncols()) as u64;
                 for (source, values) in sources.iter().zip(self.split(&made)) {
                     let edit = Edit::Patch(Values::arrays(values));
@@ -227,16 +227,6 @@ impl ExactEdges<'_> {
         Ok(ops::on_pool(|| {
             ops::layer_norm_affine(x.view(), weight, bias, eps)
         }))
-    }
-
-    /// Queries, keys or values of all heads.
-    fn project(&self, layer: usize, read: Qkv, normed: ArrayView2<'_, f32>) -> Array2<f32> {
-        let c_attn = &self.pairs.model().parameters().h[layer].attn.c_attn;
-        let d_model = normed.ncols();
-        let columns = read as usize * d_model..(read as usize + 1) * d_model;
-        let weight = part(c_attn.weight.view(), 1, columns.clone());
-        let bias = part(c_attn.bias.view(), 0, columns);
-        ops::on_pool(|| ops::linear(normed, weight, Some(bias)))
     }
 
     /// Rows by source and pair as activations `[pos, head, d_head]`, by source and pair.
