@@ -171,10 +171,10 @@ fn gate(between: [f32; 2], direction: Direction) -> Case {
     }
 }
 
-/// More than one flag, up to two: both are needed.
-const AND: [f32; 2] = [1.0, 2.0];
-/// Half a flag, up to one: one is enough.
-const OR: [f32; 2] = [0.5, 1.0];
+/// Clearly more than one flag, up to less than two: both are needed.
+const AND: [f32; 2] = [1.2, 1.8];
+/// A part of a flag: one is enough.
+const OR: [f32; 2] = [0.3, 0.8];
 
 #[test]
 fn both_heads_of_an_and_are_found_by_breaking_it() {

@@ -88,9 +88,14 @@ proptest! {
         // ε is all that the LayerNorms see, and their weights take it out again.
         config.layer_norm_eps = 1e8;
         weights.ln_f.weight.fill(1e4);
+        // Effects are larger than the rounding of logits.
+        weights.wte *= 10.0;
         for block in &mut weights.h {
             block.ln_1.weight.fill(1e4);
             block.ln_2.weight.fill(1e4);
+            block.attn.c_proj.weight *= 10.0;
+            block.mlp.c_fc.weight *= 10.0;
+            block.mlp.c_proj.weight *= 10.0;
         }
         let model = Transformer::new(config, weights).unwrap();
         let [clean, corrupted] = random_pairs(&[n]);
