@@ -21,8 +21,9 @@ use crate::session::Session;
 /// Circuits: which edges between heads and MLPs carry the behaviour?
 ///
 /// The effect of every edge (what a head, MLP or the embedding writes, as one later reader reads
-/// it), computed exactly, and estimated by gradients (EAP, EAP-IG); how well the estimates agree;
-/// and which share of the behaviour is left if all edges but the best n carry the corrupted run.
+/// it), computed exactly, and estimated by gradients (EAP, EAP-IG) and with what the reader makes
+/// of it computed (receiver-exact); how well the estimates agree; and which share of the behaviour
+/// is left if all edges but the best n carry the corrupted run.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -31,20 +32,21 @@ Examples:
   patchlens circuits --clean \"When Mary and John went to the store, John gave a drink to\" \\
       --corrupted \"When Mary and John went to the store, Mary gave a drink to\" \\
       --answer \" Mary\" --wrong \" John\"
-  patchlens circuits --pairs pairs.json --approximate --model weights/gpt2")]
+  patchlens circuits --pairs pairs.json --screen 1000 --model weights/gpt2")]
 pub struct Circuits {
     #[command(flatten)]
     pub common: Common,
     #[command(flatten)]
     prompts: PromptArgs,
-    /// Do not compute exact effects, which take a minute per pair in GPT-2 small: rank by EAP-IG
+    /// Do not compute exact effects, which take a minute per pair in GPT-2 small: rank by
+    /// receiver-exact scores
     #[arg(long)]
     approximate: bool,
     /// Compute exact effects only of the N edges with the largest receiver-exact scores, which
     /// estimate them best, and of N random others, which bound what was missed
     #[arg(long, value_name = "N", conflicts_with = "approximate")]
     screen: Option<usize>,
-    /// Points at which EAP-IG takes gradients
+    /// Points at which EAP-IG and receiver-exact scores take gradients
     #[arg(long, value_name = "N", default_value_t = 5)]
     steps: usize,
     /// The share of the behaviour that the circuit shall carry
@@ -140,10 +142,12 @@ impl Circuits {
             found.push(("exact", pairs.exact()?));
         }
         let steps = Steps::Right(self.steps);
-        found.push((
-            "EAP-IG",
-            pairs.estimate("EAP-IG", Approximation::EapIg(steps))?,
-        ));
+        for (name, method) in [
+            ("receiver-exact", Approximation::ReceiverExactIg(steps)),
+            ("EAP-IG", Approximation::EapIg(steps)),
+        ] {
+            found.push((name, pairs.estimate(name, method)?));
+        }
         // A KL divergence to the clean run itself has no gradient there.
         match pairs.estimate("EAP", Approximation::Eap) {
             Ok(eap) => found.push(("EAP", eap)),
