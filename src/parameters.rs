@@ -28,7 +28,10 @@
 mod random;
 mod table;
 
-use ndarray::{Array, Array1, Array2, ArrayD, ArrayView1, ArrayView2, ArrayViewD, Dimension};
+use ndarray::{
+    Array, Array1, Array2, ArrayD, ArrayView1, ArrayView2, ArrayViewD, Axis, CowArray, Dimension,
+    Ix1, Ix2,
+};
 use rayon::prelude::*;
 
 pub(crate) use table::{Role, Tensor};
@@ -139,6 +142,24 @@ impl Parameters {
     /// The unembedding as `[d_model, d_vocab]`, tied or own.
     pub fn w_u(&self) -> ArrayView2<'_, f32> {
         self.lm_head.as_ref().unwrap_or(&self.wte).t()
+    }
+
+    /// The unembedding of some tokens, or of all, `[d_model, token]`, and its bias, `[token]`.
+    pub(crate) fn unembedding(
+        &self,
+        tokens: Option<&[u32]>,
+    ) -> (CowArray<'_, f32, Ix2>, Option<CowArray<'_, f32, Ix1>>) {
+        let (w_u, bias) = (self.w_u(), self.lm_head_bias.as_ref());
+        let Some(tokens) = tokens else {
+            return (w_u.into(), bias.map(|bias| bias.view().into()));
+        };
+        let tokens: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
+        // Rows of the tied matrix are contiguous; columns of its transpose are not.
+        let some = w_u.t().select(Axis(0), &tokens).reversed_axes();
+        (
+            some.into(),
+            bias.map(|bias| bias.select(Axis(0), &tokens).into()),
+        )
     }
 
     /// Number of scalars.

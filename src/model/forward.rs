@@ -160,19 +160,12 @@ impl<'p, H: Hooks> Pass<'p, '_, H> {
     }
 
     fn logits(&mut self, x: ArrayView2<'_, f32>, columns: &Columns) -> Array2<f32> {
-        let parameters = self.model.parameters();
-        let w_u = parameters.w_u();
-        let bias = parameters.lm_head_bias.as_ref();
-        match columns {
-            Columns::All => self.product(x, w_u, bias.map(|b| b.view())),
-            Columns::Tokens(tokens) => {
-                let tokens: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
-                // Rows of the tied matrix are contiguous; columns of its transpose are not.
-                let some = w_u.t().select(Axis(0), &tokens);
-                let bias = bias.map(|b| b.select(Axis(0), &tokens));
-                self.product(x, some.t(), bias.as_ref().map(|b| b.view()))
-            }
-        }
+        let tokens = match columns {
+            Columns::All => None,
+            Columns::Tokens(tokens) => Some(&tokens[..]),
+        };
+        let (w_u, bias) = self.model.parameters().unembedding(tokens);
+        self.product(x, w_u.view(), bias.as_ref().map(|bias| bias.view()))
     }
 }
 

@@ -194,7 +194,7 @@ impl ExactEdges<'_> {
         for read in Qkv::ALL {
             if edges.iter().any(|edge| edge.to.reads() == Some(read)) {
                 let input = if read == Qkv::V { &normed } else { &placed };
-                let made = self.project(first.layer, read, input.view());
+                let made = self.pairs.project(first.layer, read, input.view());
                 carried.multiply_adds += (made.len() * input.ncols()) as u64;
                 for (source, values) in sources.iter().zip(self.split(&made)) {
                     let edit = Edit::Patch(Values::arrays(values));
@@ -248,19 +248,6 @@ impl ExactEdges<'_> {
             }
         }
         Ok(placed)
-    }
-
-    /// Queries, keys or values of all heads.
-    fn project(&self, layer: usize, read: Qkv, input: ArrayView2<'_, f32>) -> Array2<f32> {
-        let model = self.pairs.model();
-        let (c_attn, width) = (
-            &model.parameters().h[layer].attn.c_attn,
-            model.config().d_heads(),
-        );
-        let columns = read as usize * width..(read as usize + 1) * width;
-        let weight = part(c_attn.weight.view(), 1, columns.clone());
-        let bias = part(c_attn.bias.view(), 0, columns);
-        ops::on_pool(|| ops::linear(input, weight, Some(bias)))
     }
 
     /// Rows by source and pair as activations `[pos, head, d_head]`, by source and pair.

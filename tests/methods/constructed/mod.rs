@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod builder;
+mod circuits;
 mod movers;
 mod toys;
 
