@@ -38,7 +38,9 @@ impl Agenda {
     pub fn new(graph: Graph, whole_inputs: bool) -> Self {
         let mut attempts = into(graph, Receiver::Logits);
         for layer in (0..graph.n_layers()).rev() {
-            attempts.extend(into(graph, Receiver::Mlp(layer)));
+            if graph.has_mlps() {
+                attempts.extend(into(graph, Receiver::Mlp(layer)));
+            }
             let heads = || {
                 (0..graph.n_heads())
                     .rev()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayD, ArrayView2, Axis};
+use ndarray::{Array2, ArrayD, Axis};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -11,11 +11,13 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::base::Base;
 use crate::circuits::edge::Source;
 use crate::circuits::graph::Graph;
+use crate::config::Element;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::limits::batches;
 use crate::model::Transformer;
+use crate::model::stage::Kind;
 use crate::pairs::Pairs;
 use crate::prompt::{Prompt, Prompts};
 
@@ -112,7 +114,11 @@ struct Ablated {
 /// The places at which parts of the model read the stream.
 pub(super) fn streams(graph: Graph) -> impl Iterator<Item = HookPoint> {
     let n_layers = graph.n_layers();
-    let of_layer = |layer| [Site::ResidPre, Site::ResidMid].map(|site| site.at(layer));
+    let sites = match graph.has_mlps() {
+        true => &[Site::ResidPre, Site::ResidMid][..],
+        false => &[Site::ResidPre],
+    };
+    let of_layer = |layer: usize| sites.iter().map(move |site| site.at(layer));
     let last = Site::ResidPost.at(n_layers - 1);
     (0..n_layers).flat_map(of_layer).chain([last])
 }
@@ -260,12 +266,14 @@ fn permutation(lengths: &[usize], seed: u64) -> Result<Vec<usize>> {
 fn zero(model: &Transformer, n: usize) -> Ablated {
     let graph = Graph::new(model.config());
     let parameters = model.parameters();
-    let mut stream = positions(model, n).to_owned();
+    let mut stream = positions(model, n);
     let mut all = BTreeMap::new();
     for (layer, block) in parameters.h.iter().enumerate() {
         all.insert(Site::ResidPre.at(layer), stream.clone());
         stream += &block.attn.c_proj.bias;
-        all.insert(Site::ResidMid.at(layer), stream.clone());
+        if graph.has_mlps() {
+            all.insert(Site::ResidMid.at(layer), stream.clone());
+        }
     }
     all.insert(Site::ResidPost.at(graph.n_layers() - 1), stream);
     let nothing = Array2::zeros((n, graph.d_model()));
@@ -275,9 +283,15 @@ fn zero(model: &Transformer, n: usize) -> Ablated {
     }
 }
 
-/// Position embeddings of the first `n` positions, `[pos, d_model]`.
-fn positions(model: &Transformer, n: usize) -> ArrayView2<'_, f32> {
-    crate::ops::part(model.parameters().wpe.view(), 0, 0..n)
+/// The part of the stream that no source writes: position embeddings, if they are added to it,
+/// `[pos, d_model]`.
+fn positions(model: &Transformer, n: usize) -> Array2<f32> {
+    let config = model.config();
+    let apart = Kind::of(config).reads_positions();
+    if apart || !config.has(Element::Positions) {
+        return Array2::zeros((n, config.d_model));
+    }
+    crate::ops::part(model.parameters().wpe.view(), 0, 0..n).to_owned()
 }
 
 /// Means over those of some prompts that have `n` tokens, at each position.
@@ -335,7 +349,7 @@ impl Total {
     fn over(&self, model: &Transformer, n: usize, row: impl Fn(usize) -> usize) -> Ablated {
         let graph = Graph::new(model.config());
         let embedded = positions(model, n);
-        let mean = |sum: &Array2<f64>, with: Option<&ArrayView2<'_, f32>>| {
+        let mean = |sum: &Array2<f64>, with: Option<&Array2<f32>>| {
             Array2::from_shape_fn((n, graph.d_model()), |(p, i)| {
                 let own = with.map_or(0.0, |with| f64::from(with[[p, i]]));
                 (own + sum[[row(p), i]] / self.rows as f64) as f32

@@ -123,6 +123,9 @@ impl<'f> Flow<'f> {
             let rows = rows.map(|(row, q)| *q || first.is_some_and(|first| row >= first));
             self.write(Source::Head(Head::new(layer, head)), rows);
         }
+        if !self.route.graph.has_mlps() {
+            return changes;
+        }
         let mid = self.read(Receiver::Mlp(layer));
         changes.extend(change(Site::MlpIn.at(layer), &[mid.clone()], false));
         self.write(Source::Mlp(layer), mid.into_iter());

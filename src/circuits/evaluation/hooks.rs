@@ -13,6 +13,7 @@ use crate::component::{Head, Qkv};
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::model::lane::Positions;
+use crate::model::stage::Kind;
 use crate::model::{Hooks, RunShape, Transformer, Visit};
 use crate::ops::{self, part};
 
@@ -247,19 +248,23 @@ fn project(
     let config = model.config();
     let (d, d_head) = (config.d_model, config.d_head());
     let mut x = ops::matrix((n_rows, d));
-    let rows = reading.iter().flat_map(|(lane, positions)| {
-        let row = move |position: &usize| (*lane, *position);
-        positions.iter().map(row)
-    });
-    for (mut x, (lane, position)) in x.rows_mut().into_iter().zip(rows) {
+    let rows = || {
+        let all = reading.iter();
+        all.flat_map(|(lane, positions)| positions.iter().map(move |p| (*lane, *p)))
+    };
+    for (mut x, (lane, position)) in x.rows_mut().into_iter().zip(rows()) {
         let x = x.as_slice_mut().expect("a fresh matrix is row-major");
         lanes[lane].input(Receiver::Head(head, read), position, x);
     }
     let block = &model.parameters().h[head.layer];
-    let (ln, c_attn) = (&block.ln_1, &block.attn.c_attn);
-    let (weight, bias) = (ln.weight.view(), ln.bias.view());
-    let normed = ops::layer_norm_affine(x.view(), weight, bias, config.layer_norm_eps);
-    let first = read as usize * d + head.head * d_head;
+    let mut normed = block.ln_1.apply(config, x);
+    if read != Qkv::V && Kind::of(config).reads_positions() {
+        for (mut to, (_, position)) in normed.rows_mut().into_iter().zip(rows()) {
+            to += &model.parameters().wpe.row(position);
+        }
+    }
+    let c_attn = &block.attn.c_attn;
+    let first = read as usize * config.d_heads() + head.head * d_head;
     let columns = first..first + d_head;
     let weight = part(c_attn.weight.view(), 1, columns.clone());
     let bias = part(c_attn.bias.view(), 0, columns);

@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::hook::{HookPoint, Site};
 use crate::metric::Needs;
 use crate::model::cost::{Cost, Hidden};
-use crate::model::lane::{Change, Columns, Lane, Positions};
-use crate::model::stage::{Frozen, Stage};
+use crate::model::lane::{Change, Columns, Lane, Layer, Positions};
+use crate::model::stage::{Frozen, Kind, Stage};
 
 /// Which of the two runs a circuit's run departs from, by which edges it adds differences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,11 +242,17 @@ impl Route {
     }
 
     fn shown(&self, lane: &Lane<'_>, config: &Config) -> Vec<Shown> {
-        let heads: Positions = (0..config.n_heads).collect();
+        let mut of = Layer {
+            kind: Kind::of(config),
+            index: 0,
+            last: false,
+            heads: (0..config.n_heads).collect(),
+        };
         let mut dirty = lane.embed_rows();
         let n_layers = self.graph.n_layers();
         let layers = (0..n_layers).map(|layer| {
-            let rows = lane.layer_rows(layer, layer + 1 == n_layers, &heads, &dirty);
+            (of.index, of.last) = (layer, layer + 1 == n_layers);
+            let rows = lane.layer_rows(&of, &dirty);
             dirty = Arc::clone(&rows[Stage::ResidPost]);
             let changed = |at: HookPoint| lane.changes.iter().find(move |c| c.point == at);
             let of_reader = |read: Qkv| -> Vec<usize> {
@@ -289,9 +295,22 @@ impl Route {
 fn held_bytes(lane: &Lane<'_>, config: &Config) -> u64 {
     let graph = Graph::new(config);
     let working = 4 + 3 * rayon::current_num_threads();
-    let rows = lane.tokens.len() * (graph.n_sources() + working) * config.d_model;
+    let width = config.d_model.max(config.d_heads());
+    let rows = lane.tokens.len() * (graph.n_sources() + working) * width;
     let book = config.n_layers * (64 * lane.tokens.len() + 64 * config.n_heads + 1024);
     (5 * rows + book) as u64
+}
+
+/// The places at which circuits' runs depart from a base.
+pub(super) fn departures(graph: Graph) -> impl Iterator<Item = HookPoint> {
+    let n_layers = graph.n_layers();
+    let of_layer = move |layer| {
+        let reads = Qkv::ALL.map(|read| read.site().at(layer));
+        let mlp = graph.has_mlps().then(|| Site::MlpIn.at(layer));
+        reads.into_iter().chain(mlp)
+    };
+    let last = Site::ResidPost.at(n_layers - 1);
+    (0..n_layers).flat_map(of_layer).chain([last])
 }
 
 /// The memory of a run in which every part computes every row.
@@ -301,11 +320,7 @@ pub(super) fn largest(of: &OfPair<'_>, form: Form) -> u64 {
         rows: (0..of.tokens.len()).collect(),
         heads: (0..of.config.n_heads).collect(),
     };
-    let reads = |layer: usize| Qkv::ALL.map(move |read| read.site().at(layer));
-    let of_layer = |layer| reads(layer).into_iter().chain([Site::MlpIn.at(layer)]);
-    let n_layers = of.config.n_layers;
-    let points = (0..n_layers).flat_map(of_layer);
-    let points = points.chain([Site::ResidPost.at(n_layers - 1)]);
+    let points = departures(Graph::new(of.config));
     let lane = of.lane(form, points.map(change).collect());
     lane.cost(of.config, Hidden::InPlace, &|_| None).bytes + held_bytes(&lane, of.config)
 }

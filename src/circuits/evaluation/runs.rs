@@ -9,14 +9,13 @@ use ndarray::{Array1, Array2};
 use super::ablation::Ends;
 use super::flow::PairRows;
 use super::hooks::{CircuitHooks, LaneRun};
-use super::route::{Form, Manner, OfPair, Planned, Route, largest};
+use super::route::{Form, Manner, OfPair, Planned, Route, departures, largest};
 use super::tables::{Needed, Tables};
 use crate::base::Base;
 use crate::cache::{ActivationCache, Selection};
 use crate::circuits::edge::Source;
 use crate::circuits::graph::Graph;
 use crate::circuits::set::EdgeSet;
-use crate::component::Qkv;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
@@ -344,16 +343,11 @@ fn held(ends: &Ends<'_>, graph: Graph, routes: &[Route]) -> Result<[Arc<[Activat
     let config = ends.full.model().config();
     let n_layers = graph.n_layers();
     let last = Site::ResidPost.at(n_layers - 1);
-    let of_layer = |layer| {
-        let reads = Qkv::ALL.map(|read| read.site().at(layer));
-        reads.into_iter().chain([Site::MlpIn.at(layer)])
-    };
-    let changed: Vec<HookPoint> = (0..n_layers).flat_map(of_layer).chain([last]).collect();
     let written = || graph.sources().map(Source::point);
     let departed = |form: Form| {
         let mut points = Selection::points([last]);
         if routes.iter().any(|route| route.form == form) {
-            points = reads(config, changed.iter().copied(), form.frozen());
+            points = reads(config, departures(graph), form.frozen());
             points.extend(graph.receivers().map(|to| to.stream(n_layers)));
             points.extend(written());
         }

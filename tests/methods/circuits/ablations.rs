@@ -5,9 +5,12 @@ use ndarray::{ArrayView1, Axis};
 use patchlens::circuits::{
     Ablation, CircuitEvaluation, CircuitRun, Edge, EdgeSet, Graph, Receiver,
 };
+use patchlens::config::{MlpKind, Norm, Positions};
 use patchlens::metric::{kl_divergence, logit_diffs};
 use patchlens::report::About;
-use patchlens::{Base, Edit, Error, Intervention, Metric, Prompt, Prompts, Site, Transformer};
+use patchlens::{
+    Base, Config, Edit, Error, Intervention, Metric, Prompt, Prompts, Site, Transformer,
+};
 use proptest::prelude::*;
 
 use super::evaluation::{circuits, some_edges, study};
@@ -83,17 +86,39 @@ fn random_circuits(graph: Graph, seed: u64) -> Vec<EdgeSet> {
         .into()
 }
 
+/// A model that may lack MLPs or LayerNorms, or whose queries and keys alone read positions.
+fn toy_model(
+    (n_layers, n_heads, d_head): (usize, usize, usize),
+    [no_mlps, no_norms, shortformer]: [bool; 3],
+    seed: u64,
+) -> Transformer {
+    let of = random_model(n_layers, n_heads, d_head, seed)
+        .config()
+        .clone();
+    let config = Config {
+        mlp: if no_mlps { MlpKind::None } else { of.mlp },
+        norm: if no_norms { Norm::None } else { of.norm },
+        positions: match shortformer {
+            true => Positions::Shortformer,
+            false => of.positions,
+        },
+        ..of
+    };
+    Transformer::random(config, seed).unwrap()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn lanes_have_the_bits_of_full_passes(
-        (layers, heads, d_head) in (1_usize..4, 1_usize..4, 1_usize..7),
+        shape in (1_usize..4, 1_usize..4, 1_usize..7),
+        parts: [bool; 3],
         seed in 0_u64..1000,
         lengths in prop::collection::vec(1_usize..9, 1..4),
         divergence: bool,
     ) {
-        let model = random_model(layers, heads, d_head, seed);
+        let model = toy_model(shape, parts, seed);
         let [clean, corrupted] = random_pairs(&lengths);
         let metric = if divergence { kl_divergence() } else { logit_diffs(&[(3, 5)]) };
         let study = CircuitEvaluation::new(&model, &clean, &corrupted).unwrap();
@@ -106,12 +131,13 @@ proptest! {
 
     #[test]
     fn both_ends_are_exact_under_every_ablation(
-        (layers, heads, d_head) in (1_usize..4, 1_usize..4, 1_usize..7),
+        shape in (1_usize..4, 1_usize..4, 1_usize..7),
+        parts: [bool; 3],
         seed in 0_u64..1000,
         lengths in prop::collection::vec(1_usize..6, 1..5),
         divergence: bool,
     ) {
-        let model = random_model(layers, heads, d_head, seed);
+        let model = toy_model(shape, parts, seed);
         let pairs = random_pairs(&lengths);
         let metric = if divergence { kl_divergence() } else { logit_diffs(&[(3, 5)]) };
         for study in studies(&model, &pairs) {

@@ -10,7 +10,9 @@ mod evaluation;
 mod exact;
 mod flow;
 mod full_passes;
+mod identities;
 mod nodes;
+mod screen;
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,11 @@
 //! Methods on models with known answers: they must find exactly what was built in.
 
+mod acdc;
 mod bad_input;
 mod builder;
 mod circuits;
 mod movers;
+mod toys;
 
 use builder::{Builder, VOCAB, repeated};
 use patchlens::ablation::{Ablation, Replacement};
