@@ -47,7 +47,7 @@ use crate::base::Base;
 use crate::cache::ActivationCache;
 use crate::effects::Measured;
 use crate::error::{Error, Result};
-use crate::hook::{HookPoint, Site};
+use crate::hook::HookPoint;
 use crate::intervention::{Edit, Intervention, Target};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
@@ -199,14 +199,14 @@ impl<'m> ActivationPatching<'m> {
     ///
     /// # Errors
     /// [`Error::Prompt`] if the grid has positions and the pairs differ in length;
-    /// [`Error::Invalid`] for a site that does not fit the grid; else same as
-    /// [`Sweep::prepare`].
+    /// [`Error::Invalid`] for a site that does not fit the grid, [`Error::OutOfRange`] for a layer
+    /// that the model lacks; else same as [`Sweep::prepare`].
     pub fn run(&self, grid: Grid, metric: &Metric) -> Result<Patching> {
-        grid.check()?;
         let config = self.pairs.model().config();
-        let axes = grid.axes(config.n_layers, config.n_heads, &self.labels(grid)?);
+        grid.check(config)?;
+        let axes = grid.axes(config, &self.labels(grid)?);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        let points = self.points(grid);
+        let points = grid.points(config);
         let [base, donor] = self.pairs.base_and_donor();
         for runs in [donor, base] {
             runs.expect(points.iter().copied(), Frozen::default());
@@ -238,13 +238,6 @@ impl<'m> ActivationPatching<'m> {
             corrupted,
             plan: result.plan,
         })
-    }
-
-    /// Where a grid's activations are.
-    fn points(&self, grid: Grid) -> Vec<HookPoint> {
-        let n_layers = self.pairs.model().config().n_layers;
-        let layers = |site: Site| (0..n_layers).map(move |layer| site.at(layer));
-        grid.sites().into_iter().flat_map(layers).collect()
     }
 
     fn labels(&self, grid: Grid) -> Result<Vec<String>> {
