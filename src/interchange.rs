@@ -1,7 +1,7 @@
 //! Interchange interventions: does this part of the state carry that variable?
 //!
 //! ```text
-//! h' = h_base + (h_source - h_base)·B·Bᵀ     at the positions that a map names
+//! h' = h_base + (h_source - h_base)·B·Bᵀ     at positions that correspond
 //! effect = m(base run with h') - m(base run)
 //! ```
 //!
@@ -12,15 +12,16 @@
 //!
 //! ```
 //! use patchlens::prelude::*;
-//! use patchlens::interchange::{Interchange, PositionMap};
+//! use patchlens::interchange::Interchange;
 //! use patchlens::metric::accuracy;
+//! use patchlens::patching::Alignment;
 //! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
 //! let base = tokenizer.encode("Ada Brown plays the sport of")?;
 //! let source = tokenizer.encode("Clara Evans plays the sport of")?;
-//! let study = Interchange::new(&model, &base, &source)?;
-//! let subject = PositionMap::same("subject", 0..2);
+//! let subject = Alignment::roles([("subject", (0..2).into(), (0..2).into())]);
+//! let study = Interchange::new(&model, &base, &source, subject)?;
 //! let metric = accuracy(&study.source().likeliest()?);
-//! println!("{}", study.run(&[subject], &metric)?.raw()); // [map, layer]
+//! println!("{}", study.run(&metric)?.raw()); // [layer, role]
 //! # Ok::<(), patchlens::Error>(())
 //! ```
 //!
@@ -34,25 +35,23 @@
 //! carries much besides. Compare with random subspaces of the same size, and with labels that mean
 //! nothing. More in [the guide](crate::guide::states).
 
-mod map;
+use ndarray::{Array1, Array2, ArrayD};
 
-pub use map::PositionMap;
-
-use ndarray::{Array1, ArrayD};
-
+use crate::alignment::{Aligned, patches};
 use crate::base::Base;
 use crate::effects::{Measured, layer_axis};
 use crate::error::{Error, Result};
 use crate::hook::{Axes, Site};
 use crate::intervention::{Edit, Intervention, Select, Subspace, Target};
 use crate::limits::{Limits, limits_methods};
-use crate::metric::{Baseline, Metric};
-use crate::model::Transformer;
+use crate::metric::Metric;
+use crate::model::{RunShape, Transformer};
 use crate::pairs::averaged;
+use crate::patching::Alignment;
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Absent, Axis, Labelled};
 use crate::statistics::mean;
-use crate::sweep::{Cell, Plan, Sweep, SweepResult};
+use crate::sweep::{Plan, Sweep, SweepResult};
 
 /// What of a state is exchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,13 +75,6 @@ impl Part {
         }
     }
 
-    fn columns(&self) -> &Select {
-        match self {
-            Part::Columns(columns) => columns,
-            Part::Whole | Part::Subspace(_) => &Select::All,
-        }
-    }
-
     fn describe(&self) -> String {
         match self {
             Part::Whole => "states".to_string(),
@@ -97,6 +89,7 @@ impl Part {
 pub struct Interchange<'m> {
     base: Base<'m>,
     source: Base<'m>,
+    aligned: Aligned,
     site: Site,
     part: Part,
     limits: Limits<'m>,
@@ -125,19 +118,14 @@ impl Interchanged {
         &self.raw
     }
 
-    /// Labels what a sweep found.
+    /// Labels what a sweep found; `lacking` are the pairs that a cell has no value for,
+    /// `[cell, pair]`.
     pub(crate) fn of(
         result: SweepResult,
+        lacking: Option<&Array2<bool>>,
         axes: Vec<Axis>,
-        metric: &Metric,
         mut about: About,
     ) -> Result<Self> {
-        let base = Baseline {
-            name: "base",
-            values: &result.base,
-        };
-        about.notes = metric.notes(base, None);
-        about.unit = metric.name().to_string();
         let whole = mean(result.base.iter().copied());
         about.baselines.insert("base".to_string(), whole);
         let counts = [
@@ -153,7 +141,10 @@ impl Interchanged {
             base: result.base.clone(),
             axes,
         };
-        let found = measured.label(about, "base run")?;
+        let found = match lacking {
+            None => measured.label(about, "base run")?,
+            Some(lacking) => measured.label_without(lacking, about, "base run")?,
+        };
         Ok(Interchanged {
             effect: found.effect,
             per_prompt: found.per_prompt,
@@ -166,37 +157,46 @@ impl Interchanged {
 }
 
 impl<'m> Interchange<'m> {
-    /// A study of some pairs: of whole states of the residual stream after each layer, unless said
-    /// otherwise. The two prompts of a pair may differ in length; one source prompt may serve all.
+    /// A study of some pairs, whose two prompts may differ in length: the first prompts of the
+    /// alignment are those of the base, the second ones the sources. Whole states of the residual
+    /// stream after each layer are exchanged, unless said otherwise.
     ///
     /// # Errors
-    /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that cannot run; [`Error::Invalid`]
-    /// for another number of source prompts.
+    /// [`Error::Prompt`] or [`Error::OutOfRange`] for a prompt that cannot run, or that lacks a
+    /// position which is named; [`Error::Invalid`] for another number of source prompts, without
+    /// anything that corresponds, and for a position with two partners.
     pub fn new(
         model: &'m Transformer,
         base: impl IntoPrompts,
         source: impl IntoPrompts,
+        alignment: Alignment,
     ) -> Result<Self> {
-        Self::over(&Base::new(model, base)?, &Base::new(model, source)?)
+        let [base, source] = [Base::new(model, base)?, Base::new(model, source)?];
+        Self::over(&base, &source, alignment)
     }
 
     /// A study of base runs, which other studies may share.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another number of source prompts than of base prompts, or one.
-    pub fn over(base: &Base<'m>, source: &Base<'m>) -> Result<Self> {
-        let (sources, pairs) = (source.prompts().len(), base.prompts().len());
-        if sources != 1 && sources != pairs {
-            let expected = crate::error::one_or_each(pairs, "base prompt");
-            return Err(Error::invalid("source prompts", sources, expected));
-        }
+    /// Same as [`Interchange::new`].
+    pub fn over(base: &Base<'m>, source: &Base<'m>, alignment: Alignment) -> Result<Self> {
         Ok(Interchange {
+            aligned: alignment.of(base.prompts(), source.prompts())?,
             base: base.clone(),
             source: source.clone(),
             site: Site::ResidPost,
             part: Part::Whole,
             limits: Limits::default(),
         })
+    }
+
+    /// Exchanges all positions that correspond at once, rather than those of one role, or one by one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a position to which roles give two partners.
+    pub fn together(mut self) -> Result<Self> {
+        self.aligned = self.aligned.joined()?;
+        Ok(self)
     }
 
     /// Exchanges states at another site than the residual stream after each layer: any but
@@ -226,47 +226,58 @@ impl<'m> Interchange<'m> {
         &self.source
     }
 
-    /// Exchanges the states at the positions of each map in each layer: `[map, layer]`. A KL
-    /// divergence without a reference is measured to the base runs.
+    /// Exchanges the states of each layer at the positions of each column of the alignment:
+    /// `[layer, role]`, or `[layer, position]` for a map of positions. A KL divergence without a
+    /// reference is measured to the base runs.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without maps, for a site of attention and for a map that moves another
-    /// number of positions than there are places for; [`Error::OutOfRange`] for a position that a
-    /// prompt lacks; else same as [`Sweep::prepare`].
-    pub fn run(&self, maps: &[PositionMap], metric: &Metric) -> Result<Interchanged> {
-        if maps.is_empty() {
-            return Err(Error::invalid("position maps", "none", "at least one"));
-        }
+    /// [`Error::Invalid`] for a site of attention; [`Error::OutOfRange`] for a column that the site
+    /// lacks, [`Error::Shape`] for a subspace of another width; else same as [`Sweep::prepare`].
+    pub fn run(&self, metric: &Metric) -> Result<Interchanged> {
         if self.site.axes() == Axes::Attention {
             let found = format!("{} with axes [head, dest, src]", self.site.name());
             let expected = "a site whose last axis does not depend on the prompt";
             return Err(Error::invalid("site of an interchange", found, expected));
         }
         let points = (0..self.base.model().config().n_layers).map(|layer| self.site.at(layer));
-        let sources = self.source.held(points.clone())?;
-        let mut cells: Vec<Cell> = Vec::new();
-        for map in maps {
-            let moves = map.moves(self.source.prompts(), self.base.prompts())?;
-            for point in points.clone() {
-                let values = moves.values(&sources, point, self.part.columns())?;
-                let target = self.part.of(moves.target(point));
-                cells.push(vec![Intervention::new(target, Edit::Patch(values))]);
-            }
-        }
+        let columns = 0..self.aligned.labels.len();
+        let target = |point| {
+            let part = &self.part;
+            let of = move |column: usize| part.of(Target::new(point).at_positions(column));
+            columns.clone().map(of)
+        };
+        let targets: Vec<Target> = points.clone().flat_map(target).collect();
+        self.check_parts(&targets)?;
+        let sources = self.source.held(points)?;
+        let (cells, lacking) = patches(&self.aligned, targets, &sources, true)?;
         let metric = self.base.refer(metric)?;
         let result = Sweep::limited(&self.base, self.limits.clone()).run(&cells, &metric)?;
-        Interchanged::of(result, self.axes(maps), &metric, self.about())
+        Interchanged::of(result, Some(&lacking), self.axes(), self.about(&metric))
     }
 
-    fn axes(&self, maps: &[PositionMap]) -> Vec<Axis> {
+    /// Checks the columns and the subspace, whatever the positions.
+    fn check_parts(&self, targets: &[Target]) -> Result<()> {
+        let shape = RunShape::whole(self.base.model(), self.base.prompts().lengths());
+        targets.iter().try_for_each(|target| {
+            let everywhere = target.clone().at_positions(Select::All);
+            Intervention::new(everywhere, Edit::Zero).check(&shape)
+        })
+    }
+
+    fn axes(&self) -> Vec<Axis> {
         let n_layers = self.base.model().config().n_layers;
-        vec![
-            Axis::new("map", maps.iter().map(|map| map.name.as_str())),
-            layer_axis(self.site, n_layers),
-        ]
+        let Aligned {
+            labels, by_role, ..
+        } = &self.aligned;
+        let columns = if *by_role {
+            Axis::new("role", labels)
+        } else {
+            Axis::tokens("position", labels)
+        };
+        vec![layer_axis(self.site, n_layers), columns]
     }
 
-    fn about(&self) -> About {
+    fn about(&self, metric: &Metric) -> About {
         About {
             title: format!("Interchange of {}", self.part.describe()),
             caption: format!(
@@ -274,6 +285,7 @@ impl<'m> Interchange<'m> {
                 self.site.name(),
                 averaged(self.base.prompts().len(), "prompt pair")
             ),
+            unit: metric.name().to_string(),
             ..About::default()
         }
     }

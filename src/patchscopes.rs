@@ -32,18 +32,20 @@ mod readings;
 
 use ndarray::Array2;
 
+use crate::alignment::moved;
 use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::generate::{Generated, Generation};
 use crate::hook::{Axes, HookPoint, Site};
-use crate::interchange::{Interchanged, PositionMap};
-use crate::intervention::{Edit, Intervention, Interventions, Select};
+use crate::interchange::Interchanged;
+use crate::intervention::{Interventions, Select};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::pairs::averaged;
 use crate::prompt::{IntoPrompts, Prompts};
 use crate::report::{About, Axis};
+use crate::select::InPrompt;
 use crate::sweep::{Cell, Sweep};
 
 /// A study of states of source prompts, put into runs of target prompts.
@@ -171,7 +173,11 @@ impl<'m> Patchscopes<'m> {
         let metric = self.target.refer(metric)?;
         let cells = self.cells()?;
         let result = Sweep::limited(&self.target, self.limits.clone()).run(&cells, &metric)?;
-        Interchanged::of(result, self.axes(), &metric, self.about())
+        let about = About {
+            unit: metric.name().to_string(),
+            ..self.about()
+        };
+        Interchanged::of(result, None, self.axes(), about)
     }
 
     /// The probabilities of the next token of each target prompt, `[prompt, d_vocab]`, with the
@@ -226,15 +232,26 @@ impl<'m> Patchscopes<'m> {
         let what = "site of patchscopes";
         let expected = Axes::Model;
         self.site.axes().expect(expected, what, &self.site.name())?;
-        let map = PositionMap::new("state", self.read.clone(), self.write.clone());
-        let moves = map.moves(self.source.prompts(), self.target.prompts())?;
-        moves.check_one()?;
-        let caches = self.source.held([read])?;
-        let values = moves.values(&caches, read, &Select::All)?;
-        Ok(vec![Intervention::new(
-            moves.target(write),
-            Edit::Patch(values),
-        )])
+        let [from, to] = [
+            (&self.read, &self.source, "source"),
+            (&self.write, &self.target, "target"),
+        ]
+        .map(|(select, base, name)| positions(select, base.prompts(), name));
+        let from = from?.into_iter().cycle();
+        let partners: Vec<Vec<[usize; 2]>> = to?
+            .into_iter()
+            .zip(from)
+            .map(|(to, from)| vec![[to, from]])
+            .collect();
+        let caches = self.source.held([read])?.to_vec();
+        let donors: Vec<_> = caches.into_iter().cycle().take(partners.len()).collect();
+        Ok(vec![moved(
+            read,
+            write.into(),
+            "state",
+            &partners,
+            &donors,
+        )?])
     }
 
     fn axes(&self) -> Vec<Axis> {
@@ -261,4 +278,27 @@ impl<'m> Patchscopes<'m> {
             ..About::default()
         }
     }
+}
+
+/// The one position of each prompt that is named.
+fn positions(select: &Select, prompts: &Prompts, of: &str) -> Result<Vec<usize>> {
+    let what = format!("position of the {of} prompt");
+    select.check_prompts(&what, "pos", prompts.len())?;
+    let one = |(prompt, n): (usize, usize)| {
+        let at = InPrompt {
+            what: &what,
+            prompt,
+            prompts: prompts.len(),
+        };
+        select.check(&at, "pos", prompt, n)?;
+        match select.resolve(prompt, n)[..] {
+            [position] => Ok(position),
+            ref several => Err(Error::invalid(
+                at.to_string(),
+                format!("{several:?}"),
+                "one",
+            )),
+        }
+    };
+    prompts.lengths().into_iter().enumerate().map(one).collect()
 }

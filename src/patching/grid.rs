@@ -33,6 +33,9 @@ pub enum Grid {
     Columns(Site, usize),
 }
 
+/// What the axis of positions is called.
+pub(super) const POSITION: &str = "position";
+
 const BLOCK_SITES: [Site; 3] = [Site::ResidPre, Site::AttnOut, Site::MlpOut];
 const HEAD_SITES: [Site; 5] = [Site::Z, Site::Q, Site::K, Site::V, Site::Pattern];
 
@@ -92,15 +95,15 @@ impl Grid {
         let sites = || Axis::new("site", self.sites().iter().map(|s| s.name()));
         match self {
             Grid::Positions(site) => {
-                vec![layer_axis(*site, config.n_layers), positions("position")]
+                vec![layer_axis(*site, config.n_layers), positions(POSITION)]
             }
-            Grid::HeadPositions(_) => vec![layers(), positions("position"), heads()],
+            Grid::HeadPositions(_) => vec![layers(), positions(POSITION), heads()],
             Grid::Heads(_) => vec![layers(), heads()],
             Grid::PatternDest => vec![layers(), heads(), positions("dest")],
             Grid::PatternEntries => vec![layers(), heads(), positions("dest"), positions("src")],
-            Grid::EveryBlock => vec![sites(), layers(), positions("position")],
+            Grid::EveryBlock => vec![sites(), layers(), positions(POSITION)],
             Grid::EveryHead => vec![sites(), layers(), heads()],
-            Grid::EveryHeadPosition => vec![sites(), layers(), positions("position"), heads()],
+            Grid::EveryHeadPosition => vec![sites(), layers(), positions(POSITION), heads()],
             Grid::Columns(site, _) => {
                 let heads = site.axes().has_heads().then(heads);
                 heads.into_iter().chain([columns(*site, config)]).collect()

@@ -25,6 +25,8 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     knockout.json            its prompts and cuts, and what each key means
     states.safetensors       patchscopes, interchanges, single neurons (some models)
     states.json              their prompts and positions, and what each key means
+    aligned.safetensors      prompts of different lengths, answers of several tokens (some models)
+    aligned.json             its prompts, roles and answers, and what each key means
 
 The folder mini has heads, circuits, knockout and states only, of the shipped model in assets/mini.
 
@@ -45,6 +47,7 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)
 import torch
 from safetensors.torch import save_file
 
+import aligned
 import analysis
 import blocked
 import circuits
@@ -160,6 +163,10 @@ def write_model(spec: Spec, out: Path) -> None:
         write_knockout(spec, weights, directory)
     if spec.name in states.MODELS:
         write_states(spec, weights, directory)
+    if spec.name in aligned.MODELS:
+        tensors, metadata = aligned.aligned_reference(spec, weights)
+        save_tensors(tensors, directory / "aligned.safetensors")
+        models.write_json(directory / "aligned.json", metadata)
     if spec.name in tracing.MODELS:
         tensors, metadata = tracing.tracing_reference(spec, weights, METRIC_TOKENS)
         save_tensors(tensors, directory / "tracing.safetensors")

@@ -6,10 +6,10 @@ use std::fs;
 
 use ndarray::{ArrayD, Axis};
 use patchlens::generate::Generation;
-use patchlens::interchange::{Interchange, Part, PositionMap};
+use patchlens::interchange::{Interchange, Part};
 use patchlens::intervention::Subspace;
 use patchlens::metric::{accuracy, probability};
-use patchlens::patching::ActivationPatching;
+use patchlens::patching::{ActivationPatching, Alignment};
 use patchlens::patchscopes::Patchscopes;
 use patchlens::report::Absent;
 use patchlens::{
@@ -56,16 +56,14 @@ impl Golden {
         logit_diff(tokens[0], tokens[1])
     }
 
-    fn maps(&self) -> Vec<PositionMap> {
+    /// By map, `(base, source)` positions of each pair.
+    fn maps(&self) -> Vec<Vec<Vec<(usize, usize)>>> {
         let pair = |pair: &Value| {
             let pair = common::tokens(pair);
-            (pair[0] as usize, pair[1] as usize)
+            (pair[1] as usize, pair[0] as usize)
         };
         let list = |pairs: &Value| pairs.as_array().unwrap().iter().map(pair).collect();
-        let map = |map: &Value| {
-            let pairs = map[1].as_array().unwrap().iter().map(list).collect();
-            PositionMap::listed(map[0].as_str().unwrap(), pairs)
-        };
+        let map = |map: &Value| map[1].as_array().unwrap().iter().map(list).collect();
         self.metadata["maps"]
             .as_array()
             .unwrap()
@@ -152,20 +150,70 @@ fn interchanges_are_those_of_transformer_lens() {
     for name in MODELS {
         let golden = Golden::new(name);
         let [bases, sources] = ["bases", "sources"].map(|key| golden.prompts(key));
-        let study = Interchange::new(&golden.model, &bases, &sources).unwrap();
-        let (maps, metric) = (golden.maps(), golden.metric());
+        let base = Base::new(&golden.model, &bases).unwrap();
+        let source = Base::new(&golden.model, &sources).unwrap();
+        let study = |alignment| Interchange::over(&base, &source, alignment).unwrap();
+        // The first two maps, as roles.
+        let roles = study(Alignment::roles([
+            ("end", Select::Last, Select::Last),
+            (
+                "two",
+                Select::each([[1, 4], [0, 2]]),
+                Select::each([[0, 2], [1, 3]]),
+            ),
+        ]));
+        let metric = golden.metric();
         let mut comparison = common::Comparison::new(1e-5);
         for of in texts(&golden.metadata["sites"]) {
             for part in texts(&golden.metadata["parts"]) {
                 let key = format!("interchange/{of}/{part}");
-                let study = study.clone().site(site(of)).part(golden.part(part, of));
-                let found = study.run(&maps, &metric).unwrap();
-                comparison.add(&key, found.values.view(), golden.tensors[&key].view());
-                let change = &found.values - &found.base;
-                assert_eq!(found.per_prompt, change);
+                let run = |study: Interchange<'_>| {
+                    let study = study.site(site(of)).part(golden.part(part, of));
+                    let found = study.run(&metric).unwrap();
+                    assert_eq!(found.per_prompt, &found.values - &found.base);
+                    found.values
+                };
+                let roles = run(roles.clone());
+                for (i, map) in golden.maps().into_iter().enumerate() {
+                    let expected = golden.tensors[&key].index_axis(Axis(0), i);
+                    let together = study(Alignment::map(map)).together().unwrap();
+                    let found = run(together);
+                    let found = found.index_axis(Axis(1), 0);
+                    comparison.add(&format!("{key} {i}"), found.view(), expected);
+                    if i < 2 {
+                        assert_eq!(roles.index_axis(Axis(1), i), found);
+                    }
+                }
             }
         }
         comparison.finish(&format!("interchanges of {name}"));
+    }
+}
+
+/// A pair that lacks a role has no value there, and is not among the mean.
+#[test]
+fn a_pair_without_the_role_has_no_value() {
+    let golden = Golden::new("tiny-gelu");
+    let [bases, sources] = ["bases", "sources"].map(|key| golden.prompts(key));
+    let alignment = Alignment::roles([
+        (
+            "one",
+            Select::each([vec![1], vec![]]),
+            Select::each([vec![2], vec![]]),
+        ),
+        ("end", Select::Last, Select::Last),
+    ]);
+    let study = Interchange::new(&golden.model, &bases, &sources, alignment).unwrap();
+    let found = study.run(&golden.metric()).unwrap();
+    assert_eq!(found.effect.values().shape(), [3, 2]); // [layer, role]
+    for layer in 0..3 {
+        assert!(found.per_prompt[[layer, 0, 1]].is_nan());
+        let (mean, only) = (
+            found.effect.values()[[layer, 0]],
+            found.per_prompt[[layer, 0, 0]],
+        );
+        assert_eq!(mean, only);
+        assert!(found.per_prompt[[layer, 1, 1]].is_finite());
     }
 }
 
@@ -224,26 +272,26 @@ fn they_have_the_bits_of_full_runs() {
         let probability = probability(&[7]).evaluate(0, logits.view()).unwrap();
         assert!((next[[i, 7]] - probability).abs() < 1e-6);
     }
-    // A map of every position to itself, of the source onto itself, changes nothing.
-    let study = Interchange::new(model, &bases, &bases).unwrap();
-    let all = [PositionMap::same("all", Select::All)];
-    let found = study.run(&all, &metric).unwrap();
+    // All states of a run, put into itself, change nothing.
+    let all = || Alignment::roles([("all", Select::All, Select::All)]);
+    let study = Interchange::new(model, &bases, &bases, all()).unwrap();
+    let found = study.run(&metric).unwrap();
     assert_eq!((found.plan.lanes, found.plan.unchanged), (0, 6));
     // Everything after the first layer is the source run.
     let shuffled = Prompts::new([[9, 31, 2], [22, 3, 14]]).unwrap();
     let others = Prompts::new([[7, 7, 1], [1, 2, 3]]).unwrap();
-    let study = Interchange::new(model, &others, &shuffled).unwrap();
-    let found = study.run(&all, &metric).unwrap();
+    let study = Interchange::new(model, &others, &shuffled, all()).unwrap();
+    let found = study.run(&metric).unwrap();
     let source = study.source().metric(&metric).unwrap();
     for layer in 0..model.config().n_layers {
-        let of_layer = found.values.index_axis(Axis(1), layer);
+        let of_layer = found.values.index_axis(Axis(0), layer);
         assert_eq!(of_layer.index_axis(Axis(0), 0), source.view().into_dyn());
     }
     let labels = study.source().likeliest().unwrap();
-    let shares = study.run(&all, &accuracy(&labels)).unwrap();
+    let shares = study.run(&accuracy(&labels)).unwrap();
     assert!(shares.raw().values().iter().all(|share| *share == 1.0));
     let wrong: Vec<u32> = labels.iter().map(|token| (token + 1) % 50).collect();
-    let shares = study.run(&all, &accuracy(&wrong)).unwrap();
+    let shares = study.run(&accuracy(&wrong)).unwrap();
     assert!(shares.raw().values().iter().all(|share| *share == 0.0));
 }
 
@@ -316,8 +364,9 @@ fn what_cannot_be_moved_is_an_error() {
     };
     let three = Prompts::new([[1], [2], [3]]).unwrap();
     let two = Prompts::new([[1], [2]]).unwrap();
-    let study = Interchange::new(model, &prompt(3), &prompt(4)).unwrap();
-    let maps = |map: PositionMap| message(study.run(&[map], &metric));
+    let roles = |base: Select, source: Select| Alignment::roles([("role", base, source)]);
+    let end = || roles((-1).into(), (-1).into());
+    let study = Interchange::new(model, &prompt(3), &prompt(4), end()).unwrap();
     let wide = common::open("tiny-gelu-new");
     let across = {
         let source = Base::new(&wide, &two).unwrap();
@@ -327,15 +376,15 @@ fn what_cannot_be_moved_is_an_error() {
     for (found, expected) in [
         (
             scope(4.into(), 0.into()),
-            "position map `state`: source pos 4 is out of range; expected 0..4",
+            "position of the source prompt: pos 4 is out of range; expected 0..4",
         ),
         (
             scope(0.into(), 3.into()),
-            "position map `state`: base pos 3 is out of range; expected 0..3",
+            "position of the target prompt: pos 3 is out of range; expected 0..3",
         ),
         (
-            scope([0, 1].into(), [0, 1].into()),
-            "positions of prompt 0: found 2; expected 1",
+            scope([0, 1].into(), 0.into()),
+            "position of the source prompt: found [0, 1]; expected one",
         ),
         (
             message(Patchscopes::new(model, &three, &two)),
@@ -361,48 +410,26 @@ fn what_cannot_be_moved_is_an_error() {
              `blocks.2.hook_resid_post`",
         ),
         (
-            message(Interchange::new(model, &two, &three)),
-            "source prompts: found 3; expected 1 or 2, one per base prompt",
+            message(Interchange::new(model, &two, &three, end())),
+            "second prompts of an alignment: found 3; expected 2, one per first prompt",
         ),
         (
-            maps(PositionMap::new("a", [0, 1], 1)),
-            "position map `a`: positions: found 2 of the source, 1 of the base; expected as many \
-             of both",
+            message(Interchange::new(
+                model,
+                &prompt(3),
+                &prompt(4),
+                roles(3.into(), 0.into()),
+            )),
+            "role role of the first prompts: pos 3 is out of range; expected 0..3",
         ),
         (
-            maps(PositionMap::listed("b", vec![vec![(0, 1), (2, 1)]])),
-            "position map `b`: base pos 1: found source pos 0 and 2; expected one",
-        ),
-        (
-            maps(PositionMap::listed("c", vec![])),
-            "position map `c`: lists: found 0; expected 1, one per pair of prompts",
-        ),
-        (
-            maps(PositionMap::listed("d", vec![vec![]])),
-            "`position map `d`` would never fire: no source pos is selected",
-        ),
-        (
-            message(study.run(&[], &metric)),
-            "position maps: found none; expected at least one",
-        ),
-        (
-            message(
-                study
-                    .clone()
-                    .site(Site::Pattern)
-                    .run(&[PositionMap::same("e", 0)], &metric),
-            ),
+            message(study.clone().site(Site::Pattern).run(&metric)),
             "site of an interchange: found attn.hook_pattern with axes [head, dest, src]; expected \
              a site whose last axis does not depend on the prompt",
         ),
         (
-            message(
-                study
-                    .clone()
-                    .part(Part::Columns(20.into()))
-                    .run(&[PositionMap::same("f", 0)], &metric),
-            ),
-            "blocks.0.hook_resid_post: column 20 is out of range; expected 0..20",
+            message(study.clone().part(Part::Columns(20.into())).run(&metric)),
+            "blocks.0.hook_resid_post: d_model 20 is out of range; expected 0..20",
         ),
     ] {
         assert_eq!(found, expected);

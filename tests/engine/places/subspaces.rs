@@ -191,7 +191,7 @@ fn bases_and_targets_that_do_not_fit() {
         ),
         (
             basis(&[[1.0, 0.0], [0.0, 1.1]]),
-            "basis of a subspace: product of its vectors 1 and 1: found 1.2100000524520874; expected \
+            "basis of a subspace: product of its vectors 1 and 1: found 1.210000052452088; expected \
              1 within 0.0001: an orthonormal basis",
         ),
         (
