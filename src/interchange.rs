@@ -1,14 +1,14 @@
 //! Interchange interventions: does this part of the state carry that variable?
 //!
 //! ```text
-//! h' = h_base + (h_source - h_base)·B·Bᵀ     at positions that correspond
+//! h' = h_base + s·(h_source - h_base)·B·Bᵀ   at positions that correspond
 //! effect = m(base run with h') - m(base run)
 //! ```
 //!
-//! with *B* an orthonormal basis: the whole state, some columns of it (neurons), or a subspace.
-//! (Geiger et al. 2021, "Causal Abstractions of Neural Networks", section 3; with subspaces Geiger et
-//! al. 2024, "Finding Alignments Between Interpretable Causal Variables and Distributed Neural
-//! Representations", section 3.)
+//! with *B* an orthonormal basis of what is exchanged, and *s* = 1 unless said otherwise: the whole
+//! state, some columns of it (neurons), or a subspace. (Geiger et al. 2021, "Causal Abstractions of
+//! Neural Networks"; with subspaces Geiger et al. 2024, "Finding Alignments Between Interpretable
+//! Causal Variables and Distributed Neural Representations".)
 //!
 //! ```
 //! use patchlens::prelude::*;
@@ -44,7 +44,7 @@ use crate::error::{Error, Result};
 use crate::hook::{Axes, Site};
 use crate::intervention::{Edit, Intervention, Select, Subspace, Target};
 use crate::limits::{Limits, limits_methods};
-use crate::metric::Metric;
+use crate::metric::{Baseline, Metric};
 use crate::model::{RunShape, Transformer};
 use crate::pairs::averaged;
 use crate::patching::Alignment;
@@ -103,6 +103,9 @@ pub struct Interchanged {
     pub effect: Labelled,
     /// The change for each pair; the last axis is the pair.
     pub per_prompt: ArrayD<f32>,
+    /// Why a pair has no value; the last axis is the pair. [`Absent::NoSamples`] where its two
+    /// prompts have nothing that corresponds.
+    pub per_prompt_absent: ArrayD<Option<Absent>>,
     /// The metric of each run; the last axis is the pair.
     pub values: ArrayD<f32>,
     raw: Labelled,
@@ -125,7 +128,14 @@ impl Interchanged {
         lacking: Option<&Array2<bool>>,
         axes: Vec<Axis>,
         mut about: About,
+        metric: &Metric,
     ) -> Result<Self> {
+        let base = Baseline {
+            name: "base",
+            values: &result.base,
+        };
+        about.notes = metric.notes(base, None);
+        about.unit = metric.name().to_string();
         let whole = mean(result.base.iter().copied());
         about.baselines.insert("base".to_string(), whole);
         let counts = [
@@ -141,6 +151,7 @@ impl Interchanged {
             base: result.base.clone(),
             axes,
         };
+        let per_prompt_absent = measured.absent_by_prompt(lacking);
         let found = match lacking {
             None => measured.label(about, "base run")?,
             Some(lacking) => measured.label_without(lacking, about, "base run")?,
@@ -148,6 +159,7 @@ impl Interchanged {
         Ok(Interchanged {
             effect: found.effect,
             per_prompt: found.per_prompt,
+            per_prompt_absent,
             values: found.values,
             raw: found.raw,
             base: result.base,
@@ -252,7 +264,8 @@ impl<'m> Interchange<'m> {
         let (cells, lacking) = patches(&self.aligned, targets, &sources, true)?;
         let metric = self.base.refer(metric)?;
         let result = Sweep::limited(&self.base, self.limits.clone()).run(&cells, &metric)?;
-        Interchanged::of(result, Some(&lacking), self.axes(), self.about(&metric))
+        let (axes, about) = (self.axes(), self.about());
+        Interchanged::of(result, Some(&lacking), axes, about, &metric)
     }
 
     /// Checks the columns and the subspace, whatever the positions.
@@ -277,7 +290,7 @@ impl<'m> Interchange<'m> {
         vec![layer_axis(self.site, n_layers), columns]
     }
 
-    fn about(&self, metric: &Metric) -> About {
+    fn about(&self) -> About {
         About {
             title: format!("Interchange of {}", self.part.describe()),
             caption: format!(
@@ -285,7 +298,6 @@ impl<'m> Interchange<'m> {
                 self.site.name(),
                 averaged(self.base.prompts().len(), "prompt pair")
             ),
-            unit: metric.name().to_string(),
             ..About::default()
         }
     }

@@ -268,7 +268,7 @@ impl<'m> ActivationPatching<'m> {
             base: result.base,
             axes,
         };
-        let per_prompt_absent = absent(&measured, lacking.as_ref());
+        let per_prompt_absent = measured.absent_by_prompt(lacking.as_ref());
         let against = format!("{} run", self.pairs.names()[0]);
         let found = match &lacking {
             None => measured.label(about, &against)?,
@@ -358,21 +358,6 @@ impl<'m> ActivationPatching<'m> {
             ..About::default()
         }
     }
-}
-
-/// Why the pairs of each cell have no value, in the shape of the values by pair.
-fn absent(measured: &Measured, lacking: Option<&Array2<bool>>) -> ArrayD<Option<Absent>> {
-    let reason = |(cell, pair): (usize, usize)| {
-        let lacks = lacking.is_some_and(|lacking| lacking[[cell, pair]]);
-        let computed = || {
-            measured.values[[cell, pair]]
-                .is_nan()
-                .then_some(Absent::NotANumber)
-        };
-        let lacks = lacks.then_some(Absent::NoSamples);
-        lacks.or(measured.absent[cell]).or_else(computed)
-    };
-    measured.by_prompt(Array2::from_shape_fn(measured.values.dim(), reason))
 }
 
 /// One cell per target of the grid. All cells of a point share its values.

@@ -173,11 +173,7 @@ impl<'m> Patchscopes<'m> {
         let metric = self.target.refer(metric)?;
         let cells = self.cells()?;
         let result = Sweep::limited(&self.target, self.limits.clone()).run(&cells, &metric)?;
-        let about = About {
-            unit: metric.name().to_string(),
-            ..self.about()
-        };
-        Interchanged::of(result, None, self.axes(), about)
+        Interchanged::of(result, None, self.axes(), self.about(), &metric)
     }
 
     /// The probabilities of the next token of each target prompt, `[prompt, d_vocab]`, with the

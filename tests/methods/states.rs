@@ -208,6 +208,9 @@ fn a_pair_without_the_role_has_no_value() {
     assert_eq!(found.effect.values().shape(), [3, 2]); // [layer, role]
     for layer in 0..3 {
         assert!(found.per_prompt[[layer, 0, 1]].is_nan());
+        let reasons = [[0, 0], [0, 1], [1, 1]]
+            .map(|[role, pair]| found.per_prompt_absent[[layer, role, pair]]);
+        assert_eq!(reasons, [None, Some(Absent::NoSamples), None]);
         let (mean, only) = (
             found.effect.values()[[layer, 0]],
             found.per_prompt[[layer, 0, 0]],

@@ -137,7 +137,10 @@ impl Patchscope {
             format!("model    {}", session.output.model()),
             line("source", scope.source(), self.read_at.unwrap_or(-1))?,
             line("target", scope.target(), self.write_at.unwrap_or(person))?,
-            format!("  the target alone says `{}`\n", own_answer(session, scope)?),
+            format!(
+                "  the target alone says `{}`\n",
+                own_answer(session, scope)?
+            ),
         ];
         session.output.say(lines.join("\n"))
     }
@@ -155,7 +158,9 @@ impl Patchscope {
             let found = scope.generate(layer, into, &generation)?;
             let text = tokenizer.readable(found[0].new_tokens())?;
             output.say(format_args!("  L{layer} into L{into}:{text}"))?;
-            texts.push(serde_json::json!({"source_layer": layer, "target_layer": into, "text": text}));
+            texts.push(
+                serde_json::json!({"source_layer": layer, "target_layer": into, "text": text}),
+            );
             interrupt::check()?;
         }
         output.number("generated", texts)
@@ -177,7 +182,9 @@ fn conclusion(likeliest: &Labelled, own: &str) -> String {
     let other = |at: &[usize; 2]| values[*at].is_finite() && legible(&texts[*at]) != own;
     let cells = (0..values.len()).map(|i| [i / values.shape()[1], i % values.shape()[1]]);
     let others: Vec<[usize; 2]> = cells.filter(other).collect();
-    let surest = others.iter().max_by(|a, b| values[**a].total_cmp(&values[**b]));
+    let surest = others
+        .iter()
+        .max_by(|a, b| values[**a].total_cmp(&values[**b]));
     let Some(at) = surest else {
         return format!("No state makes the prompt say anything but `{own}`.");
     };
