@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{CLEAN, fails, json, ok, pair};
+use crate::{CLEAN, CORRUPTED, fails, json, ok, pair};
 
 #[test]
 fn every_study_runs_on_its_task() {
