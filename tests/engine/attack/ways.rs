@@ -145,6 +145,8 @@ impl<'c> Ways<'c> {
             .collect();
         self.seen.cells += self.case.cells.len();
         self.seen.rejected += self.case.cells.len() - accepted.len();
+        let narrow = accepted.iter().filter(|c| c.iter().any(Drawn::is_narrow));
+        self.seen.narrow += narrow.count();
         accepted
     }
 
