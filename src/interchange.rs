@@ -17,7 +17,7 @@
 //! use patchlens::patching::Alignment;
 //! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
 //! let base = tokenizer.encode("Ada Brown plays the sport of")?;
-//! let source = tokenizer.encode("Clara Evans plays the sport of")?;
+//! let source = tokenizer.encode("Leo Green plays the sport of")?;
 //! let subject = Alignment::roles([("subject", (0..2).into(), (0..2).into())]);
 //! let study = Interchange::new(&model, &base, &source, subject)?;
 //! let metric = accuracy(&study.source().likeliest()?);

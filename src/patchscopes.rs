@@ -13,7 +13,7 @@
 //! use patchlens::patchscopes::Patchscopes;
 //! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
 //! let source = tokenizer.encode("Ada Brown")?;
-//! let target = tokenizer.encode("Clara Evans plays the sport of")?;
+//! let target = tokenizer.encode("Leo Green plays the sport of")?;
 //! let scope = Patchscopes::new(&model, &source, &target)?.write_at(1);
 //! println!("{}", scope.likeliest(&tokenizer)?); // [source layer, target layer]
 //! # Ok::<(), patchlens::Error>(())

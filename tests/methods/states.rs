@@ -220,25 +220,29 @@ fn a_pair_without_the_role_has_no_value() {
     }
 }
 
+/// What one neuron changes is small: differences are measured by the size of the logits.
 #[test]
 fn single_neurons_are_those_of_transformer_lens() {
     for name in MODELS {
         let golden = Golden::new(name);
         let pair = golden.prompts("neuron_pair");
         let study = ActivationPatching::new(&golden.model, &pair[0], &pair[1]).unwrap();
-        let mut comparison = common::Comparison::new(1e-5);
+        let logits = golden.model.forward(&pair[1]).unwrap();
+        let scale = logits.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
         for of in ["mlp.hook_post", "attn.hook_z"] {
             let tables = golden.tensors[&format!("columns/{of}")].outer_iter();
             for (layer, expected) in tables.enumerate() {
-                let found = study
-                    .run(Grid::Columns(site(of), layer), &golden.metric())
-                    .unwrap();
+                let grid = Grid::Columns(site(of), layer);
+                let found = study.run(grid, &golden.metric()).unwrap();
                 let last = Axis(expected.ndim());
                 let found = found.values.index_axis_move(last, 0);
-                comparison.add(&format!("{of} {layer}"), found.view(), expected);
+                assert_eq!(found.shape(), expected.shape());
+                let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+                let worst = differences.fold(0.0, f32::max) / scale;
+                println!("{name}, {of} of layer {layer}: {worst:.1e} of the largest logit");
+                assert!(worst <= 1e-6, "{name}, {of} of layer {layer}: {worst:e}");
             }
         }
-        comparison.finish(&format!("single columns of {name}"));
     }
 }
 
@@ -326,7 +330,7 @@ fn one_prompt_for_all() {
 fn a_state_brings_its_fact_along() {
     let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
     let source = tokenizer.encode("Ada Brown plays the sport of").unwrap();
-    let target = tokenizer.encode("Clara Evans plays the sport of").unwrap();
+    let target = tokenizer.encode("Leo Green plays the sport of").unwrap();
     let scope = Patchscopes::new(&model, &source, &target).unwrap();
     let scope = scope.read_at(1).write_at(1);
     let likeliest = scope.likeliest(&tokenizer).unwrap();

@@ -23,7 +23,7 @@ use crate::usage::usage;
 #[command(after_help = "\
 Examples:
   patchlens interchange --out study
-  patchlens interchange --base \"Clara Evans plays the sport of\" \\
+  patchlens interchange --base \"Leo Green plays the sport of\" \\
       --source \"Ada Brown plays the sport of\" --role subject=0,1:0,1 --role end=-1:-1
   patchlens interchange --site mlp_post --columns 3,17")]
 pub struct Interchanges {
@@ -164,7 +164,7 @@ impl Interchanges {
         let texts = match (&self.base, &self.source) {
             (Some(base), Some(source)) => [&base[..], &source[..]],
             _ if session.shipped => [
-                "Clara Evans plays the sport of",
+                "Leo Green plays the sport of",
                 "Ada Brown plays the sport of",
             ],
             _ => {

@@ -23,7 +23,7 @@ use crate::usage::usage;
 #[command(after_help = "\
 Examples:
   patchlens patchscope --out study
-  patchlens patchscope --source \"Ada Brown\" --target \"Clara Evans plays the sport of\" --write-at 1
+  patchlens patchscope --source \"Ada Brown\" --target \"Leo Green plays the sport of\" --write-at 1
   patchlens patchscope --source \"The Eiffel Tower\" --model weights/gpt2 \\
       --target \"Syria: a country in the Middle East, Leonardo DiCaprio: an American actor, x\" \\
       --into-layer 2 --tokens 10")]
@@ -103,7 +103,7 @@ impl Patchscope {
     fn prompts(&self, session: &Session) -> Result<(Prompt, Prompt, isize)> {
         let (source, target, person) = match (&self.source, &self.target) {
             (Some(source), Some(target)) => (&source[..], &target[..], -1),
-            _ if session.shipped => ("Ada Brown", "Clara Evans plays the sport of", 1),
+            _ if session.shipped => ("Ada Brown", "Leo Green plays the sport of", 1),
             _ => {
                 let why = "the shipped model's facts mean nothing to another model";
                 return Err(usage(format!("{why}: expected --source and --target")));

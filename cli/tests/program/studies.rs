@@ -104,7 +104,7 @@ fn every_study_that_can_runs_on_own_prompts() {
     let interchange = ok(&[
         "interchange",
         "--base",
-        "Clara Evans plays the sport of",
+        "Leo Green plays the sport of",
         "--source",
         "Ada Brown plays the sport of",
         "--role",
@@ -121,7 +121,7 @@ fn every_study_that_can_runs_on_own_prompts() {
         "--source",
         "Ada Brown",
         "--target",
-        "Clara Evans plays the sport of",
+        "Leo Green plays the sport of",
         "--write-at",
         "1",
         "--tokens",
