@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
     // The subject's embeddings are blurred; then one clean state at a time is put back.
     let noise = SubjectCorruption::noise(subject_noise_std(&model, std::slice::from_ref(&fact))?);
     let trace = CausalTracing::new(&model, noise).trace(&fact, Restore::states())?;
-    println!("`{text}` -> `{}`", tokenizer.token_text(trace.answer));
+    println!("`{text}` -> `{}`", tokenizer.token_text(trace.answer[0]));
     println!("  probability, clean run           {:.3}", trace.clean);
     println!(
         "  probability, subject corrupted   {:.3}\n",

@@ -300,6 +300,7 @@ impl<'m> Base<'m> {
     pub(crate) fn needs(&self, metric: &Metric) -> Result<Vec<Needs>> {
         let lengths = self.prompts().lengths();
         metric.check(&lengths, self.model().config().d_logits())?;
+        metric.check_prompts(self.prompts())?;
         let lengths = lengths.into_iter().enumerate();
         Ok(lengths.map(|(i, n)| metric.needs(i, n)).collect())
     }

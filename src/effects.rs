@@ -47,6 +47,52 @@ impl Measured {
     /// Same as [`Measured::label`], with the means of the values over the prompts, `[cell]`, which
     /// studies round differently.
     pub fn label_with(self, means: Array1<f32>, about: About, against: &str) -> Result<Effects> {
+        let changes = &self.values - &self.base;
+        // A mean over prompts some of which have no value has none.
+        let effects = row_means(&changes);
+        self.labelled([means, effects], changes, about, against)
+    }
+
+    /// Same as [`Measured::label`] where some prompts lack what a cell is about, `[cell, prompt]`:
+    /// means and errors are those of the others.
+    pub fn label_without(
+        mut self,
+        lacking: &Array2<bool>,
+        about: About,
+        against: &str,
+    ) -> Result<Effects> {
+        let mut changes = &self.values - &self.base;
+        for values in [&mut self.values, &mut changes] {
+            values.zip_mut_with(lacking, |v, lacking| {
+                if *lacking {
+                    *v = f32::NAN;
+                }
+            });
+        }
+        let cells = self.absent.iter_mut().zip(lacking.rows());
+        for (absent, _) in cells.filter(|(_, prompts)| prompts.iter().all(|lacking| *lacking)) {
+            *absent = absent.or(Some(Absent::NoSamples));
+        }
+        let means = [&self.values, &changes].map(|of| {
+            let rows = of.rows().into_iter().zip(lacking.rows());
+            rows.map(|(row, lacking)| {
+                let there = row.iter().zip(lacking).filter(|(_, lacking)| !**lacking);
+                mean(there.map(|(v, _)| *v).collect::<Vec<_>>().into_iter())
+            })
+            .collect()
+        });
+        self.labelled(means, changes, about, against)
+    }
+
+    /// The result of means over prompts of the values and of their changes, `[cell]`, and of the
+    /// changes themselves, `[cell, prompt]`.
+    fn labelled(
+        self,
+        [means, effects]: [Array1<f32>; 2],
+        changes: Array2<f32>,
+        about: About,
+        against: &str,
+    ) -> Result<Effects> {
         let (title, unit) = (&about.title, &about.unit);
         let mut changed = About {
             title: format!("{title}: change of the {unit} against the {against}"),
@@ -57,12 +103,10 @@ impl Measured {
             title: format!("{title}: raw {unit}"),
             ..about
         };
-        let changes = &self.values - &self.base;
         if changes.iter().all(|change| *change == 0.0) {
             changed.caption += " Nothing changed: no cell moves the metric by a single bit.";
         }
-        // A mean over prompts some of which have no value has none.
-        let effect = self.with_errors(row_means(&changes), &changes, changed)?;
+        let effect = self.with_errors(effects, &changes, changed)?;
         Ok(Effects {
             raw: self.with_errors(means, &self.values, raw)?,
             effect,
@@ -91,7 +135,7 @@ impl Measured {
     }
 
     /// `[cell, prompt]` with the cells' own axes.
-    fn by_prompt(&self, values: Array2<f32>) -> ArrayD<f32> {
+    pub fn by_prompt<T>(&self, values: Array2<T>) -> ArrayD<T> {
         let shape = [&self.shape()[..], &[values.ncols()]].concat();
         shaped(&shape, values)
     }

@@ -1,4 +1,28 @@
-//! Generation: sampling token by token over a cache of keys and values, with hooks.
+//! Generation: how does the text go on, as it is and under an intervention?
+//!
+//! ```text
+//! next = argmax(logits)    or a sample of    softmax(logits / temperature), of the top_k likeliest
+//! ```
+//!
+//! Token by token over a cache of keys and values, with the bits of full forward passes, also
+//! under hooks. (Sampling: Radford et al. 2019, section 3; top-k: Fan et al. 2018, section 5.)
+//!
+//! ```
+//! use patchlens::generate::Generation;
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let prompt = tokenizer.encode("Ada Brown plays the sport of")?;
+//! let texts = model.generate(&prompt, (), &Generation::greedy(3))?;
+//! println!("{}", tokenizer.decode(&texts[0].tokens)?);
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a text means.** With [`Sampling::Greedy`](Sampling) the model's likeliest next token, one
+//! after the other; the same seed gives the same sample on every machine.
+//!
+//! **What it does not mean.** Greedy text is not the likeliest text, and one sample says little about
+//! the distribution: compare logits or a [`metric`](crate::metric) where the next token is the
+//! question.
 
 use std::sync::Arc;
 

@@ -1,7 +1,33 @@
-//! Gradients of any scalar of the logits: at every hook point, and of all parameters.
+//! Gradients: in which direction would an activation have to move to change the answer?
 //!
-//! The forward is [`Transformer::run`], asked to keep what the backward pass reads; there is no second
-//! copy of it. Each op's backward stands beside its forward in [`ops`](crate::ops).
+//! ```text
+//! g = dm/dx    for any scalar m of the logits, at every hook point x, and for all parameters
+//! ```
+//!
+//! The forward is [`Transformer::run`], asked to keep what the backward pass reads; there is no
+//! second copy of it. Each op's backward stands beside its forward in [`ops`](crate::ops).
+//! (Rumelhart et al. 1986; attribution by gradients: [`patching`](crate::patching) and
+//! [`circuits`](crate::circuits).)
+//!
+//! ```
+//! use patchlens::gradient::Backward;
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let prompt = tokenizer.encode("Ada Brown plays the sport of")?;
+//! let metric = logit_diff(tokenizer.token(" golf")?, tokenizer.token(" rugby")?);
+//! let points = Selection::points([Site::ResidPost.at(0)]);
+//! let want = Backward { gradients: Some(&points), ..Backward::default() };
+//! let result = model.gradients(&prompt, (), metric, &want)?;
+//! println!("{:.3}", result.gradients[0].get(Site::ResidPost.at(0))?); // [pos, d_model]
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** A small change `d` of the activation changes the metric by about
+//! `g · d`, everything downstream recomputed.
+//!
+//! **What it does not mean.** That a large change does the same: a saturated softmax, or a metric
+//! at its limit, has gradients near 0 where a patch changes everything. A large gradient says
+//! nothing about what the activation holds now.
 
 mod attention;
 mod objective;
@@ -65,9 +91,9 @@ impl Transformer {
     /// and values, hence the gradient at its points is the sum over the three. At `hook_q_input`
     /// and the like stands the gradient through that reader and head alone, at `hook_attn_in` the
     /// sum over the three readers. What a hook has changed there goes through a LayerNorm of its
-    /// own, hence has no part in the gradient at the points of the shared one. At masked scores the gradient is 0; where a hook has set such a
-    /// score to a number, gradients at that row's query and the later key take that number for
-    /// `q·k`, and are not to be relied on.
+    /// own, hence has no part in the gradient at the points of the shared one. At masked scores the
+    /// gradient is 0; where a hook has set such a score to a number, gradients at that row's query
+    /// and the later key take that number for `q·k`, and are not to be relied on.
     ///
     /// A prompt's gradients have the bits that they would have alone, whatever the number of
     /// threads; those of the parameters depend on the batch and its order, not on the threads.
@@ -97,8 +123,8 @@ impl Transformer {
     /// ```
     ///
     /// # Errors
-    /// Same as [`Transformer::run`], before anything is computed; also for points and positions whose
-    /// gradient is asked for. [`Error::Invalid`] for hooks at the split inputs (`hook_attn_in`,
+    /// Same as [`Transformer::run`], before anything is computed; also for points and positions
+    /// whose gradient is asked for. [`Error::Invalid`] for hooks at the split inputs (`hook_attn_in`,
     /// `hook_q_input`, `hook_k_input`, `hook_v_input`) where the gradient of the parameters is
     /// wanted, for other constant points than [`Backward::constant`] names, and for a metric
     /// without gradient (a rank, a closure) or that does not fit the prompts.

@@ -53,6 +53,7 @@
 // Where an edit meets an activation: `edited` in `intervention/apply.rs` says what becomes of a
 // row; a pass calls it from `Rows::at` in `model/pass.rs`.
 
+mod alignment;
 mod base;
 mod cache;
 mod component;

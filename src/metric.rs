@@ -1,12 +1,37 @@
-//! Metrics: numbers read off the logits. A metric declares which positions and tokens it needs,
-//! so that a sweep computes nothing else.
+//! Metrics: which number says whether the model does it?
+//!
+//! ```text
+//! logit_diff(a, b) = logit[a] - logit[b]        probability(a) = softmax(logits)[a]
+//! kl_divergence    = Σ p · (log p - log q)      next_token_loss = -log softmax(logits)[next]
+//! ```
+//!
+//! A metric declares which positions and tokens it needs, so that a sweep computes nothing else.
+//! (Which to choose: Zhang and Nanda 2023, "Towards Best Practices of Activation Patching",
+//! section 4.)
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
+//! let prompt = tokenizer.encode("Ada Brown plays the sport of")?;
+//! let metric = logit_diff(tokenizer.token(" golf")?, tokenizer.token(" rugby")?);
+//! println!("{:?}", patchlens::Base::new(&model, &prompt)?.metric(&metric)?); // one per prompt
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** A logit difference of 3: the first token is e³ ≈ 20 times as likely as
+//! the second. It is linear in what the last layer writes, so that effects add up.
+//!
+//! **What it does not mean.** That the answer is likely: both tokens may be improbable. A
+//! probability near 0 or 1 hardly moves whatever is patched; a result with no room left says so.
 
+mod answer;
 mod check;
 mod divergence;
 mod gradient;
 mod loss;
 mod rank;
 mod reduce;
+mod reference;
 mod room;
 mod top;
 
@@ -15,6 +40,8 @@ use std::sync::Arc;
 
 use ndarray::ArrayView2;
 
+use answer::Scale;
+pub use answer::{answer_log_probability, answer_probability};
 use divergence::Divergence;
 pub use loss::next_token_loss;
 use rank::best_rank_in;
@@ -23,7 +50,7 @@ pub use reduce::Reduce;
 pub(crate) use room::Baseline;
 pub use top::top_tokens;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::log_softmax_row;
 use crate::select::Select;
 
@@ -39,6 +66,8 @@ enum Kind {
     /// Total probability of some tokens minus that of others, by prompt.
     Probability(Arc<[(Vec<u32>, Vec<u32>)]>),
     LogProbability(Arc<[u32]>),
+    /// Of answers of several tokens, by prompt; as a probability, or its logarithm.
+    Answer(Arc<[Vec<u32>]>, Scale),
     Rank(Arc<[u32]>),
     /// Whether fewer than so many tokens are likelier, by prompt.
     Top(Arc<[u32]>, usize),
@@ -222,45 +251,14 @@ impl Metric {
         self
     }
 
-    /// The position that it reads of a prompt of `n` tokens; `None` if the prompt lacks it.
+    /// The position that it reads of a prompt of `n` tokens, of several the first; `None` if the
+    /// prompt lacks it.
     fn position(&self, prompt: usize, n: usize) -> Option<usize> {
+        if let (Kind::Answer(answers, _), None) = (&self.kind, &self.position) {
+            return n.checked_sub(of::<Vec<u32>>(answers, prompt).len());
+        }
         let position = self.position.as_ref().unwrap_or(&Select::Last);
         position.resolve(prompt, n).into_iter().next()
-    }
-
-    /// A KL divergence to these runs, given by their logits `[pos, d_vocab]`: one per prompt, or
-    /// one for all.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for any other metric, which has no reference; [`Error::OutOfRange`] for
-    /// logits without the position that it reads.
-    pub fn with_reference(self, logits: &[ArrayView2<'_, f32>]) -> Result<Self> {
-        if !matches!(self.kind, Kind::Divergence(..)) {
-            let expected =
-                "a KL or JS divergence, the only metrics that are measured to other runs";
-            return Err(Error::invalid(
-                "metric with a reference",
-                self.name,
-                expected,
-            ));
-        }
-        let row = |(prompt, logits): (usize, &ArrayView2<'_, f32>)| {
-            self.check_position(prompt, logits.nrows())?;
-            let position = self.position(prompt, logits.nrows());
-            Ok(logits.row(position.expect("just checked")).to_vec())
-        };
-        let rows = logits.iter().enumerate().map(row).collect::<Result<_>>()?;
-        Ok(self.with_reference_rows(rows))
-    }
-
-    /// A KL divergence to runs given by their logits `[d_vocab]` at the position that it reads.
-    pub(crate) fn with_reference_rows(mut self, mut rows: Vec<Vec<f32>>) -> Self {
-        rows.iter_mut().for_each(|row| log_softmax_row(row));
-        match &mut self.kind {
-            Kind::Divergence(_, reference) => *reference = Some(rows.into()),
-            _ => debug_assert!(false, "{} has no reference", self.name),
-        }
-        self
     }
 
     /// What it measures, with the unit.
@@ -273,16 +271,12 @@ impl Metric {
         matches!(self.kind, Kind::Divergence(..) | Kind::Rank(_))
     }
 
-    /// Whether it still lacks the runs that it compares with.
-    pub(crate) fn lacks_reference(&self) -> bool {
-        matches!(self.kind, Kind::Divergence(_, None))
-    }
-
     /// Number of prompts that it knows targets of; 1 is one for all.
     fn targets(&self) -> usize {
         match &self.kind {
             Kind::LogitDiff(sets, _) | Kind::Probability(sets) => sets.len(),
             Kind::Logits(weights) => weights.len(),
+            Kind::Answer(answers, _) => answers.len(),
             Kind::LogProbability(tokens) | Kind::Rank(tokens) | Kind::Top(tokens, _) => {
                 tokens.len()
             }
@@ -305,6 +299,7 @@ impl Metric {
             Kind::LogProbability(tokens) | Kind::Rank(tokens) | Kind::Top(tokens, _) => {
                 vec![*of(tokens, prompt)]
             }
+            Kind::Answer(answers, _) => of::<Vec<u32>>(answers, prompt).clone(),
             Kind::Divergence(..) | Kind::Closure(_) => Vec::new(),
         };
         tokens.sort_unstable();
@@ -316,6 +311,11 @@ impl Metric {
     pub(crate) fn needs(&self, prompt: usize, n: usize) -> Needs {
         let positions = match self.kind {
             Kind::Closure(_) => (0..n).collect(),
+            Kind::Answer(ref answers, _) => {
+                let start = self.position(prompt, n).into_iter();
+                let rows = of::<Vec<u32>>(answers, prompt).len();
+                start.flat_map(|start| start..start + rows).collect()
+            }
             _ => self.position(prompt, n).into_iter().collect(),
         };
         let few = matches!(self.kind, Kind::LogitDiff(..) | Kind::Logits(_));
@@ -326,9 +326,9 @@ impl Metric {
     /// The metric of a prompt's full logits `[pos, d_vocab]`.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a position or token that they lack; [`Error::Invalid`] for a KL
-    /// divergence without reference, or with one of another vocabulary, and for a prompt that the
-    /// metric has no target of.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a position or token that they lack;
+    /// [`Error::Invalid`](crate::Error::Invalid) for a KL divergence without reference, or with
+    /// one of another vocabulary, and for a prompt that the metric has no target of.
     pub fn evaluate(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<f32> {
         let (n, d_vocab) = logits.dim();
         self.check_one(prompt, n, d_vocab)?;
@@ -370,6 +370,7 @@ impl Metric {
                 let (a, b) = of(sets, prompt);
                 total(a) - total(b)
             }
+            Kind::Answer(answers, scale) => scale.of(logits, of::<Vec<u32>>(answers, prompt)),
             Kind::LogProbability(tokens) => log_probabilities()[*of(tokens, prompt) as usize],
             Kind::Rank(tokens) => rank_in(logits.row(0), *of(tokens, prompt) as usize),
             Kind::Top(tokens, k) => {

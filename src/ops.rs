@@ -1,4 +1,23 @@
-//! Free functions on arrays: each op of the forward pass, with its backward beside it.
+//! Ops: what exactly does the forward pass compute, and can I use it on my own arrays?
+//!
+//! Free functions on arrays, each with its formula, its shapes and its backward beside it:
+//! products ([`linear`](fn@linear), [`matmul`]), LayerNorm ([`layer_norm`], [`affine`]; Ba et al.
+//! 2016, section 3), softmax ([`softmax_row`]) and GELU ([`activate`]; Hendrycks and Gimpel 2016).
+//!
+//! ```
+//! use ndarray::array;
+//! use patchlens::ops::{matmul, softmax_row};
+//! let (x, w) = (array![[1.0, 2.0], [0.0, 1.0]], array![[1.0, 0.0], [1.0, 3.0]]);
+//! let mut y = matmul(x.view(), w.view()); // [row, out]
+//! softmax_row(y.row_mut(0).as_slice_mut().expect("rows of a new array are contiguous"));
+//! println!("{y:.3}");
+//! ```
+//!
+//! **What a number means.** The very bits that the model has: its forward pass calls these
+//! functions.
+//!
+//! **What it does not mean.** The bits of another library: sums run in another order there, and
+//! agree to about 1e-6.
 //!
 //! Every function gives a row of its output the same bits whatever other rows are computed with
 //! it, in whatever number, by whatever number of threads: sums run in an order which depends on

@@ -188,13 +188,15 @@ pub(crate) fn position_labels(
     let all = || first.iter().chain(second);
     let label = |p: usize| {
         let (a, b) = (&first[0].labels[p], &second[0].labels[p]);
-        let both = match a == b {
-            true => a.clone(),
-            false => format!("{a}/{}", b.trim_start()),
+        let both = if a == b {
+            a.clone()
+        } else {
+            format!("{a}/{}", b.trim_start())
         };
-        match first.len() == 1 || all().all(|prompt| prompt.labels[p] == *a) {
-            true => both,
-            false => format!("{both}…"),
+        if first.len() == 1 || all().all(|prompt| prompt.labels[p] == *a) {
+            both
+        } else {
+            format!("{both}…")
         }
     };
     Ok((0..n).map(label).collect())

@@ -1,5 +1,29 @@
-//! The weights of a model, field names equal to the checkpoint's. The same struct holds
-//! gradients and an optimizer's moments.
+//! Parameters: what are the weights, and in which layout?
+//!
+//! ```text
+//! y = x · weight + bias    weight [in, out], as GPT-2 stores it
+//! ```
+//!
+//! Field names equal the checkpoint's (Radford et al. 2019, the released code). The same struct
+//! holds gradients and an optimizer's moments.
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! let model = Transformer::mini();
+//! let parameters = model.parameters();
+//! println!("{} numbers", parameters.count());
+//! println!("{:?}", parameters.h[0].attn.c_attn.weight.dim()); // [d_model, 3 · d_model]: q, k, v
+//! let heads_w_q = model.w_q(patchlens::Head::new(0, 1))?; // [d_model, d_head]
+//! # let _ = heads_w_q;
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a number means.** One weight, with nothing folded into it: LayerNorm's own weights stand
+//! in `ln_1`, `ln_2` and `ln_f`, and TransformerLens's processing is a choice
+//! ([`processing`](crate::processing)).
+//!
+//! **What it does not mean.** A weight's size says little by itself; what a head does whatever the
+//! prompt is shown by products of them ([`weights`](crate::weights)).
 
 mod random;
 mod table;

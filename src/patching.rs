@@ -31,18 +31,21 @@
 //! effects: look at [`Patching::clean`] and [`Patching::corrupted`] first. More in
 //! [the guide](crate::guide::patching).
 
+mod aligned;
 mod estimate;
 mod grid;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use ndarray::{Array1, ArrayD};
+use ndarray::{Array1, Array2, ArrayD};
 
 pub use estimate::{Corrections, EstimatedPatching};
 pub use grid::Grid;
 use grid::targets;
 
+use crate::alignment::Aligned;
+pub use crate::alignment::Alignment;
 use crate::base::Base;
 use crate::cache::ActivationCache;
 use crate::effects::Measured;
@@ -65,6 +68,7 @@ use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 #[derive(Clone, Debug)]
 pub struct ActivationPatching<'m> {
     pairs: Pairs<'m>,
+    aligned: Option<Aligned>,
     position_labels: Option<Vec<String>>,
     limits: Limits<'m>,
 }
@@ -76,8 +80,12 @@ pub struct Patching {
     /// when denoising, the clean one when noising): mean over the prompt pairs, with standard
     /// errors where there are several. 0 is no change.
     pub effect: Labelled,
-    /// The change for each pair; the last axis is the pair.
+    /// The change for each pair; the last axis is the pair. [`Patching::per_prompt_absent`] says
+    /// why one is NaN.
     pub per_prompt: ArrayD<f32>,
+    /// Why a pair has no value; the last axis is the pair. [`Absent::NoSamples`] where the two
+    /// prompts of an aligned pair have nothing that corresponds.
+    pub per_prompt_absent: ArrayD<Option<Absent>>,
     /// The metric of each patched run; the last axis is the pair.
     pub values: ArrayD<f32>,
     raw: Labelled,
@@ -160,6 +168,33 @@ impl<'m> ActivationPatching<'m> {
         Ok(Self::of(pairs))
     }
 
+    /// A study of prompt pairs of different lengths: what one run has at a position is patched in
+    /// where the other one has its partner. Grids by position have a column per role or per
+    /// position of the clean prompts; grids without positions patch all that correspond at once.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] or [`Error::OutOfRange`] if a prompt cannot run or lacks a position that
+    /// is named, [`Error::Invalid`] for another number of corrupted prompts, without anything that
+    /// corresponds, and for a position with two partners.
+    pub fn aligned(
+        model: &'m Transformer,
+        clean: impl IntoPrompts,
+        corrupted: impl IntoPrompts,
+        alignment: Alignment,
+    ) -> Result<Self> {
+        let clean = Base::new(model, clean)?;
+        let corrupted = Base::new(model, corrupted)?;
+        let aligned = alignment.of(clean.prompts(), corrupted.prompts())?;
+        let direction = Direction::Denoising;
+        let mut study = Self::of(Pairs {
+            clean,
+            corrupted,
+            direction,
+        });
+        study.aligned = Some(aligned);
+        Ok(study)
+    }
+
     /// A study of base runs, which other studies may share.
     ///
     /// # Errors
@@ -174,6 +209,7 @@ impl<'m> ActivationPatching<'m> {
     fn of(pairs: Pairs<'m>) -> Self {
         ActivationPatching {
             pairs,
+            aligned: None,
             position_labels: None,
             limits: Limits::default(),
         }
@@ -204,7 +240,11 @@ impl<'m> ActivationPatching<'m> {
     pub fn run(&self, grid: Grid, metric: &Metric) -> Result<Patching> {
         grid.check()?;
         let config = self.pairs.model().config();
-        let axes = grid.axes(config.n_layers, config.n_heads, &self.labels(grid)?);
+        let labels = self.labels(grid)?;
+        let mut axes = grid.axes(config.n_layers, config.n_heads, &labels);
+        if let Some(aligned) = &self.aligned {
+            aligned::name_roles(aligned, &mut axes, &labels);
+        }
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
         let points = self.points(grid);
         let [base, donor] = self.pairs.base_and_donor();
@@ -213,7 +253,7 @@ impl<'m> ActivationPatching<'m> {
         }
         let metric = self.pairs.clean.refer(metric)?;
         let donors = donor.held(points)?;
-        let cells = cells(targets(grid, &shape), &donors)?;
+        let (cells, lacking) = self.cells(grid, targets(grid, &shape), &donors)?;
         let sweep = Sweep::limited(base, self.limits.clone());
         let result = sweep.run(&cells, &metric)?;
         let mut runs = [donor.metric(&metric)?, result.base.clone()];
@@ -228,10 +268,16 @@ impl<'m> ActivationPatching<'m> {
             base: result.base,
             axes,
         };
-        let found = measured.label(about, &format!("{} run", self.pairs.names()[0]))?;
+        let per_prompt_absent = absent(&measured, lacking.as_ref());
+        let against = format!("{} run", self.pairs.names()[0]);
+        let found = match &lacking {
+            None => measured.label(about, &against)?,
+            Some(lacking) => measured.label_without(lacking, about, &against)?,
+        };
         Ok(Patching {
             effect: found.effect,
             per_prompt: found.per_prompt,
+            per_prompt_absent,
             values: found.values,
             raw: found.raw,
             clean,
@@ -247,17 +293,35 @@ impl<'m> ActivationPatching<'m> {
         grid.sites().into_iter().flat_map(layers).collect()
     }
 
+    /// The cells of a grid, and which pairs lack what a cell is about, `[cell, pair]`.
+    fn cells(
+        &self,
+        grid: Grid,
+        targets: Vec<Target>,
+        donors: &[ActivationCache],
+    ) -> Result<(Vec<Cell>, Option<Array2<bool>>)> {
+        let Some(aligned) = &self.aligned else {
+            return Ok((cells(targets, donors)?, None));
+        };
+        let into_clean = self.pairs.direction == Direction::Noising;
+        let (cells, lacking) = aligned::cells(aligned, grid, targets, donors, into_clean)?;
+        Ok((cells, Some(lacking)))
+    }
+
     fn labels(&self, grid: Grid) -> Result<Vec<String>> {
         if !grid.by_position() {
             return Ok(Vec::new());
         }
         let [clean, corrupted] = [&self.pairs.clean, &self.pairs.corrupted].map(Base::prompts);
-        let labels = position_labels("clean", clean, corrupted)?;
+        let labels = match &self.aligned {
+            None => position_labels("clean", clean, corrupted)?,
+            Some(aligned) => aligned.labels.clone(),
+        };
         match &self.position_labels {
             Some(own) if own.len() != labels.len() => Err(Error::invalid(
                 "position labels",
                 own.len(),
-                format!("{}, one per token", labels.len()),
+                format!("{}, one per position", labels.len()),
             )),
             own => Ok(own.clone().unwrap_or(labels)),
         }
@@ -301,6 +365,21 @@ impl<'m> ActivationPatching<'m> {
             ..About::default()
         }
     }
+}
+
+/// Why the pairs of each cell have no value, in the shape of the values by pair.
+fn absent(measured: &Measured, lacking: Option<&Array2<bool>>) -> ArrayD<Option<Absent>> {
+    let reason = |(cell, pair): (usize, usize)| {
+        let lacks = lacking.is_some_and(|lacking| lacking[[cell, pair]]);
+        let computed = || {
+            measured.values[[cell, pair]]
+                .is_nan()
+                .then_some(Absent::NotANumber)
+        };
+        let lacks = lacks.then_some(Absent::NoSamples);
+        lacks.or(measured.absent[cell]).or_else(computed)
+    };
+    measured.by_prompt(Array2::from_shape_fn(measured.values.dim(), reason))
 }
 
 /// One cell per target of the grid. All cells of a point share its values.

@@ -29,6 +29,19 @@ impl Prompt {
         self.tokens.len()
     }
 
+    /// This prompt, followed by all tokens of an answer but the last one: what a model has read when
+    /// it predicts the answer's last token (teacher forcing). For metrics of answers of several
+    /// tokens ([`answer_log_probability`](crate::metric::answer_log_probability)); an answer of
+    /// one token changes nothing.
+    #[must_use]
+    pub fn teacher_forced(mut self, answer: &Prompt) -> Self {
+        let given = answer.len().saturating_sub(1);
+        self.tokens.extend(&answer.tokens[..given]);
+        self.labels
+            .extend(answer.labels.iter().take(given).cloned());
+        self
+    }
+
     /// Whether there is no token. No model runs such a prompt.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()

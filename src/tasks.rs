@@ -1,5 +1,27 @@
-//! Prompt sets for known behaviours, made for any tokenizer: [`Ioi`], [`Facts`],
-//! [`GreaterThan`], [`Repeated`].
+//! Tasks: which prompts show the behaviour, and which differ from them in one thing only?
+//!
+//! Prompt sets for known behaviours, made for any tokenizer: [`Ioi`] (Wang et al. 2022, section 2),
+//! [`Facts`] (Meng et al. 2022, section 2), [`GreaterThan`] (Hanna et al. 2023, section 3),
+//! [`Repeated`] (Olsson et al. 2022, "In-context Learning and Induction Heads"), [`KeyValue`] (Todd
+//! et al. 2023, section 2), and files of one's own pairs ([`PairFile`]).
+//!
+//! ```
+//! use patchlens::prelude::*;
+//! use patchlens::tasks::{Corruption, Ioi};
+//! let tokenizer = Tokenizer::mini();
+//! for pair in Ioi::new(&tokenizer)?.template(0)?.pairs(2, Corruption::Aba, 0)? {
+//!     println!("clean:     {}", pair.clean.text);
+//!     println!("corrupted: {}", pair.corrupted.text);
+//! }
+//! # Ok::<(), patchlens::Error>(())
+//! ```
+//!
+//! **What a pair means.** Whatever differs between the two runs comes from the tokens that differ.
+//! How they are chosen is part of the question: with another name in place of the second one the
+//! order of the names stays, with both exchanged the answer does.
+//!
+//! **What it does not mean.** That a model has the behaviour: look at the metric of the clean runs
+//! first. A result holds for the prompts it was measured on.
 //!
 //! Each generator keeps those of its words that are single tokens in the tokenizer at hand, and
 //! is an error where too few remain. The same seed gives the same prompts on every machine. The
@@ -21,6 +43,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 pub use corpus::{Corpus, Task, TrainingItem};
+pub(crate) use facts::subject_span;
 pub use facts::{FactPrompt, Facts};
 pub use greater_than::{GreaterThan, GreaterThanPrompt};
 pub use ioi::{Corruption, Ioi, IoiPair, IoiPositions, IoiPrompt, Order};

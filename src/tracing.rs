@@ -46,7 +46,7 @@ use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target};
 use crate::limits::{Limits, limits_methods};
-use crate::metric::{Metric, Needs, probability};
+use crate::metric::{Metric, Needs, answer_probability, probability, top_tokens};
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
 use crate::report::{About, Absent, Axis, Direction, Labelled, with_errors};
@@ -79,8 +79,9 @@ pub struct CausalTracing<'m> {
 /// What causal tracing found for one fact.
 #[derive(Clone, Debug)]
 pub struct FactTrace {
-    /// The clean run's likeliest next token: the one whose probability is traced.
-    pub answer: u32,
+    /// The tokens whose probability is traced: the clean run's likeliest next token, or an answer of
+    /// several ([`TracedFact::with_answer`]).
+    pub answer: Vec<u32>,
     /// Its probability in the clean run.
     pub clean: f32,
     /// Its probability in the corrupted runs, mean over samples.
@@ -102,7 +103,7 @@ impl FactTrace {
         let effect = &self.indirect_effect;
         let mut about = effect.about.clone();
         about.title += ": raw probability";
-        about.unit = probability(&[self.answer]).name().to_string();
+        about.unit = metric_of(&self.answer).name().to_string();
         let means = self
             .restored
             .map_axis(Dim(2), |lane| mean(lane.iter().copied()));
@@ -114,9 +115,21 @@ impl FactTrace {
 
 /// The clean run of a fact.
 struct Clean<'m> {
-    answer: u32,
+    /// The likeliest tokens, each after the right ones before it.
+    likeliest: Vec<u32>,
+    /// What is traced.
+    answer: Vec<u32>,
+    metric: Metric,
     probability: f32,
     base: Base<'m>,
+}
+
+/// The probability of one token, or of an answer of several.
+fn metric_of(answer: &[u32]) -> Metric {
+    match answer {
+        [token] => probability(&[*token]),
+        _ => answer_probability(&[answer.to_vec()]),
+    }
 }
 
 /// Where cells act, in every layer.
@@ -165,22 +178,25 @@ impl<'m> CausalTracing<'m> {
         let base = Base::new(self.model, &fact.prompt)?;
         let places = places(restores, self.model.config().n_layers);
         base.expect(places.chain([HookPoint::Embed]), Frozen::default());
-        let last = Needs {
-            positions: vec![fact.prompt.len() - 1],
+        let n = fact.prompt.len();
+        let answers = Needs {
+            positions: (n.saturating_sub(fact.answer_len())..n).collect(),
             tokens: None,
         };
-        let logits = &base.readout(&[last])?[0];
-        let (answer, _) =
-            logits
-                .iter()
-                .enumerate()
-                .fold((0, f32::NEG_INFINITY), |best, (token, &logit)| {
-                    if logit > best.1 { (token, logit) } else { best }
-                });
-        let answer = answer as u32;
+        let logits = &base.readout(&[answers])?[0];
+        let best = logits.rows().into_iter().map(|row| top_tokens(row, 1));
+        let likeliest = best.collect::<Vec<_>>().concat();
+        let answer = match &fact.attribute {
+            Some(answer) if answer.len() > 1 => answer.clone(),
+            _ => likeliest.clone(),
+        };
+        let metric = metric_of(&answer);
+        base.needs(&metric)?;
         Ok(Clean {
+            probability: metric.evaluate(0, logits.view())?,
+            likeliest,
             answer,
-            probability: probability(&[answer]).evaluate(0, logits.view())?,
+            metric,
             base,
         })
     }
@@ -201,7 +217,7 @@ impl<'m> CausalTracing<'m> {
             .iter()
             .map(|r| self.cells(fact, *r, clean, &corrupted));
         let cells: Vec<Vec<Cell>> = cells.collect::<Result<_>>()?;
-        let metric = probability(&[clean.answer]);
+        let metric = clean.metric.clone();
         let (cells, sweep) = (cells.concat(), Sweep::limited(&corrupted, limits));
         let prepared = sweep.prepare(&cells, &metric)?;
         let result = prepared.run();
@@ -323,7 +339,7 @@ impl Restored {
         let effects = Labelled::new(effects, axes, about)?.with_absent(absent)?;
         let changes = &self.values - &samples;
         Ok(FactTrace {
-            answer: clean.answer,
+            answer: clean.answer.clone(),
             clean: clean.probability,
             corrupted,
             total_effect: clean.probability - corrupted,

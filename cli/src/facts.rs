@@ -2,12 +2,30 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
+use patchlens::Tokenizer;
 use patchlens::tasks::{FactPrompt, Facts, KnownFacts, SkippedFact, Split};
+use patchlens::tracing::TracedFact;
 
 use crate::session::Session;
 use crate::usage::usage;
+
+/// A fact and its text.
+#[derive(Clone, Debug)]
+pub struct Fact {
+    pub text: String,
+    pub traced: TracedFact,
+}
+
+impl From<&FactPrompt> for Fact {
+    fn from(fact: &FactPrompt) -> Self {
+        Fact {
+            text: fact.text.clone(),
+            traced: fact.into(),
+        }
+    }
+}
 
 /// Which facts.
 #[derive(Args, Clone, Debug)]
@@ -18,7 +36,7 @@ pub struct FactArgs {
     /// The subject in it
     #[arg(long, value_name = "TEXT", requires = "clean")]
     subject: Option<String>,
-    /// The right answer, one token with its space: " tennis"
+    /// The right answer, with its space: " tennis"; of several tokens, all of it is traced
     #[arg(long, value_name = "TEXT", requires = "clean")]
     answer: Option<String>,
     /// A JSON list of {prompt, subject, attribute} [default: facts that the shipped model learnt]
@@ -37,7 +55,7 @@ impl FactArgs {
     ///
     /// # Errors
     /// For facts that cannot run, and where none are named for a model of one's own.
-    pub fn read(&self, session: &Session) -> Result<(Vec<FactPrompt>, Vec<SkippedFact>)> {
+    pub fn read(&self, session: &Session) -> Result<(Vec<Fact>, Vec<SkippedFact>)> {
         let (output, tokenizer) = (&session.output, &session.tokenizer);
         if self.prompts == 0 {
             return Err(usage("--prompts: found 0; expected at least 1"));
@@ -46,25 +64,15 @@ impl FactArgs {
             return Err(usage("--model needs --facts FILE, or --clean with a fact"));
         }
         let (all, skipped) = match (&self.clean, &self.facts) {
-            (Some(text), _) => {
-                let subject = self.subject.as_deref().unwrap_or_default();
-                let answer = self.answer.as_deref().unwrap_or_default();
-                let fact = FactPrompt::new(tokenizer, text, subject, answer, "")?;
-                let fact = if self.bos {
-                    fact.with_bos(tokenizer)?
-                } else {
-                    fact
-                };
-                (vec![fact], Vec::new())
-            }
+            (Some(text), _) => (vec![self.own(text, tokenizer)?], Vec::new()),
             (None, Some(path)) => {
                 let known = KnownFacts::open(path, tokenizer, self.bos)?;
-                (known.facts, known.skipped)
+                (known.facts.iter().map(Fact::from).collect(), known.skipped)
             }
             (None, None) => {
                 let facts = Facts::new(tokenizer)?.split(Split::Train);
                 let facts = if self.bos { facts.with_bos()? } else { facts };
-                (facts.all()?, Vec::new())
+                (facts.all()?.iter().map(Fact::from).collect(), Vec::new())
             }
         };
         let n = self.prompts.min(all.len());
@@ -87,6 +95,19 @@ impl FactArgs {
         }
         let spread = (0..n).map(|i| all[i * all.len() / n].clone());
         Ok((spread.collect(), skipped))
+    }
+}
+
+impl FactArgs {
+    /// The one fact of the options.
+    fn own(&self, text: &str, tokenizer: &Tokenizer) -> Result<Fact> {
+        let subject = self.subject.as_deref().unwrap_or_default();
+        let answer = self.answer.as_deref().unwrap_or_default();
+        let traced = TracedFact::from_text(tokenizer, text, subject, self.bos)?;
+        Ok(Fact {
+            text: text.to_string(),
+            traced: traced.with_answer(&tokenizer.encode(answer).context("--answer")?),
+        })
     }
 }
 

@@ -63,7 +63,7 @@ pub struct PromptArgs {
         requires = "answer"
     )]
     pub clean: Option<String>,
-    /// The same with what matters changed: as many tokens
+    /// The same with what matters changed: as many tokens, unless a study aligns them
     #[arg(
         long,
         value_name = "TEXT",
@@ -71,7 +71,8 @@ pub struct PromptArgs {
         requires = "clean"
     )]
     pub corrupted: Option<String>,
-    /// The right answer, one token, usually with its space: " Mary"; may be given several times
+    /// The right answer, usually with its space: " Mary"; may be given several times. Of several
+    /// tokens, the probability of all of them is measured
     #[arg(
         long,
         value_name = "TEXT",
@@ -87,6 +88,9 @@ pub struct PromptArgs {
         requires = "clean"
     )]
     pub wrong: Vec<String>,
+    /// Take only the first token of answers of several tokens
+    #[arg(long, help_heading = "Prompts", requires = "clean")]
+    pub first_token: bool,
     /// A file of prompt pairs: JSON, JSON lines or CSV (see `patchlens help pairs`)
     #[arg(
         long,

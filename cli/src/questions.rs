@@ -1,6 +1,7 @@
 //! The prompts that a study is about, with right and wrong answers: of a built-in task, of a file,
 //! or given as options.
 
+mod answers;
 mod tasks;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ pub struct Takes {
     pub corrupted: bool,
     /// Whether it needs wrong answers.
     pub wrong: bool,
+    /// Whether the two prompts of a pair may differ in length.
+    pub unequal: bool,
 }
 
 impl Takes {
@@ -51,6 +54,7 @@ impl Takes {
         template: None,
         corrupted: false,
         wrong: false,
+        unequal: false,
     };
 }
 
@@ -68,6 +72,8 @@ pub struct Questions {
     pub labels: Option<Vec<String>>,
     /// What is measured unless an option says otherwise; by default what the answers allow.
     metric: Option<MetricName>,
+    /// The one answer to all prompts that is measured as a whole, if it has several tokens.
+    whole: Option<Vec<u32>>,
     /// Where chance took part.
     pub seed: Option<u64>,
 }
@@ -109,16 +115,9 @@ impl Questions {
                 "--corrupted is not used here: only the clean prompt is",
             ));
         }
-        let corrupted = args.corrupted.as_deref();
-        let pair = PromptPair::new(
-            tokenizer,
-            clean,
-            corrupted,
-            &args.answer,
-            &args.wrong,
-            args.bos,
-        )?;
-        let unequal = pair.corrupted.as_ref().filter(|_| !pair.is_equal_length());
+        let (pair, whole) = answers::pair(args, clean, tokenizer)?;
+        let unequal = pair.corrupted.as_ref();
+        let unequal = unequal.filter(|_| !takes.unequal && !pair.is_equal_length());
         if let Some(corrupted) = unequal {
             anyhow::bail!(
                 "--corrupted: found {} tokens {:?}; expected {} as --clean has, so that positions \
@@ -129,7 +128,8 @@ impl Questions {
                 pair.clean.labels
             );
         }
-        Questions::of_pairs("--clean".to_string(), vec![pair], None)
+        let questions = Questions::of_pairs("--clean".to_string(), vec![pair], None)?;
+        Ok(Questions { whole, ..questions })
     }
 
     /// The pairs of a file, those left out told on stderr.
@@ -144,17 +144,15 @@ impl Questions {
         let name = path.display().to_string();
         let mut left_out: Vec<String> = file.skipped.iter().map(ToString::to_string).collect();
         if takes.corrupted {
-            let unequal = file.unequal();
-            left_out.extend(
-                unequal
-                    .iter()
-                    .map(|pair| format!("{pair}; expected as many")),
-            );
+            if !takes.unequal {
+                let unequal = file.unequal().into_iter();
+                left_out.extend(unequal.map(|pair| format!("{pair}; expected as many")));
+            }
             file.pairs.retain(|pair| {
                 if pair.corrupted.is_none() {
                     left_out.push(format!("pair {}: no corrupted prompt", pair.index));
                 }
-                pair.corrupted.is_some() && pair.is_equal_length()
+                pair.corrupted.is_some() && (takes.unequal || pair.is_equal_length())
             });
         }
         if takes.wrong {
@@ -199,6 +197,7 @@ impl Questions {
             answers,
             labels,
             metric: None,
+            whole: None,
             seed: None,
         })
     }
@@ -215,6 +214,9 @@ impl Questions {
     /// # Errors
     /// For a metric that the answers do not allow.
     pub fn metric(&self, asked: Option<MetricName>) -> Result<Metric> {
+        if let Some(answer) = &self.whole {
+            return answers::metric(answer, asked);
+        }
         let wrong = self.answers.iter().all(|(_, wrong)| !wrong.is_empty());
         let one = self.answers.iter().all(|(right, _)| right.len() == 1);
         let by_answers = match (wrong, one) {
@@ -250,6 +252,20 @@ impl Questions {
         }
     }
 
+    /// Checks that answers are single tokens, for studies that cannot measure longer ones.
+    ///
+    /// # Errors
+    /// For an answer of several tokens.
+    pub fn single_tokens(&self) -> Result<()> {
+        match &self.whole {
+            None => Ok(()),
+            Some(answer) => Err(usage(format!(
+                "--answer: found {} tokens; expected one here, or --first-token",
+                answer.len()
+            ))),
+        }
+    }
+
     /// A result that tells the seed of its prompts.
     pub fn seeded(&self, result: &Labelled) -> Labelled {
         let mut result = result.clone();
@@ -281,6 +297,10 @@ impl Questions {
                 (false, _) => format!("{} and {more} more", shown.join(", ")),
             }
         };
+        if let Some(answer) = &self.whole {
+            let text = answer.iter().map(|token| tokenizer.token_text(*token));
+            return [format!("`{}`", text.collect::<String>()), texts(&[])];
+        }
         let (right, wrong) = &self.answers[prompt];
         [texts(right), texts(wrong)]
     }

@@ -37,7 +37,9 @@ impl Fields {
         let attn_only = self.flag("attn_only", false)?;
         let (mlp, d_mlp, activation) = if attn_only {
             // They say what the MLPs would be.
-            ["d_mlp", "act_fn"].map(|field| self.rest.remove(field));
+            for field in ["d_mlp", "act_fn"] {
+                self.rest.remove(field);
+            }
             let Config {
                 d_mlp, activation, ..
             } = Config::gpt2();

@@ -49,7 +49,15 @@ impl Metric {
                 None => Ok(()),
             };
         }
-        self.check_position(prompt, n)?;
+        match &self.kind {
+            Kind::Answer(answers, _) => {
+                if self.position.is_some() {
+                    self.check_position(prompt, n)?;
+                }
+                self.check_answer(prompt, n, of::<Vec<u32>>(answers, prompt))?;
+            }
+            _ => self.check_position(prompt, n)?,
+        }
         self.check_targets(prompt, d_vocab)?;
         let mut tokens = self.tokens(prompt).into_iter();
         match tokens.find(|t| *t as usize >= d_vocab) {

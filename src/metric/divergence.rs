@@ -56,8 +56,9 @@ fn middle(p: f64, q: f64) -> f64 {
 
 /// A probability times a difference of logarithms; what cannot happen adds nothing.
 fn weighed(log: f64, difference: f64) -> f64 {
-    match log == f64::NEG_INFINITY {
-        true => 0.0,
-        false => log.exp() * difference,
+    if log == f64::NEG_INFINITY {
+        0.0
+    } else {
+        log.exp() * difference
     }
 }

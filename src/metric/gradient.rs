@@ -1,6 +1,6 @@
 //! Gradients of metrics at the logits.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, Axis as Dim, Slice};
 
 use super::{Kind, Metric, Reduce, of};
 use crate::error::{Error, Result};
@@ -55,6 +55,13 @@ impl Metric {
         let Some(position) = self.position(prompt, logits.nrows()) else {
             return gradient;
         };
+        if let Kind::Answer(answers, scale) = &self.kind {
+            let answer = of::<Vec<u32>>(answers, prompt);
+            let rows = Slice::from(position..position + answer.len());
+            let slope = scale.slope(logits.slice_axis(Dim(0), rows), answer);
+            gradient.slice_axis_mut(Dim(0), rows).assign(&slope);
+            return gradient;
+        }
         let mut row = logits.row(position).to_vec();
         log_softmax_row(&mut row);
         let logs = row.clone();
@@ -93,7 +100,11 @@ impl Metric {
                 let slope = which.slope(of::<Vec<f32>>(reference, prompt), &logs);
                 to.assign(&ndarray::ArrayView1::from(&slope));
             }
-            Kind::Divergence(_, None) | Kind::Rank(_) | Kind::Top(..) | Kind::Closure(_) => {}
+            Kind::Divergence(_, None)
+            | Kind::Rank(_)
+            | Kind::Top(..)
+            | Kind::Answer(..)
+            | Kind::Closure(_) => {}
         }
         gradient
     }

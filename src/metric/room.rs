@@ -2,7 +2,7 @@
 
 use ndarray::Array1;
 
-use super::{Kind, Metric, of};
+use super::{Kind, Metric, Scale, of};
 use crate::statistics::mean;
 
 /// A probability as near as this to an end of its scale hardly shows what happens to the logits:
@@ -45,22 +45,30 @@ impl Metric {
 
     /// Whether it lies at an end of its scale in each of these runs, `[prompt]`.
     fn saturated(&self, values: &Array1<f32>) -> bool {
-        let Kind::Probability(sets) = &self.kind else {
-            return false;
+        let least = |prompt| match &self.kind {
+            Kind::Probability(sets) if !of::<(Vec<_>, Vec<u32>)>(sets, prompt).1.is_empty() => -1.0,
+            _ => 0.0,
         };
         let at_end = |(prompt, value): (usize, &f32)| {
-            let (_, wrong) = of(sets, prompt);
-            let least = if wrong.is_empty() { 0.0 } else { -1.0 };
+            let least: f32 = least(prompt);
             *value - least <= END || 1.0 - *value <= END
         };
-        values.iter().enumerate().all(at_end)
+        self.is_probability() && values.iter().enumerate().all(at_end)
+    }
+
+    /// Whether its scale ends at 1.
+    fn is_probability(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Probability(_) | Kind::Answer(_, Scale::Linear)
+        )
     }
 
     /// Whether the means over the prompts hardly differ.
     fn as_good_as_same(&self, changed: Baseline<'_>, other: Baseline<'_>) -> bool {
         let [from, to] = [changed, other].map(|runs| mean(runs.values.iter().copied()));
         let share = SHARE * from.abs().max(to.abs());
-        let least = if matches!(self.kind, Kind::Probability(_)) {
+        let least = if self.is_probability() {
             share.max(END)
         } else {
             share

@@ -30,6 +30,9 @@ pub enum Grid {
     EveryHeadPosition,
 }
 
+/// What the axis of positions is called.
+pub(super) const POSITION: &str = "position";
+
 const BLOCK_SITES: [Site; 3] = [Site::ResidPre, Site::AttnOut, Site::MlpOut];
 const HEAD_SITES: [Site; 5] = [Site::Z, Site::Q, Site::K, Site::V, Site::Pattern];
 
@@ -72,14 +75,14 @@ impl Grid {
         let positions = |name: &str| Axis::tokens(name, tokens);
         let sites = || Axis::new("site", self.sites().iter().map(|s| s.name()));
         match self {
-            Grid::Positions(site) => vec![layer_axis(*site, n_layers), positions("position")],
-            Grid::HeadPositions(_) => vec![layers(), positions("position"), heads()],
+            Grid::Positions(site) => vec![layer_axis(*site, n_layers), positions(POSITION)],
+            Grid::HeadPositions(_) => vec![layers(), positions(POSITION), heads()],
             Grid::Heads(_) => vec![layers(), heads()],
             Grid::PatternDest => vec![layers(), heads(), positions("dest")],
             Grid::PatternEntries => vec![layers(), heads(), positions("dest"), positions("src")],
-            Grid::EveryBlock => vec![sites(), layers(), positions("position")],
+            Grid::EveryBlock => vec![sites(), layers(), positions(POSITION)],
             Grid::EveryHead => vec![sites(), layers(), heads()],
-            Grid::EveryHeadPosition => vec![sites(), layers(), positions("position"), heads()],
+            Grid::EveryHeadPosition => vec![sites(), layers(), positions(POSITION), heads()],
         }
     }
 

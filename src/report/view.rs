@@ -129,8 +129,5 @@ fn at<'a, T>(
     let slice: ArrayView2<'a, T> = array
         .into_dimensionality()
         .expect("the leading indices leave two axes");
-    match turned {
-        true => slice.reversed_axes(),
-        false => slice,
-    }
+    if turned { slice.reversed_axes() } else { slice }
 }

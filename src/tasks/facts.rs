@@ -125,7 +125,8 @@ impl FactPrompt {
     ///
     /// # Errors
     /// [`Error::Prompt`] when the text does not contain the subject as whole tokens, or more than
-    /// once; [`Error::Tokenizer`] when the attribute is not one token.
+    /// once; [`Error::Tokenizer`] when the attribute is not one token (for an answer of several see
+    /// [`TracedFact::with_answer`](crate::tracing::TracedFact::with_answer)).
     pub fn new(
         tokenizer: &Tokenizer,
         text: &str,
@@ -162,7 +163,7 @@ impl FactPrompt {
 
 /// The tokens from the subject's first character to its last. A space before the subject goes
 /// with it, as words carry their leading space.
-fn subject_span(
+pub(crate) fn subject_span(
     tokenizer: &Tokenizer,
     prompt: &Prompt,
     text: &str,

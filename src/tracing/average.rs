@@ -80,10 +80,10 @@ impl fmt::Display for PositionClass {
 pub struct DroppedFact {
     /// Its index in the set.
     pub index: usize,
-    /// What the model answers.
-    pub answer: u32,
+    /// What the model answers; of several tokens, each after the right ones before it.
+    pub answer: Vec<u32>,
     /// The right answer.
-    pub attribute: u32,
+    pub attribute: Vec<u32>,
 }
 
 /// What causal tracing found for a set of facts.
@@ -150,12 +150,13 @@ impl CausalTracing<'_> {
         let mut sorted = Sorted::default();
         for (index, fact) in facts.iter().enumerate() {
             let clean = self.clean(fact, restores)?;
-            let (answer, attribute) = (clean.answer, fact.attribute.unwrap_or(clean.answer));
-            if answer != attribute {
+            if let Some(attribute) = &fact.attribute
+                && *attribute != clean.likeliest
+            {
                 sorted.dropped.push(DroppedFact {
                     index,
-                    answer,
-                    attribute,
+                    answer: clean.likeliest,
+                    attribute: attribute.clone(),
                 });
                 continue;
             }
@@ -170,14 +171,14 @@ impl CausalTracing<'_> {
         Ok(sorted)
     }
 
-    fn average(
+    /// What an average is of: facts and tokens counted, costs added up, baselines averaged.
+    fn averaged_about(
         &self,
         facts: &[TracedFact],
         restore: Restore,
-        kept: Vec<(usize, FactTrace)>,
+        kept: &[(usize, FactTrace)],
         sorted: &Sorted,
-    ) -> Result<SetTrace> {
-        let (values, errors) = class_averages(facts, &kept, self.model().config().n_layers);
+    ) -> About {
         let mut about = self.about(restore, &probability(&[0]));
         about.title += ", average";
         about.partial = sorted.partial;
@@ -211,6 +212,18 @@ impl CausalTracing<'_> {
             let mean = mean(values.into_iter());
             about.baselines.insert(name.to_string(), mean);
         }
+        about
+    }
+
+    fn average(
+        &self,
+        facts: &[TracedFact],
+        restore: Restore,
+        kept: Vec<(usize, FactTrace)>,
+        sorted: &Sorted,
+    ) -> Result<SetTrace> {
+        let (values, errors) = class_averages(facts, &kept, self.model().config().n_layers);
+        let about = self.averaged_about(facts, restore, &kept, sorted);
         let effects: Vec<Vec<f64>> = kept
             .iter()
             .map(|(_, trace)| vec![f64::from(trace.total_effect)])

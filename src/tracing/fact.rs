@@ -4,17 +4,18 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::prompt::Prompt;
-use crate::tasks::FactPrompt;
+use crate::tasks::{FactPrompt, subject_span};
+use crate::tokenizer::Tokenizer;
 
 /// A fact to trace. One from text is a [`FactPrompt`], which converts into this.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TracedFact {
-    /// The text up to the answer.
+    /// The text up to the answer; of an answer of several tokens, up to its last one.
     pub prompt: Prompt,
     /// Positions of the subject's tokens.
     pub subject: Range<usize>,
     /// The right answer, where known.
-    pub attribute: Option<u32>,
+    pub attribute: Option<Vec<u32>>,
 }
 
 impl From<&FactPrompt> for TracedFact {
@@ -22,7 +23,7 @@ impl From<&FactPrompt> for TracedFact {
         TracedFact {
             prompt: fact.prompt.clone(),
             subject: fact.subject.clone(),
-            attribute: Some(fact.attribute),
+            attribute: Some(vec![fact.attribute]),
         }
     }
 }
@@ -47,6 +48,22 @@ impl TracedFact {
         })
     }
 
+    /// A text, whose subject is the part that is given; with `bos`, the prompt begins with that
+    /// token.
+    ///
+    /// # Errors
+    /// Same as [`FactPrompt::new`]; [`Error::Tokenizer`] without a BOS token that is asked for.
+    pub fn from_text(tokenizer: &Tokenizer, text: &str, subject: &str, bos: bool) -> Result<Self> {
+        let prompt = tokenizer.encode(text)?;
+        let span = subject_span(tokenizer, &prompt, text, subject)?;
+        if !bos {
+            return Self::new(prompt, span);
+        }
+        let prompt_with_bos = tokenizer.encode_with_bos(text)?;
+        let before = prompt_with_bos.len() - prompt.len();
+        Self::new(prompt_with_bos, span.start + before..span.end + before)
+    }
+
     /// A prompt whose subject is these tokens.
     ///
     /// # Errors
@@ -68,11 +85,28 @@ impl TracedFact {
         }
     }
 
-    /// The same fact with its right answer, which decides whether the model knows it.
+    /// The same fact with its right answer, one token, which decides whether the model knows it.
     #[must_use]
     pub fn with_attribute(mut self, attribute: u32) -> Self {
-        self.attribute = Some(attribute);
+        self.attribute = Some(vec![attribute]);
         self
+    }
+
+    /// The same fact with its right answer of one token or several, whose probability is then
+    /// traced: the product of its tokens' probabilities, each after the ones before it. The
+    /// prompt is followed by all of them but the last ([`Prompt::teacher_forced`]).
+    #[must_use]
+    pub fn with_answer(mut self, answer: &Prompt) -> Self {
+        self.prompt = self.prompt.teacher_forced(answer);
+        self.attribute = Some(answer.tokens.clone());
+        self
+    }
+
+    /// How many tokens the answer has; one if it is not known.
+    pub(super) fn answer_len(&self) -> usize {
+        self.attribute
+            .as_ref()
+            .map_or(1, |tokens| tokens.len().max(1))
     }
 
     /// The subject's tokens.

@@ -23,6 +23,8 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     circuits.json            its pairs, graph and circuits, and what each key means
     knockout.safetensors     attention knock-out (some models)
     knockout.json            its prompts and cuts, and what each key means
+    aligned.safetensors      prompts of different lengths, answers of several tokens (some models)
+    aligned.json             its prompts, roles and answers, and what each key means
 
 The folder mini has heads, circuits and knockout only, of the shipped model in assets/mini.
 
@@ -43,6 +45,7 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)
 import torch
 from safetensors.torch import save_file
 
+import aligned
 import analysis
 import blocked
 import circuits
@@ -155,6 +158,10 @@ def write_model(spec: Spec, out: Path) -> None:
         write_circuits(spec, weights, directory)
     if spec.name in knockout.MODELS:
         write_knockout(spec, weights, directory)
+    if spec.name in aligned.MODELS:
+        tensors, metadata = aligned.aligned_reference(spec, weights)
+        save_tensors(tensors, directory / "aligned.safetensors")
+        models.write_json(directory / "aligned.json", metadata)
     if spec.name in tracing.MODELS:
         tensors, metadata = tracing.tracing_reference(spec, weights, METRIC_TOKENS)
         save_tensors(tensors, directory / "tracing.safetensors")

@@ -8,6 +8,7 @@ mod full_passes;
 mod small_tokenizer;
 
 mod ablation;
+mod aligned;
 mod attribution;
 mod causal_tracing;
 mod circuits;

@@ -164,6 +164,7 @@ impl Questions {
             answers,
             labels: None,
             metric: None,
+            whole: None,
             seed: None,
         })
     }

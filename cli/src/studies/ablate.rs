@@ -66,9 +66,10 @@ impl Ablate {
             Ok(study.clone().observe(observer).run(each, &metric)?)
         };
         // First, as a part that the model lacks is told before anything runs.
-        let together = match sets.is_empty() {
-            true => None,
-            false => Some(run(Each::Set(&sets), "parts together")?),
+        let together = if sets.is_empty() {
+            None
+        } else {
+            Some(run(Each::Set(&sets), "parts together")?)
         };
         let heads = run(Each::Head, "every head")?;
         let found = [("heads", Some(&heads)), ("together", together.as_ref())];
@@ -120,12 +121,13 @@ fn conclusion(heads: &KnockOut, together: Option<&KnockOut>, metric: &str) -> St
     let told = |cell: &RankedCell| format!("{} ({cell:+.2})", cell.names.join(" "));
     let heads = heads.effect.top(3).cells;
     let heads: Vec<String> = heads.iter().filter(clear).map(told).collect();
-    lines.push(match heads.is_empty() {
-        true => "No head alone changes it by more than two standard errors.".to_string(),
-        false => format!(
+    lines.push(if heads.is_empty() {
+        "No head alone changes it by more than two standard errors.".to_string()
+    } else {
+        format!(
             "Heads that change it most, each alone: {}.",
             heads.join(", ")
-        ),
+        )
     });
     for set in together
         .iter()

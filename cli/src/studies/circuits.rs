@@ -53,6 +53,7 @@ const TAKES: Takes = Takes {
     template: None,
     corrupted: true,
     wrong: false,
+    unequal: false,
 };
 
 /// Shares of all edges whose circuits are run.
@@ -193,9 +194,10 @@ impl Study<'_> {
         axes.insert(0, Axis::new("scores", scores.iter().map(|(name, _)| *name)));
         let curve = Labelled::new(values, axes, about)?;
         let several = self.questions.clean.len() > 1;
-        Ok(self.questions.seeded(&match several {
-            true => curve.with_std_error(errors)?,
-            false => curve,
+        Ok(self.questions.seeded(&if several {
+            curve.with_std_error(errors)?
+        } else {
+            curve
         }))
     }
 
@@ -237,9 +239,10 @@ impl Study<'_> {
         let (mut too_few, mut enough) = (0, total);
         while enough - too_few > 1 {
             let middle = too_few + (enough - too_few) / 2;
-            match carried(middle)? >= share {
-                true => enough = middle,
-                false => too_few = middle,
+            if carried(middle)? >= share {
+                enough = middle
+            } else {
+                too_few = middle
             }
         }
         let circuit = scores.top_n(enough, Ranking::Absolute)?;

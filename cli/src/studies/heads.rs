@@ -180,9 +180,10 @@ fn check_labels(
 
 fn names_of(heads: &[Head]) -> String {
     let names: Vec<String> = heads.iter().map(ToString::to_string).collect();
-    match names.is_empty() {
-        true => "none".to_string(),
-        false => names.join(", "),
+    if names.is_empty() {
+        "none".to_string()
+    } else {
+        names.join(", ")
     }
 }
 

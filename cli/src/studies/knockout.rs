@@ -12,6 +12,7 @@ use crate::facts::{FactArgs, window};
 use crate::interrupt;
 use crate::options::Common;
 use crate::session::Session;
+use crate::usage::usage;
 
 /// Attention knock-out: what must the last token read, and in which layers?
 ///
@@ -44,7 +45,19 @@ impl Knockout {
         let (output, model) = (&session.output, &session.model);
         output.say(format_args!("Model: {}", output.model()))?;
         let (facts, _) = self.facts.read(session)?;
-        let facts: Vec<TracedFact> = facts.iter().map(TracedFact::from).collect();
+        let facts: Vec<TracedFact> = facts.into_iter().map(|fact| fact.traced).collect();
+        let several = |fact: &&TracedFact| fact.attribute.as_ref().is_some_and(|a| a.len() > 1);
+        if let Some(tokens) = facts
+            .iter()
+            .find(several)
+            .and_then(|f| f.attribute.as_ref())
+        {
+            return Err(usage(format!(
+                "--answer: found {} tokens; expected one, since the model's likeliest next token is \
+                 measured",
+                tokens.len()
+            )));
+        }
         let prompts = Prompts::new(facts.iter().map(|fact| &fact.prompt))?;
         let window = window(self.window, DEFAULT_WINDOW, model.config().n_layers)?;
         let study = AttentionKnockout::new(model, &prompts)?
@@ -53,7 +66,7 @@ impl Knockout {
             .observe(session.progress.observer("cutting attention"));
         let answers = study.base().likeliest()?;
         let right = facts.iter().zip(&answers);
-        let right = right.filter(|(fact, answer)| fact.attribute == Some(**answer));
+        let right = right.filter(|(fact, answer)| fact.attribute.as_deref() == Some(&[**answer]));
         output.say(format_args!(
             "The model's own answer is measured; it is the right one for {} of {}.",
             right.count(),
@@ -77,9 +90,10 @@ fn conclusion(relative: &Labelled) -> String {
         let layers = 0..relative.values().shape()[1];
         let cells = layers.map(|layer| relative.cell(&[i, layer]));
         let cell = cells.min_by(|a, b| a.value.total_cmp(&b.value))?;
-        Some(match cell.value < -2.0 * cell.std_error.unwrap_or(0.0) {
-            true => format!("  {cut}: around {}, {cell:+.0} %", cell.labels[1]),
-            false => format!("  {cut}: in no layer, beyond two standard errors"),
+        Some(if cell.value < -2.0 * cell.std_error.unwrap_or(0.0) {
+            format!("  {cut}: around {}, {cell:+.0} %", cell.labels[1])
+        } else {
+            format!("  {cut}: in no layer, beyond two standard errors")
         })
     };
     let lines: Vec<String> = cuts.filter_map(line).collect();

@@ -290,12 +290,11 @@ fn compare(found: [&LensReadout; 2], means: [f32; 2], prompts: usize) -> String 
         Some(values[[point, values.shape()[1] - 1]])
     });
     let further = matches!(at_end, [Some(plain), Some(tuned)] if tuned > plain);
-    let why = match further {
-        true => {
-            " At the last position here the tuned lens is further off: it is fitted by squared \
+    let why = if further {
+        " At the last position here the tuned lens is further off: it is fitted by squared \
              error over all positions, which need not bring each one's distribution closer."
-        }
-        false => "",
+    } else {
+        ""
     };
     format!(
         "Mean over all positions of {prompts} held-out IOI prompts at `{name}`: the logit lens is \

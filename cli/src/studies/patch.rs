@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use patchlens::patching::{ActivationPatching, Patching};
+use patchlens::patching::{ActivationPatching, Alignment, Patching};
 use patchlens::report::{Direction, Labelled, RankedCell, legible};
 use patchlens::tasks::Corruption;
-use patchlens::{Grid, Prompts, Site};
+use patchlens::{Grid, Prompts, Site, Transformer};
 
 use crate::interrupt;
 use crate::options::{Common, PromptArgs, TaskName};
@@ -36,12 +36,22 @@ pub struct Patch {
     /// of several lengths: z]
     #[arg(long, value_enum, value_name = "SITE")]
     sweep: Vec<Sweep>,
+    /// How positions correspond in pairs whose prompts differ in length, which are refused
+    /// otherwise
+    #[arg(long, value_enum, value_name = "HOW")]
+    align: Option<Align>,
     /// Which run is patched into which
     #[arg(long, value_enum, default_value_t = Way::Denoising)]
     direction: Way,
     /// What tables, rankings and pictures show; JSON always has the raw metric too
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Values::Change)]
     values: Values,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Align {
+    /// The tokens that both prompts begin with, and those that both end with
+    Ends,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -122,6 +132,7 @@ const TAKES: Takes = Takes {
     template: Some(0),
     corrupted: true,
     wrong: false,
+    unequal: false,
 };
 
 impl Patch {
@@ -131,7 +142,11 @@ impl Patch {
     /// For prompts that cannot be patched; `EndedEarly` after Ctrl-C.
     pub fn run(&self, session: &Session) -> Result<()> {
         let (output, tokenizer) = (&session.output, &session.tokenizer);
-        let questions = Questions::new(&self.prompts, TAKES, tokenizer, output)?;
+        let takes = Takes {
+            unequal: self.align.is_some(),
+            ..TAKES
+        };
+        let questions = Questions::new(&self.prompts, takes, tokenizer, output)?;
         let metric = questions.metric(self.prompts.metric)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
         let sweeps = self.sweeps(&questions)?;
@@ -140,9 +155,8 @@ impl Patch {
             Way::Denoising => Direction::Denoising,
             Way::Noising => Direction::Noising,
         };
-        let mut study = ActivationPatching::new(&session.model, &questions.clean, &corrupted)?
-            .memory_limit(session.memory)
-            .direction(direction);
+        let study = self.study(&session.model, &questions.clean, &corrupted)?;
+        let mut study = study.memory_limit(session.memory).direction(direction);
         if let Some(labels) = &questions.labels {
             study = study.position_labels(labels.clone());
         }
@@ -165,10 +179,25 @@ impl Patch {
         output.say(conclusion(&found))
     }
 
+    fn study<'m>(
+        &self,
+        model: &'m Transformer,
+        clean: &Prompts,
+        corrupted: &Prompts,
+    ) -> Result<ActivationPatching<'m>> {
+        Ok(match self.align {
+            None => ActivationPatching::new(model, clean, corrupted)?,
+            Some(Align::Ends) => {
+                let ends = Alignment::common_ends(clean, corrupted)?;
+                ActivationPatching::aligned(model, clean, corrupted, ends)?
+            }
+        })
+    }
+
     /// What is patched: by position only where all prompts have one length.
     fn sweeps(&self, questions: &Questions) -> Result<Vec<Sweep>> {
         let by_position = |sweep: &Sweep| BY_POSITION.contains(sweep);
-        let ragged = questions.clean.common_len().is_none();
+        let ragged = questions.clean.common_len().is_none() && self.align.is_none();
         if ragged && let Some(sweep) = self.sweep.iter().find(|sweep| by_position(sweep)) {
             let lengths = questions.lengths();
             let sweep = sweep.name();

@@ -48,6 +48,7 @@ const TAKES: Takes = Takes {
     template: None,
     corrupted: true,
     wrong: false,
+    unequal: false,
 };
 
 impl Paths {

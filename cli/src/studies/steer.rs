@@ -61,6 +61,7 @@ const TAKES: Takes = Takes {
     template: None,
     corrupted: true,
     wrong: false,
+    unequal: false,
 };
 
 /// What the direction is made from, and what it is tried on.
@@ -187,6 +188,7 @@ impl Steer {
         let (output, tokenizer) = (&session.output, &session.tokenizer);
         let questions = Questions::new(&self.prompts, TAKES, tokenizer, output)?;
         session.introduce(&questions)?;
+        questions.single_tokens()?;
         let answer = questions.answers[0].0[0];
         let same = |(right, _): &(Vec<u32>, Vec<u32>)| *right == [answer];
         if let Some(i) = questions.answers.iter().position(|answers| !same(answers)) {
@@ -266,14 +268,11 @@ fn best(curve: &Labelled, points: &[HookPoint], scales: &[f32]) -> Result<(usize
 
 /// Why [`best`] chose the scale and the point, given the value there.
 fn why(best: f32) -> &'static str {
-    match best > 0.5_f32.ln() {
-        true => {
-            "It is the smallest scale tried with which the name is, by this mean, likelier than \
+    if best > 0.5_f32.ln() {
+        "It is the smallest scale tried with which the name is, by this mean, likelier than \
              all other tokens together (above -0.69 nats), at the layer where it is likeliest."
-        }
-        false => {
-            "With no scale tried is the name, by this mean, likelier than all other tokens \
+    } else {
+        "With no scale tried is the name, by this mean, likelier than all other tokens \
              together (above -0.69 nats); this one comes closest."
-        }
     }
 }

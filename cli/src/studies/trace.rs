@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use patchlens::report::Labelled;
-use patchlens::tasks::{FactPrompt, SkippedFact};
+use patchlens::tasks::SkippedFact;
 use patchlens::tracing::{
     CausalTracing, DEFAULT_WINDOW, PositionClass, Restore, SetTrace, Severed, SubjectCorruption,
     TracedFact, mean_subject_embedding, subject_noise_std,
@@ -13,7 +13,7 @@ use patchlens::tracing::{
 use patchlens::{Tokenizer, Transformer};
 use serde_json::{Value, json};
 
-use crate::facts::{FactArgs, window};
+use crate::facts::{Fact, FactArgs, window};
 use crate::interrupt;
 use crate::options::Common;
 use crate::output::Output;
@@ -78,7 +78,7 @@ impl Trace {
         self.check()?;
         output.say(format_args!("Model: {}", output.model()))?;
         let (facts, skipped) = self.facts.read(session)?;
-        let traced: Vec<TracedFact> = facts.iter().map(TracedFact::from).collect();
+        let traced: Vec<TracedFact> = facts.iter().map(|fact| fact.traced.clone()).collect();
         let tracing = CausalTracing::new(model, self.corruption(model, &traced)?)
             .memory_limit(session.memory)
             .observe(session.progress.observer("tracing"));
@@ -178,7 +178,7 @@ fn several_subjects(corruption: &str, facts: &[TracedFact]) -> Result<Vec<Vec<u3
 /// How many facts are kept, and what the corruption costs.
 fn say_counts(
     set: &SetTrace,
-    facts: &[FactPrompt],
+    facts: &[Fact],
     tokenizer: &Tokenizer,
     output: &Output,
 ) -> Result<()> {
@@ -188,12 +188,16 @@ fn say_counts(
         facts.len(),
         set.dropped.len()
     ))?;
+    let text = |tokens: &[u32]| -> String {
+        let texts = tokens.iter().map(|token| tokenizer.token_text(*token));
+        texts.collect()
+    };
     for dropped in set.dropped.iter().take(5) {
         output.say(format_args!(
             "  `{}`: found `{}`, expected `{}`",
             facts[dropped.index].text,
-            tokenizer.token_text(dropped.answer),
-            tokenizer.token_text(dropped.attribute)
+            text(&dropped.answer),
+            text(&dropped.attribute)
         ))?;
     }
     let error = match (error(set.total_effect.std_error), set.kept.len()) {
@@ -249,9 +253,10 @@ fn conclusion(sets: &[(&str, SetTrace)]) -> String {
     let mut lines = vec!["Facts are recalled where restoring helps most:".to_string()];
     for (name, set) in sets {
         // The last token's last states are all that the answer is read from.
-        let classes = match name.starts_with("states") {
-            true => subject,
-            false => &PositionClass::ALL[..],
+        let classes = if name.starts_with("states") {
+            subject
+        } else {
+            &PositionClass::ALL[..]
         };
         let scored = classes.iter().map(|c| (*c, strongest(&set.average, *c)));
         let best = scored
@@ -287,7 +292,7 @@ fn arrival(set: &SetTrace) -> Option<usize> {
 }
 
 /// Each kept fact's total effect, and why other facts were not kept.
-fn of_facts(set: &SetTrace, facts: &[FactPrompt], skipped: &[SkippedFact]) -> [Value; 2] {
+fn of_facts(set: &SetTrace, facts: &[Fact], skipped: &[SkippedFact]) -> [Value; 2] {
     let kept = set
         .kept
         .iter()

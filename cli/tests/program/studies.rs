@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{CLEAN, fails, json, ok, pair};
+use crate::{CLEAN, CORRUPTED, fails, json, ok, pair};
 
 #[test]
 fn every_study_runs_on_its_task() {
@@ -106,4 +106,61 @@ fn every_study_that_can_runs_on_own_prompts() {
     assert!(task.contains("mean probability difference"), "{task}");
     let stderr = fails(2, &[&["attribute"][..], &both].concat());
     assert!(stderr.contains("--corrupted is not used here"), "{stderr}");
+}
+
+/// Prompts of different length are aligned, answers of several tokens measured as a whole.
+#[test]
+fn b33_longer_answers_and_prompts_of_different_length() {
+    let unequal = [
+        "patch",
+        "--clean",
+        CLEAN,
+        "--corrupted",
+        "Mary and John went to the store, Mary gave a drink to",
+    ];
+    let one = ["--answer", " Mary", "--wrong", " John"];
+    let refused = fails(1, &[&unequal[..], &one].concat());
+    assert!(
+        refused.contains("so that positions correspond"),
+        "{refused}"
+    );
+    let aligned = ok(&[&unequal[..], &one, &["--align", "ends"]].concat());
+    assert!(aligned.contains("no samples"), "{aligned}");
+    let pair = [
+        &["patch", "--sweep", "z", "--clean", CLEAN, "--corrupted"][..],
+        &[CORRUPTED],
+    ];
+    let pair = pair.concat();
+    let whole = ok(&[&pair[..], &["--answer", " Mary and"]].concat());
+    assert!(whole.contains("log-probability of the answer"), "{whole}");
+    assert!(whole.contains("right ` Mary and`, wrong none"), "{whole}");
+    let first = ["--answer", " Mary and", "--wrong", " John", "--first-token"];
+    let first = ok(&[&pair[..], &first].concat());
+    let single = ok(&[&pair[..], &one].concat());
+    assert_eq!(first, single);
+    let both = ["--answer", " Mary and", "--wrong", " John"];
+    let refused = fails(2, &[&pair[..], &both].concat());
+    assert!(refused.contains("or --first-token"), "{refused}");
+    let steer = [
+        "steer",
+        "--clean",
+        CLEAN,
+        "--corrupted",
+        CORRUPTED,
+        "--answer",
+        " Mary and",
+    ];
+    assert!(fails(2, &steer).contains("found 2 tokens"));
+    let trace = ok(&[
+        "trace",
+        "--clean",
+        "Ada Brown plays the sport of",
+        "--subject",
+        "Ada Brown",
+        "--answer",
+        " boxing .",
+        "--samples",
+        "2",
+    ]);
+    assert!(trace.contains("1 of 1 facts kept"), "{trace}");
 }

@@ -14,7 +14,7 @@ use patchlens::checkpoint::{Assumed, OpenOptions, SkipReason};
 use patchlens::config::Activation;
 use patchlens::generate::Generation;
 use patchlens::lens::LogitLens;
-use patchlens::metric::rank;
+use patchlens::metric::{kl_divergence, rank};
 use patchlens::parameters::Parameters;
 use patchlens::{Config, Prompt, Selection, Site, Tokenizer, Transformer, ops};
 use serde_json::{Value, json};
@@ -341,4 +341,11 @@ fn b05_more_rows_than_tokens() {
     let all = logits(&model);
     let found = rank(&[token]).evaluate(0, all.view()).unwrap();
     assert_eq!(found as u64, reference["rank"].as_u64().unwrap());
+    let mut reversed = prompt().tokens;
+    reversed.reverse();
+    let other = model.forward(&reversed).unwrap();
+    let kl = kl_divergence().with_reference(&[all.view()]).unwrap();
+    let found = f64::from(kl.evaluate(0, other.view()).unwrap());
+    let expected = reference["kl"].as_f64().unwrap();
+    assert!((found - expected).abs() < 1e-5, "{found}, {expected}");
 }

@@ -61,7 +61,7 @@ fn b32_windows_of_ten_in_twelve_layers_are_those_of_the_paper() {
     // At the last token every layer tells.
     let token = 6;
     for (cell, layers) in [(0, 0..5), (5, 0..10), (11, 6..12)] {
-        let of = |layers| with_layers(&model, trace.answer, token, layers);
+        let of = |layers| with_layers(&model, trace.answer[0], token, layers);
         let found = trace.restored[[token, cell, 0]].to_bits();
         assert_eq!(found, of(layers.clone()), "cell {cell}");
         assert_ne!(found, of(layers.start..layers.end - 1), "cell {cell}");
@@ -76,7 +76,7 @@ fn f3_a_window_wider_than_the_model_is_cut_at_its_ends() {
     // Four layers, ten of them: every cell restores what lies within five layers of it.
     let trace = tracing.trace(&small_fact(), Restore::mlp(10)).unwrap();
     for layer in 0..4 {
-        let all = with_layers(&model, trace.answer, 2, 0..4);
+        let all = with_layers(&model, trace.answer[0], 2, 0..4);
         assert_eq!(trace.restored[[2, layer, 0]].to_bits(), all);
     }
     for window in [1 << 40, usize::MAX] {

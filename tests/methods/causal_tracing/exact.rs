@@ -15,7 +15,7 @@ fn every_cell_has_the_bits_of_a_full_run() {
     let tracing = CausalTracing::new(&model, SubjectCorruption::GivenNoise(noise.clone()));
     let restore = Restore::attention(2).severing(Severed::Mlp);
     let trace = tracing.trace(&fact, restore).unwrap();
-    let answer = probability(&[trace.answer]);
+    let answer = probability(&trace.answer);
     for (sample, noise) in noise.iter().enumerate() {
         let corrupt = [noise_at_embed(noise)];
         let run = Run {

@@ -75,7 +75,7 @@ fn bad_input_is_named() {
         &["fact 0", "no attribute"],
     );
     let right = known(&model, fact.prompt.clone(), 1..3).attribute.unwrap();
-    let wrong = fact.clone().with_attribute((right + 1) % 23);
+    let wrong = fact.clone().with_attribute((right[0] + 1) % 23);
     expect(set(&[wrong]), &["0 of 1"]);
     let none = tracing(noise()).trace_set(&[], &[]).unwrap_err();
     expect(none.to_string(), &["restorations", "found 0"]);

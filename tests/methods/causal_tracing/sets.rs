@@ -24,8 +24,8 @@ fn averages_align_roles_and_tell_what_was_dropped() {
         known(&model, Prompt::from([5, 1, 8, 17, 4]), 0..1),
         known(&model, Prompt::from([2, 2, 7, 1, 15, 21, 12]), 0..4),
     ];
-    let answer = facts[1].attribute.unwrap();
-    facts.insert(1, facts[1].clone().with_attribute((answer + 1) % 23));
+    let answer = facts[1].attribute.clone().unwrap();
+    facts.insert(1, facts[1].clone().with_attribute((answer[0] + 1) % 23));
     let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.6));
     let [set, mlps] = both(&tracing, &facts);
     assert_eq!(
@@ -42,7 +42,7 @@ fn averages_align_roles_and_tell_what_was_dropped() {
     let [dropped] = &set.dropped[..] else {
         panic!("{:?}", set.dropped)
     };
-    assert_eq!((dropped.index, dropped.answer), (1, answer));
+    assert_eq!((dropped.index, &dropped.answer), (1, &answer));
     assert_eq!(set.average.about.counts["facts kept"], 3);
     assert_eq!(
         set.average.about.counts["facts dropped (clean model wrong)"],

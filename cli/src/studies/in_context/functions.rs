@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use patchlens::in_context::FunctionVectors;
 use patchlens::tasks::{FactPrompt, Facts, KeyValue};
 use patchlens::{Prompt, Tokenizer};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::InContext;
 use super::words::WordPairs;
@@ -63,7 +63,7 @@ impl InContext {
     /// on the shipped model (`of`, `the`, `is`, `always`, `had a lot of`, `and went to the`), ` is` is
     /// best for sport, but city has more after `had a lot of`, and instrument after `the`.
     pub(super) fn relation_vectors(&self, session: &Session) -> Result<()> {
-        let (output, model, tokenizer) = (&session.output, &session.model, &session.tokenizer);
+        let (output, tokenizer) = (&session.output, &session.tokenizer);
         let Ok(facts) = Facts::new(tokenizer).and_then(|facts| facts.all()) else {
             output.say(format_args!(
                 "function vectors of relations: left out, the vocabulary lacks the invented facts"
@@ -80,57 +80,72 @@ impl InContext {
         ))?;
         let mut found = serde_json::Map::new();
         for relation in relations {
-            let of: Vec<_> = facts.iter().filter(|f| f.relation == relation).collect();
-            let clean: Vec<Prompt> = of.iter().map(|f| f.prompt.clone()).collect();
-            let bare = of
-                .iter()
-                .map(|f| tokenizer.encode(&format!("{} is", f.subject_text)));
-            let bare: Vec<Prompt> = bare.collect::<patchlens::Result<_>>()?;
-            let answers: Vec<u32> = of.iter().map(|f| f.attribute).collect();
-            let working = session
-                .progress
-                .step(&format!("function vectors of {relation}"));
-            let vectors = FunctionVectors::new(model, &clean)?;
-            let mut effects = vectors.indirect_effects(&bare, &answers)?;
-            effects.effect.about.title = format!("Indirect effect of heads on {relation}");
-            effects.effect.about.caption = format!(
-                "Head output at the last position of `(subject) is` set to its mean over statements about \
-             the subject's {relation}; the change is the mean over those subjects."
-            );
-            let heads = effects.top_heads(self.heads.get());
-            let mut added = vectors.effects(&vectors.vector(&heads)?, &bare, &answers)?;
-            drop(working);
-            added.effect.about.title = format!("Effect of the function vector of {relation}");
-            added.effect.about.caption =
-                "Added to resid_post at the last position of `(subject) is`.".to_string();
-            let best = heads[0];
-            let names: Vec<String> = heads.iter().map(ToString::to_string).collect();
-            let strongest = added
-                .effect
-                .values()
+            let of: Vec<_> = facts
                 .iter()
                 .copied()
-                .fold(f32::MIN, f32::max);
-            output.say(format_args!(
+                .filter(|f| f.relation == relation)
+                .collect();
+            found.insert(
+                relation.to_string(),
+                self.relation_vector(session, relation, &of)?,
+            );
+            output.number("function_vectors", &found)?;
+            interrupt::check()?;
+        }
+        Ok(())
+    }
+
+    /// One relation's heads and vector, printed and drawn; the result is what `--json` has of it.
+    fn relation_vector(
+        &self,
+        session: &Session,
+        relation: &str,
+        facts: &[&FactPrompt],
+    ) -> Result<Value> {
+        let (model, tokenizer) = (&session.model, &session.tokenizer);
+        let clean: Vec<Prompt> = facts.iter().map(|f| f.prompt.clone()).collect();
+        let bare = facts
+            .iter()
+            .map(|f| tokenizer.encode(&format!("{} is", f.subject_text)));
+        let bare: Vec<Prompt> = bare.collect::<patchlens::Result<_>>()?;
+        let answers: Vec<u32> = facts.iter().map(|f| f.attribute).collect();
+        let working = session
+            .progress
+            .step(&format!("function vectors of {relation}"));
+        let vectors = FunctionVectors::new(model, &clean)?;
+        let mut effects = vectors.indirect_effects(&bare, &answers)?;
+        effects.effect.about.title = format!("Indirect effect of heads on {relation}");
+        effects.effect.about.caption = format!(
+            "Head output at the last position of `(subject) is` set to its mean over statements about \
+             the subject's {relation}; the change is the mean over those subjects."
+        );
+        let heads = effects.top_heads(self.heads.get());
+        let mut added = vectors.effects(&vectors.vector(&heads)?, &bare, &answers)?;
+        drop(working);
+        added.effect.about.title = format!("Effect of the function vector of {relation}");
+        added.effect.about.caption =
+            "Added to resid_post at the last position of `(subject) is`.".to_string();
+        let best = heads[0];
+        let names: Vec<String> = heads.iter().map(ToString::to_string).collect();
+        let strongest = added
+            .effect
+            .values()
+            .iter()
+            .copied()
+            .fold(f32::MIN, f32::max);
+        session.output.say(format_args!(
             "  {relation:10} head {best} set to its mean over {} statements: {:+.3} of the answer's \
              probability; the vector of heads {} added: at most {strongest:+.3}",
             clean.len(),
             effects.effect.values()[[best.layer, best.head]],
             names.join(", ")
         ))?;
-            found.insert(
-                relation.to_string(),
-                json!({ "indirect_effects": effects.effect, "heads": heads, "added": added.effect }),
-            );
-            self.picture(session, &format!("relation_{relation}"), &effects.effect);
-            self.picture(
-                session,
-                &format!("relation_{relation}_added"),
-                &added.effect,
-            );
-            output.number("function_vectors", &found)?;
-            interrupt::check()?;
-        }
-        Ok(())
+        self.picture(session, &format!("relation_{relation}"), &effects.effect);
+        self.picture(
+            session,
+            &format!("relation_{relation}_added"),
+            &added.effect,
+        );
+        Ok(json!({ "indirect_effects": effects.effect, "heads": heads, "added": added.effect }))
     }
 }

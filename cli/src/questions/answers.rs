@@ -1,0 +1,102 @@
+//! The answers that are given as options: one token each, the first of several, or one answer of
+//! several tokens as a whole.
+
+use anyhow::{Context, Result, ensure};
+use patchlens::metric::{answer_log_probability, answer_probability, js_divergence, kl_divergence};
+use patchlens::tasks::PromptPair;
+use patchlens::{Metric, Prompt, Tokenizer};
+
+use crate::options::{MetricName, PromptArgs};
+use crate::usage::usage;
+
+/// The pair of the options; and the answer, if it is measured as a whole.
+///
+/// # Errors
+/// For texts that the tokenizer cannot tell, answers of several tokens beside others, and a token
+/// that is right and wrong.
+pub fn pair(
+    args: &PromptArgs,
+    clean: &str,
+    tokenizer: &Tokenizer,
+) -> Result<(PromptPair, Option<Vec<u32>>)> {
+    let corrupted = args.corrupted.as_deref();
+    let encode = |option: &'static str| {
+        move |text: &String| {
+            tokenizer
+                .encode(text)
+                .with_context(|| format!("{option} `{text}`"))
+        }
+    };
+    let right: Vec<Prompt> = args
+        .answer
+        .iter()
+        .map(encode("--answer"))
+        .collect::<Result<_>>()?;
+    let wrong: Vec<Prompt> = args
+        .wrong
+        .iter()
+        .map(encode("--wrong"))
+        .collect::<Result<_>>()?;
+    let Some(long) = right.iter().chain(&wrong).find(|answer| answer.len() > 1) else {
+        let (right, wrong) = (&args.answer, &args.wrong);
+        let pair = PromptPair::new(tokenizer, clean, corrupted, right, wrong, args.bos)?;
+        return Ok((pair, None));
+    };
+    let prompt = |text: &str| {
+        if args.bos {
+            tokenizer.encode_with_bos(text)
+        } else {
+            tokenizer.encode(text)
+        }
+    };
+    let first = |answers: &[Prompt]| answers.iter().map(|a| a.tokens[0]).collect::<Vec<_>>();
+    let mut pair = PromptPair {
+        index: 0,
+        text: clean.to_string(),
+        clean: prompt(clean)?,
+        corrupted: corrupted.map(prompt).transpose()?,
+        answers: first(&right),
+        wrong_answers: first(&wrong),
+    };
+    if args.first_token {
+        let both = pair
+            .answers
+            .iter()
+            .find(|token| pair.wrong_answers.contains(token));
+        ensure!(
+            both.is_none(),
+            "--first-token: found the same first token in right and wrong answers; expected others"
+        );
+        return Ok((pair, None));
+    }
+    let ([answer], []) = (&right[..], &wrong[..]) else {
+        return Err(usage(format!(
+            "an answer of {} tokens {:?} beside others; expected one --answer alone, which is \
+             measured as a whole, or --first-token",
+            long.len(),
+            long.labels
+        )));
+    };
+    pair.clean = pair.clean.teacher_forced(answer);
+    pair.corrupted = pair.corrupted.map(|prompt| prompt.teacher_forced(answer));
+    Ok((pair, Some(answer.tokens.clone())))
+}
+
+/// What is measured of an answer as a whole.
+///
+/// # Errors
+/// For a metric that compares single tokens.
+pub fn metric(answer: &[u32], asked: Option<MetricName>) -> Result<Metric> {
+    let answer = [answer.to_vec()];
+    match asked {
+        None | Some(MetricName::LogProb) => Ok(answer_log_probability(&answer)),
+        Some(MetricName::Prob) => Ok(answer_probability(&answer)),
+        Some(MetricName::Kl) => Ok(kl_divergence()),
+        Some(MetricName::Js) => Ok(js_divergence()),
+        Some(_) => Err(usage(format!(
+            "--metric: an answer of {} tokens has no such; expected log-prob, prob, kl or js, or \
+             --first-token",
+            answer[0].len()
+        ))),
+    }
+}
