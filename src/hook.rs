@@ -80,11 +80,6 @@ impl Axes {
     pub(crate) fn head_axis(self) -> Option<usize> {
         self.has_heads().then_some(1 - self.pos_axis())
     }
-
-    /// The index of the axis of source positions, which attention has.
-    pub(crate) fn src_axis(self) -> Option<usize> {
-        (self == Axes::Attention).then_some(2)
-    }
 }
 
 /// Defines the enum of sites, their names and axes from one table.

@@ -13,6 +13,7 @@ use crate::metric::Needs;
 use crate::model::lane::Change;
 use crate::ops::{self, Thrift, sorted};
 use crate::prompt::Prompt;
+use crate::select::Select;
 
 /// How lanes are planned.
 pub(super) struct Planning {
@@ -88,7 +89,10 @@ impl Job<'_> {
         let rows = |target: &Target, prompt: usize, n: usize| {
             let shape = target.point.axes().shape(self.model.config(), n);
             let whole: usize = shape.iter().product();
-            whole / n.max(1) * target.positions.resolve(prompt, n).len()
+            // What is named of a row, or what of a change lies in a subspace.
+            let picked = target.columns != Select::All || target.subspace.is_some();
+            let beside = if picked { shape[shape.len() - 1] } else { 0 };
+            whole / n.max(1) * target.positions.resolve(prompt, n).len() + beside
         };
         let of_cell = |cell: &Cell| {
             let prompts = self.prompts.iter().enumerate();

@@ -5,6 +5,7 @@
 
 mod cell;
 mod draw;
+mod narrow;
 mod others;
 mod seen;
 mod ways;

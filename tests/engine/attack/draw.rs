@@ -36,7 +36,9 @@ pub enum Kinds {
 }
 
 pub struct Source {
-    random: ChaCha8Rng,
+    pub random: ChaCha8Rng,
+    /// What columns and subspaces are drawn from: all else of a seed stays as it was without them.
+    pub narrow: ChaCha8Rng,
     kinds: Kinds,
     /// Whether values may be infinite or huge.
     wild: bool,
@@ -46,8 +48,11 @@ impl Source {
     pub fn new(seed: u64, kinds: Kinds) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let wild = random.random_bool(0.5);
+        let mut narrow = ChaCha8Rng::seed_from_u64(seed);
+        narrow.set_stream(1);
         Source {
             random,
+            narrow,
             kinds,
             wild,
         }
@@ -70,7 +75,7 @@ impl Source {
     }
 
     /// A number of ordinary size.
-    fn small(&mut self) -> f32 {
+    pub fn small(&mut self) -> f32 {
         (self.random.random::<f32>() - 0.5) * 4.0
     }
 
@@ -106,11 +111,16 @@ impl Source {
             donors: &caches,
             growing: false,
         };
-        let cells = (0..place.source.within(1..=6))
+        let mut cells: Vec<Vec<Drawn>> = (0..place.source.within(1..=6))
             .map(|_| place.cell())
             .collect();
         place.growing = true;
-        let growing = (0..2).map(|_| place.cell()).collect();
+        let mut growing: Vec<Vec<Drawn>> = (0..2).map(|_| place.cell()).collect();
+        place.swap();
+        growing.push(place.narrow_cell());
+        place.growing = false;
+        cells.extend((0..2).map(|_| place.narrow_cell()));
+        place.swap();
         Case {
             prompts,
             others,
@@ -156,7 +166,10 @@ impl Source {
 
     /// The same sizes with blocks of another kind.
     fn other_kind(&mut self, config: Config) -> Config {
+        let d_vocab_out = self.chance(30).then(|| self.within(6..=37));
         Config {
+            d_vocab_out,
+            tie_word_embeddings: config.tie_word_embeddings && d_vocab_out.is_none(),
             norm: self.pick(&[Norm::None, Norm::LayerPre, Norm::Layer]),
             positions: self.pick(&[
                 Positions::None,
@@ -204,10 +217,10 @@ impl Source {
 }
 
 /// What places depend on.
-struct Place<'s> {
-    source: &'s mut Source,
-    config: &'s Config,
-    lengths: &'s [usize],
+pub struct Place<'s> {
+    pub source: &'s mut Source,
+    pub config: &'s Config,
+    pub lengths: &'s [usize],
     donors: &'s [ActivationCache],
     growing: bool,
 }
@@ -240,7 +253,7 @@ impl Place<'_> {
         }
     }
 
-    fn drawn(&mut self) -> Drawn {
+    pub fn drawn(&mut self) -> Drawn {
         let point = self.point();
         let axes = point.axes();
         let lengths = self.lengths.to_vec();
@@ -251,6 +264,8 @@ impl Place<'_> {
             positions: self.some(&lengths, !self.growing),
             heads: Pick::All,
             src: Pick::All,
+            columns: Pick::All,
+            subspace: None,
             sequences: Pick::All,
             deed: Deed::Plain(Edit::Zero),
         };
@@ -275,7 +290,7 @@ impl Place<'_> {
     }
 
     /// Some of the indices of an axis that has this length in each prompt, also from its end.
-    fn some(&mut self, lengths: &[usize], from_end: bool) -> Pick {
+    pub fn some(&mut self, lengths: &[usize], from_end: bool) -> Pick {
         let shortest = *lengths.iter().min().unwrap();
         match self.source.below(100) {
             0 => Pick::At(vec![shortest as isize + 5]), // Now and then an error.
@@ -299,7 +314,7 @@ impl Place<'_> {
         list
     }
 
-    fn deed(&mut self, drawn: &mut Drawn) {
+    pub fn deed(&mut self, drawn: &mut Drawn) {
         let scores = matches!(drawn.point, HookPoint::Block(_, Site::AttnScores));
         drawn.deed = match self.source.below(10) {
             0 => Deed::Plain(Edit::Zero),
@@ -359,9 +374,13 @@ impl Place<'_> {
                 let heads = drawn.heads.places(prompt, self.config.n_heads);
                 shape[1 - axes.pos_axis()] = heads.len();
             }
-            if axes == Axes::Attention {
-                shape[2] = drawn.src.places(prompt, n).len();
-            }
+            let last = shape.len() - 1;
+            let along = if axes == Axes::Attention {
+                &drawn.src
+            } else {
+                &drawn.columns
+            };
+            shape[last] = along.places(prompt, shape[last]).len();
             shape
         };
         let lengths = || self.lengths.iter().enumerate();
