@@ -1,5 +1,9 @@
 //! Which positions of two prompts correspond, where their lengths differ.
 
+mod moved;
+
+pub(crate) use moved::{moved, patches};
+
 use crate::error::{Error, Result};
 use crate::prompt::{IntoPrompts, Prompt, Prompts};
 use crate::select::{InPrompt, Select};

@@ -84,6 +84,22 @@ impl Measured {
         self.labelled(means, changes, about, against)
     }
 
+    /// Why the prompts of each cell have no value, in the shape of the values by prompt; those of
+    /// `lacking`, `[cell, prompt]`, have nothing that the cell is about.
+    pub fn absent_by_prompt(&self, lacking: Option<&Array2<bool>>) -> ArrayD<Option<Absent>> {
+        let reason = |(cell, prompt): (usize, usize)| {
+            let lacks = lacking.is_some_and(|lacking| lacking[[cell, prompt]]);
+            let computed = || {
+                self.values[[cell, prompt]]
+                    .is_nan()
+                    .then_some(Absent::NotANumber)
+            };
+            let lacks = lacks.then_some(Absent::NoSamples);
+            lacks.or(self.absent[cell]).or_else(computed)
+        };
+        self.by_prompt(Array2::from_shape_fn(self.values.dim(), reason))
+    }
+
     /// The result of means over prompts of the values and of their changes, `[cell]`, and of the
     /// changes themselves, `[cell, prompt]`.
     fn labelled(

@@ -37,6 +37,12 @@ pub mod paths {}
 #[doc = include_str!("../guide/lenses.md")]
 pub mod lenses {}
 
+/// States of one prompt in another.
+///
+#[doc = include_str!("../guide/pictures/links.md")]
+#[doc = include_str!("../guide/states.md")]
+pub mod states {}
+
 /// Heads and induction.
 ///
 #[doc = include_str!("../guide/pictures/links.md")]

@@ -5,6 +5,8 @@
 mod apply;
 mod growing;
 mod receipt;
+mod subspace;
+mod target;
 mod values;
 
 use std::fmt;
@@ -13,167 +15,23 @@ use std::sync::Arc;
 pub use apply::Interventions;
 pub(crate) use apply::{apply_unreported, footprint};
 pub use receipt::{Fired, Receipt};
+pub use subspace::{ORTHONORMAL_WITHIN, Subspace};
+pub use target::Target;
 pub use values::Values;
 
 pub use crate::select::{Each, Select};
 
 use crate::error::{Error, Result};
-use crate::hook::{Axes, HookPoint};
+use crate::hook::HookPoint;
 use crate::model::RunShape;
-use crate::select::InPrompt;
-
-/// Where an intervention acts.
-///
-/// ```
-/// use patchlens::{Site, Target};
-/// let target = Target::new(Site::Z.at(9)).at_positions(4).at_heads([6, 9]);
-/// assert_eq!(target.to_string(), "blocks.9.attn.hook_z[pos 4, head 6,9]");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// The hook point.
-    pub point: HookPoint,
-    /// Sequences of the batch.
-    pub sequences: Select,
-    /// Positions; for attention scores and patterns, destinations.
-    pub positions: Select,
-    /// Heads, where the point has a head axis.
-    pub heads: Select,
-    /// Source positions, for attention scores and patterns.
-    pub src: Select,
-}
-
-impl From<HookPoint> for Target {
-    fn from(point: HookPoint) -> Self {
-        Target::new(point)
-    }
-}
-
-impl Target {
-    /// The whole activation at a point.
-    pub fn new(point: HookPoint) -> Self {
-        Target {
-            point,
-            sequences: Select::All,
-            positions: Select::All,
-            heads: Select::All,
-            src: Select::All,
-        }
-    }
-
-    /// Only these positions (destinations).
-    pub fn at_positions(mut self, positions: impl Into<Select>) -> Self {
-        self.positions = positions.into();
-        self
-    }
-
-    /// Only these heads.
-    pub fn at_heads(mut self, heads: impl Into<Select>) -> Self {
-        self.heads = heads.into();
-        self
-    }
-
-    /// Only these source positions.
-    pub fn at_src(mut self, src: impl Into<Select>) -> Self {
-        self.src = src.into();
-        self
-    }
-
-    /// Only these sequences of the batch.
-    pub fn at_sequences(mut self, sequences: impl Into<Select>) -> Self {
-        self.sequences = sequences.into();
-        self
-    }
-
-    fn check(&self, run: &RunShape<'_>) -> Result<()> {
-        run.check_point(self.point)?;
-        let axes = self.point.axes();
-        let never = |reason: String| Error::NeverFires {
-            at: self.point.to_string(),
-            reason,
-        };
-        if self.heads != Select::All && !axes.has_heads() {
-            let axes = axes.names().join(", ");
-            return Err(never(format!(
-                "heads are selected, but its axes are [{axes}]"
-            )));
-        }
-        if self.src != Select::All && axes != Axes::Attention {
-            let axes = axes.names().join(", ");
-            return Err(never(format!(
-                "sources are selected, but its axes are [{axes}]"
-            )));
-        }
-        if matches!(self.sequences, Select::Each(_)) {
-            return Err(never(
-                "sequences are selected sequence by sequence".to_string(),
-            ));
-        }
-        let (point, prompts) = (&self.point, run.lengths.len());
-        self.sequences.check(point, "sequence", 0, prompts)?;
-        let pos = axes.names()[axes.pos_axis()];
-        for (select, axis) in [
-            (&self.positions, pos),
-            (&self.heads, "head"),
-            (&self.src, "src"),
-        ] {
-            select.check_prompts(point, axis, prompts)?;
-        }
-        for (prompt, n) in run.lengths.iter().enumerate() {
-            if !self.takes(prompt, prompts) {
-                continue;
-            }
-            let at = |prompts| InPrompt {
-                what: point,
-                prompt,
-                prompts,
-            };
-            self.positions.check(&at(prompts), pos, prompt, *n)?;
-            // Every prompt has the same heads.
-            self.heads
-                .check(&at(1), "head", prompt, run.config.n_heads)?;
-            self.src.check(&at(prompts), "src", prompt, *n)?;
-            let named = self.positions.of(prompt).is_some();
-            let mut positions = self.positions.resolve(prompt, *n).into_iter();
-            if named && !positions.all(|p| run.computes(self.point, p, *n)) {
-                return Err(run.only_last(self.point));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a sequence of a batch is among those that it names.
-    pub(crate) fn takes(&self, sequence: usize, sequences: usize) -> bool {
-        self.sequences.contains(0, sequence, sequences)
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let position = self.point.axes().names()[self.point.axes().pos_axis()];
-        let parts: Vec<String> = [
-            ("sequence", &self.sequences),
-            (position, &self.positions),
-            ("head", &self.heads),
-            ("src", &self.src),
-        ]
-        .into_iter()
-        .filter(|(_, select)| **select != Select::All)
-        .map(|(axis, select)| format!("{axis} {select}"))
-        .collect();
-        write!(f, "{}", self.point)?;
-        if parts.is_empty() {
-            return Ok(());
-        }
-        write!(f, "[{}]", parts.join(", "))
-    }
-}
 
 /// One row of an activation, as [`Edit::Map`] sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The hook point.
     pub point: HookPoint,
+    /// The sequence that it is of: its index in the batch, in a sweep the prompt's.
+    pub sequence: usize,
     /// Position (destination).
     pub position: usize,
     /// Head, where there is a head axis.

@@ -29,6 +29,8 @@
 //! | How much does the model learn from its context? | [`in_context`] |
 //! | Which direction makes it say something else? | [`steering`] |
 //! | Which tokens must the answer's position read, and in which layers? | [`knockout`] |
+//! | Which part of a state carries a variable from one prompt to another? | [`interchange`] |
+//! | What is in a hidden state, if another prompt is made to say it? | [`patchscopes`] |
 //! | What is the gradient of a number in an activation? | [`gradient`] |
 //!
 //! # What they are made of
@@ -80,6 +82,7 @@ pub mod guide;
 pub mod heads;
 pub mod hook;
 pub mod in_context;
+pub mod interchange;
 pub mod intervention;
 pub mod knockout;
 pub mod lens;
@@ -88,6 +91,7 @@ pub mod model;
 pub mod ops;
 pub mod parameters;
 pub mod patching;
+pub mod patchscopes;
 pub mod paths;
 pub mod prelude;
 pub mod processing;

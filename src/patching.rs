@@ -50,7 +50,7 @@ use crate::base::Base;
 use crate::cache::ActivationCache;
 use crate::effects::Measured;
 use crate::error::{Error, Result};
-use crate::hook::{HookPoint, Site};
+use crate::hook::HookPoint;
 use crate::intervention::{Edit, Intervention, Target};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
@@ -235,18 +235,18 @@ impl<'m> ActivationPatching<'m> {
     ///
     /// # Errors
     /// [`Error::Prompt`] if the grid has positions and the pairs differ in length;
-    /// [`Error::Invalid`] for a site that does not fit the grid; else same as
-    /// [`Sweep::prepare`].
+    /// [`Error::Invalid`] for a site that does not fit the grid, [`Error::OutOfRange`] for a layer
+    /// that the model lacks; else same as [`Sweep::prepare`].
     pub fn run(&self, grid: Grid, metric: &Metric) -> Result<Patching> {
-        grid.check()?;
         let config = self.pairs.model().config();
+        grid.check(config)?;
         let labels = self.labels(grid)?;
-        let mut axes = grid.axes(config.n_layers, config.n_heads, &labels);
+        let mut axes = grid.axes(config, &labels);
         if let Some(aligned) = &self.aligned {
             aligned::name_roles(aligned, &mut axes, &labels);
         }
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        let points = self.points(grid);
+        let points = grid.points(config);
         let [base, donor] = self.pairs.base_and_donor();
         for runs in [donor, base] {
             runs.expect(points.iter().copied(), Frozen::default());
@@ -268,7 +268,7 @@ impl<'m> ActivationPatching<'m> {
             base: result.base,
             axes,
         };
-        let per_prompt_absent = absent(&measured, lacking.as_ref());
+        let per_prompt_absent = measured.absent_by_prompt(lacking.as_ref());
         let against = format!("{} run", self.pairs.names()[0]);
         let found = match &lacking {
             None => measured.label(about, &against)?,
@@ -284,13 +284,6 @@ impl<'m> ActivationPatching<'m> {
             corrupted,
             plan: result.plan,
         })
-    }
-
-    /// Where a grid's activations are.
-    fn points(&self, grid: Grid) -> Vec<HookPoint> {
-        let n_layers = self.pairs.model().config().n_layers;
-        let layers = |site: Site| (0..n_layers).map(move |layer| site.at(layer));
-        grid.sites().into_iter().flat_map(layers).collect()
     }
 
     /// The cells of a grid, and which pairs lack what a cell is about, `[cell, pair]`.
@@ -365,21 +358,6 @@ impl<'m> ActivationPatching<'m> {
             ..About::default()
         }
     }
-}
-
-/// Why the pairs of each cell have no value, in the shape of the values by pair.
-fn absent(measured: &Measured, lacking: Option<&Array2<bool>>) -> ArrayD<Option<Absent>> {
-    let reason = |(cell, pair): (usize, usize)| {
-        let lacks = lacking.is_some_and(|lacking| lacking[[cell, pair]]);
-        let computed = || {
-            measured.values[[cell, pair]]
-                .is_nan()
-                .then_some(Absent::NotANumber)
-        };
-        let lacks = lacks.then_some(Absent::NoSamples);
-        lacks.or(measured.absent[cell]).or_else(computed)
-    };
-    measured.by_prompt(Array2::from_shape_fn(measured.values.dim(), reason))
 }
 
 /// One cell per target of the grid. All cells of a point share its values.

@@ -138,7 +138,9 @@ impl<'m> EdgeAttribution<'m> {
     /// The metric, which may be referred to the clean runs, once it is known to have gradients.
     fn checked(&self, method: Approximation, metric: &Metric) -> Result<Metric> {
         method.check(&self.pairs, metric)?;
-        self.pairs.clean.refer(metric)
+        let metric = self.pairs.clean.refer(metric)?;
+        method.check_positions(&self.pairs.clean, &metric)?;
+        Ok(metric)
     }
 
     /// Hands to `each`, pair by pair, what the sources write and the mean gradients of a group of

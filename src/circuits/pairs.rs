@@ -84,12 +84,12 @@ impl Pairs<'_> {
         Ok(donor? - base?)
     }
 
-    /// Queries, keys or values of all heads of a layer, from rows after LayerNorm; both `[row,
-    /// d_model]`.
+    /// Queries, keys or values of all heads of a layer, `[row, head · d_head]`, from rows after
+    /// LayerNorm, `[row, d_model]`.
     pub fn project(&self, layer: usize, read: Qkv, normed: ArrayView2<'_, f32>) -> Array2<f32> {
         let c_attn = &self.model().parameters().h[layer].attn.c_attn;
-        let d_model = normed.ncols();
-        let columns = read as usize * d_model..(read as usize + 1) * d_model;
+        let width = self.model().config().d_heads();
+        let columns = read as usize * width..(read as usize + 1) * width;
         let weight = part(c_attn.weight.view(), 1, columns.clone());
         let bias = part(c_attn.bias.view(), 0, columns);
         ops::on_pool(|| ops::linear(normed, weight, Some(bias)))

@@ -8,7 +8,7 @@ use ndarray_rand::rand_distr::{Distribution, StandardNormal};
 use rand_chacha::ChaCha8Rng;
 
 use super::values::Fitted;
-use super::{Edit, Fired, Intervention, Receipt, Row};
+use super::{Edit, Fired, Intervention, Receipt, Row, Select};
 use crate::error::Result;
 use crate::hook::{Axes, HookPoint};
 use crate::model::{BlockedRows, Footprint, Hooks, RunShape, Visit};
@@ -171,7 +171,9 @@ fn edit_rows(
         axes if axes.has_heads() => at.shape[1],
         _ => 1,
     };
-    let attention = at.point.axes() == Axes::Attention;
+    let width = at.shape.last().copied().unwrap_or(0);
+    let named = target.along_rows();
+    let columns = (*named != Select::All).then(|| named.resolve(at.sequence, width));
     let mut before = Vec::new();
     for (i, &position) in at.positions.iter().enumerate() {
         if !target.positions.contains(at.sequence, position, at.length) {
@@ -183,17 +185,20 @@ fn edit_rows(
             }
             let place = Row {
                 point: at.point,
+                sequence: at.sequence,
                 position,
                 head: (!at.heads.is_empty()).then_some(head),
             };
             let mut row = row_mut(activation.view_mut(), at.point.axes(), i, j);
             before.clear();
             before.extend(row.iter().copied());
-            let new = edited(&intervention.edit, place, &before, values);
-            for (src, (to, v)) in row.iter_mut().zip(new).enumerate() {
-                if !attention || target.src.contains(at.sequence, src, at.length) {
-                    *to = v;
-                }
+            let mut new = edited(&intervention.edit, place, &before, values);
+            if let Some(subspace) = &target.subspace {
+                subspace.limit(&before, &mut new);
+            }
+            match &columns {
+                None => row.iter_mut().zip(new).for_each(|(to, v)| *to = v),
+                Some(columns) => columns.iter().for_each(|i| row[*i] = new[*i]),
             }
             count.rows += 1;
             let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();

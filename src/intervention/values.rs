@@ -15,8 +15,9 @@ use crate::model::RunShape;
 /// one array for all sequences or one per sequence. Clones share their memory.
 ///
 /// Values that do not fit the whole activation may fit the part that the intervention's
-/// [`Target`] names, with its rows in ascending order of position, head and source: `[2, d_model]`
-/// where two positions are named.
+/// [`Target`] names, in ascending order of position, head, source and column: `[2, d_model]`
+/// where two positions are named, `[pos, 3]` or `[3]` where three neurons are. In a subspace,
+/// values are rows of the whole space.
 ///
 /// ```
 /// use ndarray::{arr1, arr2};
@@ -238,12 +239,23 @@ impl Values {
                     return Err(self.misfit(at, target, i, &shape));
                 }
             }
-            let values = self.of(i);
-            if matches!(self.source, Source::Arrays(_)) && values.iter().any(|v| v.is_nan()) {
-                return Err(Error::invalid(at, "NaN", "numbers"));
+            if matches!(self.source, Source::Arrays(_)) {
+                self.check_numbers(at, target, i)?;
             }
         }
         Ok(())
+    }
+
+    fn check_numbers(&self, at: &str, target: &Target, sequence: usize) -> Result<()> {
+        let values = self.of(sequence);
+        if values.iter().any(|v| v.is_nan()) {
+            return Err(Error::invalid(at, "NaN", "numbers"));
+        }
+        let infinite = || values.iter().find(|v| v.is_infinite());
+        match target.subspace.as_ref().and_then(|_| infinite()) {
+            None => Ok(()),
+            Some(v) => Err(Error::invalid(at, v, "finite numbers in a subspace")),
+        }
     }
 
     fn misfit(&self, at: &str, target: &Target, sequence: usize, shape: &[usize]) -> Error {
@@ -294,9 +306,10 @@ struct Part {
     axes: Axes,
     positions: Vec<usize>,
     heads: Vec<usize>,
-    src: Vec<usize>,
-    /// How many sources there are.
-    sources: usize,
+    /// Sources or columns.
+    last: Vec<usize>,
+    /// How many of these there are.
+    width: usize,
     /// Whether the target names them in this order.
     ascends: bool,
 }
@@ -304,19 +317,20 @@ struct Part {
 impl Part {
     fn new(target: &Target, sequence: usize, shape: &[usize]) -> Self {
         let axes = target.point.axes();
-        let length = |axis: Option<usize>| axis.map_or(0, |axis| shape[axis]);
+        let heads = axes.head_axis().map_or(0, |axis| shape[axis]);
+        let width = shape[shape.len() - 1];
         let picks = [
-            (&target.positions, length(Some(axes.pos_axis()))),
-            (&target.heads, length(axes.head_axis())),
-            (&target.src, length(axes.src_axis())),
+            (&target.positions, shape[axes.pos_axis()]),
+            (&target.heads, heads),
+            (target.along_rows(), width),
         ];
-        let [positions, heads, src] = picks.map(|(select, n)| select.resolve(sequence, n));
+        let [positions, heads, last] = picks.map(|(select, n)| select.resolve(sequence, n));
         Part {
             axes,
             positions,
             heads,
-            src,
-            sources: length(axes.src_axis()),
+            last,
+            width,
             ascends: picks.iter().all(|(select, n)| select.ascends(sequence, *n)),
         }
     }
@@ -325,13 +339,11 @@ impl Part {
     fn shape(&self, whole: &[usize]) -> Vec<usize> {
         let mut shape = whole.to_vec();
         shape[self.axes.pos_axis()] = self.positions.len();
-        for (axis, picked) in [
-            (self.axes.head_axis(), &self.heads),
-            (self.axes.src_axis(), &self.src),
-        ] {
-            if let Some(axis) = axis {
-                shape[axis] = picked.len();
-            }
+        if let Some(axis) = self.axes.head_axis() {
+            shape[axis] = self.heads.len();
+        }
+        if let Some(width) = shape.last_mut() {
+            *width = self.last.len();
         }
         shape
     }
@@ -344,8 +356,8 @@ pub(super) struct Fitted<'v> {
 }
 
 impl Fitted<'_> {
-    /// The values of one row of the activation, which the target names; those of sources that it
-    /// does not name are 0.
+    /// The values of one row of the activation, which the target names; those of sources or columns
+    /// that it does not name are 0.
     pub fn row(&self, place: Row) -> Vec<f32> {
         let axes = place.point.axes();
         let (mut position, mut head) = (place.position, place.head.unwrap_or(0));
@@ -365,10 +377,10 @@ impl Fitted<'_> {
             }
         };
         match &self.fit {
-            Fit::Part(part) if axes.src_axis().is_some() => {
-                let mut whole = vec![0.0; part.sources];
-                for (src, value) in part.src.iter().zip(row) {
-                    whole[*src] = *value;
+            Fit::Part(part) if part.last.len() < part.width => {
+                let mut whole = vec![0.0; part.width];
+                for (at, value) in part.last.iter().zip(row) {
+                    whole[*at] = *value;
                 }
                 whole
             }

@@ -1,16 +1,15 @@
 //! The cells of a grid over pairs of prompts of different lengths.
 
-use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
+use ndarray::Array2;
 
 use super::Grid;
 use super::grid::POSITION;
-use crate::alignment::Aligned;
+use crate::alignment::{Aligned, patches};
 use crate::cache::ActivationCache;
 use crate::error::{Error, Result};
 use crate::hook::Axes;
-use crate::intervention::{Edit, Intervention, Target, Values};
+use crate::intervention::Target;
 use crate::report::Axis;
-use crate::select::Select;
 use crate::sweep::Cell;
 
 /// One cell per target, whose positions are columns of the alignment: what the donors have at the
@@ -29,48 +28,7 @@ pub(super) fn cells(
     } else {
         aligned.joined()?
     };
-    let mut lacking = Array2::from_elem((targets.len(), donors.len()), false);
-    let mut cells = Vec::with_capacity(targets.len());
-    for (target, mut lacking) in targets.into_iter().zip(lacking.rows_mut()) {
-        let named = target.positions.fixed(0);
-        let column = named.map_or(0, |columns| columns[0]);
-        let partners = aligned.partners(column, into_first);
-        lacking.assign(&partners.iter().map(Vec::is_empty).collect::<Array1<bool>>());
-        let there: Vec<usize> = (0..partners.len()).filter(|i| !lacking[*i]).collect();
-        if there.is_empty() {
-            cells.push(Vec::new());
-            continue;
-        }
-        let values = rows(&target, donors, &partners)?;
-        let into = partners
-            .iter()
-            .map(|pair| pair.iter().map(|p| p[0]).collect::<Vec<_>>());
-        let target = target
-            .at_positions(Select::role(&aligned.labels[column], into))
-            .at_sequences(there);
-        cells.push(vec![Intervention::new(target, Edit::Patch(values))]);
-    }
-    Ok((cells, lacking))
-}
-
-/// What each donor has at the partners: `[pos, ...]`, the target's heads only.
-fn rows(
-    target: &Target,
-    donors: &[ActivationCache],
-    partners: &[Vec<[usize; 2]>],
-) -> Result<Values> {
-    let of = |(donor, pair): (&ActivationCache, &Vec<[usize; 2]>)| {
-        let from: Vec<usize> = pair.iter().map(|p| p[1]).collect();
-        let rows = donor.get(target.point)?.select(Dim(0), &from);
-        Ok(match target.heads.fixed(0) {
-            Some(heads) => rows.select(Dim(1), &heads),
-            None => rows,
-        })
-    };
-    let arrays = donors.iter().zip(partners).map(of);
-    Ok(Values::arrays(
-        arrays.collect::<Result<Vec<ArrayD<f32>>>>()?,
-    ))
+    patches(&aligned, targets, donors, into_first)
 }
 
 /// Names the axis of positions after the roles that it has in their place.

@@ -38,6 +38,19 @@ impl Corrections {
         grad_drop: true,
     };
 
+    /// Rejects grids whose cells have no term of their own: a pattern's change is that by a whole
+    /// query or key.
+    fn check(self, grid: Grid) -> Result<()> {
+        match grid {
+            Grid::Columns(site @ (Site::Q | Site::K), _) if self.qk_fix => {
+                let found = format!("columns of {}", site.name());
+                let expected = "whole queries and keys, or no QK fix";
+                Err(Error::invalid("grid for the QK fix", found, expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Through what no gradient flows, by run.
     fn dropped(self, config: &Config) -> Result<Vec<Vec<HookPoint>>> {
         if !self.grad_drop {
@@ -47,7 +60,9 @@ impl Corrections {
             return Err(Error::invalid("layers for GradDrop", 1, "at least 2"));
         }
         let writes = |layer| [Site::AttnOut, Site::MlpOut].map(|site| site.at(layer));
-        Ok((0..config.n_layers).map(|l| writes(l).to_vec()).collect())
+        let there = |point: &HookPoint| point.check(config).is_ok();
+        let of_layer = |l| writes(l).into_iter().filter(there).collect();
+        Ok((0..config.n_layers).map(of_layer).collect())
     }
 
     /// What was done, for a title and for a caption.
@@ -144,24 +159,25 @@ impl ActivationPatching<'_> {
     ///
     /// # Errors
     /// Same as [`ActivationPatching::estimate`]; [`Error::Invalid`] for GradDrop in a model of one
-    /// layer.
+    /// layer, and for the QK fix of [`Grid::Columns`] of queries or keys.
     pub fn estimate_with(
         &self,
         corrections: Corrections,
         grid: Grid,
         metric: &Metric,
     ) -> Result<EstimatedPatching> {
-        grid.check()?;
         let pairs = &self.pairs;
+        let config = pairs.model().config();
+        grid.check(config)?;
+        corrections.check(grid)?;
         pairs.check_gradients(metric, true)?;
         let others = "the other direction, which takes gradients of other runs, or another metric";
         pairs.check_slope(metric, others)?;
-        let config = pairs.model().config();
         let dropped = corrections.dropped(config)?;
-        let axes = grid.axes(config.n_layers, config.n_heads, &self.labels(grid)?);
+        let axes = grid.axes(config, &self.labels(grid)?);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
         let metric = pairs.clean.refer(metric)?;
-        let terms = Terms::new(pairs, corrections.qk_fix, self.points(grid));
+        let terms = Terms::new(pairs, corrections.qk_fix, grid.points(config));
         let (limits, gradients) = (&self.limits, terms.gradients());
         let mut runs = GradientRuns::new(pairs, &metric, limits, gradients, dropped.len());
         let work = Work {

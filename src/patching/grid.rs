@@ -5,7 +5,7 @@ use ndarray::{ArrayD, Dimension, IxDyn};
 use crate::config::Config;
 use crate::effects::layer_axis;
 use crate::error::{Error, Result};
-use crate::hook::{Axes, Site};
+use crate::hook::{Axes, HookPoint, Site};
 use crate::intervention::Target;
 use crate::report::Axis;
 
@@ -28,6 +28,9 @@ pub enum Grid {
     EveryHead,
     /// `[5, layer, pos, head]`: z, q, k, v and the pattern, by position (destination).
     EveryHeadPosition,
+    /// `[column]`, or `[head, column]` for a site with a head axis: the columns of the last axis at
+    /// one layer, all positions at once: `Columns(Site::MlpPost, 3)` for the neurons of layer 3.
+    Columns(Site, usize),
 }
 
 /// What the axis of positions is called.
@@ -40,22 +43,38 @@ impl Grid {
     /// The sites that are patched.
     pub fn sites(&self) -> Vec<Site> {
         match *self {
-            Grid::Positions(site) | Grid::HeadPositions(site) | Grid::Heads(site) => vec![site],
+            Grid::Positions(site)
+            | Grid::HeadPositions(site)
+            | Grid::Heads(site)
+            | Grid::Columns(site, _) => vec![site],
             Grid::PatternDest | Grid::PatternEntries => vec![Site::Pattern],
             Grid::EveryBlock => BLOCK_SITES.to_vec(),
             Grid::EveryHead | Grid::EveryHeadPosition => HEAD_SITES.to_vec(),
         }
     }
 
-    pub(super) fn by_position(&self) -> bool {
-        !matches!(self, Grid::Heads(_) | Grid::EveryHead)
+    /// Where the activations are that are patched.
+    pub(super) fn points(&self, config: &Config) -> Vec<HookPoint> {
+        if let Grid::Columns(site, layer) = self {
+            return vec![site.at(*layer)];
+        }
+        let layers = |site: Site| (0..config.n_layers).map(move |layer| site.at(layer));
+        self.sites().into_iter().flat_map(layers).collect()
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn by_position(&self) -> bool {
+        !matches!(self, Grid::Heads(_) | Grid::EveryHead | Grid::Columns(..))
+    }
+
+    pub(super) fn check(&self, config: &Config) -> Result<()> {
         let (fits, expected): (fn(Axes) -> bool, _) = match self {
             Grid::Positions(_) => (|a| !a.has_heads(), "a site without a head axis"),
             Grid::HeadPositions(_) => (Axes::has_heads, "a site with a head axis"),
             Grid::Heads(_) => (Axes::has_heads, "a site with a head axis"),
+            Grid::Columns(site, layer) => {
+                site.at(*layer).check(config)?;
+                (|a| a != Axes::Attention, "a site without sources")
+            }
             _ => return Ok(()),
         };
         match self.sites().into_iter().find(|s| !fits(s.axes())) {
@@ -69,13 +88,15 @@ impl Grid {
     }
 
     /// The axes, in the order of the result's dimensions. `tokens` label positions.
-    pub(super) fn axes(&self, n_layers: usize, n_heads: usize, tokens: &[String]) -> Vec<Axis> {
-        let layers = || Axis::layers(n_layers);
-        let heads = || Axis::heads(n_heads);
+    pub(super) fn axes(&self, config: &Config, tokens: &[String]) -> Vec<Axis> {
+        let layers = || Axis::layers(config.n_layers);
+        let heads = || Axis::heads(config.n_heads);
         let positions = |name: &str| Axis::tokens(name, tokens);
         let sites = || Axis::new("site", self.sites().iter().map(|s| s.name()));
         match self {
-            Grid::Positions(site) => vec![layer_axis(*site, n_layers), positions(POSITION)],
+            Grid::Positions(site) => {
+                vec![layer_axis(*site, config.n_layers), positions(POSITION)]
+            }
             Grid::HeadPositions(_) => vec![layers(), positions(POSITION), heads()],
             Grid::Heads(_) => vec![layers(), heads()],
             Grid::PatternDest => vec![layers(), heads(), positions("dest")],
@@ -83,6 +104,10 @@ impl Grid {
             Grid::EveryBlock => vec![sites(), layers(), positions(POSITION)],
             Grid::EveryHead => vec![sites(), layers(), heads()],
             Grid::EveryHeadPosition => vec![sites(), layers(), positions(POSITION), heads()],
+            Grid::Columns(site, _) => {
+                let heads = site.axes().has_heads().then(heads);
+                heads.into_iter().chain([columns(*site, config)]).collect()
+            }
         }
     }
 
@@ -90,7 +115,7 @@ impl Grid {
     /// build sweeps with other edits than a patch.
     pub fn targets(&self, config: &Config, n: usize) -> Vec<Target> {
         let positions = vec![String::new(); n];
-        let axes = self.axes(config.n_layers, config.n_heads, &positions);
+        let axes = self.axes(config, &positions);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
         targets(*self, &shape)
     }
@@ -116,8 +141,24 @@ impl Grid {
             Grid::EveryHeadPosition => {
                 Grid::HeadPositions(HEAD_SITES[index[0]]).target(&index[1..])
             }
+            Grid::Columns(site, layer) => match *index {
+                [head, column] => at(site, layer).at_heads(head).at_columns(column),
+                _ => at(site, layer).at_columns(index[0]),
+            },
         }
     }
+}
+
+/// The columns of a site, by number.
+fn columns(site: Site, config: &Config) -> Axis {
+    let axes = site.axes();
+    let name = if axes == Axes::Mlp {
+        "neuron"
+    } else {
+        "dimension"
+    };
+    let width = axes.shape(config, 1).last().copied().unwrap_or(0);
+    Axis::new(name, (0..width).map(|column| column.to_string()))
 }
 
 /// The targets of a result's cells, in row-major order.

@@ -15,6 +15,8 @@ use patchlens::{
 
 use crate::sweep::{assert_same, config, model};
 
+mod columns;
+mod subspaces;
 mod values;
 
 fn small() -> Transformer {

@@ -23,10 +23,12 @@ Each model has a folder with a checkpoint in Hugging Face's GPT-2 format and
     circuits.json            its pairs, graph and circuits, and what each key means
     knockout.safetensors     attention knock-out (some models)
     knockout.json            its prompts and cuts, and what each key means
+    states.safetensors       patchscopes, interchanges, single neurons (some models)
+    states.json              their prompts and positions, and what each key means
     aligned.safetensors      prompts of different lengths, answers of several tokens (some models)
     aligned.json             its prompts, roles and answers, and what each key means
 
-The folder mini has heads, circuits and knockout only, of the shipped model in assets/mini.
+The folder mini has heads, circuits, knockout and states only, of the shipped model in assets/mini.
 
 All expected tensors are f32 and have no batch axis. Expected values come from
 TransformerLens (no weight processing unless named), whose logits and parameter gradients
@@ -54,6 +56,7 @@ import knockout
 import models
 import paths
 import processing
+import states
 import tracing
 from models import SPECS, Spec, Tensors
 from reference import losses, prompt_reference
@@ -158,6 +161,8 @@ def write_model(spec: Spec, out: Path) -> None:
         write_circuits(spec, weights, directory)
     if spec.name in knockout.MODELS:
         write_knockout(spec, weights, directory)
+    if spec.name in states.MODELS:
+        write_states(spec, weights, directory)
     if spec.name in aligned.MODELS:
         tensors, metadata = aligned.aligned_reference(spec, weights)
         save_tensors(tensors, directory / "aligned.safetensors")
@@ -187,6 +192,12 @@ def write_knockout(spec: Spec, weights: Tensors, directory: Path) -> None:
     models.write_json(directory / "knockout.json", metadata)
 
 
+def write_states(spec: Spec, weights: Tensors, directory: Path) -> None:
+    tensors, metadata = states.states_reference(spec, weights)
+    save_tensors(tensors, directory / "states.safetensors")
+    models.write_json(directory / "states.json", metadata)
+
+
 def save_tensors(tensors: Tensors, path: Path) -> None:
     tensors = {name: t.detach().to(torch.float32).contiguous() for name, t in tensors.items()}
     for name, tensor in tensors.items():
@@ -210,6 +221,7 @@ def main() -> None:
         write_heads(*heads.shipped(), arguments.out / heads.SHIPPED)
         write_circuits(*heads.shipped(), arguments.out / heads.SHIPPED)
         write_knockout(*heads.shipped(), arguments.out / heads.SHIPPED)
+        write_states(*heads.shipped(), arguments.out / heads.SHIPPED)
         print(f"wrote {arguments.out / heads.SHIPPED}")
 
 

@@ -24,4 +24,6 @@ mod knockout;
 mod lenses;
 mod patching;
 mod path_patching;
+#[cfg(feature = "mini")]
+mod states;
 mod tasks;

@@ -23,6 +23,7 @@ use crate::usage::usage;
 Examples:
   patchlens patch --out study
   patchlens patch --sweep z --sweep pattern --model weights/gpt2
+  patchlens patch --sweep mlp_out --neurons 0
   patchlens patch --clean \"When Mary and John went to the store, John gave a drink to\" \\
       --corrupted \"When Mary and John went to the store, Mary gave a drink to\" \\
       --answer \" Mary\" --wrong \" John\"
@@ -36,6 +37,9 @@ pub struct Patch {
     /// of several lengths: z]
     #[arg(long, value_enum, value_name = "SITE")]
     sweep: Vec<Sweep>,
+    /// Also patch every neuron of this layer's MLP, one at a time, at all positions
+    #[arg(long, value_name = "LAYER")]
+    neurons: Option<usize>,
     /// How positions correspond in pairs whose prompts differ in length, which are refused
     /// otherwise
     #[arg(long, value_enum, value_name = "HOW")]
@@ -174,6 +178,14 @@ impl Patch {
             let raw = questions.seeded(patching.raw());
             output.number(&format!("{}_raw", sweep.name()), raw)?;
             found.push((sweep, patching));
+            interrupt::check()?;
+        }
+        if let Some(layer) = self.neurons {
+            let study = study.observe(session.progress.observer("neurons"));
+            let patching = study.run(Grid::Columns(Site::MlpPost, layer), &metric)?;
+            let shown = questions.seeded(&self.values.of(&patching)?);
+            output.say(format_args!("{}\n", shown.top(10)))?;
+            output.number("neurons", &shown)?;
             interrupt::check()?;
         }
         output.say(conclusion(&found))

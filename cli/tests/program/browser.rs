@@ -201,6 +201,8 @@ fn reports_of_all_other_studies() {
         "paths",
         "trace",
         "knockout",
+        "interchange",
+        "patchscope",
         "lens",
         "ablate",
         "circuits",

@@ -13,11 +13,13 @@ use serde_json::Value;
 const CLEAN: &str = "When Mary and John went to the store, John gave a drink to";
 const CORRUPTED: &str = "When Mary and John went to the store, Mary gave a drink to";
 
-const STUDIES: [&str; 12] = [
+const STUDIES: [&str; 14] = [
     "patch",
     "paths",
     "trace",
     "knockout",
+    "interchange",
+    "patchscope",
     "lens",
     "attribute",
     "steer",

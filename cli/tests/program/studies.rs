@@ -11,6 +11,8 @@ fn every_study_runs_on_its_task() {
         ("paths", &["--prompts", "4"][..], "to_logits"),
         ("trace", &["--prompts", "3", "--samples", "2"], "states"),
         ("knockout", &["--prompts", "3"], "relative"),
+        ("interchange", &[], "effect"),
+        ("patchscope", &["--tokens", "2"], "likeliest"),
         ("lens", &["--prompts", "3", "--fit", "20"], "tuned_lens_kl"),
         ("attribute", &["--prompts", "4"], "dla_writers"),
         (
@@ -24,7 +26,11 @@ fn every_study_runs_on_its_task() {
             "together",
         ),
         ("circuits", &["--prompts", "2"], "circuit"),
-        ("circuits", &["--prompts", "2", "--screen", "30"], "screened"),
+        (
+            "circuits",
+            &["--prompts", "2", "--screen", "30"],
+            "screened",
+        ),
         ("heads", &["--prompts", "4", "--sequences", "2"], "report"),
         ("induction", &["--sequences", "2"], "removed"),
         ("in-context", &["--sequences", "2"], "mapping"),
@@ -95,6 +101,35 @@ fn every_study_that_can_runs_on_own_prompts() {
         trace.contains("1 of 1 facts kept") || trace.contains("0 of 1 facts"),
         "{trace}"
     );
+    let interchange = ok(&[
+        "interchange",
+        "--base",
+        "Leo Green plays the sport of",
+        "--source",
+        "Ada Brown plays the sport of",
+        "--role",
+        "subject=0,1:0,1",
+        "--role",
+        "end=-1:-1",
+    ]);
+    assert!(
+        interchange.contains("probability") && interchange.contains("subject"),
+        "{interchange}"
+    );
+    let patchscope = ok(&[
+        "patchscope",
+        "--source",
+        "Ada Brown",
+        "--target",
+        "Leo Green plays the sport of",
+        "--write-at",
+        "1",
+        "--tokens",
+        "1",
+    ]);
+    assert!(patchscope.contains("L2 into L2: boxing"), "{patchscope}");
+    let neurons = ok(&[&["patch", "--sweep", "z", "--neurons", "0"][..], &both].concat());
+    assert!(neurons.contains("mlp.hook_post"), "{neurons}");
     let task = ok(&[
         "patch",
         "--task",

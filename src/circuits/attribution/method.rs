@@ -1,6 +1,7 @@
 //! Whose gradients approximate effects.
 
 use super::{products, receivers};
+use crate::base::Base;
 use crate::cache::Selection;
 use crate::circuits::edge::Source;
 use crate::circuits::graph::Graph;
@@ -200,9 +201,13 @@ impl Approximation {
                 steps.moves(&embeddings)
             }
             Approximation::ActivationsAsImplemented(n) => {
-                let sites = [Site::Z, Site::MlpOut];
+                let sites: &[Site] = if graph.has_mlps() {
+                    &[Site::Z, Site::MlpOut]
+                } else {
+                    &[Site::Z]
+                };
                 let layers = 0..graph.n_layers();
-                let points = layers.flat_map(|layer| sites.map(|site| site.at(layer)));
+                let points = layers.flat_map(|layer| sites.iter().map(move |site| site.at(layer)));
                 let places = [embeddings].into_iter().chain(points.map(Target::new));
                 places
                     .flat_map(|place| Steps::Right(n).moves(&place))
@@ -262,5 +267,26 @@ impl Approximation {
             "EAP-IG, clean-corrupted attribution or the other direction, which take gradients of \
              other runs; or another metric",
         )
+    }
+
+    /// Checks that a metric, which fits the runs, is read at one position of each prompt where the
+    /// logits are computed anew.
+    pub(super) fn check_positions(self, runs: &Base<'_>, metric: &Metric) -> Result<()> {
+        if !self.computes_receivers() {
+            return Ok(());
+        }
+        let needs = runs.needs(metric)?;
+        match needs
+            .iter()
+            .map(|needs| needs.positions.len())
+            .find(|n| *n != 1)
+        {
+            None => Ok(()),
+            Some(n) => Err(Error::invalid(
+                "metric of receiver-exact scores",
+                format!("{}, read at {n} positions", metric.name()),
+                "one that is read at one position of each prompt",
+            )),
+        }
     }
 }

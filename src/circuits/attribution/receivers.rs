@@ -15,11 +15,12 @@ use crate::cache::ActivationCache;
 use crate::circuits::edge::Receiver;
 use crate::circuits::graph::Graph;
 use crate::component::{Head, Qkv};
-use crate::config::Config;
+use crate::config::{Config, Element};
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::metric::Metric;
 use crate::model::rows::Layout;
+use crate::model::stage::Kind;
 use crate::ops::{self, AttnScratch, part};
 use crate::pairs::Pairs;
 use crate::parameters::LayerNorm;
@@ -64,16 +65,18 @@ struct Heads<'h> {
 
 /// Where gradients are taken.
 pub(super) fn outputs(graph: Graph) -> impl Iterator<Item = HookPoint> {
-    let of_layer = |layer| [Site::Z, Site::MlpPost].map(|site: Site| site.at(layer));
+    let sites = [Some(Site::Z), graph.has_mlps().then_some(Site::MlpPost)];
+    let of_layer = move |layer| sites.into_iter().flatten().map(move |site| site.at(layer));
     (0..graph.n_layers()).flat_map(of_layer)
 }
 
 /// What is read of the runs that are changed.
 pub(super) fn reads(graph: Graph) -> impl Iterator<Item = HookPoint> {
-    use Site::{K, MlpPost, Q, V, Z};
+    use Site::{K, Q, V};
     let streams = graph.receivers().map(move |to| to.stream(graph.n_layers()));
-    let of_layer = |layer| [Q, K, V, Z, MlpPost].map(|site| site.at(layer));
-    streams.chain((0..graph.n_layers()).flat_map(of_layer))
+    let of_layer = |layer| [Q, K, V].map(|site| site.at(layer));
+    let projected = (0..graph.n_layers()).flat_map(of_layer);
+    streams.chain(projected).chain(outputs(graph))
 }
 
 /// Memory that the scores of a pair of so many tokens take: the gradients of one run and their sum,
@@ -81,7 +84,7 @@ pub(super) fn reads(graph: Graph) -> impl Iterator<Item = HookPoint> {
 pub(super) fn bytes(config: &Config, metric: &Metric, n: usize) -> u64 {
     let (d, graph) = (config.d_model, Graph::new(config));
     // Matrices may have a quarter more memory than they need, copies have not.
-    let gradients = (5 + 4) * n * graph.n_layers() * (d + config.d_mlp);
+    let gradients = (5 + 4) * n * graph.n_layers() * (config.d_heads() + config.d_mlp);
     let differences = 4 * n * d * (graph.n_sources() + 4);
     let scores = 8 * graph.n_edges() + 64 * 3 * graph.n_heads() * graph.n_sources();
     let threads = rayon::current_num_threads();
@@ -96,8 +99,10 @@ pub(super) fn bytes(config: &Config, metric: &Metric, n: usize) -> u64 {
 fn bytes_per_source(config: &Config, metric: &Metric, n: usize) -> u64 {
     let d = config.d_model;
     let needs = metric.needs(0, n);
-    let logits = needs.tokens.map_or(config.d_vocab, |tokens| tokens.len());
-    let widest = (n * config.d_mlp.max(3 * d)).max(2 * logits);
+    let logits = needs
+        .tokens
+        .map_or(config.d_logits(), |tokens| tokens.len());
+    let widest = (n * config.d_mlp.max(3 * config.d_heads() + d)).max(2 * logits);
     5 * (2 * n * d + widest) as u64
 }
 
@@ -111,10 +116,12 @@ impl Receivers<'_> {
             self.send(first, ln, &positions, |sent| {
                 self.heads(layer, sent, &mut scores)
             })?;
-            let ln = &self.pairs.model().parameters().h[layer].ln_2;
-            self.send(Receiver::Mlp(layer), ln, &positions, |sent| {
-                self.mlp(layer, sent, &mut scores)
-            })?;
+            if self.graph().has_mlps() {
+                let ln = &self.pairs.model().parameters().h[layer].ln_2;
+                self.send(Receiver::Mlp(layer), ln, &positions, |sent| {
+                    self.mlp(layer, sent, &mut scores)
+                })?;
+            }
         }
         let ln = &self.pairs.model().parameters().ln_f;
         let read = self.metric.needs(self.pair, self.len()).positions;
@@ -192,9 +199,7 @@ impl Receivers<'_> {
                 to += &difference(source).row(*position);
             }
         }
-        let (weight, bias) = (ln.weight.view(), ln.bias.view());
-        let eps = self.config().layer_norm_eps;
-        let normed = ops::on_pool(|| ops::layer_norm_affine(x.view(), weight, bias, eps));
+        let normed = ops::on_pool(|| ln.apply(self.config(), x));
         let first = sources.start;
         Ok(Sent {
             first,
@@ -208,12 +213,20 @@ impl Receivers<'_> {
         let points = [Site::Q, Site::K, Site::V, Site::Z].map(|site| site.at(layer));
         let caches = self.held(points)?;
         let own = |at: HookPoint| caches[self.pair].flat(at);
+        let placed = self.placed(sent);
         let heads = Heads {
             rows: &sent.rows,
             d_head: self.config().d_head(),
             scale: self.config().attn_scale(layer),
             own: [own(points[0])?, own(points[1])?, own(points[2])?],
-            new: Qkv::ALL.map(|read| self.pairs.project(layer, read, sent.normed.view())),
+            new: Qkv::ALL.map(|read| {
+                let input = if read == Qkv::V {
+                    &sent.normed
+                } else {
+                    &placed
+                };
+                self.pairs.project(layer, read, input.view())
+            }),
             z: own(points[3])?,
             slope: self.slopes.rows(points[3]),
         };
@@ -242,14 +255,33 @@ impl Receivers<'_> {
         Ok(())
     }
 
+    /// What queries and keys are made of: what is read, and in some models the position embeddings.
+    fn placed(&self, sent: &Sent) -> Array2<f32> {
+        let mut placed = sent.normed.clone();
+        let model = self.pairs.model();
+        if Kind::of(model.config()).reads_positions() {
+            let wpe = &model.parameters().wpe;
+            for lane in 0..sent.rows.lanes() {
+                for (row, position) in sent.rows.range(lane).zip(sent.rows.positions(lane)) {
+                    let mut to = placed.row_mut(row);
+                    to += &wpe.row(*position);
+                }
+            }
+        }
+        placed
+    }
+
     /// The scores of edges into an MLP.
     fn mlp(&self, layer: usize, sent: &Sent, scores: &mut [f32]) -> Result<()> {
         let (config, at) = (self.config(), Site::MlpPost.at(layer));
-        let c_fc = &self.pairs.model().parameters().h[layer].mlp.c_fc;
+        let mlp = &self.pairs.model().parameters().h[layer].mlp;
         let hidden = ops::on_pool(|| {
-            let (weight, bias) = (c_fc.weight.view(), c_fc.bias.view());
+            let (weight, bias) = (mlp.c_fc.weight.view(), mlp.c_fc.bias.view());
             let mut hidden = ops::linear(sent.normed.view(), weight, Some(bias));
             ops::activate(config.activation, hidden.view_mut());
+            if config.has(Element::InnerNorm) {
+                hidden = mlp.ln.apply(config, hidden);
+            }
             hidden
         });
         let caches = self.held([at])?;

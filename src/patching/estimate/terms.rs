@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array3, ArrayD, ArrayView2, ArrayViewD, Axis as Dim, Ix3, Zip};
+use ndarray::{Array3, ArrayD, ArrayView2, ArrayViewD, Axis as Dim, CowArray, Ix3, Zip};
 
 use crate::cache::{ActivationCache, Selection};
 use crate::error::Result;
@@ -231,17 +231,18 @@ fn of_head(all: ArrayViewD<'_, f32>, heads: Dim, head: usize) -> ArrayView2<'_, 
 /// The sum of what a target has of a pair's terms.
 pub(super) fn sum_at(target: &Target, pair: usize, terms: ArrayViewD<'_, f32>) -> f64 {
     let axes = target.point.axes();
-    let mut own = terms.into_owned();
-    for (axis, name) in axes.names().iter().enumerate() {
+    let mut own = CowArray::from(terms);
+    // From the last axis on: few columns of many leave little to copy.
+    for (axis, name) in axes.names().iter().enumerate().rev() {
         let select = match *name {
             "head" => &target.heads,
             "src" => &target.src,
             _ if axis == axes.pos_axis() => &target.positions,
-            _ => &Select::All,
+            _ => &target.columns,
         };
         if *select != Select::All {
             let chosen = select.resolve(pair, own.len_of(Dim(axis)));
-            own = own.select(Dim(axis), &chosen);
+            own = own.select(Dim(axis), &chosen).into();
         }
     }
     own.iter().map(|v| f64::from(*v)).sum()

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use ndarray::ArrayD;
-use patchlens::intervention::Values;
+use patchlens::intervention::{Subspace, Values};
 use patchlens::{ActivationCache, Edit, HookPoint, Intervention, Select, Target};
 
 /// Indices along an axis.
@@ -64,11 +64,18 @@ pub struct Drawn {
     pub positions: Pick,
     pub heads: Pick,
     pub src: Pick,
+    pub columns: Pick,
+    pub subspace: Option<Subspace>,
     pub sequences: Pick,
     pub deed: Deed,
 }
 
 impl Drawn {
+    /// Whether it names columns or a subspace.
+    pub fn is_narrow(&self) -> bool {
+        self.subspace.is_some() || !matches!(self.columns, Pick::All)
+    }
+
     /// For all prompts of the batch.
     pub fn for_all(&self, prompts: usize) -> Intervention {
         let all: Vec<usize> = (0..prompts).collect();
@@ -90,6 +97,8 @@ impl Drawn {
             positions: self.positions.select(prompts),
             heads: self.heads.select(prompts),
             src: self.src.select(prompts),
+            columns: self.columns.select(prompts),
+            subspace: self.subspace.clone(),
         };
         let edit = match &self.deed {
             Deed::Plain(edit) => edit.clone(),

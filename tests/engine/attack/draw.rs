@@ -1,7 +1,7 @@
 //! Random models, prompts and cells, all from one seed.
 
 use ndarray::{ArrayD, IxDyn};
-use patchlens::config::Activation;
+use patchlens::config::{Activation, MlpKind, Norm, Positions};
 use patchlens::hook::Axes;
 use patchlens::intervention::Values;
 use patchlens::{
@@ -27,17 +27,35 @@ pub struct Case {
     pub growing: Vec<Vec<Drawn>>,
 }
 
+/// What a model's blocks are made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kinds {
+    Gpt2,
+    /// Any of those that a config can say.
+    Others,
+}
+
 pub struct Source {
-    random: ChaCha8Rng,
+    pub random: ChaCha8Rng,
+    /// What columns and subspaces are drawn from: all else of a seed stays as it was without them.
+    pub narrow: ChaCha8Rng,
+    kinds: Kinds,
     /// Whether values may be infinite or huge.
     wild: bool,
 }
 
 impl Source {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, kinds: Kinds) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let wild = random.random_bool(0.5);
-        Source { random, wild }
+        let mut narrow = ChaCha8Rng::seed_from_u64(seed);
+        narrow.set_stream(1);
+        Source {
+            random,
+            narrow,
+            kinds,
+            wild,
+        }
     }
 
     pub fn below(&mut self, n: usize) -> usize {
@@ -57,7 +75,7 @@ impl Source {
     }
 
     /// A number of ordinary size.
-    fn small(&mut self) -> f32 {
+    pub fn small(&mut self) -> f32 {
         (self.random.random::<f32>() - 0.5) * 4.0
     }
 
@@ -93,11 +111,16 @@ impl Source {
             donors: &caches,
             growing: false,
         };
-        let cells = (0..place.source.within(1..=6))
+        let mut cells: Vec<Vec<Drawn>> = (0..place.source.within(1..=6))
             .map(|_| place.cell())
             .collect();
         place.growing = true;
-        let growing = (0..2).map(|_| place.cell()).collect();
+        let mut growing: Vec<Vec<Drawn>> = (0..2).map(|_| place.cell()).collect();
+        place.swap();
+        growing.push(place.narrow_cell());
+        place.growing = false;
+        cells.extend((0..2).map(|_| place.narrow_cell()));
+        place.swap();
         Case {
             prompts,
             others,
@@ -121,6 +144,11 @@ impl Source {
             scale_attn_weights: self.chance(70),
             scale_attn_by_inverse_layer_idx: self.chance(30),
             tie_word_embeddings: self.chance(50),
+            ..Config::gpt2()
+        };
+        let config = match self.kinds {
+            Kinds::Gpt2 => config,
+            Kinds::Others => self.other_kind(config),
         };
         let model = Transformer::random(config, self.random.random()).unwrap();
         let (config, mut parameters) = model.into_parts();
@@ -134,6 +162,31 @@ impl Source {
             }
         }
         Transformer::new(config, parameters).unwrap()
+    }
+
+    /// The same sizes with blocks of another kind.
+    fn other_kind(&mut self, config: Config) -> Config {
+        let d_vocab_out = self.chance(30).then(|| self.within(6..=37));
+        Config {
+            d_vocab_out,
+            tie_word_embeddings: config.tie_word_embeddings && d_vocab_out.is_none(),
+            norm: self.pick(&[Norm::None, Norm::LayerPre, Norm::Layer]),
+            positions: self.pick(&[
+                Positions::None,
+                Positions::Learned,
+                Positions::Shortformer,
+                Positions::Shortformer,
+            ]),
+            mlp: self.pick(&[MlpKind::None, MlpKind::Plain, MlpKind::Normed]),
+            activation: self.pick(&[
+                Activation::GeluNew,
+                Activation::Relu,
+                Activation::Silu,
+                Activation::Solu,
+            ]),
+            head_width: self.chance(40).then(|| self.within(1..=7)),
+            ..config
+        }
     }
 
     fn prompts(&mut self, lengths: &[usize], d_vocab: usize) -> Prompts {
@@ -153,7 +206,10 @@ impl Source {
         };
         let edit = Edit::Add(Values::scalar(self.number()));
         let layer = self.below(model.config().n_layers);
-        let list = vec![Intervention::new(Site::MlpOut.at(layer), edit)];
+        let out = Site::MlpOut.at(layer);
+        let there = out.check(model.config()).is_ok();
+        let out = if there { out } else { Site::AttnOut.at(layer) };
+        let list = vec![Intervention::new(out, edit)];
         let list = if self.chance(20) { list } else { Vec::new() };
         let output = model.run(prompts, Interventions::new(list), &run);
         output.unwrap().caches
@@ -161,10 +217,10 @@ impl Source {
 }
 
 /// What places depend on.
-struct Place<'s> {
-    source: &'s mut Source,
-    config: &'s Config,
-    lengths: &'s [usize],
+pub struct Place<'s> {
+    pub source: &'s mut Source,
+    pub config: &'s Config,
+    pub lengths: &'s [usize],
     donors: &'s [ActivationCache],
     growing: bool,
 }
@@ -185,13 +241,19 @@ impl Place<'_> {
                 .pick(&[Site::AttnScores, Site::Pattern])
                 .at(layer),
             _ => {
-                let all: Vec<HookPoint> = HookPoint::all(n_layers).collect();
+                // Now and then one that models of this kind lack.
+                let there = self.source.kinds == Kinds::Others && self.source.chance(97);
+                let all: Vec<HookPoint> = if there {
+                    HookPoint::of(self.config).collect()
+                } else {
+                    HookPoint::all(n_layers).collect()
+                };
                 self.source.pick(&all)
             }
         }
     }
 
-    fn drawn(&mut self) -> Drawn {
+    pub fn drawn(&mut self) -> Drawn {
         let point = self.point();
         let axes = point.axes();
         let lengths = self.lengths.to_vec();
@@ -202,6 +264,8 @@ impl Place<'_> {
             positions: self.some(&lengths, !self.growing),
             heads: Pick::All,
             src: Pick::All,
+            columns: Pick::All,
+            subspace: None,
             sequences: Pick::All,
             deed: Deed::Plain(Edit::Zero),
         };
@@ -226,7 +290,7 @@ impl Place<'_> {
     }
 
     /// Some of the indices of an axis that has this length in each prompt, also from its end.
-    fn some(&mut self, lengths: &[usize], from_end: bool) -> Pick {
+    pub fn some(&mut self, lengths: &[usize], from_end: bool) -> Pick {
         let shortest = *lengths.iter().min().unwrap();
         match self.source.below(100) {
             0 => Pick::At(vec![shortest as isize + 5]), // Now and then an error.
@@ -250,7 +314,7 @@ impl Place<'_> {
         list
     }
 
-    fn deed(&mut self, drawn: &mut Drawn) {
+    pub fn deed(&mut self, drawn: &mut Drawn) {
         let scores = matches!(drawn.point, HookPoint::Block(_, Site::AttnScores));
         drawn.deed = match self.source.below(10) {
             0 => Deed::Plain(Edit::Zero),
@@ -310,9 +374,13 @@ impl Place<'_> {
                 let heads = drawn.heads.places(prompt, self.config.n_heads);
                 shape[1 - axes.pos_axis()] = heads.len();
             }
-            if axes == Axes::Attention {
-                shape[2] = drawn.src.places(prompt, n).len();
-            }
+            let last = shape.len() - 1;
+            let along = if axes == Axes::Attention {
+                &drawn.src
+            } else {
+                &drawn.columns
+            };
+            shape[last] = along.places(prompt, shape[last]).len();
             shape
         };
         let lengths = || self.lengths.iter().enumerate();

@@ -7,6 +7,8 @@ use std::ops::AddAssign;
 pub struct Seen {
     pub cells: usize,
     pub rejected: usize,
+    /// Cells with an intervention in columns or a subspace.
+    pub narrow: usize,
     pub changed_rows: usize,
     pub blocked_rows: usize,
     pub not_a_number: usize,
@@ -21,6 +23,7 @@ impl AddAssign for Seen {
     fn add_assign(&mut self, more: Seen) {
         self.cells += more.cells;
         self.rejected += more.rejected;
+        self.narrow += more.narrow;
         self.changed_rows += more.changed_rows;
         self.blocked_rows += more.blocked_rows;
         self.not_a_number += more.not_a_number;
@@ -38,6 +41,7 @@ impl Seen {
         let counts = [
             self.cells,
             self.rejected,
+            self.narrow,
             self.changed_rows,
             self.blocked_rows,
             self.not_a_number,

@@ -5,7 +5,7 @@
 //! scale nearly the same everywhere.
 
 use ndarray::Array2;
-use patchlens::config::Activation;
+use patchlens::config::{Activation, MlpKind, Norm, Positions};
 use patchlens::parameters::Parameters;
 use patchlens::tasks::RepeatedPrompt;
 use patchlens::{Config, Head, Prompt, Transformer};
@@ -47,6 +47,20 @@ impl Builder {
             tie_word_embeddings: false,
             ..Config::gpt2()
         };
+        Self::of(config)
+    }
+
+    /// The same without MLPs and LayerNorms; positions are read by queries and keys alone.
+    pub fn attention_only(n_layers: usize) -> Self {
+        Self::of(Config {
+            mlp: MlpKind::None,
+            norm: Norm::None,
+            positions: Positions::Shortformer,
+            ..Self::new(n_layers).config
+        })
+    }
+
+    fn of(config: Config) -> Self {
         let mut p = Parameters::zeros(&config).unwrap();
         let mut unembed = Array2::zeros((VOCAB, D_MODEL));
         for token in 0..VOCAB {

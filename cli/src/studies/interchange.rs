@@ -1,0 +1,242 @@
+//! Interchange interventions: a base prompt gets states of a source prompt.
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use patchlens::interchange::{Interchange, Part};
+use patchlens::metric::probability;
+use patchlens::patching::Alignment;
+use patchlens::report::{Labelled, legible};
+use patchlens::{Base, Prompt, Select, Site};
+
+use crate::interrupt;
+use crate::options::Common;
+use crate::session::Session;
+use crate::usage::usage;
+
+/// Interchange interventions: which states make one prompt say what another one would?
+///
+/// The base prompt gets the source prompt's states, a layer and a position or role at a time
+/// (Geiger et al. 2021). What is shown is by how much likelier it then makes what the source prompt
+/// says. The prompts may differ in length: positions correspond that both begin or end with, or
+/// those of --role.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  patchlens interchange --out study
+  patchlens interchange --base \"Leo Green plays the sport of\" \\
+      --source \"Ada Brown plays the sport of\" --role subject=0,1:0,1 --role end=-1:-1
+  patchlens interchange --site mlp_post --columns 3,17")]
+pub struct Interchanges {
+    #[command(flatten)]
+    pub common: Common,
+    /// The prompt that gets states [default: one of the shipped model's facts]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Prompts",
+        requires = "source"
+    )]
+    base: Option<String>,
+    /// The prompt whose states they are [default: another fact of the same kind]
+    #[arg(long, value_name = "TEXT", help_heading = "Prompts", requires = "base")]
+    source: Option<String>,
+    /// Begin both prompts with the begin-of-text token
+    #[arg(long, help_heading = "Prompts")]
+    bos: bool,
+    /// A role, its positions in the base prompt and in the source prompt, below 0 from the end; may
+    /// be given several times
+    #[arg(
+        long,
+        value_name = "NAME=B,B:S,S",
+        value_parser = Role::parse,
+        help_heading = "Prompts",
+        allow_hyphen_values = true
+    )]
+    role: Vec<Role>,
+    /// Which states
+    #[arg(long, value_enum, value_name = "SITE", default_value_t = States::ResidPost)]
+    site: States,
+    /// Only these columns of the states: neurons of mlp_post, dimensions of the others
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    columns: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum States {
+    /// Residual stream after each layer
+    ResidPost,
+    /// Attention outputs
+    AttnOut,
+    /// MLP outputs
+    MlpOut,
+    /// MLPs' hidden layers after the activation function
+    MlpPost,
+    /// Outputs of all heads, side by side
+    Z,
+}
+
+impl States {
+    fn site(self) -> Site {
+        match self {
+            States::ResidPost => Site::ResidPost,
+            States::AttnOut => Site::AttnOut,
+            States::MlpOut => Site::MlpOut,
+            States::MlpPost => Site::MlpPost,
+            States::Z => Site::Z,
+        }
+    }
+}
+
+/// A role as it is given: `subject=0,1:2,3`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Role {
+    name: String,
+    base: Vec<isize>,
+    source: Vec<isize>,
+}
+
+impl Role {
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("found `{text}`; expected a name and positions: `subject=0,1:2,3`");
+        let (name, places) = text.split_once('=').ok_or_else(wrong)?;
+        let (base, source) = places.split_once(':').ok_or_else(wrong)?;
+        let list = |text: &str| -> Result<Vec<isize>, String> {
+            let numbers = text.split(',').map(|n| n.trim().parse());
+            numbers.collect::<Result<_, _>>().map_err(|_| wrong())
+        };
+        let (base, source) = (list(base)?, list(source)?);
+        if name.is_empty() || base.len() != source.len() {
+            return Err(format!("{}, as many in both prompts", wrong()));
+        }
+        Ok(Role {
+            name: name.to_string(),
+            base,
+            source,
+        })
+    }
+}
+
+impl Interchanges {
+    /// Runs the study.
+    ///
+    /// # Errors
+    /// For prompts that cannot run; `EndedEarly` after Ctrl-C.
+    pub fn run(&self, session: &Session) -> Result<()> {
+        let output = &session.output;
+        let [base, source] = self.prompts(session)?;
+        let alignment = self.alignment(&base, &source)?;
+        let [base, source] = [
+            Base::new(&session.model, &base)?,
+            Base::new(&session.model, &source)?,
+        ];
+        let [own, answer] = [base.likeliest()?[0], source.likeliest()?[0]];
+        introduce(session, [&base, &source], [own, answer])?;
+        if own == answer {
+            let text = session.tokenizer.token_text(own);
+            return Err(usage(format!(
+                "both prompts say `{text}`; expected a source prompt that says something else"
+            )));
+        }
+        let part = if self.columns.is_empty() {
+            Part::Whole
+        } else {
+            Part::Columns(self.columns.clone().into())
+        };
+        let study = Interchange::over(&base, &source, alignment)?
+            .site(self.site.site())
+            .part(part)
+            .memory_limit(session.memory)
+            .observe(session.progress.observer("exchanging states"));
+        let found = study.run(&probability(&[answer]))?;
+        output.table(&found.effect)?;
+        output.say(format_args!("{}\n", found.effect.top(5)))?;
+        output.keep("effect", &found.effect)?;
+        output.number("raw", found.raw())?;
+        output.say(conclusion(
+            &found.effect,
+            &session.tokenizer.token_text(answer),
+        ))?;
+        interrupt::check()
+    }
+
+    fn prompts(&self, session: &Session) -> Result<[Prompt; 2]> {
+        let texts = match (&self.base, &self.source) {
+            (Some(base), Some(source)) => [&base[..], &source[..]],
+            _ if session.shipped => [
+                "Leo Green plays the sport of",
+                "Ada Brown plays the sport of",
+            ],
+            _ => {
+                let why = "the shipped model's facts mean nothing to another model";
+                return Err(usage(format!("{why}: expected --base and --source")));
+            }
+        };
+        let encode = |text: &str| {
+            if self.bos {
+                session.tokenizer.encode_with_bos(text)
+            } else {
+                session.tokenizer.encode(text)
+            }
+        };
+        Ok([encode(texts[0])?, encode(texts[1])?])
+    }
+
+    fn alignment(&self, base: &Prompt, source: &Prompt) -> Result<Alignment> {
+        if self.role.is_empty() {
+            return Ok(Alignment::common_ends(base, source)?);
+        }
+        let roles = self.role.iter().map(|role| {
+            let [base, source] = [&role.base, &role.source].map(|list| Select::from(list.clone()));
+            (role.name.as_str(), base, source)
+        });
+        Ok(Alignment::roles(roles))
+    }
+}
+
+/// The two prompts, and what they say.
+fn introduce(session: &Session, runs: [&Base<'_>; 2], says: [u32; 2]) -> Result<()> {
+    let mut lines = vec![format!("model    {}", session.output.model())];
+    for ((what, run), token) in ["base  ", "source"].into_iter().zip(runs).zip(says) {
+        let text = session.tokenizer.readable(&run.prompts()[0].tokens)?;
+        let says = session.tokenizer.token_text(token);
+        lines.push(format!("  {what}  {text:?} says `{}`", legible(&says)));
+    }
+    session.output.say(lines.join("\n") + "\n")
+}
+
+/// Where the base prompt says what the source prompt would.
+fn conclusion(effect: &Labelled, answer: &str) -> String {
+    let top = effect.top(1);
+    let answer = legible(answer);
+    match top.cells.first() {
+        Some(cell) if cell.value > 0.1 => format!(
+            "With the source's state at {} {}, the base prompt makes `{answer}` likelier by {:.2}, \
+             more than anywhere else.",
+            cell.labels[0],
+            legible(&cell.labels[1]),
+            cell.value
+        ),
+        _ => format!("No state makes `{answer}` likelier by more than 0.1."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Role;
+
+    #[test]
+    fn a_role_is_a_name_and_positions_of_both_prompts() {
+        let role = Role::parse("subject=0, 1:-2,3").unwrap();
+        let expected = Role {
+            name: "subject".to_string(),
+            base: vec![0, 1],
+            source: vec![-2, 3],
+        };
+        assert_eq!(role, expected);
+        for text in ["subject", "subject=0", "=0:0", "a=0:0,1", "a=x:0", "a=:"] {
+            let error = Role::parse(text).unwrap_err();
+            assert!(error.contains("expected a name and positions"), "{error}");
+        }
+    }
+}
