@@ -247,15 +247,21 @@ impl LayerNorm {
         has.then(|| [self.weight.view(), self.bias.view()])
     }
 
-    /// What it makes of rows `[row, d_model]`, in a model of this config.
+    /// What it makes of rows of the stream, `[row, d_model]`: the same in a model that normalises
+    /// none.
     pub(crate) fn apply(&self, config: &Config, x: Array2<f32>) -> Array2<f32> {
+        if config.norm == Norm::None {
+            return x;
+        }
+        self.normalize(config, x)
+    }
+
+    /// What it makes of rows that it normalises in any model that has it: those inside an MLP.
+    pub(crate) fn normalize(&self, config: &Config, x: Array2<f32>) -> Array2<f32> {
         let eps = config.layer_norm_eps;
-        match config.norm {
-            Norm::None => x,
-            Norm::LayerPre => ops::layer_norm(x.view(), eps, |_| ()).normalized,
-            Norm::Layer => {
-                ops::layer_norm_affine(x.view(), self.weight.view(), self.bias.view(), eps)
-            }
+        match self.affine() {
+            Some([weight, bias]) => ops::layer_norm_affine(x.view(), weight, bias, eps),
+            None => ops::layer_norm(x.view(), eps, |_| ()).normalized,
         }
     }
 

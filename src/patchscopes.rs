@@ -184,7 +184,7 @@ impl<'m> Patchscopes<'m> {
     pub fn next_tokens(&self, source_layer: usize, target_layer: usize) -> Result<Array2<f32>> {
         let cell = self.cell(source_layer, target_layer)?;
         let prompts = self.target.prompts().len();
-        let mut found = Array2::zeros((prompts, self.target.model().config().d_vocab));
+        let mut found = Array2::zeros((prompts, self.target.model().config().d_logits()));
         self.read(&[cell], |_, prompt, row| found.row_mut(prompt).assign(&row))?;
         Ok(found)
     }

@@ -116,8 +116,8 @@ impl Layouts {
         let mut rows: Vec<Arc<Layout>> = Vec::with_capacity(Stage::COUNT);
         for (i, stage) in Stage::ALL.iter().enumerate() {
             // Most stages have the rows of the one before.
-            let before = Stage::ALL[..i].iter().rev().copied();
-            let before = before.into_iter().find(|stage| kind.has(*stage));
+            let mut before = Stage::ALL[..i].iter().rev().copied();
+            let before = before.find(|stage| kind.has(*stage));
             let same = before.filter(|before| {
                 let mut lanes = lanes.iter();
                 lanes.all(|lane| Arc::ptr_eq(&lane[*before], &lane[*stage]))

@@ -53,6 +53,12 @@ fn positions(c: &Config) -> Vec<usize> {
     vec![if there { c.n_ctx } else { 0 }, c.d_model]
 }
 
+/// The same before an MLP.
+fn norm_of_mlp(c: &Config) -> Vec<usize> {
+    let there = c.has_norm_weights() && c.has(Element::Mlp);
+    vec![if there { c.d_model } else { 0 }]
+}
+
 /// The width of an MLP's hidden layer, and that of what it writes.
 fn mlp(c: &Config) -> [usize; 2] {
     if c.has(Element::Mlp) {
@@ -120,8 +126,8 @@ tensors! {
         "attn.c_attn.bias", Bias, |c| vec![3 * c.d_heads()], attn.c_attn.bias;
         "attn.c_proj.weight", Output, |c| vec![c.d_heads(), c.d_model], attn.c_proj.weight;
         "attn.c_proj.bias", Bias, |c| vec![c.d_model], attn.c_proj.bias;
-        "ln_2.weight", Scale, norm, ln_2.weight;
-        "ln_2.bias", Bias, norm, ln_2.bias;
+        "ln_2.weight", Scale, norm_of_mlp, ln_2.weight;
+        "ln_2.bias", Bias, norm_of_mlp, ln_2.bias;
         "mlp.c_fc.weight", Map, |c| vec![c.d_model, mlp(c)[0]], mlp.c_fc.weight;
         "mlp.c_fc.bias", Bias, |c| vec![mlp(c)[0]], mlp.c_fc.bias;
         "mlp.ln.weight", Scale, inner_norm, mlp.ln.weight;

@@ -107,6 +107,10 @@ fn every_gradient_equals_torchs() {
     }
 }
 
+fn largest(values: &ArrayD<f32>) -> f32 {
+    values.iter().fold(0.0, |most, v| most.max(v.abs()))
+}
+
 #[test]
 fn every_parameters_gradient_equals_torchs() {
     for toy in TOYS {
@@ -130,8 +134,16 @@ fn every_parameters_gradient_equals_torchs() {
             let prefix = format!("p{i}/param_grad/");
             let goldens = reference.keys().filter(|key| key.starts_with(&prefix));
             assert_eq!(goldens.count(), found.len(), "{toy}");
-            for (name, values) in found {
+            for (name, values) in &found {
                 let key = format!("{prefix}{name}");
+                if let Some(block) = name.strip_suffix("b_K") {
+                    // It moves all scores of a row alike, so that its gradient is nothing but
+                    // rounding: measured by that of the weights beside it.
+                    let scale = largest(&found[&format!("{block}W_K")]);
+                    assert!(largest(values) < BOUND * scale, "{toy}: {key}");
+                    assert!(largest(&reference[&key]) < BOUND * scale, "{toy}: {key}");
+                    continue;
+                }
                 comparison.add(&key, values.view(), reference[&key].view());
             }
         }
@@ -153,9 +165,8 @@ fn patching_equals_transformer_lens() {
         for (name, grid) in grids {
             let metric = logit_diff(2, 5);
             let found = activation_patching(&model, &clean, &corrupted, grid, &metric).unwrap();
-            let values = found.raw().values().mapv(|v| v as f32);
             let key = format!("patching/{name}");
-            comparison.add(&key, values.view(), reference[&key].view());
+            comparison.add(&key, found.raw().values(), reference[&key].view());
         }
         comparison.finish(toy);
     }

@@ -8,6 +8,7 @@ mod head_memory;
 mod load_memory;
 mod phases;
 mod sweep_memory;
+mod toy_memory;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

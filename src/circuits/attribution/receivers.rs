@@ -280,7 +280,7 @@ impl Receivers<'_> {
             let mut hidden = ops::linear(sent.normed.view(), weight, Some(bias));
             ops::activate(config.activation, hidden.view_mut());
             if config.has(Element::InnerNorm) {
-                hidden = mlp.ln.apply(config, hidden);
+                hidden = mlp.ln.normalize(config, hidden);
             }
             hidden
         });

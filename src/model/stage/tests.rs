@@ -20,8 +20,13 @@ fn every_site_is_in_the_table_once_inputs_come_first() {
             mlp.contains(site)
         });
     }
+    // A kind that lacks none of them.
+    let all = Kind::of(&Config {
+        mlp: MlpKind::Normed,
+        ..Config::gpt2()
+    });
     for stage in Stage::ALL {
-        let inputs = stage.inputs(gpt2(), Frozen::default());
+        let inputs = stage.inputs(all, Frozen::default());
         assert!(inputs.iter().all(|input| input.stage() < *stage));
         assert_eq!(inputs.is_empty(), *stage == Stage::ResidPre);
     }
