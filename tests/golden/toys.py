@@ -10,7 +10,8 @@ Each variant has a folder with
 
     p{i}/{hook}            activation of prompt i at that hook point
     p{i}/logits            [pos, d_vocab_out]
-    p{i}/grad/{hook}       d (logits[-1, 2] - logits[-1, 5]) / d activation, in f64
+    p{i}/grad/{hook}       d (logits[-1, 2] - logits[-1, 5]) / d activation, in f64, summed over
+                           the calls of a hook
     p{i}/param_grad/{name} d mean next-token loss / d parameter, in f64, TransformerLens's layout
     patching/resid_pre     [layer, pos]: the metric with prompt 0's stream patched into CORRUPTED
     patching/z             [layer, head]: the same with one head's z at all positions
@@ -66,14 +67,18 @@ VARIANTS = {
 }
 
 
-def build(seed: int, options: dict) -> HookedTransformer:
+# How far weights are from 0; less where a saturated softmax or terms that cancel lose digits of f32.
+SPREAD = {"shortformer-ln": 0.25, "silu": 0.35}
+
+
+def build(seed: int, options: dict, spread: float) -> HookedTransformer:
     model = HookedTransformer(HookedTransformerConfig(**(COMMON | options)))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():
             noise = torch.randn(value.shape, generator=generator)
             offset = 1.0 if name.endswith((".w",)) else 0.0
-            value.copy_(offset + 0.45 * noise)
+            value.copy_(offset + spread * noise)
     return model
 
 
@@ -93,13 +98,14 @@ def activations(model: HookedTransformer, tokens: torch.Tensor, flag: str) -> tu
 
     def keep(value, hook):
         value.retain_grad()
-        found[hook.name] = value
+        # LayerNorm runs once for each of queries, keys and values.
+        found.setdefault(hook.name, []).append(value)
 
     logits = model.run_with_hooks(tokens, fwd_hooks=[(lambda _: True, keep)])
     metric(logits).backward()
-    values = {name: value.detach()[0] for name, value in found.items()}
+    values = {name: each[0].detach()[0] for name, each in found.items()}
     zero = lambda value: torch.zeros_like(value) if value.grad is None else value.grad
-    gradients = {name: zero(value).detach()[0] for name, value in found.items()}
+    gradients = {name: sum(map(zero, each)).detach()[0] for name, each in found.items()}
     return values | {"logits": logits.detach()[0]}, gradients
 
 
@@ -167,7 +173,7 @@ def main() -> None:
     out = parser.parse_args().out
     torch.set_num_threads(1)
     for seed, (name, options) in enumerate(VARIANTS.items()):
-        model = build(seed, options)
+        model = build(seed, options, SPREAD.get(name, 0.45))
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         state = model.state_dict()
