@@ -7,7 +7,8 @@ SOURCE is a folder or a file: pytorch_model.bin (or its shards), nanoGPT's ckpt.
 .ckpt or .bin with a state dict, or safetensors. Written are model.safetensors and, where SOURCE has
 no config.json, one made from nanoGPT's `model_args`. Weights of nn.Linear layers, [out, in], are
 transposed to GPT-2's [in, out]; buffers with the causal mask and an lm_head.weight that equals
-wte.weight are left out. Needs torch and safetensors. Pickles are read with `weights_only=True`, so
+wte.weight are left out. A state dict of TransformerLens keeps its names and shapes, and needs its
+config beside it as cfg.json (`model.cfg.to_dict()`). Needs torch and safetensors. Pickles are read with `weights_only=True`, so
 that they cannot run code.
 """
 
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 MASKS = (".attn.bias", ".attn.masked_bias")
+LENS_MASKS = (".attn.mask", ".attn.IGNORE")
 # Under which the weights stand in files that hold more than them.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
 SHARDS = ("pytorch_model*.bin", "model*.safetensors")
@@ -52,7 +54,7 @@ def main() -> None:
     if config is not None:
         (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     elif folder.resolve() != out.resolve():
-        shutil.copy(folder / "config.json", out)
+        shutil.copy(config_file(folder), out)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     print(f"wrote {out / 'model.safetensors'} with {len(weights)} tensors")
 
@@ -84,6 +86,9 @@ def read(file: Path) -> tuple[dict[str, torch.Tensor], dict | None]:
 
 
 def converted(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    if "embed.W_E" in weights:
+        kept = {n: t for n, t in weights.items() if not n.endswith(LENS_MASKS)}
+        return {n: t.contiguous().clone() for n, t in kept.items()}
     weights = {n: t for n, t in weights.items() if not n.endswith(MASKS)}
     shapes = [t.shape for n, t in weights.items() if n.endswith(MATRICES[0])]
     if not shapes:
@@ -104,10 +109,17 @@ def named(weights: dict[str, torch.Tensor], end: str) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
+def config_file(folder: Path) -> Path | None:
+    files = (folder / name for name in ("config.json", "cfg.json"))
+    return next((file for file in files if file.exists()), None)
+
+
 def config_json(folder: Path, weights: dict, model_args: dict | None) -> dict | None:
-    """The config of nanoGPT's sizes; None where there is a config.json."""
-    if (folder / "config.json").exists():
+    """The config of nanoGPT's sizes; None where there is one."""
+    if config_file(folder):
         return None
+    if "embed.W_E" in weights:
+        sys.exit(f"{folder} has no cfg.json, the JSON of TransformerLens's `model.cfg.to_dict()`")
     if model_args is None:
         sys.exit(f"{folder} has no config.json; write one with n_layer, n_head, n_embd, ...")
     print('config.json from `model_args`, with nanoGPT\'s activation nn.GELU: "gelu"')

@@ -41,7 +41,7 @@ pub use replacement::Replacement;
 
 use crate::base::Base;
 use crate::component::{Component, Head};
-use crate::config::Config;
+use crate::config::{Config, Element};
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
 use crate::intervention::{Edit, Intervention, Target};
@@ -342,6 +342,7 @@ impl<'m> Ablation<'m> {
 /// All heads of a model, and its MLPs where asked for.
 fn nodes(config: &Config, mlps: bool) -> Vec<Component> {
     let heads = Head::all(config).map(Component::Head);
+    let mlps = mlps && config.has(Element::Mlp);
     let layers = if mlps { 0..config.n_layers } else { 0..0 };
     heads.chain(layers.map(Component::Mlp)).collect()
 }

@@ -37,6 +37,7 @@ pub use parts::{Decomposition, Part};
 pub use prompts::{Attributed, LogitAttribution, direct_logit_attribution};
 
 use crate::cache::{ActivationCache, RunKind, Selection};
+use crate::config::Element;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::metric::Metric;
@@ -59,11 +60,11 @@ pub struct DirectLogitAttribution<'m> {
     unit: String,
     labels: Vec<String>,
     /// `ln_final.w ⊙ W_U · weights`, centred, `[d_model]`: a residual's dot product with it, over
-    /// the scale, is its contribution.
+    /// the scale, is its contribution. Without LayerNorm neither weighted nor centred.
     reader: Array1<f64>,
     /// Contributions of `ln_final.bias` and `b_U`.
     constants: [f64; 2],
-    /// LayerNorm scales, `[pos]`.
+    /// LayerNorm scales, `[pos]`; 1 in a model without.
     scale: Array1<f64>,
     /// The logits' weighted sum, `[pos]`.
     truth: Array1<f64>,
@@ -122,7 +123,7 @@ impl<'m> DirectLogitAttribution<'m> {
         labels: Vec<String>,
         metric: &Metric,
     ) -> Result<Self> {
-        metric.check(&[cache.tokens().len()], model.config().d_vocab)?;
+        metric.check(&[cache.tokens().len()], model.config().d_logits())?;
         let weights = metric.logit_weights(0)?;
         Self::of_cache(model, cache, labels, &weights, metric.name())
     }
@@ -157,14 +158,21 @@ impl<'m> DirectLogitAttribution<'m> {
             let bias = parameters.lm_head_bias.as_ref();
             b_u += weight * bias.map_or(0.0, |b| f64::from(b[token]));
         }
-        let mut reader = &unembed * &norm.weight.mapv(f64::from);
-        reader -= reader.sum() / reader.len() as f64;
-        let scale = cache
-            .flat(HookPoint::LnFinalScale)?
-            .column(0)
-            .mapv(f64::from);
+        let mut reader = unembed.clone();
+        let mut norm_bias = 0.0;
+        if let Some([weight, bias]) = norm.affine() {
+            reader *= &weight.mapv(f64::from);
+            norm_bias = bias.mapv(f64::from).dot(&unembed);
+        }
+        let scale = if model.config().has(Element::Norm) {
+            reader -= reader.sum() / reader.len() as f64;
+            let scale = cache.flat(HookPoint::LnFinalScale)?;
+            scale.column(0).mapv(f64::from)
+        } else {
+            Array1::ones(n)
+        };
         Ok(DirectLogitAttribution {
-            constants: [norm.bias.mapv(f64::from).dot(&unembed), b_u],
+            constants: [norm_bias, b_u],
             reader,
             scale,
             truth,
@@ -206,7 +214,7 @@ impl<'m> DirectLogitAttribution<'m> {
     /// [`Error::NotCached`].
     pub fn accumulated(&self) -> Result<Labelled> {
         let n_layers = self.model.config().n_layers;
-        let points = HookPoint::residual(n_layers);
+        let points = HookPoint::residual(self.model.config());
         let rows = points.iter().map(|point| self.at(*point));
         let rows: Vec<Array1<f64>> = rows.collect::<Result<_>>()?;
         let names = points.iter().map(|point| point.residual_name(n_layers));
@@ -258,11 +266,14 @@ impl<'m> DirectLogitAttribution<'m> {
     fn about(&self, what: &str) -> About {
         let last = self.truth[self.truth.len() - 1] as f32;
         let name = &self.unit;
+        let normed = if self.model.config().has(Element::Norm) {
+            ", centred, over the run's final LayerNorm scale"
+        } else {
+            ""
+        };
         let mut about = About {
             title: format!("Direct logit attribution. {what}"),
-            caption: format!(
-                "{what}, centred, over the run's final LayerNorm scale, through W_U to the {name}."
-            ),
+            caption: format!("{what}{normed}, through W_U to the {name}."),
             unit: name.clone(),
             ..About::default()
         };
@@ -289,7 +300,7 @@ impl<'m> DirectLogitAttribution<'m> {
 fn check_prompts(model: &Transformer, prompts: &[Prompt], metric: &Metric) -> Result<()> {
     model.check_prompts(prompts)?;
     let lengths: Vec<usize> = prompts.iter().map(Prompt::len).collect();
-    metric.check(&lengths, model.config().d_vocab)?;
+    metric.check(&lengths, model.config().d_logits())?;
     metric.logit_weights(0).map(drop)
 }
 

@@ -36,7 +36,7 @@ impl Selection {
 
     /// Every point of a model that the predicate picks.
     pub fn matching(config: &Config, pick: impl Fn(HookPoint) -> bool) -> Self {
-        Self::points(HookPoint::all(config.n_layers).filter(|p| pick(*p)))
+        Self::points(HookPoint::of(config).filter(|p| pick(*p)))
     }
 
     /// What TransformerLens's `run_with_cache` keeps by default: every point except those made on

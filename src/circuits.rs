@@ -14,8 +14,9 @@
 //!
 //! or the same with the two runs exchanged ([`Direction::Denoising`](crate::report::Direction)).
 //! [`ExactEdges`] computes it, edge by edge; [`EdgeAttribution`] estimates all effects by a few
-//! gradient runs ([`Approximation`] names the ways: EAP, EAP-IG and others); [`Agreement`] says how
-//! good an estimate is. [`EdgeScores`] rank edges and select circuits, and [`CircuitEvaluation`]
+//! gradient runs ([`Approximation`] names the ways: EAP, EAP-IG, receiver-exact and others);
+//! [`Agreement`] says how good an estimate is, and [`ScreenedEdges`] ranks all edges by one and
+//! verifies the best. [`EdgeScores`] rank edges and select circuits, and [`CircuitEvaluation`]
 //! measures what is left of the behaviour in a circuit.
 //!
 //! **What a number means.** The change of the metric, in its unit, mean over the pairs. 0: the edge
@@ -57,7 +58,10 @@ mod file;
 mod flow;
 mod graph;
 mod pairs;
+#[cfg(feature = "pictures")]
+mod scatter;
 mod scores;
+mod screen;
 mod set;
 mod table;
 
@@ -73,4 +77,5 @@ pub use file::ScoredCircuit;
 pub use flow::{FlowScores, InformationFlow};
 pub use graph::Graph;
 pub use scores::{EdgeScores, Orientation, Ranking};
+pub use screen::{SampleBound, Screened, ScreenedEdges, Verify};
 pub use set::EdgeSet;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::config::Config;
+use crate::config::{Config, Element};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site, parse_index};
 
@@ -222,6 +222,19 @@ impl Component {
             Component::Neuron(_, neuron) => Some(("neuron", neuron, config.d_mlp)),
             _ => None,
         };
+        let of_mlp = matches!(
+            self,
+            Component::Mlp(_)
+                | Component::Neurons(_)
+                | Component::Neuron(..)
+                | Component::MlpBias(_)
+        );
+        if of_mlp && !config.has(Element::Mlp) {
+            return Err(Error::Lacks {
+                at: self.to_string(),
+                reason: Element::Mlp.absence().to_string(),
+            });
+        }
         let mut axes = layer.into_iter().chain(within);
         let Some((axis, found, end)) = axes.find(|(_, found, end)| found >= end) else {
             return Ok(());

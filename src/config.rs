@@ -1,9 +1,15 @@
 //! The shape of a model: [`Config`], with GPT-2's presets and the fields of `config.json`.
 
+mod assumed;
 mod json;
+mod parts;
+mod transformer_lens;
 
-pub use json::AssumedField;
+pub use assumed::AssumedField;
 pub(crate) use json::ConfigFile;
+pub use json::Program;
+pub(crate) use parts::Element;
+pub use parts::{MlpKind, Norm, Positions, Residual};
 
 use crate::error::{Error, Result};
 
@@ -17,6 +23,11 @@ pub enum Activation {
     Gelu,
     /// `relu`: the larger of `x` and 0.
     Relu,
+    /// `silu`: `x / (1 + exp(−x))`.
+    Silu,
+    /// `solu`: `x · softmax(x)`, over the whole hidden layer (Elhage et al. 2022); with
+    /// [`MlpKind::Normed`] TransformerLens's `solu_ln`.
+    Solu,
 }
 
 impl Activation {
@@ -26,6 +37,8 @@ impl Activation {
             Activation::GeluNew => "gelu_new",
             Activation::Gelu => "gelu",
             Activation::Relu => "relu",
+            Activation::Silu => "silu",
+            Activation::Solu => "solu",
         }
     }
 
@@ -45,7 +58,32 @@ impl Activation {
         "`gelu_new` (or `gelu_pytorch_tanh`, `gelu_fast`), `gelu` or `relu`";
 }
 
-/// The shape and the constants of a GPT-2-style transformer.
+/// The shape and the constants of a transformer: a GPT-2, or one that differs from it in what its
+/// blocks are made of.
+///
+/// The last five fields say that, with GPT-2's as [`Config::gpt2`] has them. A model of two
+/// attention-only layers without LayerNorm, whose position embeddings only queries and keys read:
+///
+/// ```
+/// use patchlens::config::{MlpKind, Norm, Positions};
+/// use patchlens::{Config, Site, Transformer};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, n_ctx: 16, d_vocab: 11,
+/// mlp: MlpKind::None, norm: Norm::None, positions: Positions::Shortformer, ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// assert_eq!(model.forward([1, 2, 3])?.dim(), (3, 11));
+/// let error = Site::MlpOut.at(0).check(model.config()).unwrap_err();
+/// assert_eq!(error.to_string(), "blocks.0.hook_mlp_out: this model has no MLPs");
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+///
+/// | | here | not yet |
+/// |---|---|---|
+/// | `norm` | [`Norm`]: LayerNorm, LayerNorm without weights, none | RMSNorm |
+/// | `positions` | [`Positions`]: learned, shortformer, none | rotary, ALiBi |
+/// | attention | causal, as many keys as queries, heads of any width, scaled or not | grouped keys, windows, softcaps |
+/// | `mlp` | [`MlpKind`]: plain, with a LayerNorm inside, none | gated |
+/// | `residual` | [`Residual`]: sequential | parallel |
+/// | unembedding | tied or its own, with or without bias | softcaps |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Number of blocks (`n_layer`).
@@ -70,6 +108,19 @@ pub struct Config {
     pub scale_attn_by_inverse_layer_idx: bool,
     /// Whether the unembedding is the transposed token embedding (`tie_word_embeddings`).
     pub tie_word_embeddings: bool,
+    /// What normalises the stream before each half of a block and before the unembedding.
+    pub norm: Norm,
+    /// How positions enter.
+    pub positions: Positions,
+    /// What follows attention in a block; without MLPs, `d_mlp` and `activation` do not count.
+    pub mlp: MlpKind,
+    /// What the halves of a block read.
+    pub residual: Residual,
+    /// Width of one head where it is not `d_model / n_heads`.
+    pub head_width: Option<usize>,
+    /// Number of tokens that there are logits of, where they are not those of the input; the
+    /// unembedding is its own matrix then.
+    pub d_vocab_out: Option<usize>,
 }
 
 impl Config {
@@ -87,6 +138,12 @@ impl Config {
             scale_attn_weights: true,
             scale_attn_by_inverse_layer_idx: false,
             tie_word_embeddings: true,
+            norm: Norm::Layer,
+            positions: Positions::Learned,
+            mlp: MlpKind::Plain,
+            residual: Residual::Sequential,
+            head_width: None,
+            d_vocab_out: None,
         }
     }
 
@@ -115,9 +172,30 @@ impl Config {
         }
     }
 
-    /// Width of one head, `d_model / n_heads`.
+    /// Width of one head, `d_model / n_heads` unless [`Config::head_width`] says otherwise.
     pub fn d_head(&self) -> usize {
-        self.d_model / self.n_heads
+        self.head_width.unwrap_or(self.d_model / self.n_heads)
+    }
+
+    /// Width of all heads side by side: `d_model` in GPT-2.
+    pub fn d_heads(&self) -> usize {
+        self.n_heads * self.d_head()
+    }
+
+    /// Number of logits: `d_vocab` in GPT-2.
+    pub fn d_logits(&self) -> usize {
+        self.d_vocab_out.unwrap_or(self.d_vocab)
+    }
+
+    /// Whether this is a GPT-2: what its blocks are made of, whatever its sizes.
+    pub(crate) fn is_gpt2(&self) -> bool {
+        let gpt2 = Self::gpt2();
+        let parts = |c: &Self| (c.norm, c.positions, c.mlp, c.residual);
+        let gelu_or_relu = !matches!(self.activation, Activation::Silu | Activation::Solu);
+        gelu_or_relu
+            && parts(self) == parts(&gpt2)
+            && self.d_heads() == self.d_model
+            && self.d_logits() == self.d_vocab
     }
 
     /// The factor on the attention scores of one layer.
@@ -137,15 +215,17 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] naming the first field that does not.
     pub fn check(&self) -> Result<()> {
+        let mlp = self.has(Element::Mlp).then_some(("n_inner", self.d_mlp));
+        let head = self.head_width.map(|width| ("head_width", width));
+        let out = self.d_vocab_out.map(|out| ("d_vocab_out", out));
         let sizes = [
             ("n_layer", self.n_layers),
             ("n_head", self.n_heads),
             ("n_embd", self.d_model),
-            ("n_inner", self.d_mlp),
             ("n_positions", self.n_ctx),
             ("vocab_size", self.d_vocab),
         ];
-        for (field, size) in sizes {
+        for (field, size) in sizes.into_iter().chain(mlp).chain(head).chain(out) {
             if size == 0 {
                 return Err(bad(field, size, "at least 1"));
             }
@@ -153,9 +233,13 @@ impl Config {
                 return Err(bad(field, size, &format!("at most {MAX_SIZE}")));
             }
         }
-        if !self.d_model.is_multiple_of(self.n_heads) {
+        if self.head_width.is_none() && !self.d_model.is_multiple_of(self.n_heads) {
             let expected = format!("a multiple of n_head = {}", self.n_heads);
             return Err(bad("n_embd", self.d_model, &expected));
+        }
+        if self.tie_word_embeddings && self.d_logits() != self.d_vocab {
+            let expected = format!("{}, as embedding and unembedding are tied", self.d_vocab);
+            return Err(bad("d_vocab_out", self.d_logits(), &expected));
         }
         if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
             let expected = "a finite number that is not negative";
@@ -185,16 +269,25 @@ impl Config {
 
     /// The f32 size of all parameters; cannot overflow once no size exceeds [`MAX_SIZE`].
     fn bytes(&self) -> u128 {
-        let [layers, d, mlp, ctx, vocab] = [
+        let [layers, d, heads, width, ctx, vocab, out] = [
             self.n_layers,
             self.d_model,
-            self.d_mlp,
+            self.n_heads,
+            self.d_head(),
             self.n_ctx,
             self.d_vocab,
+            self.d_logits(),
         ]
         .map(|size| size as u128);
-        let block = 4 * d + (d + 1) * 3 * d + (d + 1) * d + (d + 1) * mlp + (mlp + 1) * d;
-        let unembed = u128::from(!self.tie_word_embeddings) * vocab * d;
+        let inner = heads * width;
+        let mlp = if self.has(Element::Mlp) {
+            let mlp = self.d_mlp as u128;
+            (d + 1) * mlp + (mlp + 1) * d + 2 * mlp
+        } else {
+            0
+        };
+        let block = 4 * d + (d + 1) * 3 * inner + (inner + 1) * d + mlp;
+        let unembed = u128::from(!self.tie_word_embeddings) * out * d;
         4 * ((vocab + ctx) * d + layers * block + 2 * d + unembed)
     }
 }

@@ -89,6 +89,14 @@ pub enum Error {
         /// The valid range in words.
         expected: String,
     },
+    /// A hook point, or something else of other models, that this model lacks.
+    #[error("{at}: {reason}")]
+    Lacks {
+        /// The hook name, or what was asked for.
+        at: String,
+        /// What the model lacks, and whether there is something instead.
+        reason: String,
+    },
     /// A hook or intervention that this run could never reach.
     #[error("`{at}` would never fire: {reason}")]
     NeverFires {

@@ -44,6 +44,12 @@ impl Fingerprint {
             scale_attn_weights,
             scale_attn_by_inverse_layer_idx,
             tie_word_embeddings,
+            norm,
+            positions,
+            mlp,
+            residual,
+            head_width,
+            d_vocab_out,
         } = config;
         let sizes = [n_layers, n_heads, d_model, d_mlp, n_ctx, d_vocab];
         let flags = [
@@ -53,6 +59,11 @@ impl Fingerprint {
         ];
         let mut text = format!("{sizes:?} {flags:?} {:08x}", layer_norm_eps.to_bits());
         text += activation.name();
+        // Not of a GPT-2, whose fingerprints stand in files that are older than other models.
+        if !config.is_gpt2() {
+            text += &format!(" {norm:?} {positions:?} {mlp:?} {residual:?} {head_width:?}");
+            text += &format!(" {d_vocab_out:?}");
+        }
         for (name, tensor) in parameters.tensors() {
             text += &format!("\n{name} {:?}", tensor.shape());
             for piece in hash_pieces(&tensor) {

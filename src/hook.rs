@@ -1,12 +1,13 @@
 //! The vocabulary of places: [`Site`]s within a block, [`HookPoint`]s of a model, and what axes
 //! each has. One table drives printing, parsing, shape checks and the documentation.
 
+mod parse;
+
 use std::fmt;
-use std::str::FromStr;
 
-use strsim::levenshtein;
+pub(crate) use parse::parse_index;
 
-use crate::config::Config;
+use crate::config::{Config, Element};
 use crate::error::{Error, Result};
 
 /// What the dimensions of an activation mean, and thereby its shape.
@@ -51,7 +52,7 @@ impl Axes {
             Axes::HeadModel => vec![n, config.n_heads, config.d_model],
             Axes::Attention => vec![config.n_heads, n, n],
             Axes::Mlp => vec![n, config.d_mlp],
-            Axes::Vocab => vec![n, config.d_vocab],
+            Axes::Vocab => vec![n, config.d_logits()],
         }
     }
 
@@ -83,13 +84,14 @@ impl Axes {
 
 /// Defines the enum of sites, their names and axes from one table.
 macro_rules! sites {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal, $axes:ident;)*) => {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $axes:ident $(, $element:ident)*;)*) => {
         /// A place within a block, in order of execution (so `<` means "runs earlier").
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Site { $($(#[$doc])* $variant,)* }
 
         impl Site {
-            /// All sites of a block, in order of execution.
+            /// All sites of a block, in order of execution; no model has all of them, see
+            /// [`HookPoint::of`].
             pub const ALL: &'static [Site] = &[$(Site::$variant,)*];
 
             /// The name below `blocks.{i}.`, TransformerLens's.
@@ -100,6 +102,11 @@ macro_rules! sites {
             /// The meaning of the activation's dimensions.
             pub fn axes(self) -> Axes {
                 match self { $(Site::$variant => Axes::$axes,)* }
+            }
+
+            /// What a model must have to have it.
+            fn needs(self) -> &'static [Element] {
+                match self { $(Site::$variant => &[$(Element::$element),*],)* }
             }
         }
     };
@@ -117,9 +124,9 @@ sites! {
     /// The residual before `ln1`, one copy per head, read by v only, `[pos, head, d_model]`.
     VInput = "hook_v_input", HeadModel;
     /// The divisor of the first LayerNorm, `[pos, 1]`.
-    Ln1Scale = "ln1.hook_scale", Scale;
+    Ln1Scale = "ln1.hook_scale", Scale, Norm;
     /// The first LayerNorm's output before its weight and bias, `[pos, d_model]`.
-    Ln1Normalized = "ln1.hook_normalized", Model;
+    Ln1Normalized = "ln1.hook_normalized", Model, Norm;
     /// Queries, `[pos, head, d_head]`.
     Q = "attn.hook_q", Head;
     /// Keys, `[pos, head, d_head]`.
@@ -137,24 +144,38 @@ sites! {
     /// The attention layer's output with `b_O`, `[pos, d_model]`.
     AttnOut = "hook_attn_out", Model;
     /// The residual stream between attention and MLP, `[pos, d_model]`.
-    ResidMid = "hook_resid_mid", Model;
+    ResidMid = "hook_resid_mid", Model, Mlp;
     /// The residual before `ln2`, as read by the MLP only, `[pos, d_model]`.
-    MlpIn = "hook_mlp_in", Model;
+    MlpIn = "hook_mlp_in", Model, Mlp;
     /// The divisor of the second LayerNorm, `[pos, 1]`.
-    Ln2Scale = "ln2.hook_scale", Scale;
+    Ln2Scale = "ln2.hook_scale", Scale, Mlp, Norm;
     /// The second LayerNorm's output before its weight and bias, `[pos, d_model]`.
-    Ln2Normalized = "ln2.hook_normalized", Model;
+    Ln2Normalized = "ln2.hook_normalized", Model, Mlp, Norm;
     /// The MLP's hidden layer before the activation function, `[pos, d_mlp]`.
-    MlpPre = "mlp.hook_pre", Mlp;
-    /// The MLP's hidden layer after the activation function, `[pos, d_mlp]`.
-    MlpPost = "mlp.hook_post", Mlp;
+    MlpPre = "mlp.hook_pre", Mlp, Mlp;
+    /// The same after the activation function, where a LayerNorm follows in the MLP (SoLU),
+    /// `[pos, d_mlp]`.
+    MlpMid = "mlp.hook_mid", Mlp, InnerNorm;
+    /// The divisor of that LayerNorm, `[pos, 1]`.
+    MlpNormScale = "mlp.ln.hook_scale", Scale, InnerNorm;
+    /// Its output before its weight and bias, `[pos, d_mlp]`.
+    MlpNormNormalized = "mlp.ln.hook_normalized", Mlp, InnerNorm;
+    /// The MLP's hidden layer after the activation function (and the LayerNorm that may follow),
+    /// `[pos, d_mlp]`.
+    MlpPost = "mlp.hook_post", Mlp, Mlp;
     /// The MLP's output, `[pos, d_model]`.
-    MlpOut = "hook_mlp_out", Model;
+    MlpOut = "hook_mlp_out", Model, Mlp;
     /// The residual stream that leaves the block, `[pos, d_model]`.
     ResidPost = "hook_resid_post", Model;
 }
 
 impl Site {
+    /// The sites of a GPT-2's block, in order of execution.
+    fn gpt2() -> impl Iterator<Item = Site> {
+        let inner = |site: &Site| site.needs().contains(&Element::InnerNorm);
+        Site::ALL.iter().copied().filter(move |site| !inner(site))
+    }
+
     /// This site in layer `layer`.
     pub fn at(self, layer: usize) -> HookPoint {
         HookPoint::Block(layer, self)
@@ -199,10 +220,19 @@ const GLOBALS: [HookPoint; 5] = [
 ];
 
 impl HookPoint {
-    /// Every hook point of a model with `n_layers` layers, in order of execution.
-    pub fn all(n_layers: usize) -> impl Iterator<Item = HookPoint> {
+    /// Every hook point that a model has, in order of execution.
+    pub fn of(config: &Config) -> impl Iterator<Item = HookPoint> + '_ {
         let blocks =
-            (0..n_layers).flat_map(|layer| Site::ALL.iter().map(move |site| site.at(layer)));
+            (0..config.n_layers).flat_map(|layer| Site::ALL.iter().map(move |site| site.at(layer)));
+        let [embed, pos_embed, last @ ..] = GLOBALS;
+        let all = [embed, pos_embed].into_iter().chain(blocks).chain(last);
+        all.filter(|point| point.lacking(config).is_none())
+    }
+
+    /// Every hook point of a GPT-2 with `n_layers` layers, in order of execution; see
+    /// [`HookPoint::of`] for models that lack some.
+    pub fn all(n_layers: usize) -> impl Iterator<Item = HookPoint> {
+        let blocks = (0..n_layers).flat_map(|layer| Site::gpt2().map(move |site| site.at(layer)));
         [HookPoint::Embed, HookPoint::PosEmbed]
             .into_iter()
             .chain(blocks)
@@ -213,12 +243,16 @@ impl HookPoint {
             ])
     }
 
-    /// The residual stream along the model: `resid_pre` and `resid_mid` of every block, then the
-    /// last block's `resid_post` (TransformerLens's `accumulated_resid(incl_mid=True)`).
-    pub(crate) fn residual(n_layers: usize) -> Vec<HookPoint> {
+    /// The residual stream along the model: `resid_pre` and `resid_mid` (where there is one) of
+    /// every block, then the last block's `resid_post` (TransformerLens's
+    /// `accumulated_resid(incl_mid=True)`).
+    pub(crate) fn residual(config: &Config) -> Vec<HookPoint> {
         let both = |layer| [Site::ResidPre.at(layer), Site::ResidMid.at(layer)];
-        let blocks = (0..n_layers).flat_map(both);
-        blocks.chain([Site::ResidPost.at(n_layers - 1)]).collect()
+        let blocks = (0..config.n_layers).flat_map(both);
+        let points = blocks.chain([Site::ResidPost.at(config.n_layers - 1)]);
+        points
+            .filter(|point| point.lacking(config).is_none())
+            .collect()
     }
 
     /// TransformerLens's short name of a point of the residual stream, or of what is added to it:
@@ -255,11 +289,29 @@ impl HookPoint {
         }
     }
 
+    /// What a model would have to have to have the point, in its layers.
+    pub(crate) fn lacking(self, config: &Config) -> Option<Element> {
+        let needs = match self {
+            HookPoint::Embed | HookPoint::Logits => &[],
+            HookPoint::PosEmbed => &[Element::Positions][..],
+            HookPoint::Block(_, site) => site.needs(),
+            HookPoint::LnFinalScale | HookPoint::LnFinalNormalized => &[Element::Norm],
+        };
+        needs.iter().copied().find(|element| !config.has(*element))
+    }
+
     /// Checks that a model of this shape has the point.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] with the nearest layer where it does not.
+    /// [`Error::Lacks`] where models of its kind have none, [`Error::OutOfRange`] with the nearest
+    /// layer where it has fewer.
     pub fn check(self, config: &Config) -> Result<()> {
+        if let Some(element) = self.lacking(config) {
+            return Err(Error::Lacks {
+                at: self.to_string(),
+                reason: element.absence().to_string(),
+            });
+        }
         match self {
             HookPoint::Block(layer, site) if layer >= config.n_layers => Err(Error::OutOfRange {
                 at: self.to_string(),
@@ -287,67 +339,4 @@ impl fmt::Display for HookPoint {
             HookPoint::Logits => "unembed.hook_out",
         })
     }
-}
-
-impl FromStr for HookPoint {
-    type Err = Error;
-
-    /// # Errors
-    /// [`Error::UnknownHook`] with the nearest valid name; also for TransformerLens's
-    /// `unembed.hook_in`, at which there is no hook.
-    fn from_str(name: &str) -> Result<Self> {
-        let global = GLOBALS.into_iter().find(|point| point.to_string() == name);
-        global
-            .or_else(|| parse_block(name))
-            .ok_or_else(|| unknown(name))
-    }
-}
-
-fn unknown(name: &str) -> Error {
-    // The one name of TransformerLens for GPT-2 without a counterpart.
-    let (point, note) = if name == "unembed.hook_in" {
-        let note = " That is the final LayerNorm's output before weight and bias, \
-                    `parameters().ln_f`; what follows them is the input of the unembedding, at \
-                    which there is no hook.";
-        (HookPoint::LnFinalNormalized, note)
-    } else {
-        (nearest(name), "")
-    };
-    Error::UnknownHook {
-        name: name.to_string(),
-        suggestion: point.to_string(),
-        note,
-    }
-}
-
-fn parse_block(name: &str) -> Option<HookPoint> {
-    let (layer, site) = name.strip_prefix("blocks.")?.split_once('.')?;
-    let site = Site::ALL.iter().find(|s| s.name() == site)?;
-    Some(site.at(parse_index(layer)?))
-}
-
-/// An index as it prints: `+3` and `03` parse as numbers, but would not print back as they were.
-pub(crate) fn parse_index(text: &str) -> Option<usize> {
-    let canonical =
-        text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-    text.parse().ok().filter(|_| canonical)
-}
-
-/// The valid name with the smallest edit distance, in the layer that the text seems to mean.
-fn nearest(name: &str) -> HookPoint {
-    let layer = name
-        .split(|c: char| !c.is_ascii_digit())
-        .find_map(|digits| digits.parse().ok())
-        .unwrap_or(0);
-    let blocks = Site::ALL.iter().map(|site| site.at(layer));
-    GLOBALS
-        .into_iter()
-        .chain(blocks)
-        .min_by_key(|point| {
-            let full = point.to_string();
-            // Users often give only the last part, as in `hook_z`.
-            let last = full.rsplit('.').next().unwrap_or(&full).to_string();
-            levenshtein(name, &full).min(1 + levenshtein(name, &last))
-        })
-        .expect("there are points to choose from")
 }

@@ -162,8 +162,8 @@ impl<'m> LogitLens<'m> {
         LogitLens {
             model,
             tuned: None,
-            points: HookPoint::residual(model.config().n_layers),
-            top_k: model.config().d_vocab.min(5),
+            points: HookPoint::residual(model.config()),
+            top_k: model.config().d_logits().min(5),
             tokens: Vec::new(),
             token_labels: None,
         }
@@ -227,9 +227,7 @@ impl<'m> LogitLens<'m> {
             None => residual,
         };
         let (config, parameters) = (self.model.config(), self.model.parameters());
-        let (weight, bias) = (&parameters.ln_f.weight, &parameters.ln_f.bias);
-        let eps = config.layer_norm_eps;
-        let normed = ops::layer_norm_affine(residual, weight.view(), bias.view(), eps);
+        let normed = parameters.ln_f.apply(config, residual.to_owned());
         let bias = parameters.lm_head_bias.as_ref().map(|b| b.view());
         Ok(ops::linear(normed.view(), parameters.w_u(), bias))
     }
@@ -323,7 +321,7 @@ impl<'m> LogitLens<'m> {
                 .iter()
                 .try_for_each(|point| lens.get(*point).map(|_| ()))?;
         }
-        let d_vocab = self.model.config().d_vocab;
+        let d_vocab = self.model.config().d_logits();
         if !(1..=d_vocab).contains(&self.top_k) {
             let expected = format!("1 to {d_vocab}, the vocabulary");
             return Err(Error::invalid("top_k", self.top_k, expected));

@@ -50,8 +50,9 @@ impl Transformer {
         Ok(Self::sound(config, parameters))
     }
 
-    /// Opens a checkpoint in the layout of Hugging Face: a folder with `config.json` and
-    /// `model.safetensors` (or `model.safetensors.index.json` and its shards).
+    /// Opens a checkpoint in the layout of Hugging Face, a folder with `config.json` and
+    /// `model.safetensors` (or `model.safetensors.index.json` and its shards), or TransformerLens's
+    /// state dict with its config as `cfg.json`, see [`crate::checkpoint`].
     /// [`Transformer::open_report`] lists what was found, skipped and assumed.
     ///
     /// # Errors

@@ -28,13 +28,17 @@
 mod random;
 mod table;
 
-use ndarray::{Array, Array1, Array2, ArrayD, ArrayView2, ArrayViewD, Dimension};
+use ndarray::{
+    Array, Array1, Array2, ArrayD, ArrayView1, ArrayView2, ArrayViewD, Axis, CowArray, Dimension,
+    Ix1, Ix2,
+};
 use rayon::prelude::*;
 
 pub(crate) use table::{Role, Tensor};
 
-use crate::config::Config;
+use crate::config::{Config, Norm};
 use crate::error::{Error, Result};
+use crate::ops;
 
 /// An affine map `x · weight + bias`.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +49,7 @@ pub struct Linear {
     pub bias: Array1<f32>,
 }
 
-/// Weight and bias of a LayerNorm, `[d_model]` each.
+/// Weight and bias of a LayerNorm, `[d_model]` each; empty where a model's LayerNorms have none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerNorm {
     /// Factor per dimension.
@@ -58,9 +62,9 @@ pub struct LayerNorm {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
     /// Queries, keys and values side by side: weight `[d_model, 3 * d_model]`, within each third
-    /// head by head.
+    /// head by head (`3 * n_heads * d_head` columns, whatever the width of a head).
     pub c_attn: Linear,
-    /// The output map, weight `[d_model, d_model]`: rows are head by head.
+    /// The output map, weight `[d_model, d_model]` (`n_heads * d_head` rows): rows are head by head.
     pub c_proj: Linear,
 }
 
@@ -69,6 +73,8 @@ pub struct Attention {
 pub struct Mlp {
     /// `[d_model, d_mlp]`
     pub c_fc: Linear,
+    /// The LayerNorm after the activation function, `[d_mlp]`; empty where there is none.
+    pub ln: LayerNorm,
     /// `[d_mlp, d_model]`
     pub c_proj: Linear,
 }
@@ -86,7 +92,8 @@ pub struct Block {
     pub mlp: Mlp,
 }
 
-/// All weights of a model.
+/// All weights of a model. What a model of its kind lacks, such as the MLPs of an attention-only
+/// one, is an empty array, which is not among its [`Parameters::tensors`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     /// Token embedding `[d_vocab, d_model]`.
@@ -112,7 +119,7 @@ impl Parameters {
         config.check()?;
         config.check_memory(config.n_layers * size_of::<Block>())?;
         // Struct fields are evaluated in the order in which they are written, the table's.
-        let shapes = &mut Tensor::required(config).map(|tensor| tensor.shape);
+        let shapes = &mut Tensor::fields(config);
         Ok(Parameters {
             wte: zeros(shapes),
             wpe: zeros(shapes),
@@ -135,6 +142,24 @@ impl Parameters {
     /// The unembedding as `[d_model, d_vocab]`, tied or own.
     pub fn w_u(&self) -> ArrayView2<'_, f32> {
         self.lm_head.as_ref().unwrap_or(&self.wte).t()
+    }
+
+    /// The unembedding of some tokens, or of all, `[d_model, token]`, and its bias, `[token]`.
+    pub(crate) fn unembedding(
+        &self,
+        tokens: Option<&[u32]>,
+    ) -> (CowArray<'_, f32, Ix2>, Option<CowArray<'_, f32, Ix1>>) {
+        let (w_u, bias) = (self.w_u(), self.lm_head_bias.as_ref());
+        let Some(tokens) = tokens else {
+            return (w_u.into(), bias.map(|bias| bias.view().into()));
+        };
+        let tokens: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
+        // Rows of the tied matrix are contiguous; columns of its transpose are not.
+        let some = w_u.t().select(Axis(0), &tokens).reversed_axes();
+        (
+            some.into(),
+            bias.map(|bias| bias.select(Axis(0), &tokens).into()),
+        )
     }
 
     /// Number of scalars.
@@ -165,6 +190,10 @@ impl Parameters {
                         return Err(wrong(&name, tensor.shape(), expected));
                     }
                 }
+                Some((found, tensor)) if !Tensor::required(config).any(|t| t.name == *found) => {
+                    let expected = "no such parameter".to_string();
+                    return Err(wrong(found, tensor.shape(), expected));
+                }
                 _ => return Err(wrong(&name, &[], expected)),
             }
         }
@@ -173,8 +202,12 @@ impl Parameters {
                 let expected = "no such parameter".to_string();
                 return Err(wrong(name, tensor.shape(), expected));
             }
-            if tensor.shape() != [config.d_vocab] {
-                return Err(wrong(name, tensor.shape(), format!("[{}]", config.d_vocab)));
+            if tensor.shape() != [config.d_logits()] {
+                return Err(wrong(
+                    name,
+                    tensor.shape(),
+                    format!("[{}]", config.d_logits()),
+                ));
             }
         }
         let first = tensors.par_iter().find_map_first(not_finite);
@@ -208,6 +241,24 @@ fn zeros<D: Dimension>(shapes: &mut impl Iterator<Item = Vec<usize>>) -> Array<f
 }
 
 impl LayerNorm {
+    /// Weight and bias, where there are any.
+    pub(crate) fn affine(&self) -> Option<[ArrayView1<'_, f32>; 2]> {
+        let has = !self.weight.is_empty();
+        has.then(|| [self.weight.view(), self.bias.view()])
+    }
+
+    /// What it makes of rows `[row, d_model]`, in a model of this config.
+    pub(crate) fn apply(&self, config: &Config, x: Array2<f32>) -> Array2<f32> {
+        let eps = config.layer_norm_eps;
+        match config.norm {
+            Norm::None => x,
+            Norm::LayerPre => ops::layer_norm(x.view(), eps, |_| ()).normalized,
+            Norm::Layer => {
+                ops::layer_norm_affine(x.view(), self.weight.view(), self.bias.view(), eps)
+            }
+        }
+    }
+
     fn zeros(shapes: &mut impl Iterator<Item = Vec<usize>>) -> Self {
         LayerNorm {
             weight: zeros(shapes),
@@ -236,6 +287,7 @@ impl Block {
             ln_2: LayerNorm::zeros(shapes),
             mlp: Mlp {
                 c_fc: Linear::zeros(shapes),
+                ln: LayerNorm::zeros(shapes),
                 c_proj: Linear::zeros(shapes),
             },
         }

@@ -5,7 +5,8 @@ use std::fmt;
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 
-use crate::error::Result;
+use crate::config::{Config, MlpKind, Norm, Positions};
+use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::ops::{part, part_mut};
 use crate::parameters::{LayerNorm, Linear, Parameters};
@@ -55,10 +56,38 @@ impl Processing {
         }
     }
 
-    fn apply(self, parameters: &mut Parameters) {
+    /// Checks that the step leaves the predictions of such a model as they are.
+    fn check(self, config: &Config) -> Result<()> {
+        let reason = match self {
+            Processing::FoldLayerNorm | Processing::CenterWritingWeights
+                if config.norm == Norm::None =>
+            {
+                "this model has no LayerNorms, which would take the means that it takes"
+            }
+            Processing::FoldLayerNorm if config.positions == Positions::Shortformer => {
+                "queries and keys read position embeddings, too, which pass by LayerNorm"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::Lacks {
+            at: format!("step `{self}`"),
+            reason: reason.to_string(),
+        })
+    }
+
+    fn apply(self, parameters: &mut Parameters, config: &Config) {
         match self {
-            Processing::FoldLayerNorm => fold_layer_norm(parameters),
-            Processing::CenterWritingWeights => center_writing_weights(parameters),
+            Processing::FoldLayerNorm => fold_layer_norm(parameters, config),
+            Processing::CenterWritingWeights => {
+                // A tied unembedding reads `wte`, and must keep its mean.
+                if parameters.lm_head.is_none() {
+                    parameters.lm_head = Some(parameters.wte.clone());
+                }
+                if config.positions == Positions::Learned {
+                    center_rows(&mut parameters.wpe);
+                }
+                center_writing_weights(parameters);
+            }
             Processing::CenterUnembed => center_unembed(parameters),
             Processing::FoldValueBiases => parameters.h.iter_mut().for_each(|block| {
                 let attn = &mut block.attn;
@@ -90,21 +119,27 @@ impl Transformer {
     /// ```
     ///
     /// # Errors
-    /// Same as [`Transformer::new`]; none for the weights of a model that is one already.
+    /// [`Error::Lacks`] for a step that would change what a model of this kind predicts, such as
+    /// [`Processing::CenterWritingWeights`] without LayerNorms. Else same as [`Transformer::new`];
+    /// none for the weights of a model that is one already.
     pub fn processed(&self, steps: &[Processing]) -> Result<Transformer> {
         let (mut config, mut parameters) = self.clone().into_parts();
         for step in steps {
-            step.apply(&mut parameters);
+            step.check(&config)?;
+            step.apply(&mut parameters, &config);
         }
         config.tie_word_embeddings = parameters.lm_head.is_none();
         Transformer::new(config, parameters)
     }
 }
 
-fn fold_layer_norm(parameters: &mut Parameters) {
+fn fold_layer_norm(parameters: &mut Parameters, config: &Config) {
     for block in &mut parameters.h {
         fold_into(&mut block.ln_1, &mut block.attn.c_attn);
         fold_into(&mut block.ln_2, &mut block.mlp.c_fc);
+        if config.mlp == MlpKind::Normed {
+            fold_into(&mut block.mlp.ln, &mut block.mlp.c_proj);
+        }
     }
     let Parameters {
         wte,
@@ -115,7 +150,7 @@ fn fold_layer_norm(parameters: &mut Parameters) {
     } = parameters;
     let head = lm_head.get_or_insert_with(|| wte.clone());
     let bias = lm_head_bias.get_or_insert_with(|| Array1::zeros(head.nrows()));
-    let (scale, shift) = (ln_f.weight.mapv(f64::from), ln_f.bias.mapv(f64::from));
+    let (scale, shift) = affine(ln_f, head.ncols());
     for (mut row, bias) in head.rows_mut().into_iter().zip(bias) {
         let wide = row.mapv(f64::from);
         *bias = (f64::from(*bias) + wide.dot(&shift)) as f32;
@@ -125,18 +160,30 @@ fn fold_layer_norm(parameters: &mut Parameters) {
     reset(ln_f);
 }
 
-/// Folds a LayerNorm into the map that reads it, weight `[d_model, out]`.
+/// Folds a LayerNorm into the map that reads it, weight `[in, out]`.
 fn fold_into(norm: &mut LayerNorm, reader: &mut Linear) {
+    if reader.weight.is_empty() {
+        return;
+    }
     let mut weight = reader.weight.mapv(f64::from);
-    let shift = norm.bias.mapv(f64::from).dot(&weight);
+    let (scale, shift) = affine(norm, weight.nrows());
+    let shift = shift.dot(&weight);
     reader
         .bias
         .zip_mut_with(&shift, |b, v| *b = (f64::from(*b) + v) as f32);
-    weight *= &norm.weight.mapv(f64::from).insert_axis(Axis(1));
+    weight *= &scale.insert_axis(Axis(1));
     let mean = weight.sum_axis(Axis(0)) / weight.nrows() as f64;
     weight -= &mean;
     reader.weight = weight.mapv(|v| v as f32);
     reset(norm);
+}
+
+/// Weight and bias of a LayerNorm of so many dimensions: 1 and 0 where it has none.
+fn affine(norm: &LayerNorm, width: usize) -> (Array1<f64>, Array1<f64>) {
+    match norm.affine() {
+        Some([weight, bias]) => (weight.mapv(f64::from), bias.mapv(f64::from)),
+        None => (Array1::ones(width), Array1::zeros(width)),
+    }
 }
 
 /// The LayerNorm that only normalises.
@@ -146,12 +193,7 @@ fn reset(norm: &mut LayerNorm) {
 }
 
 fn center_writing_weights(parameters: &mut Parameters) {
-    // A tied unembedding reads `wte`, and must keep its mean.
-    if parameters.lm_head.is_none() {
-        parameters.lm_head = Some(parameters.wte.clone());
-    }
     center_rows(&mut parameters.wte);
-    center_rows(&mut parameters.wpe);
     for block in &mut parameters.h {
         for writer in [&mut block.attn.c_proj, &mut block.mlp.c_proj] {
             center_rows(&mut writer.weight);

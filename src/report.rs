@@ -67,7 +67,9 @@ pub use labelled::{Labelled, shared_range};
 pub(crate) use means::{labelled_means, with_errors};
 pub use page::{Page, attention_page, save_attention_page};
 #[cfg(feature = "pictures")]
-pub(crate) use picture::{Group, Layered, Link, Node, Stroke};
+pub use picture::Scatter;
+#[cfg(feature = "pictures")]
+pub(crate) use picture::{Cloud, Dot, Group, Layered, Link, Node, Stroke};
 pub use ranking::{RankedCell, Ranking};
 #[cfg(feature = "pictures")]
 pub(crate) use save::{Format, save_as};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use ndarray::Array1;
 use patchlens::attribution::{Decomposition, DirectLogitAttribution};
+use patchlens::circuits::{Approximation, EdgeAttribution, EdgeSet, ExactEdges, Ranking, Steps};
 use patchlens::heads::{AttentionPattern, pattern_scores};
 use patchlens::metric::{logit_diff, logit_diffs, next_token_loss};
 use patchlens::patching::ActivationPatching;
@@ -177,6 +178,55 @@ fn heads_of_known_kinds() {
         for [layer, head] in heads {
             let found = best.contains(&vec![0, layer, head]);
             assert!(found, "{layer}.{head} for {pattern}, best are {best:?}");
+        }
+    }
+}
+
+/// The largest edges of `circuits/ioi-eap-ig.json` in the repository of MIB's circuit track
+/// (Mueller et al. 2025, arXiv 2504.13151; EAP-IG on inputs, 5 steps, S2 replaced by IO, with BOS),
+/// and their signs: that of the change of the logit difference.
+const MIB_EDGES: [(&str, f32); 10] = [
+    ("a9.h9->logits", -1.0),
+    ("input->m0", -1.0),
+    ("a10.h7->logits", 1.0),
+    ("a9.h6->logits", -1.0),
+    ("a11.h10->logits", 1.0),
+    ("a9.h9->a11.h10<q>", 1.0),
+    ("a5.h5->a8.h6<v>", -1.0),
+    ("a10.h7->a11.h10<q>", -1.0),
+    ("a10.h0->logits", -1.0),
+    ("a9.h9->a10.h7<q>", 1.0),
+];
+
+#[test]
+#[ignore = "needs weights/gpt2: ./weights-fetch.sh gpt2"]
+fn the_edges_of_indirect_object_identification() {
+    let (model, tokenizer) = gpt2();
+    let demo = demo(&tokenizer);
+    let metric = logit_diffs(&demo.answers);
+    let study = EdgeAttribution::new(&model, &demo.clean, &demo.corrupted).unwrap();
+    let graph = study.graph();
+    let edges = EdgeSet::from_names(graph, MIB_EDGES.map(|(name, _)| name)).unwrap();
+    let exact = ExactEdges::new(&model, &demo.clean, &demo.corrupted).unwrap();
+    let exact = exact.run(&edges, &metric).unwrap();
+    for method in [
+        Approximation::EapIg(Steps::Left(5)),
+        Approximation::ReceiverExactIg(Steps::Left(5)),
+    ] {
+        let found = study.run(method, &metric).unwrap().scores().unwrap();
+        let ranked = found.ranked(Ranking::Absolute);
+        for (place, (name, sign)) in MIB_EDGES.into_iter().enumerate() {
+            let edge = name.parse().unwrap();
+            let rank = ranked.iter().position(|(other, _)| *other == edge).unwrap();
+            let (score, effect) = (found.of(edge).unwrap(), exact.of(edge).unwrap().mean);
+            println!("{name}: {score:+.3}, number {rank}; exactly {effect:+.3}");
+            // Theirs are 1,000 other prompts.
+            assert!(
+                rank < if place < 2 { 10 } else { 200 },
+                "{name}: number {rank}"
+            );
+            assert_eq!(score.signum(), sign, "{name}: {score}");
+            assert_eq!(effect.signum(), sign, "{name}: {effect}");
         }
     }
 }

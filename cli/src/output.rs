@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use ndarray::Array2;
-use patchlens::report::{Labelled, Page, use_color};
+use patchlens::report::{Labelled, Page, Scatter, use_color};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -18,6 +18,8 @@ use crate::options::Common;
 struct Found {
     /// Results to save, by file name.
     results: Vec<(String, Labelled)>,
+    /// Scatter plots, by file name.
+    plots: Vec<(String, Scatter)>,
     /// Files of their own, by name.
     files: Vec<(String, String)>,
     /// Everything for the JSON file.
@@ -155,6 +157,12 @@ impl Output {
         found.results.push((name.to_string(), result));
     }
 
+    /// Keeps a scatter plot for the folder and the report.
+    pub fn scatter(&self, name: &str, plot: &Scatter) {
+        let mut found = self.found.borrow_mut();
+        found.plots.push((name.to_string(), plot.clone()));
+    }
+
     /// Keeps a file of its own for the folder.
     pub fn file(&self, name: &str, contents: String) {
         let mut found = self.found.borrow_mut();
@@ -183,6 +191,10 @@ impl Output {
         if let Some(dir) = &self.out {
             for (name, result) in &found.results {
                 save(result, dir, name)?;
+            }
+            for (name, plot) in &found.plots {
+                plot.save(dir.join(format!("{name}.svg")))?;
+                plot.save(dir.join(format!("{name}.png")))?;
             }
             self.report(&found)?.save(dir.join("report.html"))?;
             for (name, contents) in &found.files {
@@ -223,6 +235,9 @@ impl Output {
         let mut page = text(Page::new(&self.title), "What was run", &found.introduction);
         for (name, result) in &found.results {
             page = page.result(name, result)?;
+        }
+        for (_, plot) in &found.plots {
+            page = page.scatter(plot)?;
         }
         page = text(page, "In words", &found.text);
         let files: Vec<&str> = found.files.iter().map(|(name, _)| &name[..]).collect();

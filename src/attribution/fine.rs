@@ -4,6 +4,7 @@ use ndarray::{Array1, Array2};
 
 use super::{DirectLogitAttribution, check_sum};
 use crate::component::{Component, Head};
+use crate::config::Positions;
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::ops::{largest, part};
@@ -50,10 +51,12 @@ impl DirectLogitAttribution<'_> {
     ///
     /// # Errors
     /// [`OutOfRange`](crate::Error::OutOfRange) for a position that the prompt lacks;
+    /// [`Lacks`](crate::Error::Lacks) for a model without MLPs;
     /// [`NotCached`](crate::Error::NotCached);
     /// [`Invalid`](crate::Error::Invalid) if the rows do not sum to the truth.
     pub fn neurons(&self, position: usize, k: usize) -> Result<Labelled> {
         self.check_position(position)?;
+        Component::Neurons(0).check(self.model.config())?;
         let scale = self.scale[position];
         let mut each: Vec<f64> = Vec::new();
         let mut b_out = 0.0;
@@ -93,9 +96,10 @@ impl DirectLogitAttribution<'_> {
     fn without_mlps(&self, position: usize) -> Result<f64> {
         let layers = 0..self.model.config().n_layers;
         let attention = layers.map(|l| Site::AttnOut.at(l));
-        let points = [HookPoint::Embed, HookPoint::PosEmbed]
-            .into_iter()
-            .chain(attention);
+        let added = self.model.config().positions == Positions::Learned;
+        let positions = added.then_some(HookPoint::PosEmbed);
+        let embeddings = [HookPoint::Embed].into_iter().chain(positions);
+        let points = embeddings.chain(attention);
         let one = |point| Ok(self.at(point)?[position]);
         points.map(one).sum()
     }

@@ -6,7 +6,7 @@ use ndarray::{Array1, ArrayView1};
 
 use super::DirectLogitAttribution;
 use crate::component::{Component, Head};
-use crate::config::Config;
+use crate::config::{Config, Element, Positions};
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::ops::part;
@@ -75,7 +75,8 @@ impl fmt::Display for Part {
 
 impl Decomposition {
     /// The parts in the order of the rows: those of the residual stream, then `ln_final.bias` and
-    /// `b_U`, which are added whatever it is.
+    /// `b_U`, which are added whatever it is. Those that a model lacks have no row, nor have position
+    /// embeddings that are no part of the stream.
     pub fn parts(self, config: &Config) -> Vec<Part> {
         use Component as C;
         let heads = |layer| (0..config.n_heads).map(move |head| Head::new(layer, head).into());
@@ -111,6 +112,13 @@ impl Decomposition {
             }
         }
         parts.extend([C::FinalNormBias, C::UnembeddingBias].map(Part::One));
+        let there = |part: &Part| match *part {
+            Part::One(C::PositionEmbedding) => config.positions == Positions::Learned,
+            Part::One(C::FinalNormBias) => config.has_norm_weights(),
+            Part::One(C::Mlp(_) | C::Neurons(_) | C::MlpBias(_)) => config.has(Element::Mlp),
+            _ => true,
+        };
+        parts.retain(there);
         parts
     }
 
@@ -135,7 +143,12 @@ impl DirectLogitAttribution<'_> {
             rows.push(match *part {
                 Part::One(component) => self.component(component)?,
                 Part::Layer(layer) => {
-                    self.at(Site::AttnOut.at(layer))? + self.at(Site::MlpOut.at(layer))?
+                    let attention = self.at(Site::AttnOut.at(layer))?;
+                    if self.model.config().has(Element::Mlp) {
+                        attention + self.at(Site::MlpOut.at(layer))?
+                    } else {
+                        attention
+                    }
                 }
                 Part::AttentionBiases => {
                     let none = Array1::zeros(self.scale.len());

@@ -15,7 +15,7 @@ use crate::hook::{HookPoint, Site};
 use crate::intervention::Intervention;
 use crate::metric::Needs;
 use crate::model::cost::Hidden;
-use crate::model::stage::{Frozen, computes_again};
+use crate::model::stage::{Frozen, Kind, computes_again};
 use crate::prompt::{Prompt, Prompts};
 use crate::schedule::{Cell, End, Job, Schedule, entry_bytes, kept_bytes, reads, token_reads};
 
@@ -182,9 +182,10 @@ impl<'m> Base<'m> {
     fn inherited(&self, cells: &[Cell]) -> Result<Vec<Intervention>> {
         let embedded = |i: &&Intervention| i.target.point <= HookPoint::PosEmbed;
         let (inherited, later): (Vec<_>, Vec<_>) = self.interventions().iter().partition(embedded);
+        let kind = Kind::of(self.model().config());
         let early = |i: &&Intervention| {
             let place = i.target.point;
-            let again = |at: HookPoint| place <= at || computes_again(place, at);
+            let again = |at: HookPoint| place <= at || computes_again(kind, place, at);
             later.iter().any(|own| again(own.target.point))
         };
         match cells.iter().flatten().find(early) {

@@ -14,7 +14,7 @@ use super::places::{Places, shape_of_model};
 use super::report::{Assumed, OpenReport, SkipReason, Skipped};
 use super::shards::open_shards;
 use super::source::{Source, tensor_error};
-use crate::config::{Config, ConfigFile};
+use crate::config::{Config, ConfigFile, Program};
 use crate::error::Result;
 use crate::parameters::{Parameters, Role, Tensor};
 
@@ -25,12 +25,16 @@ const HEAD: &str = "lm_head.weight";
 /// The open files of a checkpoint.
 pub(super) struct Checkpoint<'a> {
     /// The file to name when a tensor is missing.
-    path: PathBuf,
-    sources: Vec<Source<'a>>,
+    pub(super) path: PathBuf,
+    pub(super) sources: Vec<Source<'a>>,
     places: Places,
+    /// Whose names the tensors have.
+    pub(super) by: Program,
     /// How many tensors of each type were read.
-    read: BTreeMap<String, usize>,
-    assumed: Vec<Assumed>,
+    pub(super) read: BTreeMap<String, usize>,
+    /// What is not read.
+    pub(super) skipped: Vec<Skipped>,
+    pub(super) assumed: Vec<Assumed>,
 }
 
 impl Checkpoint<'static> {
@@ -48,13 +52,20 @@ impl<'a> Checkpoint<'a> {
             path: path.to_path_buf(),
             sources,
             places: Places::default(),
+            by: Program::default(),
             read: BTreeMap::new(),
+            skipped: Vec::new(),
             assumed: Vec::new(),
         }
     }
 
     pub(super) fn load(mut self, file: ConfigFile, options: &OpenOptions) -> Result<Opened> {
-        let ConfigFile { config, assumed } = file;
+        if file.by == Program::TransformerLens {
+            return self.load_transformer_lens(file, options);
+        }
+        let ConfigFile {
+            config, assumed, ..
+        } = file;
         self.places = Places::find(&self.sources, &config, options)?;
         if config.tie_word_embeddings {
             self.take_head_for_embedding();
@@ -65,7 +76,7 @@ impl<'a> Checkpoint<'a> {
         self.check(&config)?;
         let mut parameters = Parameters::zeros(&config)?;
         if self.places.by_name.contains_key("lm_head.bias") {
-            parameters.lm_head_bias = Some(Array1::zeros(config.d_vocab));
+            parameters.lm_head_bias = Some(Array1::zeros(config.d_logits()));
         }
         self.fill(&mut parameters)?;
         if config.tie_word_embeddings {
@@ -79,12 +90,14 @@ impl<'a> Checkpoint<'a> {
         })
     }
 
-    fn report(self) -> OpenReport {
+    pub(super) fn report(mut self) -> OpenReport {
+        self.skipped.append(&mut self.places.skipped);
         OpenReport {
+            by: self.by,
             files: self.sources.into_iter().map(|source| source.path).collect(),
             wrapper: self.places.wrapper,
             tensors: self.read,
-            skipped: self.places.skipped,
+            skipped: self.skipped,
             assumed: self.assumed,
         }
     }
@@ -153,9 +166,20 @@ impl<'a> Checkpoint<'a> {
             let found = format!("shape {:?}", info.shape);
             return Err(source.error(&place.name, found, expected));
         }
+        self.check_float(place.source, &place.name, shape)
+    }
+
+    /// Checks shape and dtype of a tensor of one of the files.
+    pub(super) fn check_float(&self, source: usize, name: &str, shape: &[usize]) -> Result<()> {
+        let source = &self.sources[source];
+        let info = &source.tensors[name];
+        if info.shape != shape {
+            let found = format!("shape {:?}", info.shape);
+            return Err(source.error(name, found, format!("shape {shape:?}")));
+        }
         match Float::new(info.dtype) {
             Some(_) => Ok(()),
-            None => Err(source.dtype_error(&place.name, info)),
+            None => Err(source.dtype_error(name, info)),
         }
     }
 

@@ -15,6 +15,9 @@ impl OpenOptions {
     /// Reads a checkpoint in Hugging Face's layout from the folder `dir`: `config.json`, and
     /// `model.safetensors` or, where that is absent, `model.safetensors.index.json` with shards.
     ///
+    /// Or a state dict of TransformerLens under its own names, with the fields of its
+    /// `HookedTransformerConfig` as `cfg.json` or `config.json`; `mask` and `IGNORE` are skipped.
+    ///
     /// Tensors may be F32, F16 or BF16, with or without the prefix `transformer.`; one more prefix
     /// that all names share (`_orig_mod.`, `module.`, `model.`, several of them, ...) is taken off.
     /// The buffers `h.N.attn.bias` and `h.N.attn.masked_bias`, which hold the causal mask, are

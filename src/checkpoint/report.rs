@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::config::AssumedField;
+use crate::config::{AssumedField, Program};
 
 /// What was found in a checkpoint, what was skipped, and what was assumed; printed, one line each.
 ///
@@ -24,6 +24,8 @@ use crate::config::AssumedField;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenReport {
+    /// Whose names the tensors have.
+    pub by: Program,
     /// The files of weights.
     pub files: Vec<PathBuf>,
     /// What the names of all tensors begin with, beside the usual `transformer.`: `_orig_mod.`
@@ -78,6 +80,9 @@ impl fmt::Display for OpenReport {
         let files = self.files.iter().map(|file| file.display().to_string());
         let (counts, files) = (join(counts), join(files));
         write!(f, "found    {counts} tensors in {files}")?;
+        if self.by == Program::TransformerLens {
+            f.write_str("\nfound    names of TransformerLens")?;
+        }
         if !self.wrapper.is_empty() {
             write!(f, "\nfound    names that begin with `{}`", self.wrapper)?;
         }

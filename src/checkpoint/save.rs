@@ -5,11 +5,12 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use ndarray::ArrayViewD;
+use ndarray::{ArrayViewD, CowArray, IxDyn};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::names::prefixed;
+use super::transformer_lens::renamed;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{Staged, parse_error, read_bytes};
@@ -18,7 +19,8 @@ use crate::parameters::Parameters;
 impl Parameters {
     /// Writes `config.json` and `model.safetensors` into the folder `dir`, which is made if
     /// needed; [`Parameters::load`] reads them back to the bit, and so does Hugging Face's
-    /// transformers (which has no place for [`Parameters::lm_head_bias`] and ignores it).
+    /// transformers (which has no place for [`Parameters::lm_head_bias`] and ignores it). What is
+    /// not a GPT-2 has the fields and the names of TransformerLens.
     ///
     /// Both files are written beside their places, flushed and then renamed. If that is cut short,
     /// the folder has the old checkpoint or the new one; between the renames, where the config
@@ -30,10 +32,18 @@ impl Parameters {
         self.check(config)?;
         let dir = dir.as_ref();
         let path = dir.join("model.safetensors");
-        let mut tensors = self.tensors();
-        for (name, _) in &mut tensors {
-            *name = prefixed(name);
-        }
+        let own = self.tensors();
+        let own: Vec<(String, CowArray<'_, f32, IxDyn>)> = own
+            .iter()
+            .map(|(name, values)| (name.clone(), values.as_standard_layout()))
+            .collect();
+        let mut tensors = if config.is_gpt2() {
+            let each = own.iter();
+            each.map(|(name, values)| (prefixed(name), values.view()))
+                .collect()
+        } else {
+            renamed(&own, config)
+        };
         tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
         let header = header(&path, &tensors)?;
         fs::create_dir_all(dir).map_err(Error::io(dir))?;

@@ -7,6 +7,7 @@ use ndarray::Array2;
 use super::edge::Edge;
 use super::effects::EdgeEffects;
 use super::scores::{EdgeScores, Orientation, Ranking};
+use super::set::EdgeSet;
 use crate::error::{Error, Result};
 use crate::report::{About, Axis, Labelled};
 use crate::statistics::{pearson, ranks};
@@ -143,6 +144,24 @@ impl Agreement {
         }
     }
 
+    /// The same over those of the edges that are in a set.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a set of another graph, and if none of the edges is in it.
+    pub fn within(&self, set: &EdgeSet) -> Result<Agreement> {
+        let mut edges = Vec::new();
+        for pair in &self.edges {
+            if set.contains(pair.edge)? {
+                edges.push(*pair);
+            }
+        }
+        if edges.is_empty() {
+            let expected = format!("at least one of the {} compared", self.edges.len());
+            return Err(Error::invalid("edges in the set", "none", expected));
+        }
+        Ok(Agreement::of(edges, self.orientation))
+    }
+
     /// Which share of the `n` best edges by the reference are among the `n` best by the judged
     /// scores; of equals, those that come first in graph order.
     ///
@@ -193,6 +212,19 @@ impl Agreement {
         Labelled::new(values.expect("three numbers per edge"), axes, about)
     }
 
+    /// How many edges there are, the correlations and the error, in words.
+    pub(super) fn summary(&self) -> String {
+        let number = |value: Option<f64>| value.map_or("n/a".to_string(), |v| format!("{v:.3}"));
+        format!(
+            "{} edges: Pearson {}, Spearman {} (of sizes {}), relative error {}",
+            self.edges.len(),
+            number(self.pearson),
+            number(self.spearman),
+            number(self.spearman_of_sizes),
+            number(self.relative_error),
+        )
+    }
+
     fn check_count(&self, n: usize) -> Result<()> {
         let all = self.edges.len();
         if (1..=all).contains(&n) {
@@ -207,19 +239,10 @@ impl Agreement {
 /// worst edges.
 impl fmt::Display for Agreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = |value: Option<f64>| value.map_or("n/a".to_string(), |v| format!("{v:.3}"));
         let n = self.edges.len().div_ceil(20);
         let overlap = self.overlap(n, Ranking::Absolute);
         let overlap = overlap.expect("there are edges, and a twentieth is at least one");
-        writeln!(
-            f,
-            "{} edges: Pearson {}, Spearman {} (of sizes {}), relative error {}",
-            self.edges.len(),
-            number(self.pearson),
-            number(self.spearman),
-            number(self.spearman_of_sizes),
-            number(self.relative_error),
-        )?;
+        writeln!(f, "{}", self.summary())?;
         let common = (overlap * n as f64).round();
         write!(f, "of the {n} largest, {common} in common; worst:")?;
         for EdgePair {

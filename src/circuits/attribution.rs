@@ -2,6 +2,7 @@
 
 mod method;
 mod products;
+mod receivers;
 
 use std::ops::Range;
 
@@ -10,14 +11,14 @@ use ndarray::{Array2, Array3};
 pub use method::{Approximation, Steps};
 
 use products::{Slopes, Written};
+use receivers::Receivers;
 
 use super::edge::Source;
 use super::effects::{EdgeEffects, Found, PositionEffects};
-use super::graph::Graph;
 use super::pairs::edge_study_methods;
 use super::set::EdgeSet;
-use crate::cache::Selection;
 use crate::error::Result;
+use crate::hook::HookPoint;
 use crate::limits::Limits;
 use crate::metric::Metric;
 use crate::pairs::{GradientRuns, Pairs};
@@ -33,14 +34,15 @@ use crate::pairs::{GradientRuns, Pairs};
 /// score(u→v) = Σ_pos (ã_u − a_u) · mean ∂m/∂x_v
 /// ```
 ///
-/// where the [`Approximation`] says which runs' gradients the mean is over. This estimates the
-/// change of the metric if the edge carries the donor's values, so a score has the sign, unit
+/// where the [`Approximation`] says which runs' gradients the mean is over, and whether what the
+/// receiver makes of the change is computed instead. This estimates the change of the metric if the edge carries the donor's values, so a score has the sign, unit
 /// and [orientation](EdgeEffects::orientation) of an exact effect: under noising, a logit
 /// difference falls, hence is negative, by an edge that it needs. (EAP-IG's program is handed a
 /// loss, and has the other sign.) A score is exact where everything between the receiver and the
 /// metric is linear; LayerNorm, attention and the MLPs' activation are not.
 ///
-/// The scores of all edges out of a source add up to attribution patching of the source.
+/// The scores of all edges out of a source add up to attribution patching of the source, but for
+/// [receiver-exact](Approximation::ReceiverExact) ones.
 ///
 /// Sources: Syed, Rager and Conmy 2023 (arXiv 2310.10348); Hanna, Pezzelle and Belinkov 2024 (arXiv
 /// 2403.17806).
@@ -73,8 +75,8 @@ impl<'m> EdgeAttribution<'m> {
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for a metric without gradient (a rank, a closure),
-    /// for [`Approximation::Eap`] by a KL divergence to the very run whose gradient is taken, where
-    /// that is zero, for no steps, and for runs under interventions;
+    /// for [`Approximation::Eap`] and [`Approximation::ReceiverExact`] by a KL divergence to the
+    /// very run whose gradient is taken, where that is zero, for no steps, and for runs under interventions;
     /// [`Error::MemoryLimit`](crate::Error::MemoryLimit) if one pair does not fit the memory limit;
     /// else same as [`Base::metric`](crate::Base::metric).
     pub fn run(&self, method: Approximation, metric: &Metric) -> Result<EdgeEffects> {
@@ -92,8 +94,7 @@ impl<'m> EdgeAttribution<'m> {
         let found = Found {
             title: method.name(),
             caption: format!(
-                "One edge of the {base} run carries what its source wrote in the {donor} run, to \
-                 first order, by the {}",
+                "One edge of the {base} run carries what its source wrote in the {donor} run, {}",
                 method.describe(base)
             ),
             edges: EdgeSet::full(graph),
@@ -104,7 +105,9 @@ impl<'m> EdgeAttribution<'m> {
         found.label(&self.pairs, &metric)
     }
 
-    /// The same by position: the terms of the sum.
+    /// The same by position: elsewhere the edge carries what it carries anyway. These are the terms
+    /// of the sum, but for [receiver-exact](Approximation::ReceiverExact) scores of edges into keys
+    /// and values: there, softmax has them all.
     ///
     /// # Errors
     /// Same as [`EdgeAttribution::run`]; [`Error::Prompt`](crate::Error::Prompt) if the pairs
@@ -135,7 +138,9 @@ impl<'m> EdgeAttribution<'m> {
     /// The metric, which may be referred to the clean runs, once it is known to have gradients.
     fn checked(&self, method: Approximation, metric: &Metric) -> Result<Metric> {
         method.check(&self.pairs, metric)?;
-        self.pairs.clean.refer(metric)
+        let metric = self.pairs.clean.refer(metric)?;
+        method.check_positions(&self.pairs.clean, &metric)?;
+        Ok(metric)
     }
 
     /// Hands to `each`, pair by pair, what the sources write and the mean gradients of a group of
@@ -147,12 +152,15 @@ impl<'m> EdgeAttribution<'m> {
         mut each: impl FnMut(usize, &Terms<'_>) -> Result<()>,
     ) -> Result<GradientRuns<'r>> {
         let (graph, groups) = (self.graph(), method.groups(self.graph()));
-        let points = Selection::points(Slopes::points(graph));
         let per_pair = groups.iter().map(|group| group.variants.len()).sum();
         let (pairs, limits) = (&self.pairs, &self.limits);
-        let mut runs = GradientRuns::new(pairs, metric, limits, points, per_pair);
-        let batches = runs.batches(|n| kept_bytes(graph, n))?;
-        pairs.keep(&Selection::points(graph.sources().map(Source::point)))?;
+        let mut runs = GradientRuns::new(pairs, metric, limits, method.points(graph), per_pair);
+        let batches = runs.batches(|n| method.bytes(pairs.model().config(), metric, n))?;
+        let [base, donor] = pairs.base_and_donor();
+        let unchanged = base.metric(metric)?;
+        let sources: Vec<HookPoint> = graph.sources().map(Source::point).collect();
+        base.held(sources.iter().copied().chain(method.reads(graph)))?;
+        donor.held(sources)?;
         for batch in batches {
             for group in &groups {
                 let mut sums: Vec<Slopes> = Vec::new();
@@ -161,20 +169,21 @@ impl<'m> EdgeAttribution<'m> {
                         return Ok(runs);
                     }
                     let gradients = runs.run(&batch, variant, &method.constant(variant))?;
-                    Slopes::add_each(&mut sums, graph, &gradients)?;
+                    Slopes::add_each(&mut sums, &gradients)?;
                 }
                 for (pair, slopes) in batch.clone().zip(&mut sums) {
                     slopes.divide(group.variants.len() as f32);
-                    let written = Written::new(pairs, pair)?;
-                    each(
+                    let terms = Terms {
+                        study: self,
+                        method,
+                        metric,
                         pair,
-                        &Terms {
-                            graph,
-                            source: group.source,
-                            written,
-                            slopes,
-                        },
-                    )?;
+                        unchanged: unchanged[pair],
+                        source: group.source,
+                        written: Written::new(pairs, pair)?,
+                        slopes,
+                    };
+                    each(pair, &terms)?;
                 }
             }
         }
@@ -184,7 +193,12 @@ impl<'m> EdgeAttribution<'m> {
 
 /// What the scores of one pair are made of.
 struct Terms<'t> {
-    graph: Graph,
+    study: &'t EdgeAttribution<'t>,
+    method: Approximation,
+    metric: &'t Metric,
+    pair: usize,
+    /// The metric of the run that is changed.
+    unchanged: f32,
     /// The only source whose edges have their scores from these gradients, if there is one.
     source: Option<Source>,
     written: Written,
@@ -192,19 +206,27 @@ struct Terms<'t> {
 }
 
 impl Terms<'_> {
-    /// Edges, as their numbers, and their scores, summed over some positions.
+    /// Edges, as their numbers, and their scores, if they carry something at some positions alone.
     fn scores(&self, positions: Range<usize>) -> Result<impl Iterator<Item = (usize, f32)>> {
-        let scores = self.slopes.scores(self.graph, &self.written, positions)?;
-        let source = self.source;
-        let edges = self.graph.edges().zip(scores).enumerate();
+        let (graph, source) = (self.study.graph(), self.source);
+        let scores = if self.method.computes_receivers() {
+            self.receivers().scores(positions)?
+        } else {
+            products::scores(graph, self.slopes, &self.written, positions)?
+        };
+        let edges = graph.edges().zip(scores).enumerate();
         let own = edges.filter(move |(_, (edge, _))| source.is_none_or(|own| edge.from == own));
         Ok(own.map(|(index, (_, score))| (index, score)))
     }
-}
 
-/// What scores hold of a pair of so many tokens: the gradients of one run and their sum, the
-/// differences, which products pack, and copies of the split inputs of one layer.
-fn kept_bytes(graph: Graph, n: usize) -> u64 {
-    let rows = 2 * graph.n_receivers() + 3 * graph.n_sources() + 8 * graph.n_heads();
-    (4 * n * graph.d_model() * rows) as u64
+    fn receivers(&self) -> Receivers<'_> {
+        Receivers {
+            pairs: &self.study.pairs,
+            pair: self.pair,
+            metric: self.metric,
+            unchanged: self.unchanged,
+            written: &self.written,
+            slopes: self.slopes,
+        }
+    }
 }

@@ -296,7 +296,7 @@ fn shared_bytes(config: &Config, n: usize) -> u64 {
 fn run_bytes(config: &Config, n: usize) -> u64 {
     let (d, heads) = (config.d_model, config.n_heads);
     let rows = d * (Graph::new(config).n_sources() + 14 * heads + 20);
-    let rest = 4 * config.d_mlp + 4 * heads * n + 3 * config.d_vocab;
+    let rest = 4 * config.hidden_width() + 4 * heads * n + 3 * config.d_logits();
     // Matrices may have a quarter more memory than they need.
     (5 * n * (rows + rest)) as u64
 }

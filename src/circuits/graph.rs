@@ -2,7 +2,7 @@
 
 use super::edge::{Edge, Receiver, Source};
 use crate::component::{Head, Qkv};
-use crate::config::Config;
+use crate::config::{Config, Element};
 use crate::error::{Error, Result};
 
 /// All edges between the token embedding, heads, MLPs and logits of a model with `n_layers` layers
@@ -16,6 +16,8 @@ pub struct Graph {
     n_layers: usize,
     n_heads: usize,
     d_model: usize,
+    /// MLPs per layer: 0 in attention-only models.
+    mlps: usize,
 }
 
 impl Graph {
@@ -25,6 +27,7 @@ impl Graph {
             n_layers: config.n_layers,
             n_heads: config.n_heads,
             d_model: config.d_model,
+            mlps: usize::from(config.has(Element::Mlp)),
         }
     }
 
@@ -43,27 +46,33 @@ impl Graph {
         self.d_model
     }
 
-    /// `1 + L(H + 1)`.
+    /// Whether layers have MLPs.
+    pub fn has_mlps(&self) -> bool {
+        self.mlps > 0
+    }
+
+    /// `1 + L(H + 1)`, without MLPs `1 + LH`.
     pub fn n_sources(&self) -> usize {
         self.written_before(2 * self.n_layers)
     }
 
-    /// `L(3H + 1) + 1`.
+    /// `L(3H + 1) + 1`, without MLPs `3LH + 1`.
     pub fn n_receivers(&self) -> usize {
-        self.n_layers * (3 * self.n_heads + 1) + 1
+        self.n_layers * self.readers_in_layer() + 1
     }
 
-    /// `L(3H+1) + (H+1)(3H+1)·L(L−1)/2 + L·H + 1 + L(H+1)`.
+    /// `L(3H+1) + (H+1)(3H+1)·L(L−1)/2 + L·H + 1 + L(H+1)`, without MLPs
+    /// `3HL + 3H²·L(L−1)/2 + 1 + LH`.
     pub fn n_edges(&self) -> usize {
         self.edges_before_layer(self.n_layers) + self.n_sources()
     }
 
     /// The writers in order.
     pub fn sources(&self) -> impl Iterator<Item = Source> + use<> {
-        let n_heads = self.n_heads;
+        let (n_heads, mlps) = (self.n_heads, self.mlps);
         let of_layer = move |layer| {
             let heads = (0..n_heads).map(move |head| Source::Head(Head::new(layer, head)));
-            heads.chain([Source::Mlp(layer)])
+            heads.chain([Source::Mlp(layer)].into_iter().take(mlps))
         };
         [Source::Input]
             .into_iter()
@@ -72,12 +81,12 @@ impl Graph {
 
     /// The readers in order.
     pub fn receivers(&self) -> impl Iterator<Item = Receiver> + use<> {
-        let n_heads = self.n_heads;
+        let (n_heads, mlps) = (self.n_heads, self.mlps);
         let of_layer = move |layer| {
             let inputs = Qkv::ALL.into_iter().flat_map(move |read| {
                 (0..n_heads).map(move |head| Receiver::Head(Head::new(layer, head), read))
             });
-            inputs.chain([Receiver::Mlp(layer)])
+            inputs.chain([Receiver::Mlp(layer)].into_iter().take(mlps))
         };
         (0..self.n_layers)
             .flat_map(of_layer)
@@ -148,9 +157,16 @@ impl Graph {
     }
 
     /// # Errors
-    /// [`Error::OutOfRange`] for layers and heads that the model lacks.
+    /// [`Error::OutOfRange`] for layers and heads that the model lacks, [`Error::Lacks`] for MLPs.
     fn check(&self, edge: Edge) -> Result<()> {
         let parts = [Some(edge.from), edge.to.source()].into_iter().flatten();
+        let mut mlps = parts.clone().filter(|part| matches!(part, Source::Mlp(_)));
+        if !self.has_mlps() && mlps.next().is_some() {
+            return Err(Error::Lacks {
+                at: format!("edge `{edge}`"),
+                reason: Element::Mlp.absence().to_string(),
+            });
+        }
         let axes = parts.flat_map(|source| {
             let component = source.component();
             let layer = component
@@ -175,14 +191,14 @@ impl Graph {
     pub(super) fn source_index(&self, source: Source) -> usize {
         match source {
             Source::Input => 0,
-            Source::Head(head) => 1 + head.layer * (self.n_heads + 1) + head.head,
-            Source::Mlp(layer) => (layer + 1) * (self.n_heads + 1),
+            Source::Head(head) => 1 + head.layer * self.writers_in_layer() + head.head,
+            Source::Mlp(layer) => (layer + 1) * self.writers_in_layer(),
         }
     }
 
     /// A reader's place among the readers.
     pub(super) fn receiver_index(&self, to: Receiver) -> usize {
-        let per_layer = 3 * self.n_heads + 1;
+        let per_layer = self.readers_in_layer();
         match to {
             Receiver::Head(head, read) => {
                 head.layer * per_layer + read as usize * self.n_heads + head.head
@@ -196,7 +212,8 @@ impl Graph {
         let Some(past) = index.checked_sub(1) else {
             return Source::Input;
         };
-        let (layer, head) = (past / (self.n_heads + 1), past % (self.n_heads + 1));
+        let per_layer = self.writers_in_layer();
+        let (layer, head) = (past / per_layer, past % per_layer);
         if head < self.n_heads {
             Source::Head(Head::new(layer, head))
         } else {
@@ -220,8 +237,18 @@ impl Graph {
 
     /// Edges into all readers of the layers before this one.
     fn edges_before_layer(&self, layer: usize) -> usize {
-        let (l, h) = (layer, self.n_heads);
-        l * (4 * h + 1) + (3 * h + 1) * (h + 1) * (l * l.saturating_sub(1) / 2)
+        let (l, h, m) = (layer, self.n_heads, self.mlps);
+        let pairs = l * l.saturating_sub(1) / 2;
+        // The embeddings to all, heads to their layer's MLP, and what earlier layers write.
+        l * (3 * h + m) + l * m * h + self.readers_in_layer() * self.writers_in_layer() * pairs
+    }
+
+    fn writers_in_layer(&self) -> usize {
+        self.n_heads + self.mlps
+    }
+
+    fn readers_in_layer(&self) -> usize {
+        3 * self.n_heads + self.mlps
     }
 
     fn time(&self, to: Receiver) -> usize {
@@ -230,7 +257,7 @@ impl Graph {
 
     /// How many writers' outputs the stream holds at a reader's time.
     fn written_before(&self, time: usize) -> usize {
-        1 + time / 2 * (self.n_heads + 1) + time % 2 * self.n_heads
+        1 + time / 2 * self.writers_in_layer() + time % 2 * self.n_heads
     }
 }
 
@@ -245,6 +272,14 @@ mod tests {
             n_layers,
             n_heads,
             d_model: 8,
+            mlps: 1,
+        }
+    }
+
+    fn attention_only(n_layers: usize, n_heads: usize) -> Graph {
+        Graph {
+            mlps: 0,
+            ..graph(n_layers, n_heads)
         }
     }
 
@@ -261,6 +296,14 @@ mod tests {
         for (config, expected) in counts {
             assert_eq!(Graph::new(&config).n_edges(), expected);
         }
+        // Two layers of eight heads without MLPs, counted by hand.
+        assert_eq!(attention_only(2, 8).n_edges(), 257);
+        let mlp: Edge = "input->m0".parse().unwrap();
+        let error = attention_only(2, 8).index(mlp).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "edge `input->m0`: this model has no MLPs"
+        );
         let small = Graph::new(&Config::gpt2());
         assert_eq!((small.n_sources(), small.n_receivers()), (157, 445));
     }
@@ -276,8 +319,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_and_edges_belong_together(n_layers in 1..5_usize, n_heads in 1..5_usize) {
-            let graph = graph(n_layers, n_heads);
+        fn numbers_and_edges_belong_together(
+            n_layers in 1..5_usize,
+            n_heads in 1..5_usize,
+            mlps in 0..2_usize,
+        ) {
+            let graph = Graph { mlps, ..graph(n_layers, n_heads) };
             prop_assert_eq!(graph.sources().count(), graph.n_sources());
             prop_assert_eq!(graph.receivers().count(), graph.n_receivers());
             for (i, to) in graph.receivers().enumerate() {

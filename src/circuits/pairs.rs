@@ -7,6 +7,7 @@ use super::graph::Graph;
 use super::scores::Orientation;
 use crate::base::Base;
 use crate::cache::ActivationCache;
+use crate::component::Qkv;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Target;
@@ -81,6 +82,17 @@ impl Pairs<'_> {
         };
         let [base, donor] = self.base_and_donor().map(of);
         Ok(donor? - base?)
+    }
+
+    /// Queries, keys or values of all heads of a layer, `[row, head · d_head]`, from rows after
+    /// LayerNorm, `[row, d_model]`.
+    pub fn project(&self, layer: usize, read: Qkv, normed: ArrayView2<'_, f32>) -> Array2<f32> {
+        let c_attn = &self.model().parameters().h[layer].attn.c_attn;
+        let width = self.model().config().d_heads();
+        let columns = read as usize * width..(read as usize + 1) * width;
+        let weight = part(c_attn.weight.view(), 1, columns.clone());
+        let bias = part(c_attn.bias.view(), 0, columns);
+        ops::on_pool(|| ops::linear(normed, weight, Some(bias)))
     }
 
     /// Multiply-adds of [`Pairs::differences`].

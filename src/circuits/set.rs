@@ -260,7 +260,8 @@ impl Graph {
     /// In words.
     pub(super) fn describe(self) -> String {
         let (layers, heads, d_model) = (self.n_layers(), self.n_heads(), self.d_model());
-        format!("{layers} layers of {heads} heads, d_model {d_model}")
+        let mlps = if self.has_mlps() { "" } else { ", no MLPs" };
+        format!("{layers} layers of {heads} heads, d_model {d_model}{mlps}")
     }
 }
 

@@ -1,13 +1,12 @@
 //! Hugging Face's `config.json` of GPT-2: nothing in it is silently ignored.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Activation, Config};
+use super::{Activation, AssumedField, Config};
 use crate::error::{Error, Result};
 use crate::files::{UniqueKeys, parse_error, read_text};
 
@@ -34,7 +33,8 @@ const HARMLESS: &str = "\
     top_p torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache";
 
 impl Config {
-    /// Reads `config.json` in the folder `dir`; see [`Config::from_json`].
+    /// Reads `config.json` in the folder `dir`, or `cfg.json` where that is absent; see
+    /// [`Config::from_json`].
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read, else as [`Config::from_json`].
@@ -42,13 +42,17 @@ impl Config {
         Ok(ConfigFile::open(dir.as_ref())?.config)
     }
 
-    /// Reads the text of Hugging Face's `config.json` of a GPT-2; `path` is for error messages.
+    /// Reads the text of Hugging Face's `config.json` of a GPT-2, or of TransformerLens's
+    /// `HookedTransformerConfig` as JSON, which has `n_layers` and `d_model`; `path` is for error
+    /// messages.
     ///
+    /// From Hugging Face:
     /// The sizes `n_layer`, `n_head`, `n_embd`, `n_positions` and `vocab_size` must be there, by
     /// these names or as `num_hidden_layers`, `num_attention_heads`, `hidden_size`,
     /// `max_position_embeddings` (or `n_ctx`, which does not matter where it differs from
     /// `n_positions`: transformers does not read it). Other absent fields have the defaults of
-    /// Hugging Face's `GPT2Config`.
+    /// Hugging Face's `GPT2Config`. From TransformerLens: `n_layers`, `d_model`, `n_ctx`, `d_head`
+    /// and `d_vocab` must be there, `d_mlp` and `act_fn` too unless it is `attn_only`.
     ///
     /// ```
     /// use patchlens::Config;
@@ -70,9 +74,13 @@ impl Config {
         Ok(ConfigFile::from_json(text, path)?.config)
     }
 
-    /// The text of a `config.json` that [`Config::from_json`] and Hugging Face's transformers
-    /// read back as this config.
+    /// The text of a `config.json` that [`Config::from_json`] reads back as this config, and
+    /// Hugging Face's transformers too where it is a GPT-2's. What GPT-2 cannot be has
+    /// TransformerLens's fields.
     pub fn to_json(&self) -> String {
+        if !self.is_gpt2() {
+            return self.to_transformer_lens_json();
+        }
         // An absent id means GPT-2's, of which transformers warns where the vocabulary is smaller.
         let end_of_text = (self.d_vocab > END_OF_TEXT).then_some(END_OF_TEXT);
         let fields = FileFields {
@@ -99,50 +107,32 @@ impl Config {
     }
 }
 
-/// A field of a `config.json` whose value does not stand there, or does not count.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A program that writes checkpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum AssumedField {
-    /// It is absent, so that it has the default of Hugging Face's `GPT2Config`.
-    Absent {
-        /// The field's name.
-        field: &'static str,
-        /// The default, as JSON.
-        value: String,
-    },
-    /// It says something else than the field that Hugging Face's transformers reads.
-    Overruled {
-        /// The field's name.
-        field: &'static str,
-        /// Its value, as JSON.
-        value: String,
-        /// The field that counts.
-        by: &'static str,
-    },
-}
-
-impl fmt::Display for AssumedField {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AssumedField::Absent { field, value } => write!(f, "{field} = {value} (absent)"),
-            AssumedField::Overruled { field, value, by } => {
-                write!(f, "{field} = {value} does not count, {by} does")
-            }
-        }
-    }
+pub enum Program {
+    /// Hugging Face's transformers, or what has its fields and names.
+    #[default]
+    HuggingFace,
+    /// TransformerLens.
+    TransformerLens,
 }
 
 /// A `config.json` that has been read.
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     pub config: Config,
+    /// Whose fields it has, and thereby whose names the tensors have.
+    pub by: Program,
     pub assumed: Vec<AssumedField>,
 }
 
 impl ConfigFile {
     /// See [`Config::open`].
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
+        let [path, other] = ["config.json", "cfg.json"].map(|name| dir.join(name));
+        let lens = !path.exists() && other.exists();
+        let path = if lens { other } else { path };
         Self::from_json(&read_text(&path, MAX_BYTES)?, &path)
     }
 
@@ -154,7 +144,12 @@ impl ConfigFile {
             rest: parsed.0,
             assumed: Vec::new(),
         };
-        fields.read().map_err(|error| match error {
+        let by = fields.written_by();
+        let config = match by {
+            Program::HuggingFace => fields.read(),
+            Program::TransformerLens => fields.read_transformer_lens(),
+        };
+        config.map_err(|error| match error {
             Error::Config {
                 field,
                 found,
@@ -195,12 +190,22 @@ struct FileFields {
 }
 
 /// The fields that no one has asked for yet, and what was assumed for those that are not there.
-struct Fields {
-    rest: BTreeMap<String, Value>,
-    assumed: Vec<AssumedField>,
+pub(super) struct Fields {
+    pub(super) rest: BTreeMap<String, Value>,
+    pub(super) assumed: Vec<AssumedField>,
 }
 
 impl Fields {
+    /// TransformerLens writes `n_layers`, transformers `n_layer` or `num_hidden_layers`.
+    fn written_by(&self) -> Program {
+        let has = |field: &str| self.rest.contains_key(field);
+        if has("n_layers") && has("d_model") && !has("model_type") {
+            Program::TransformerLens
+        } else {
+            Program::HuggingFace
+        }
+    }
+
     fn read(mut self) -> Result<ConfigFile> {
         let model_type = self.take(&["model_type"])?;
         if let Some((field, value)) = model_type.filter(|(_, value)| value != "gpt2") {
@@ -223,17 +228,19 @@ impl Fields {
                 base.scale_attn_by_inverse_layer_idx,
             )?,
             tie_word_embeddings: self.flag("tie_word_embeddings", base.tie_word_embeddings)?,
+            ..base
         };
-        self.check_rest()?;
+        self.check_rest(HARMLESS)?;
         config.check()?;
         Ok(ConfigFile {
             config,
+            by: Program::HuggingFace,
             assumed: self.assumed,
         })
     }
 
     /// Takes a field that has several names: the first name present, and its value.
-    fn take(&mut self, names: &[&'static str]) -> Result<Option<(&'static str, Value)>> {
+    pub(super) fn take(&mut self, names: &[&'static str]) -> Result<Option<(&'static str, Value)>> {
         let mut taken: Option<(&'static str, Value)> = None;
         for &name in names {
             let Some(value) = self.rest.remove(name) else {
@@ -251,7 +258,7 @@ impl Fields {
     }
 
     /// A size, without which no model can be told from another.
-    fn size(&mut self, names: &[&'static str]) -> Result<usize> {
+    pub(super) fn size(&mut self, names: &[&'static str]) -> Result<usize> {
         match self.take(names)? {
             Some((field, value)) => whole_number(field, &value),
             None => Err(super::bad(names[0], "nothing", "a whole number")),
@@ -283,7 +290,7 @@ impl Fields {
         }
     }
 
-    fn flag(&mut self, name: &'static str, default: bool) -> Result<bool> {
+    pub(super) fn flag(&mut self, name: &'static str, default: bool) -> Result<bool> {
         match self.take(&[name])? {
             Some((field, value)) => value
                 .as_bool()
@@ -307,7 +314,10 @@ impl Fields {
     }
 
     fn epsilon(&mut self, default: f32) -> Result<f32> {
-        let name = "layer_norm_epsilon";
+        self.number("layer_norm_epsilon", default)
+    }
+
+    pub(super) fn number(&mut self, name: &'static str, default: f32) -> Result<f32> {
         match self.take(&[name])? {
             Some((field, value)) => value
                 .as_f64()
@@ -319,7 +329,7 @@ impl Fields {
     }
 
     /// The default of a field that is absent, noted down.
-    fn assume<T: Serialize>(&mut self, field: &'static str, default: T) -> T {
+    pub(super) fn assume<T: Serialize>(&mut self, field: &'static str, default: T) -> T {
         let value = serde_json::to_string(&default);
         let value = value.expect("plain numbers, strings and bools always have a JSON form");
         self.assumed.push(AssumedField::Absent { field, value });
@@ -327,11 +337,11 @@ impl Fields {
     }
 
     /// Rejects what is left, unless it is harmless or switched off.
-    fn check_rest(&self) -> Result<()> {
+    pub(super) fn check_rest(&self, harmless: &str) -> Result<()> {
         let expected = "no such field, or null or false: it is not supported. \
                         If it does not change what the model computes, delete it";
         let mut rest = self.rest.iter().filter(|(_, value)| !is_off(value));
-        match rest.find(|(field, _)| !HARMLESS.split(' ').any(|harmless| harmless == *field)) {
+        match rest.find(|(field, _)| !harmless.split(' ').any(|harmless| harmless == *field)) {
             Some((field, value)) => Err(bad(field, value, expected)),
             None => Ok(()),
         }
@@ -347,7 +357,7 @@ fn is_off(value: &Value) -> bool {
     }
 }
 
-fn whole_number(field: &str, value: &Value) -> Result<usize> {
+pub(super) fn whole_number(field: &str, value: &Value) -> Result<usize> {
     value
         .as_u64()
         .and_then(|number| usize::try_from(number).ok())
@@ -355,7 +365,7 @@ fn whole_number(field: &str, value: &Value) -> Result<usize> {
 }
 
 /// Same as [`super::bad`], with at most 60 characters of the value.
-fn bad(field: &str, value: &Value, expected: &str) -> Error {
+pub(super) fn bad(field: &str, value: &Value, expected: &str) -> Error {
     let text = value.to_string();
     let found = match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &text[..end]),

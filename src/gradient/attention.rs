@@ -9,6 +9,7 @@ use super::reverse::{Reverse, no_base, of_prompt};
 use crate::hook::{HookPoint, Site};
 use crate::model::recorder::AttentionPart;
 use crate::model::rows::Rows;
+use crate::model::stage::Kind;
 use crate::ops::{self, HeadGradients, HeadViews, part, part_mut};
 
 impl Reverse<'_> {
@@ -38,6 +39,7 @@ impl Reverse<'_> {
             let x = self.normed(points, &block.ln_1);
             self.linear_weights(x.view(), qkv.view(), |p| &mut p.h[layer].attn.c_attn);
         }
+        self.positions_backward(layer, qkv.view());
         self.record_split_inputs(layer, qkv.view());
         let aside = self.take_changed(layer, &mut qkv);
         let gradient = ops::matmul(qkv.view(), block.attn.c_attn.weight.t());
@@ -46,9 +48,33 @@ impl Reverse<'_> {
         if let Some(aside) = aside {
             gradient += &aside;
         }
-        let pre = mid.plus(&self.stack(gradient), no_base);
-        self.record(at(Site::ResidPre), &pre);
-        Some(pre)
+        Some(mid.plus(&self.stack(gradient), no_base))
+    }
+
+    /// What queries and keys add to the gradient at the position embeddings that they are made of,
+    /// and these to the gradient of their weights.
+    fn positions_backward(&mut self, layer: usize, qkv: ArrayView2<'_, f32>) {
+        let model = self.model;
+        if !Kind::of(model.config()).reads_positions() {
+            return;
+        }
+        let readers = 0..2 * model.config().d_heads();
+        let gradient = part(qkv, 1, readers.clone());
+        let weight = model.parameters().h[layer].attn.c_attn.weight.view();
+        let back = ops::matmul(gradient, part(weight, 1, readers.clone()).t());
+        match &mut self.positions {
+            Some(sum) => *sum += &back,
+            none => *none = Some(back),
+        }
+        if self.wants_parameters() {
+            let positions = self.saved(HookPoint::PosEmbed);
+            let product = ops::matmul(positions.t(), gradient);
+            self.add_to_weights(|p| {
+                let all = p.h[layer].attn.c_attn.weight.view_mut();
+                let mut some = part_mut(all, 1, readers);
+                some += &product;
+            });
+        }
     }
 
     /// Each head's result has the gradient of their sum.
@@ -67,10 +93,10 @@ impl Reverse<'_> {
         }
     }
 
-    /// The gradients at queries, keys and values side by side, `[rows, 3 * d_model]`.
+    /// The gradients at queries, keys and values side by side, `[rows, 3 * head * d_head]`.
     fn heads(&mut self, layer: usize, z: &Rows) -> Array2<f32> {
         let config = self.model.config();
-        let (n_heads, d_head, d_model) = (config.n_heads, config.d_head(), config.d_model);
+        let (n_heads, d_head, d_heads) = (config.n_heads, config.d_head(), config.d_heads());
         let tasks: Vec<(usize, usize)> = (0..self.lanes.len())
             .flat_map(|lane| (0..n_heads).map(move |head| (lane, head)))
             .collect();
@@ -84,11 +110,11 @@ impl Reverse<'_> {
             gradients
         };
         let gradients: Vec<HeadGradients> = tasks.par_iter().copied().map(run).collect();
-        let mut qkv = Array2::zeros((self.rows.len(), 3 * d_model));
+        let mut qkv = Array2::zeros((self.rows.len(), 3 * d_heads));
         for ((lane, head), g) in tasks.iter().zip(&gradients) {
             let mut rows = part_mut(qkv.view_mut(), 0, self.rows.range(*lane));
             for (reader, values) in [&g.q, &g.k, &g.v].into_iter().enumerate() {
-                let first = reader * d_model + head * d_head;
+                let first = reader * d_heads + head * d_head;
                 part_mut(rows.view_mut(), 1, first..first + d_head).assign(values);
             }
         }
@@ -165,10 +191,10 @@ impl Reverse<'_> {
     }
 
     fn record_queries_keys_values(&mut self, layer: usize, qkv: &Array2<f32>) {
-        let d_model = self.model.config().d_model;
+        let d_heads = self.model.config().d_heads();
         for (reader, site) in [Site::Q, Site::K, Site::V].into_iter().enumerate() {
             if self.recorder.wants(site.at(layer)) {
-                let columns = reader * d_model..(reader + 1) * d_model;
+                let columns = reader * d_heads..(reader + 1) * d_heads;
                 let own = self.stack(part(qkv.view(), 1, columns).to_owned());
                 self.record(site.at(layer), &own);
             }

@@ -42,7 +42,7 @@ where
 impl Objective for Metric {
     fn begin(&self, run: &RunShape<'_>) -> Result<()> {
         self.check_gradient()?;
-        self.check(&run.lengths, run.config.d_vocab)
+        self.check(&run.lengths, run.config.d_logits())
     }
 
     fn at(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<(f64, Array2<f32>)> {

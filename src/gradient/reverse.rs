@@ -7,11 +7,13 @@ use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
 use super::Backward;
 use super::tape::reaches;
 use crate::cache::{ActivationCache, Selection};
+use crate::config::Element;
 use crate::hook::{HookPoint, Site};
 use crate::model::Transformer;
 use crate::model::lane::Lane;
 use crate::model::recorder::Recorder;
 use crate::model::rows::{Layout, Rows};
+use crate::model::stage::{Half, Kind, Write};
 use crate::ops;
 use crate::parameters::{LayerNorm, Linear, Parameters};
 
@@ -25,6 +27,9 @@ pub(super) struct Reverse<'r> {
     pub tape: &'r [ActivationCache],
     pub recorder: Recorder,
     want: &'r Backward<'r>,
+    kind: Kind,
+    /// The gradient at the position embeddings, where each layer reads them by itself.
+    pub positions: Option<Array2<f32>>,
     parameters: Option<Parameters>,
 }
 
@@ -46,6 +51,8 @@ impl<'r> Reverse<'r> {
             tape,
             recorder: Recorder::new(want.gradients.unwrap_or(&none), lanes, model.identity()),
             want,
+            kind: Kind::of(model.config()),
+            positions: None,
             parameters: want.parameters.then(|| model.parameters().zeros_like()),
         }
     }
@@ -64,12 +71,22 @@ impl<'r> Reverse<'r> {
     fn walk(&mut self, logits: Array2<f32>) -> Option<()> {
         let mut resid = self.unembed(logits)?;
         for layer in (0..self.model.config().n_layers).rev() {
-            let mid = self.mlp(layer, resid)?;
-            resid = self.attention(layer, mid)?;
+            for Write { half, sum, .. } in self.kind.writes().rev() {
+                self.record(sum.site().at(layer), &resid);
+                resid = match half {
+                    Half::Attention => self.attention(layer, resid)?,
+                    Half::Mlp => self.mlp(layer, resid)?,
+                };
+            }
+            self.record(Site::ResidPre.at(layer), &resid);
         }
-        self.record(HookPoint::PosEmbed, &resid);
+        let positions = match self.positions.take() {
+            Some(own) => self.stack(own),
+            None => resid.clone(),
+        };
+        self.record(HookPoint::PosEmbed, &positions);
         self.record(HookPoint::Embed, &resid);
-        self.embed(&resid);
+        self.embed(&resid, &positions);
         Some(())
     }
 
@@ -122,18 +139,17 @@ impl<'r> Reverse<'r> {
             }
             all
         };
-        if let Some(to) = &mut self.parameters {
-            let normalized = self.tape[0].stacked(HookPoint::LnFinalNormalized);
-            let x = ops::affine(normalized, ln.weight.view(), ln.bias.view());
+        let input = Site::ResidPost.at(model.config().n_layers - 1);
+        let points = [input, HookPoint::LnFinalScale, HookPoint::LnFinalNormalized];
+        let x = self.wants_parameters().then(|| self.normed(points, ln));
+        if let (Some(to), Some(x)) = (&mut self.parameters, x) {
             let table = to.lm_head.as_mut().unwrap_or(&mut to.wte);
             ops::matmul_into(data.t(), x.view(), None, table.view_mut());
             if let Some(bias) = &mut to.lm_head_bias {
                 *bias = ops::sum_rows(data.view(), None);
             }
         }
-        let input = Site::ResidPost.at(model.config().n_layers - 1);
-        let (scale, normalized) = (HookPoint::LnFinalScale, HookPoint::LnFinalNormalized);
-        let gradient = self.norm([input, scale, normalized], ln, gradient, |p| &mut p.ln_f);
+        let gradient = self.norm(points, ln, gradient, |p| &mut p.ln_f);
         Some(self.stack(gradient))
     }
 
@@ -142,7 +158,6 @@ impl<'r> Reverse<'r> {
         let model = self.model;
         let block = &model.parameters().h[layer];
         let at = |site: Site| site.at(layer);
-        self.record(at(Site::ResidPost), &post);
         self.record(at(Site::MlpOut), &post);
         self.on_to(at(Site::MlpPost))?;
         if self.parameters.is_some() {
@@ -153,6 +168,16 @@ impl<'r> Reverse<'r> {
         let mut hidden = self.stack(ops::matmul(out.view(), block.mlp.c_proj.weight.t()));
         drop(out);
         self.record(at(Site::MlpPost), &hidden);
+        if model.config().has(Element::InnerNorm) {
+            let points = [Site::MlpMid, Site::MlpNormScale, Site::MlpNormNormalized].map(at);
+            let (ln, gradient) = (
+                &block.mlp.ln,
+                Arc::unwrap_or_clone(hidden.data).into_inner(),
+            );
+            let back = self.layer_norm(points, ln, gradient, |p| &mut p.h[layer].mlp.ln);
+            hidden = self.stack(back);
+            self.record(at(Site::MlpMid), &hidden);
+        }
         ops::activate_backward(
             model.config().activation,
             self.saved(at(Site::MlpPre)),
@@ -169,13 +194,27 @@ impl<'r> Reverse<'r> {
         let gradient = self.norm(points, &block.ln_2, gradient, |p| &mut p.h[layer].ln_2);
         let input = self.stack(gradient);
         self.record(at(Site::MlpIn), &input);
-        let mid = post.plus(&input, no_base);
-        self.record(at(Site::ResidMid), &mid);
-        Some(mid)
+        Some(post.plus(&input, no_base))
+    }
+
+    /// Through the LayerNorm of a half, from the gradient at its output to that at its input: the
+    /// same in a model without.
+    pub fn norm(
+        &mut self,
+        points: NormPoints,
+        ln: &LayerNorm,
+        gradient: Array2<f32>,
+        pick: impl Fn(&mut Parameters) -> &mut LayerNorm,
+    ) -> Array2<f32> {
+        if self.model.config().has(Element::Norm) {
+            self.layer_norm(points, ln, gradient, pick)
+        } else {
+            gradient
+        }
     }
 
     /// Through a LayerNorm, from the gradient at its output to that at its input.
-    pub fn norm(
+    fn layer_norm(
         &mut self,
         points: NormPoints,
         ln: &LayerNorm,
@@ -183,13 +222,17 @@ impl<'r> Reverse<'r> {
         pick: impl Fn(&mut Parameters) -> &mut LayerNorm,
     ) -> Array2<f32> {
         let [input, scale, normalized] = points;
-        if let Some(parameters) = &mut self.parameters {
+        let config = self.model.config();
+        let affine = ln.affine();
+        if let Some(parameters) = self.parameters.as_mut().filter(|_| affine.is_some()) {
             let to = pick(parameters);
             let saved = self.tape[0].stacked(normalized);
             to.weight = ops::sum_rows(gradient.view(), Some(saved));
             to.bias = ops::sum_rows(gradient.view(), None);
         }
-        ops::affine_backward(gradient.view_mut(), ln.weight.view());
+        if let Some([weight, _]) = affine {
+            ops::affine_backward(gradient.view_mut(), weight);
+        }
         let gradient = self.stack(gradient);
         self.record(normalized, &gradient);
         let (x, divisor) = (self.saved(input), self.saved(scale));
@@ -198,13 +241,19 @@ impl<'r> Reverse<'r> {
             let at_scale = self.stack(at_scale);
             self.record(scale, &at_scale);
         }
-        let eps = self.model.config().layer_norm_eps;
-        ops::layer_norm_backward(x, divisor, eps, gradient.view())
+        ops::layer_norm_backward(x, divisor, config.layer_norm_eps, gradient.view())
     }
 
-    /// What a LayerNorm gave in the forward, with weight and bias.
-    pub fn normed(&self, [_, _, normalized]: NormPoints, ln: &LayerNorm) -> Array2<f32> {
-        ops::affine(self.saved(normalized), ln.weight.view(), ln.bias.view())
+    /// What a LayerNorm returned in the forward, with weight and bias; its input in a model without.
+    pub fn normed(&self, points: NormPoints, ln: &LayerNorm) -> Array2<f32> {
+        let [input, _, normalized] = points;
+        if !self.model.config().has(Element::Norm) {
+            return self.saved(input).to_owned();
+        }
+        match ln.affine() {
+            Some([weight, bias]) => ops::affine(self.saved(normalized), weight, bias),
+            None => self.saved(normalized).to_owned(),
+        }
     }
 
     /// The gradient of a linear layer's weight and bias, from its input and the gradient at its
@@ -222,20 +271,32 @@ impl<'r> Reverse<'r> {
         }
     }
 
+    /// Adds to the gradient of the parameters, if it is wanted.
+    pub fn add_to_weights(&mut self, add: impl FnOnce(&mut Parameters)) {
+        if let Some(parameters) = &mut self.parameters {
+            add(parameters);
+        }
+    }
+
     pub fn wants_parameters(&self) -> bool {
         self.parameters.is_some()
     }
 
     /// Adds to the rows of the embedding tables that were looked up.
-    fn embed(&mut self, resid: &Rows) {
+    fn embed(&mut self, resid: &Rows, positions: &Rows) {
+        let placed = self.model.config().has(Element::Positions);
         let Some(to) = &mut self.parameters else {
             return;
         };
         for (i, lane) in self.lanes.iter().enumerate() {
-            for (pos, (token, row)) in lane.tokens.iter().zip(resid.lane(i).rows()).enumerate() {
-                let (mut token, mut position) =
-                    (to.wte.row_mut(*token as usize), to.wpe.row_mut(pos));
+            for (token, row) in lane.tokens.iter().zip(resid.lane(i).rows()) {
+                let mut token = to.wte.row_mut(*token as usize);
                 token += &row;
+            }
+            let positions = positions.lane(i);
+            let rows = positions.rows().into_iter().enumerate();
+            for (pos, row) in rows.filter(|_| placed) {
+                let mut position = to.wpe.row_mut(pos);
                 position += &row;
             }
         }

@@ -9,6 +9,7 @@ use ndarray::{Array2, Array3, ArrayView2, Axis, Ix3};
 
 use super::reverse::{Reverse, of_prompt};
 use crate::component::Qkv;
+use crate::config::Element;
 use crate::hook::Site;
 use crate::ops::{self, part, part_mut};
 
@@ -16,7 +17,7 @@ use crate::ops::{self, part, part_mut};
 struct OwnInput {
     /// `[rows, d_model]`
     x: Array2<f32>,
-    /// What LayerNorm divided it by, `[rows, 1]`.
+    /// What LayerNorm divided it by, `[rows, 1]`; of no meaning in a model without.
     scale: Array2<f32>,
     /// The rows at which it is not the residual stream.
     changed: Vec<usize>,
@@ -53,13 +54,17 @@ impl Reverse<'_> {
         let config = self.model.config();
         let block = &self.model.parameters().h[layer];
         let eps = config.layer_norm_eps;
+        let normed = config.has(Element::Norm);
         let mut out = Array3::zeros((qkv.nrows(), config.n_heads, config.d_model));
         for (head, mut out) in out.axis_iter_mut(Axis(1)).enumerate() {
             let columns = self.columns(reader, head);
             let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
             let mut gradient = ops::matmul(part(qkv, 1, columns), weight.t());
-            ops::affine_backward(gradient.view_mut(), block.ln_1.weight.view());
+            if let Some([weight, _]) = block.ln_1.affine() {
+                ops::affine_backward(gradient.view_mut(), weight);
+            }
             let back = match self.own_input(layer, reader, head) {
+                _ if !normed => gradient,
                 Some(own) => {
                     ops::layer_norm_backward(own.x.view(), own.scale.view(), eps, gradient.view())
                 }
@@ -77,7 +82,7 @@ impl Reverse<'_> {
     /// A head's columns in queries, keys and values side by side.
     fn columns(&self, reader: Qkv, head: usize) -> Range<usize> {
         let config = self.model.config();
-        let first = reader as usize * config.d_model + head * config.d_head();
+        let first = reader as usize * config.d_heads() + head * config.d_head();
         first..first + config.d_head()
     }
 
@@ -94,7 +99,11 @@ impl Reverse<'_> {
             let all = all.expect("split inputs are [pos, head, d_model]");
             part_mut(x.view_mut(), 0, self.rows.range(lane)).assign(&all.index_axis(Axis(1), head));
         }
-        let mut scale = self.saved(Site::Ln1Scale.at(layer)).to_owned();
+        let mut scale = if self.model.config().has(Element::Norm) {
+            self.saved(Site::Ln1Scale.at(layer)).to_owned()
+        } else {
+            Array2::ones((x.nrows(), 1))
+        };
         let fresh = ops::layer_norm(x.view(), self.model.config().layer_norm_eps, |_| ()).scale;
         let mut changed = Vec::new();
         for (row, (own, shared)) in x.rows().into_iter().zip(stream.rows()).enumerate() {

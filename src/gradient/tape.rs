@@ -5,6 +5,7 @@ use crate::component::Qkv;
 use crate::config::Config;
 use crate::gradient::Backward;
 use crate::hook::{HookPoint, Site};
+use crate::model::stage::Kind;
 
 /// The inputs of attention by head.
 pub(super) const SPLIT_INPUTS: [Site; 4] = [Site::AttnIn, Site::QInput, Site::KInput, Site::VInput];
@@ -28,11 +29,14 @@ pub(super) fn points(
     }
     if want.parameters {
         points.push(HookPoint::LnFinalNormalized);
+        let own = Kind::of(config).reads_positions();
+        points.extend(own.then_some(HookPoint::PosEmbed));
     }
     for layer in 0..config.n_layers {
         let at = |site: Site| site.at(layer);
         if reaches(want, at(Site::MlpPost)) {
             points.extend([Site::MlpIn, Site::Ln2Scale, Site::MlpPre].map(at));
+            points.extend([Site::MlpMid, Site::MlpNormScale].map(at));
         }
         if reaches(want, at(Site::Pattern)) {
             let sites = [Site::Q, Site::K, Site::V, Site::Pattern];
@@ -46,8 +50,9 @@ pub(super) fn points(
         if want.parameters {
             let sites = [Site::Ln1Normalized, Site::Z, Site::Ln2Normalized];
             points.extend(sites.map(at));
-            points.push(at(Site::MlpPost));
+            points.extend([Site::MlpNormNormalized, Site::MlpPost].map(at));
         }
     }
-    Selection::points(points)
+    let there = |point: &HookPoint| point.lacking(config).is_none();
+    Selection::points(points.into_iter().filter(there))
 }

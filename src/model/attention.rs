@@ -37,7 +37,7 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         } else {
             normed
         };
-        let d = self.model.config().d_model;
+        let d = self.model.config().d_heads();
         let columns = reader as usize * d..(reader as usize + 1) * d;
         let weight = part(attn.c_attn.weight.view(), 1, columns.clone());
         let bias = part(attn.c_attn.bias.view(), 0, columns);
@@ -47,7 +47,7 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         out
     }
 
-    /// z on the destination rows, `[dest, d_model]`, heads side by side.
+    /// z on the destination rows, `[dest, head * d_head]`, heads side by side.
     pub(super) fn attend(&mut self, q: Rows, k: Rows, v: Rows) -> Rows {
         let here = std::mem::take(&mut self.here);
         let layer = here.layer;
@@ -117,7 +117,7 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
     /// Memory for z, holding the base's values for heads that are not computed.
     fn base_z(&self, heads: &Heads<'_>) -> Array2<f32> {
         let config = self.model.config();
-        let mut z = ops::matrix((heads.dest.len(), config.d_model));
+        let mut z = ops::matrix((heads.dest.len(), config.d_heads()));
         let base = self.base(Site::Z.at(heads.layer));
         for (lane, computed) in heads.computed.iter().enumerate() {
             if computed.len() == config.n_heads {

@@ -2,9 +2,9 @@
 
 use super::heads::attention_macs;
 use super::hooks::Footprint;
-use super::lane::{Columns, Lane, LayerRows, Positions};
-use super::stage::{Matrix, Stage};
-use crate::config::Config;
+use super::lane::{Columns, Lane, Layer, LayerRows, Positions};
+use super::stage::{Frozen, Kind, Matrix, Stage};
+use crate::config::{Config, Element};
 use crate::hook::{HookPoint, Site};
 
 /// The price of a lane.
@@ -26,11 +26,22 @@ pub(crate) type Wanted<'w> = &'w dyn Fn(HookPoint) -> Option<Footprint>;
 impl Lane<'_> {
     /// The cost of this lane with hooks at the places that `wanted` tells.
     pub fn cost(&self, config: &Config, hidden: Hidden, wanted: Wanted<'_>) -> Cost {
-        let all_heads: Positions = (0..config.n_heads).collect();
+        let mut of = Layer {
+            kind: Kind::of(config),
+            index: 0,
+            last: false,
+            heads: (0..config.n_heads).collect(),
+        };
         let mut dirty = self.embed_rows();
+        let embedded = if of.kind.reads_positions() {
+            matrix_bytes(dirty.len() * config.d_model)
+        } else {
+            0
+        };
         let mut cost = Cost::default();
         for layer in 0..config.n_layers {
-            let rows = self.layer_rows(layer, layer + 1 == config.n_layers, &all_heads, &dirty);
+            (of.index, of.last) = (layer, layer + 1 == config.n_layers);
+            let rows = self.layer_rows(&of, &dirty);
             let more = on_demand(config, layer, &rows, wanted);
             cost.macs += layer_macs(config, &rows) + more.macs;
             cost.mlp_rows += rows[Stage::MlpIn].len() as u64;
@@ -42,7 +53,7 @@ impl Lane<'_> {
         }
         let read = self.final_rows(&dirty).len();
         let columns = match &self.columns {
-            Columns::All => config.d_vocab,
+            Columns::All => config.d_logits(),
             Columns::Tokens(tokens) => tokens.len(),
         };
         cost.macs += (read * columns * config.d_model) as u64;
@@ -52,6 +63,7 @@ impl Lane<'_> {
             logits += read * columns;
         }
         cost.bytes = cost.bytes.max(matrix_bytes(logits)) + LANE_BYTES;
+        cost.bytes += embedded;
         // References to its keys and values, or its base's.
         cost.bytes += 32 * self.tokens.len() as u64;
         cost.read = read;
@@ -61,15 +73,23 @@ impl Lane<'_> {
     /// An upper bound of a lane's arrays in a layer: those of the step at which they are largest.
     fn layer_bytes(&self, config: &Config, rows: &LayerRows, hidden: Hidden) -> u64 {
         let count = |stages: &[Stage]| stages.iter().map(|s| rows[*s].len()).sum::<usize>();
-        let narrow = NARROW.iter().map(|step| config.d_model * count(step));
+        let width = config.d_model.max(config.d_heads());
+        let bare = BARE.iter().filter(|_| !config.has(Element::Mlp));
+        let narrow = NARROW.iter().chain(bare);
+        let narrow = narrow.map(|step| width * count(step));
         let wide = match hidden {
+            _ if config.has(Element::InnerNorm) => WIDE_NORMED,
             Hidden::InPlace => WIDE_IN_PLACE,
             Hidden::Completed => WIDE,
         };
         let wide = wide
             .iter()
             .map(|step| config.d_mlp * count(step.hidden) + config.d_model * count(step.beside));
-        let most = narrow.chain(wide).max().unwrap_or(0);
+        let mut most = narrow.chain(wide).max().unwrap_or(0);
+        if Kind::of(config).reads_positions() {
+            // Of the rows of queries and keys, alone and added to what LayerNorm made of them.
+            most += 2 * config.d_model * rows[Stage::Ln1].len();
+        }
         let kept = [Stage::ResidPre, Stage::Z, Stage::ResidPost];
         let longest = kept.iter().map(|stage| rows[*stage].len()).max();
         let book = longest.unwrap_or(0) as u64 * (ROW_BYTES + 16 * config.n_heads as u64);
@@ -167,6 +187,14 @@ const NARROW: &[&[Stage]] = &[
     &[Stage::ResidPost, Stage::ResidPost, Stage::ResidPost],
 ];
 
+/// The sum that ends a block without MLP.
+const BARE: &[&[Stage]] = &[&[
+    Stage::ResidPre,
+    Stage::AttnOut,
+    Stage::AttnOut,
+    Stage::ResidPost,
+]];
+
 /// A step with matrices `[_, d_mlp]`, too.
 struct WideStep {
     hidden: &'static [Stage],
@@ -201,6 +229,26 @@ const WIDE: &[WideStep] = &[
     },
 ];
 
+/// The same with a LayerNorm after the activation function: shown to hooks in copies.
+const WIDE_NORMED: &[WideStep] = &[
+    WideStep {
+        hidden: &[Stage::MlpIn, Stage::MlpPre],
+        beside: &[Stage::ResidMid, Stage::MlpIn],
+    },
+    WideStep {
+        hidden: &[Stage::MlpPre, Stage::MlpMid, Stage::MlpMid, Stage::MlpMid],
+        beside: &[Stage::ResidMid],
+    },
+    WideStep {
+        hidden: &[Stage::MlpMid, Stage::MlpMid, Stage::MlpPost],
+        beside: &[Stage::ResidMid],
+    },
+    WideStep {
+        hidden: &[Stage::MlpPost],
+        beside: &[Stage::ResidMid, Stage::MlpPost],
+    },
+];
+
 /// Bookkeeping of one lane: its changes, row lists and tasks.
 const LANE_BYTES: u64 = 4096;
 /// Bookkeeping of one row: its entries in the row maps of a layer, and references to its keys and
@@ -208,13 +256,14 @@ const LANE_BYTES: u64 = 4096;
 const ROW_BYTES: u64 = 512;
 
 fn layer_macs(config: &Config, rows: &LayerRows) -> u64 {
+    let kind = Kind::of(config);
     let product = |stage: &Stage| {
-        let entry = stage.entry();
-        let size = match entry.weights? {
-            Matrix::Square => config.d_model * config.d_model,
+        let inputs = stage.inputs(kind, Frozen::default());
+        let size = match stage.entry().weights? {
+            Matrix::Square => config.d_model * config.d_heads(),
             Matrix::Hidden => config.d_model * config.d_mlp,
         };
-        Some((rows[entry.inputs[0].stage()].len() * size) as u64)
+        Some((rows[inputs.first()?.stage()].len() * size) as u64)
     };
     let products: u64 = Stage::ALL.iter().filter_map(product).sum();
     products + attention_macs(&rows.heads, &rows[Stage::Pattern], config.d_head())
@@ -247,7 +296,7 @@ fn on_demand(config: &Config, layer: usize, rows: &LayerRows, wanted: Wanted<'_>
             .iter()
             .filter(|r| inside(&footprint.positions, r))
             .count();
-        macs += count * d * d;
+        macs += count * d * n_heads * d_head;
         floats += 3 * count * n_heads * d;
     }
     let shared = wanted(Site::AttnIn.at(layer));

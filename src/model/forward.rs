@@ -11,12 +11,13 @@ use super::lane::{Columns, Lane, Positions};
 use super::pass::{LaneLogits, Pass, PassOutput};
 use super::rows::{Layout, Rows};
 use super::split::SplitInputs;
-use super::stage::Stage;
+use super::stage::{Half, Stage, Write};
 use crate::component::Qkv;
+use crate::config::Element;
 use crate::hook::HookPoint::{self, Embed, LnFinalNormalized, LnFinalScale, PosEmbed};
 use crate::hook::Site::{
-    AttnOut, K, Ln1Normalized, Ln1Scale, Ln2Normalized, Ln2Scale, MlpIn, MlpOut, MlpPost, MlpPre,
-    Q, ResidMid, ResidPost, ResidPre, V, Z,
+    K, Ln1Normalized, Ln1Scale, Ln2Normalized, Ln2Scale, MlpIn, MlpMid, MlpNormNormalized,
+    MlpNormScale, MlpPost, MlpPre, Q, ResidPost, ResidPre, V, Z,
 };
 use crate::ops;
 use crate::parameters::Block;
@@ -41,7 +42,14 @@ impl<'p, H: Hooks> Pass<'p, '_, H> {
         let (p, lanes) = (self.model.parameters(), self.lanes);
         let tokens = self.lookup(&p.wte, |lane, pos| lanes[lane].tokens[pos] as usize);
         let tokens = tokens.shown(Embed, self);
+        if !self.model.config().has(Element::Positions) {
+            return tokens;
+        }
         let positions = self.lookup(&p.wpe, |_, pos| pos).shown(PosEmbed, self);
+        if self.kind.reads_positions() {
+            self.positions = Some(positions);
+            return tokens;
+        }
         let base = self.base(PosEmbed);
         tokens.plus(&positions, base)
     }
@@ -49,11 +57,16 @@ impl<'p, H: Hooks> Pass<'p, '_, H> {
     /// From the residual stream before a layer to the one after it.
     fn block(&mut self, layer: usize, resid: Rows) -> Rows {
         let w = self.enter(layer);
-        let pre = resid.at(ResidPre, self);
-        let out = self.attention(w, pre.clone()).at(AttnOut, self);
-        let mid = self.add(Stage::ResidMid, out, pre).at(ResidMid, self);
-        let out = self.mlp(w, mid.clone()).at(MlpOut, self);
-        self.add(Stage::ResidPost, out, mid).at(ResidPost, self)
+        let mut stream = resid.at(ResidPre, self);
+        for Write { half, out, sum } in self.kind.writes() {
+            let written = match half {
+                Half::Attention => self.attention(w, stream.clone()),
+                Half::Mlp => self.mlp(w, stream.clone()),
+            };
+            let written = written.at(out.site(), self);
+            stream = self.add(sum, written, stream).at(sum.site(), self);
+        }
+        stream
     }
 
     /// What attention adds to the stream. Where hooks want them, `attend` shows scores and pattern,
@@ -72,8 +85,10 @@ impl<'p, H: Hooks> Pass<'p, '_, H> {
         let split = SplitInputs::collect(self, &input);
         let input = self.complete(Stage::Ln1, input);
         let normed = self.norm(&w.ln_1, input, ln_1);
-        let q = self.read(Qkv::Q, &w.attn, &normed, &split).at(Q, self);
-        let k = self.read(Qkv::K, &w.attn, &normed, &split).at(K, self);
+        let placed = self.placed(&normed);
+        let q = self.read(Qkv::Q, &w.attn, &placed, &split).at(Q, self);
+        let k = self.read(Qkv::K, &w.attn, &placed, &split).at(K, self);
+        drop(placed);
         let v = self.read(Qkv::V, &w.attn, &normed, &split).at(V, self);
         [q, k, v]
     }
@@ -84,8 +99,19 @@ impl<'p, H: Hooks> Pass<'p, '_, H> {
         let input = mid.at(MlpIn, self);
         let normed = self.norm(&w.ln_2, input, ln_2);
         let hidden = self.linear(normed, &w.mlp.c_fc).at(MlpPre, self);
-        let hidden = self.activate(hidden).at(MlpPost, self);
+        let hidden = self.activate(hidden);
+        let hidden = self.norm_hidden(w, hidden).at(MlpPost, self);
         self.linear(hidden, &w.mlp.c_proj)
+    }
+
+    /// The LayerNorm inside the MLP, where there is one.
+    fn norm_hidden(&mut self, w: &Block, hidden: Rows) -> Rows {
+        if !self.kind.has(Stage::MlpMid) {
+            return hidden;
+        }
+        let points = [MlpNormScale, MlpNormNormalized].map(|site| site.at(self.here.layer));
+        let mid = hidden.at(MlpMid, self);
+        self.layer_norm(&w.mlp.ln, mid, points)
     }
 
     /// The final LayerNorm and the unembedding, of the rows that are read.
@@ -134,19 +160,12 @@ impl<'p, H: Hooks> Pass<'p, '_, H> {
     }
 
     fn logits(&mut self, x: ArrayView2<'_, f32>, columns: &Columns) -> Array2<f32> {
-        let parameters = self.model.parameters();
-        let w_u = parameters.w_u();
-        let bias = parameters.lm_head_bias.as_ref();
-        match columns {
-            Columns::All => self.product(x, w_u, bias.map(|b| b.view())),
-            Columns::Tokens(tokens) => {
-                let tokens: Vec<usize> = tokens.iter().map(|t| *t as usize).collect();
-                // Rows of the tied matrix are contiguous; columns of its transpose are not.
-                let some = w_u.t().select(Axis(0), &tokens);
-                let bias = bias.map(|b| b.select(Axis(0), &tokens));
-                self.product(x, some.t(), bias.as_ref().map(|b| b.view()))
-            }
-        }
+        let tokens = match columns {
+            Columns::All => None,
+            Columns::Tokens(tokens) => Some(&tokens[..]),
+        };
+        let (w_u, bias) = self.model.parameters().unembedding(tokens);
+        self.product(x, w_u.view(), bias.as_ref().map(|bias| bias.view()))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::ops::Index;
 use std::sync::Arc;
 
-use super::stage::{Frozen, Input, Readers, Stage};
+use super::stage::{Frozen, Input, Kind, Readers, Stage};
 use crate::cache::ActivationCache;
 use crate::hook::{HookPoint, Site};
 use crate::ops::sorted;
@@ -99,6 +99,16 @@ impl Index<Stage> for LayerRows {
     }
 }
 
+/// A layer of a model.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub kind: Kind,
+    pub index: usize,
+    pub last: bool,
+    /// All heads.
+    pub heads: Positions,
+}
+
 /// What of a lane's sequence a layer's readers need.
 struct Needed<'o> {
     /// Keys and values up to this position.
@@ -164,36 +174,31 @@ impl Lane<'_> {
         self.needed(false).of(rows, Readers::LaterRows)
     }
 
-    /// Rows of each stage of `layer`, whose number `last` says whether it is the last one, given
-    /// the rows that are dirty at its entry: walks the table of stages from top to bottom.
-    pub fn layer_rows(
-        &self,
-        layer: usize,
-        last: bool,
-        all_heads: &Positions,
-        dirty: &Positions,
-    ) -> LayerRows {
-        let edited = self.changes_at(|at| at.layer() == Some(layer)).count() > 0;
+    /// Rows of each stage of `layer`, given the rows that are dirty at its entry: walks the table
+    /// of stages from top to bottom.
+    pub fn layer_rows(&self, layer: &Layer, dirty: &Positions) -> LayerRows {
+        let edited = self.changes_at(|at| at.layer() == Some(layer.index));
+        let edited = edited.count() > 0;
         let mut layer_rows = LayerRows::default();
         if !edited && dirty.is_empty() {
             return layer_rows;
         }
-        let needed = self.needed(last);
+        let needed = self.needed(layer.last);
         for stage in Stage::ALL {
             let entry = stage.entry();
-            let inputs = stage.inputs(self.frozen);
+            let inputs = stage.inputs(layer.kind, self.frozen);
             let mut rows = match stage {
                 Stage::ResidPre => Arc::clone(dirty),
                 _ => self.rows_of_inputs(inputs, &layer_rows),
             };
             if edited {
                 let sites = || entry.sites.iter().chain(entry.shows);
-                let own = self.rows_at(|at| sites().any(|site| at == site.at(layer)));
+                let own = self.rows_at(|at| sites().any(|site| at == site.at(layer.index)));
                 rows = union(rows, [own]);
             }
             layer_rows.rows[*stage as usize] = needed.of(rows, entry.readers);
         }
-        layer_rows.heads = self.heads(layer, all_heads, dirty);
+        layer_rows.heads = self.heads(layer, dirty);
         layer_rows
     }
 
@@ -221,16 +226,16 @@ impl Lane<'_> {
 
     /// The heads whose attention a layer's changes concern: all of them, where something changes
     /// that they all read.
-    fn heads(&self, layer: usize, all_heads: &Positions, dirty: &Positions) -> Positions {
-        let upstream = Stage::Pattern.upstream(self.frozen);
+    fn heads(&self, layer: &Layer, dirty: &Positions) -> Positions {
+        let upstream = Stage::Pattern.upstream(layer.kind, self.frozen);
         let upstream = Stage::ALL.iter().filter(|stage| upstream[**stage as usize]);
         let reads = |stage: Stage| upstream.clone().any(|s| *s == stage);
         let sites = || upstream.clone().flat_map(|stage| stage.entry().sites);
-        let here = |at: HookPoint| sites().any(|site| at == site.at(layer));
+        let here = |at: HookPoint| sites().any(|site| at == site.at(layer.index));
         let of_all = |at: HookPoint| here(at) && !at.axes().has_heads();
         let entered = reads(Stage::ResidPre) && !dirty.is_empty();
         if entered || self.changes_at(of_all).next().is_some() {
-            return Arc::clone(all_heads);
+            return Arc::clone(&layer.heads);
         }
         sorted(self.changes_at(here).flat_map(|c| c.heads.iter().copied())).into()
     }

@@ -56,8 +56,8 @@ impl Transformer {
 
     /// `W_Q`, `W_K` or `W_V` of a head that the model has.
     pub(crate) fn input_map(&self, head: Head, of: Qkv) -> ArrayView2<'_, f32> {
-        let (d_head, d_model) = (self.config.d_head(), self.config.d_model);
-        let start = of as usize * d_model + head.head * d_head;
+        let (d_head, d_heads) = (self.config.d_head(), self.config.d_heads());
+        let start = of as usize * d_heads + head.head * d_head;
         let all = self.parameters.h[head.layer].attn.c_attn.weight.view();
         part(all, 1, start..start + d_head)
     }
@@ -77,7 +77,7 @@ impl Transformer {
     /// [`Site::Result`](crate::Site::Result).
     ///
     /// # Shapes
-    /// `z` `[row, d_model]`, heads side by side.
+    /// `z` `[row, head * d_head]`, heads side by side.
     pub(crate) fn head_results(&self, layer: usize, z: ArrayView2<'_, f32>) -> Array3<f32> {
         let d_head = self.config.d_head();
         let mut results = Array3::zeros((z.nrows(), self.config.n_heads, self.config.d_model));

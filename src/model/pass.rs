@@ -9,10 +9,11 @@ use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMutD};
 use super::Transformer;
 use super::blocked::BlockedRows;
 use super::hooks::{Hooks, Sequence, Visit};
-use super::lane::{Lane, LayerRows, Positions};
+use super::lane::{Lane, Layer, LayerRows, Positions};
 use super::recorder::Recorder;
 use super::rows::{Layout, Rows};
-use super::stage::Stage;
+use super::stage::{Frozen, Kind, Stage};
+use crate::config::Element;
 use crate::hook::{Axes, HookPoint, Site};
 use crate::ops::{self, Matrix, part, part_mut};
 use crate::parameters::{Block, LayerNorm, Linear};
@@ -31,6 +32,10 @@ pub(crate) struct Pass<'p, 'l, H> {
     pub blocked: BTreeMap<usize, BlockedRows>,
     /// All heads.
     pub heads: Positions,
+    /// What the model's blocks have.
+    pub(super) kind: Kind,
+    /// The position embeddings, where each layer reads them by itself.
+    pub(super) positions: Option<Rows>,
     /// The rows of each lane that differ from its base at the present point.
     pub dirty: Vec<Positions>,
     /// The block under way.
@@ -107,11 +112,12 @@ pub(super) struct Layouts {
 }
 
 impl Layouts {
-    fn new(layer: usize, lanes: &[LayerRows]) -> Self {
+    fn new(kind: Kind, layer: usize, lanes: &[LayerRows]) -> Self {
         let mut rows: Vec<Arc<Layout>> = Vec::with_capacity(Stage::COUNT);
         for (i, stage) in Stage::ALL.iter().enumerate() {
             // Most stages have the rows of the one before.
-            let before = i.checked_sub(1).map(|i| Stage::ALL[i]);
+            let before = Stage::ALL[..i].iter().rev().copied();
+            let before = before.into_iter().find(|stage| kind.has(*stage));
             let same = before.filter(|before| {
                 let mut lanes = lanes.iter();
                 lanes.all(|lane| Arc::ptr_eq(&lane[*before], &lane[*stage]))
@@ -165,6 +171,8 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             mlp_rows: 0,
             blocked: BTreeMap::new(),
             heads: (0..model.config().n_heads).collect(),
+            kind: Kind::of(model.config()),
+            positions: None,
             dirty: lanes.iter().map(Lane::embed_rows).collect(),
             here: Layouts::default(),
         }
@@ -182,14 +190,19 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
 
     /// Finds out which rows each stage of a block has; returns the block's weights.
     pub(super) fn enter(&mut self, layer: usize) -> &'p Block {
-        let last = layer + 1 == self.model.config().n_layers;
+        let of = Layer {
+            kind: self.kind,
+            index: layer,
+            last: layer + 1 == self.model.config().n_layers,
+            heads: Positions::clone(&self.heads),
+        };
         let lanes = self.lanes.iter().zip(&self.dirty);
         let rows: Vec<LayerRows> = lanes
-            .map(|(lane, dirty)| lane.layer_rows(layer, last, &self.heads, dirty))
+            .map(|(lane, dirty)| lane.layer_rows(&of, dirty))
             .collect();
         let after = rows.iter().map(|r| Positions::clone(&r[Stage::ResidPost]));
         self.dirty = after.collect();
-        self.here = Layouts::new(layer, &rows);
+        self.here = Layouts::new(self.kind, layer, &rows);
         self.mlp_rows += self.here.of(Stage::MlpIn).len() as u64;
         &self.model.parameters().h[layer]
     }
@@ -207,7 +220,8 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
     /// stage) plus the residual stream (`resid`, its second input). Where only one of them differs
     /// from the base, the other one is the base's.
     pub(super) fn add(&self, sum: Stage, out: Rows, resid: Rows) -> Rows {
-        let [from, stream] = [0, 1].map(|i| sum.entry().inputs[i].stage());
+        let inputs = sum.inputs(self.kind, Frozen::default());
+        let [from, stream] = [0, 1].map(|i| inputs[i].stage());
         let base = |stage: Stage| {
             let site = stage.entry().base.expect("summands have a base");
             self.base(site.at(self.here.layer))
@@ -306,15 +320,23 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         ops::linear(x, w, bias)
     }
 
-    /// LayerNorm with its two hook points, of its scale and before its weight and bias.
+    /// What the LayerNorm of a half makes of rows of the stream; the rows themselves in a model
+    /// without.
     pub(super) fn norm(&mut self, ln: &LayerNorm, x: Rows, points: [HookPoint; 2]) -> Rows {
+        if self.model.config().has(Element::Norm) {
+            self.layer_norm(ln, x, points)
+        } else {
+            x
+        }
+    }
+
+    /// LayerNorm with its two hook points, of its scale and before its weight and bias.
+    pub(super) fn layer_norm(&mut self, ln: &LayerNorm, x: Rows, points: [HookPoint; 2]) -> Rows {
         let eps = self.model.config().layer_norm_eps;
-        let (weight, bias) = (ln.weight.view(), ln.bias.view());
-        if !points.iter().any(|at| self.wanted_by_any(*at)) {
-            return Rows::new(
-                &x.layout,
-                ops::layer_norm_affine(x.view(), weight, bias, eps),
-            );
+        let wanted = points.iter().any(|at| self.wanted_by_any(*at));
+        if let Some([weight, bias]) = ln.affine().filter(|_| !wanted) {
+            let data = ops::layer_norm_affine(x.view(), weight, bias, eps);
+            return Rows::new(&x.layout, data);
         }
         let [scale_at, normalized_at] = points;
         let normalized = ops::layer_norm(x.view(), eps, |scale| {
@@ -322,6 +344,39 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             *scale = Arc::unwrap_or_clone(shown.data).into_inner();
         });
         let shown = Rows::new(&x.layout, normalized.normalized).shown(normalized_at, self);
-        Rows::new(&x.layout, ops::affine(shown.view(), weight, bias))
+        match ln.affine() {
+            Some([weight, bias]) => Rows::new(&x.layout, ops::affine(shown.view(), weight, bias)),
+            None => shown,
+        }
+    }
+
+    /// What queries and keys are made of: the stream after LayerNorm, and in some models the
+    /// position embeddings of its rows.
+    pub(super) fn placed(&self, normed: &Rows) -> Rows {
+        match &self.positions {
+            None => normed.clone(),
+            Some(positions) => {
+                let base = self.base(HookPoint::PosEmbed);
+                let positions = positions.clone().completed(&normed.layout, base);
+                positions.plus(normed, self.base(HookPoint::PosEmbed))
+            }
+        }
+    }
+    /// Adds the position embeddings of these rows, `(lane, position)`, where each layer reads them
+    /// by itself.
+    pub(super) fn place(
+        &self,
+        normed: &mut Array2<f32>,
+        rows: impl Iterator<Item = (usize, usize)>,
+    ) {
+        let Some(positions) = &self.positions else {
+            return;
+        };
+        for (mut to, (lane, position)) in normed.rows_mut().into_iter().zip(rows) {
+            match positions.layout.find(lane, position) {
+                Some(row) => to += &positions.data.row(row),
+                None => to += &self.base(HookPoint::PosEmbed)(lane).row(position),
+            }
+        }
     }
 }

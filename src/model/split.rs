@@ -10,7 +10,7 @@ use super::pass::Pass;
 use super::rows::Rows;
 use crate::component::Qkv;
 use crate::hook::Site;
-use crate::ops::{self, part, part_mut};
+use crate::ops::{part, part_mut};
 
 /// One head's inputs of one reader that hooks may change: rows to be normed and projected.
 struct Noted {
@@ -117,7 +117,7 @@ impl SplitInputs {
         }
         let model = pass.model;
         let (config, block) = (model.config(), &model.parameters().h[self.layer]);
-        let (d, d_head) = (config.d_model, config.d_head());
+        let (d, d_head, d_heads) = (config.d_model, config.d_head(), config.d_heads());
         for head in 0..config.n_heads {
             let of_head = self.noted[reader as usize]
                 .iter()
@@ -134,9 +134,11 @@ impl SplitInputs {
                     .zip(&noted.input)
                     .for_each(|(to, v)| *to = *v);
             }
-            let (weight, bias) = (block.ln_1.weight.view(), block.ln_1.bias.view());
-            let normed = ops::layer_norm_affine(x.view(), weight, bias, config.layer_norm_eps);
-            let first = reader as usize * d + head * d_head;
+            let mut normed = block.ln_1.apply(config, x);
+            if reader != Qkv::V {
+                pass.place(&mut normed, mine.iter().map(|(_, c)| (c.lane, c.position)));
+            }
+            let first = reader as usize * d_heads + head * d_head;
             let columns = first..first + d_head;
             let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
             let bias = part(block.attn.c_attn.bias.view(), 0, columns);

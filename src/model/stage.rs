@@ -10,6 +10,7 @@ mod reads;
 
 pub(crate) use reads::base_reads;
 
+use crate::config::{Config, Element, Positions};
 use crate::hook::{HookPoint, Site};
 
 /// What a stage is computed from.
@@ -63,10 +64,69 @@ impl Frozen {
     }
 }
 
+/// What of the table the blocks of a model have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    mlp: bool,
+    inner_norm: bool,
+    positions: Positions,
+}
+
+impl Kind {
+    pub fn of(config: &Config) -> Self {
+        Kind {
+            mlp: config.has(Element::Mlp),
+            inner_norm: config.has(Element::InnerNorm),
+            positions: config.positions,
+        }
+    }
+
+    pub fn has(self, stage: Stage) -> bool {
+        match stage.entry().element {
+            Some(Element::Mlp) => self.mlp,
+            Some(Element::InnerNorm) => self.inner_norm,
+            _ => true,
+        }
+    }
+
+    /// What adds to the stream, in order.
+    pub fn writes(self) -> impl DoubleEndedIterator<Item = Write> {
+        let writes = [
+            (Half::Attention, Stage::AttnOut),
+            (Half::Mlp, Stage::MlpOut),
+        ];
+        let there = writes.into_iter().filter(move |(_, out)| self.has(*out));
+        there.map(move |(half, out)| {
+            let adds = |stage: &&Stage| {
+                let first = stage.inputs(self, Frozen::default()).first();
+                first == Some(&Input::Same(out))
+            };
+            let sum = Stage::ALL.iter().find(adds);
+            let sum = *sum.expect("what a half writes is added to the stream");
+            Write { half, out, sum }
+        })
+    }
+
+    /// Whether each layer reads the position embeddings by itself, so that they are no part of the
+    /// stream. A change of them is one of the same rows of the stream all the same: of these rows,
+    /// queries and keys differ in the first layer and all else in what follows.
+    pub fn reads_positions(self) -> bool {
+        self.positions == Positions::Shortformer
+    }
+}
+
+/// A half of a block: the stage that it ends with, and that which adds it to the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Write {
+    pub half: Half,
+    pub out: Stage,
+    pub sum: Stage,
+}
+
 /// The size of a weight matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Matrix {
-    /// `d_model` × `d_model`
+    /// `d_model` × the width of all heads (`d_model`, too, in GPT-2), or the other way round.
     Square,
     /// `d_model` × `d_mlp`, or the other way round.
     Hidden,
@@ -81,6 +141,10 @@ pub(crate) struct Entry {
     pub shows: &'static [Site],
     /// What it is computed from; nothing for the first one, which is the block's input.
     pub inputs: &'static [Input],
+    /// The same where a model lacks one of them.
+    pub instead: &'static [Input],
+    /// What a model must have to have it.
+    pub element: Option<Element>,
     /// Cut off from its inputs where this half is frozen.
     pub cut: Option<Half>,
     /// The activation of the base that completes it. Without one, its rows are some of its
@@ -96,6 +160,8 @@ const STAGE: Entry = Entry {
     sites: &[],
     shows: &[],
     inputs: &[],
+    instead: &[],
+    element: None,
     cut: None,
     base: None,
     readers: Readers::OwnRow,
@@ -182,33 +248,46 @@ stages! {
     }
     /// The residual stream after attention: a sum.
     ResidMid {
+        element: Some(Element::Mlp),
         sites: &[Site::ResidMid],
         inputs: &[Same(Stage::AttnOut), Same(Stage::ResidPre)], base: Some(Site::ResidMid),
     }
     /// The same as the MLP reads it, and the second LayerNorm.
     MlpIn {
+        element: Some(Element::Mlp),
         sites: &[Site::MlpIn, Site::Ln2Scale, Site::Ln2Normalized],
         inputs: &[Same(Stage::ResidMid)], cut: Some(Mlp), base: Some(Site::ResidMid),
     }
     /// The hidden layer before the activation function.
     MlpPre {
+        element: Some(Element::Mlp),
         sites: &[Site::MlpPre],
         inputs: &[Same(Stage::MlpIn)], base: Some(Site::MlpPre), weights: Some(Hidden),
     }
-    /// The hidden layer after the activation function.
+    /// The hidden layer after the activation function, where a LayerNorm follows, and that
+    /// LayerNorm.
+    MlpMid {
+        element: Some(Element::InnerNorm),
+        sites: &[Site::MlpMid, Site::MlpNormScale, Site::MlpNormNormalized],
+        inputs: &[Same(Stage::MlpPre)], base: Some(Site::MlpMid),
+    }
+    /// The hidden layer as the second map reads it.
     MlpPost {
+        element: Some(Element::Mlp),
         sites: &[Site::MlpPost],
-        inputs: &[Same(Stage::MlpPre)], base: Some(Site::MlpPost),
+        inputs: &[Same(Stage::MlpMid)], instead: &[Same(Stage::MlpPre)], base: Some(Site::MlpPost),
     }
     /// The MLP's output.
     MlpOut {
+        element: Some(Element::Mlp),
         sites: &[Site::MlpOut],
         inputs: &[Same(Stage::MlpPost)], base: Some(Site::MlpOut), weights: Some(Hidden),
     }
     /// The residual stream that leaves the block: a sum.
     ResidPost {
         sites: &[Site::ResidPost],
-        inputs: &[Same(Stage::MlpOut), Same(Stage::ResidMid)], base: Some(Site::ResidPost),
+        inputs: &[Same(Stage::MlpOut), Same(Stage::ResidMid)],
+        instead: &[Same(Stage::AttnOut), Same(Stage::ResidPre)], base: Some(Site::ResidPost),
     }
 }
 
@@ -224,21 +303,33 @@ impl Stage {
     }
 
     /// What it is computed from where some halves are frozen.
-    pub fn inputs(self, frozen: Frozen) -> &'static [Input] {
+    pub fn inputs(self, kind: Kind, frozen: Frozen) -> &'static [Input] {
         let entry = self.entry();
-        if entry.cut.is_some_and(|half| frozen.holds(half)) {
+        if !kind.has(self) || entry.cut.is_some_and(|half| frozen.holds(half)) {
             return &[];
         }
-        entry.inputs
+        if entry.inputs.iter().all(|input| kind.has(input.stage())) {
+            entry.inputs
+        } else {
+            entry.instead
+        }
+    }
+
+    /// The hook point at which it is shown as it is handed on: the last of its own.
+    pub fn site(self) -> Site {
+        let sites = self.entry().sites;
+        *sites
+            .last()
+            .expect("what is handed on between the halves has one")
     }
 
     /// The stages that it depends on, itself among them, as flags by stage.
-    pub fn upstream(self, frozen: Frozen) -> [bool; Stage::COUNT] {
+    pub fn upstream(self, kind: Kind, frozen: Frozen) -> [bool; Stage::COUNT] {
         let mut upstream = [false; Stage::COUNT];
         upstream[self as usize] = true;
         for stage in Stage::ALL.iter().rev().filter(|stage| **stage <= self) {
             if upstream[*stage as usize] {
-                let inputs = stage.inputs(frozen).iter();
+                let inputs = stage.inputs(kind, frozen).iter();
                 inputs.for_each(|input| upstream[input.stage() as usize] = true);
             }
         }
@@ -247,24 +338,28 @@ impl Stage {
 }
 
 /// Whether a change at one hook point can reach another one, later in the model.
-pub(crate) fn leads_to(from: HookPoint, to: HookPoint) -> bool {
+pub(crate) fn leads_to(kind: Kind, from: HookPoint, to: HookPoint) -> bool {
     if from >= to {
         return false;
     }
     match (from, to) {
         (HookPoint::Embed, HookPoint::PosEmbed) => false,
+        (HookPoint::PosEmbed, HookPoint::Block(0, to)) if kind.reads_positions() => {
+            let read = |stage| matches!(stage, Stage::Q | Stage::K);
+            to > Site::Ln1Normalized && leads_within(kind, read, to)
+        }
         (HookPoint::Block(layer, from), HookPoint::Block(same, to)) if layer == same => {
-            leads_within(|stage| stage.entry().sites.contains(&from), to)
+            leads_within(kind, |stage| stage.entry().sites.contains(&from), to)
         }
         // Every stage of a block leads to its end.
-        (_, HookPoint::Block(_, to)) => leads_within(|stage| stage == Stage::ResidPre, to),
+        (_, HookPoint::Block(_, to)) => leads_within(kind, |stage| stage == Stage::ResidPre, to),
         _ => true,
     }
 }
 
 /// Whether a lane that departs from its base at a place computes an earlier point of the same block
 /// again, so that what acted there in the base's run is lost.
-pub(crate) fn computes_again(place: HookPoint, earlier: HookPoint) -> bool {
+pub(crate) fn computes_again(kind: Kind, place: HookPoint, earlier: HookPoint) -> bool {
     let (HookPoint::Block(layer, place), HookPoint::Block(same, earlier)) = (place, earlier) else {
         return false;
     };
@@ -275,7 +370,7 @@ pub(crate) fn computes_again(place: HookPoint, earlier: HookPoint) -> bool {
         sites.contains(&earlier) && !starts
     };
     let depends = |stage: &Stage| {
-        let upstream = stage.upstream(Frozen::default());
+        let upstream = stage.upstream(kind, Frozen::default());
         let edited = |stage: &&Stage| stage.entry().sites.contains(&place);
         let mut edited = Stage::ALL.iter().filter(edited);
         edited.any(|stage| upstream[*stage as usize])
@@ -284,10 +379,10 @@ pub(crate) fn computes_again(place: HookPoint, earlier: HookPoint) -> bool {
 }
 
 /// Whether a hook point depends on one of some stages of its block.
-fn leads_within(from: impl Fn(Stage) -> bool, to: Site) -> bool {
+fn leads_within(kind: Kind, from: impl Fn(Stage) -> bool, to: Site) -> bool {
     let mut of_site = Stage::ALL.iter().filter(|s| s.entry().sites.contains(&to));
     of_site.any(|stage| {
-        let upstream = stage.upstream(Frozen::default());
+        let upstream = stage.upstream(kind, Frozen::default());
         Stage::ALL
             .iter()
             .any(|stage| upstream[*stage as usize] && from(*stage))

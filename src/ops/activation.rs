@@ -4,6 +4,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::rows::{assert_shape, for_row_pairs, for_rows};
 use super::simd::{exp, vectorized};
+use super::softmax::{softmax_backward_row, softmax_row};
 use crate::config::Activation;
 
 /// sqrt(2 / pi)
@@ -31,6 +32,15 @@ pub(crate) fn activate_row(activation: Activation, row: &mut [f32]) {
         Activation::Relu => row
             .iter_mut()
             .for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v }),
+        Activation::Silu => vectorized(
+            #[inline(always)]
+            || row.iter_mut().for_each(|v| *v = silu(*v)),
+        ),
+        Activation::Solu => {
+            let mut weights = row.to_vec();
+            softmax_row(&mut weights);
+            row.iter_mut().zip(weights).for_each(|(v, w)| *v *= w);
+        }
     }
 }
 
@@ -56,7 +66,23 @@ pub fn activate_backward(
         ),
         Activation::Gelu => scale_each(gradient, x, gelu_derivative),
         Activation::Relu => scale_each(gradient, x, |x| if x <= 0.0 { 0.0 } else { 1.0 }),
+        Activation::Silu => vectorized(
+            #[inline(always)]
+            || scale_each(gradient, x, silu_derivative),
+        ),
+        Activation::Solu => solu_backward(x, gradient),
     });
+}
+
+/// `x · softmax(x)`: through the factor `x`, and through the softmax.
+fn solu_backward(x: &[f32], gradient: &mut [f32]) {
+    let mut weights = x.to_vec();
+    softmax_row(&mut weights);
+    let mut through: Vec<f32> = gradient.iter().zip(x).map(|(g, x)| g * x).collect();
+    softmax_backward_row(&weights, &mut through);
+    for ((g, w), t) in gradient.iter_mut().zip(weights).zip(through) {
+        *g = g.mul_add(w, t);
+    }
 }
 
 #[inline(always)]
@@ -91,6 +117,21 @@ fn gelu_new(x: f32) -> f32 {
     x / (1.0 + exp(-2.0 * u))
 }
 
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+#[inline(always)]
+fn silu_derivative(x: f32) -> f32 {
+    let sigmoid = 1.0 / (1.0 + exp(-x));
+    // Out here the function is 0 or x to the last bit, and the product would be 0 · ∞.
+    if x.abs() > 100.0 {
+        return if x < 0.0 { 0.0 } else { 1.0 };
+    }
+    sigmoid * x.mul_add(1.0 - sigmoid, 1.0)
+}
+
 fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
 }
@@ -115,7 +156,12 @@ mod tests {
 
     #[test]
     fn derivatives_are_those_of_the_functions() {
-        for activation in [Activation::GeluNew, Activation::Gelu, Activation::Relu] {
+        for activation in [
+            Activation::GeluNew,
+            Activation::Gelu,
+            Activation::Relu,
+            Activation::Silu,
+        ] {
             let at = |x: f32| {
                 let mut y = ndarray::arr2(&[[x]]);
                 activate(activation, y.view_mut());

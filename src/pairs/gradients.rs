@@ -238,17 +238,17 @@ impl Pairs<'_> {
 /// Memory that runs take whatever their number: what products pack on each thread, and what passes
 /// leave for each other.
 pub(crate) fn fixed_bytes(config: &Config, limit: u64) -> u64 {
-    let packing = ops::product_bytes(config.d_mlp.max(config.d_model));
+    let packing = ops::product_bytes(config.widest());
     packing * rayon::current_num_threads() as u64 + Thrift::kept_bytes(limit)
 }
 
 /// A bound of the memory that a gradient run of a prompt of so many tokens takes, without its
 /// gradients.
 fn run_bytes(config: &Config, n: usize) -> u64 {
-    let (d, heads) = (config.d_model, config.n_heads);
+    let (d, heads) = (config.d_model.max(config.d_heads()), config.n_heads);
     // What the backward pass reads of each layer, and the layer that is being computed. Matrices
     // may have a quarter more memory than they need.
-    let tape = config.n_layers * (6 * d + config.d_mlp + 2 + heads * n);
-    let working = 10 * d + 4 * config.d_mlp + 4 * heads * n + 4 * config.d_vocab;
+    let tape = config.n_layers * (6 * d + config.hidden_width() + 2 + heads * n);
+    let working = 10 * d + 4 * config.hidden_width() + 4 * heads * n + 4 * config.d_logits();
     (5 * n * (tape + working)) as u64
 }

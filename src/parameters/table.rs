@@ -4,7 +4,7 @@
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use super::Parameters;
-use crate::config::Config;
+use crate::config::{Config, Element};
 
 /// What a tensor does, which decides how it is initialised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,33 @@ struct Row {
     /// Within a block, below `h.{layer}.`.
     name: &'static str,
     role: Role,
+    /// Empty arrays stand for what a model lacks.
     shape: fn(&Config) -> Vec<usize>,
+}
+
+/// The shape of weight or bias of a LayerNorm of the stream.
+fn norm(c: &Config) -> Vec<usize> {
+    vec![if c.has_norm_weights() { c.d_model } else { 0 }]
+}
+
+/// The shape of weight or bias of the LayerNorm inside an MLP.
+fn inner_norm(c: &Config) -> Vec<usize> {
+    let there = c.has(Element::InnerNorm) && c.has_norm_weights();
+    vec![if there { c.d_mlp } else { 0 }]
+}
+
+fn positions(c: &Config) -> Vec<usize> {
+    let there = c.has(Element::Positions);
+    vec![if there { c.n_ctx } else { 0 }, c.d_model]
+}
+
+/// The width of an MLP's hidden layer, and that of what it writes.
+fn mlp(c: &Config) -> [usize; 2] {
+    if c.has(Element::Mlp) {
+        [c.d_mlp, c.d_model]
+    } else {
+        [0, 0]
+    }
 }
 
 /// Defines the lists of rows, and the views of all fields in their order.
@@ -85,29 +111,31 @@ macro_rules! tensors {
 tensors! {
     first {
         "wte.weight", Map, |c| vec![c.d_vocab, c.d_model], wte;
-        "wpe.weight", Map, |c| vec![c.n_ctx, c.d_model], wpe;
+        "wpe.weight", Map, positions, wpe;
     }
     block {
-        "ln_1.weight", Scale, |c| vec![c.d_model], ln_1.weight;
-        "ln_1.bias", Bias, |c| vec![c.d_model], ln_1.bias;
-        "attn.c_attn.weight", Map, |c| vec![c.d_model, 3 * c.d_model], attn.c_attn.weight;
-        "attn.c_attn.bias", Bias, |c| vec![3 * c.d_model], attn.c_attn.bias;
-        "attn.c_proj.weight", Output, |c| vec![c.d_model, c.d_model], attn.c_proj.weight;
+        "ln_1.weight", Scale, norm, ln_1.weight;
+        "ln_1.bias", Bias, norm, ln_1.bias;
+        "attn.c_attn.weight", Map, |c| vec![c.d_model, 3 * c.d_heads()], attn.c_attn.weight;
+        "attn.c_attn.bias", Bias, |c| vec![3 * c.d_heads()], attn.c_attn.bias;
+        "attn.c_proj.weight", Output, |c| vec![c.d_heads(), c.d_model], attn.c_proj.weight;
         "attn.c_proj.bias", Bias, |c| vec![c.d_model], attn.c_proj.bias;
-        "ln_2.weight", Scale, |c| vec![c.d_model], ln_2.weight;
-        "ln_2.bias", Bias, |c| vec![c.d_model], ln_2.bias;
-        "mlp.c_fc.weight", Map, |c| vec![c.d_model, c.d_mlp], mlp.c_fc.weight;
-        "mlp.c_fc.bias", Bias, |c| vec![c.d_mlp], mlp.c_fc.bias;
-        "mlp.c_proj.weight", Output, |c| vec![c.d_mlp, c.d_model], mlp.c_proj.weight;
-        "mlp.c_proj.bias", Bias, |c| vec![c.d_model], mlp.c_proj.bias;
+        "ln_2.weight", Scale, norm, ln_2.weight;
+        "ln_2.bias", Bias, norm, ln_2.bias;
+        "mlp.c_fc.weight", Map, |c| vec![c.d_model, mlp(c)[0]], mlp.c_fc.weight;
+        "mlp.c_fc.bias", Bias, |c| vec![mlp(c)[0]], mlp.c_fc.bias;
+        "mlp.ln.weight", Scale, inner_norm, mlp.ln.weight;
+        "mlp.ln.bias", Bias, inner_norm, mlp.ln.bias;
+        "mlp.c_proj.weight", Output, |c| mlp(c).to_vec(), mlp.c_proj.weight;
+        "mlp.c_proj.bias", Bias, |c| vec![mlp(c)[1]], mlp.c_proj.bias;
     }
     last {
-        "ln_f.weight", Scale, |c| vec![c.d_model], ln_f.weight;
-        "ln_f.bias", Bias, |c| vec![c.d_model], ln_f.bias;
+        "ln_f.weight", Scale, norm, ln_f.weight;
+        "ln_f.bias", Bias, norm, ln_f.bias;
     }
     head {
-        "lm_head.weight", Map, |c| vec![c.d_vocab, c.d_model], lm_head;
-        "lm_head.bias", Bias, |c| vec![c.d_vocab], lm_head_bias;
+        "lm_head.weight", Map, |c| vec![c.d_logits(), c.d_model], lm_head;
+        "lm_head.bias", Bias, |c| vec![c.d_logits()], lm_head_bias;
     }
 }
 
@@ -141,12 +169,20 @@ impl Tensor {
     /// [`Parameters::tensors`].
     pub fn required(config: &Config) -> impl Iterator<Item = Tensor> {
         let rows = rows(config.n_layers, [!config.tie_word_embeddings, false]);
-        rows.map(|row| Tensor::new(row, config))
+        let tensors = rows.map(|row| Tensor::new(row, config));
+        tensors.filter(|tensor| !tensor.shape.contains(&0))
     }
 
-    /// The names of a block's tensors, below `h.{layer}.`.
+    /// The shapes of all fields of a model, empty ones among them, but for the unembedding's bias.
+    pub fn fields(config: &Config) -> impl Iterator<Item = Vec<usize>> {
+        let rows = rows(config.n_layers, [!config.tie_word_embeddings, false]);
+        rows.map(|(_, row)| (row.shape)(config))
+    }
+
+    /// The names of a GPT-2's block's tensors, below `h.{layer}.`.
     pub fn in_block() -> impl Iterator<Item = &'static str> {
-        BLOCK.iter().map(|row| row.name)
+        let gpt2 = |row: &&Row| !(row.shape)(&Config::gpt2()).contains(&0);
+        BLOCK.iter().filter(gpt2).map(|row| row.name)
     }
 
     /// The names of all tensors outside of blocks.
@@ -168,12 +204,14 @@ impl Parameters {
     /// Every tensor with its checkpoint name (without the `transformer.` prefix), in order of
     /// the forward pass.
     pub fn tensors(&self) -> Vec<(String, ArrayViewD<'_, f32>)> {
-        self.names().zip(self.views()).collect()
+        let tensors = self.names().zip(self.views());
+        tensors.filter(|(_, tensor)| !tensor.is_empty()).collect()
     }
 
     /// Same as [`Parameters::tensors`], to be written to.
     pub fn tensors_mut(&mut self) -> Vec<(String, ArrayViewMutD<'_, f32>)> {
-        self.names().zip(self.views_mut()).collect()
+        let tensors = self.names().zip(self.views_mut());
+        tensors.filter(|(_, tensor)| !tensor.is_empty()).collect()
     }
 
     fn names(&self) -> impl Iterator<Item = String> + use<> {

@@ -60,7 +60,9 @@ impl Corrections {
             return Err(Error::invalid("layers for GradDrop", 1, "at least 2"));
         }
         let writes = |layer| [Site::AttnOut, Site::MlpOut].map(|site| site.at(layer));
-        Ok((0..config.n_layers).map(|l| writes(l).to_vec()).collect())
+        let there = |point: &HookPoint| point.check(config).is_ok();
+        let of_layer = |l| writes(l).into_iter().filter(there).collect();
+        Ok((0..config.n_layers).map(of_layer).collect())
     }
 
     /// What was done, for a title and for a caption.

@@ -4,6 +4,7 @@ use super::nodes::{PathReceiver, PathSender, leads};
 use super::{PathPatching, Sent, names};
 use crate::error::{Error, Result};
 use crate::intervention::{Edit, Intervention, Target};
+use crate::model::stage::Kind;
 
 /// Checks senders and receivers; returns for each set of senders whether a path leads from it to a
 /// receiver.
@@ -33,7 +34,9 @@ pub(super) fn check(
     let sent: Vec<Vec<Target>> = sent.collect::<Result<_>>()?;
     let received = receivers.iter().map(|r| r.target(config));
     let received: Vec<Target> = received.collect();
-    let reaches = |set: &[Target], to: &Target| set.iter().any(|from| leads(from, to, &lengths));
+    let kind = Kind::of(config);
+    let leads = |from: &Target, to: &Target| leads(kind, from, to, &lengths);
+    let reaches = |set: &[Target], to: &Target| set.iter().any(|from| leads(from, to));
     let unreached = |to: &Target| !sent.iter().any(|set| reaches(set, to));
     if let Some(i) = received.iter().position(unreached) {
         let receiver = &receivers[i];

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Select, Target};
-use crate::model::stage::leads_to;
+use crate::model::stage::{Kind, leads_to};
 use crate::report::{Axis, AxisKind};
 
 /// What is sent along the paths: the output of a head, an attention layer, an MLP or an embedding.
@@ -158,8 +158,9 @@ impl fmt::Display for PathReceiver {
 
 /// Whether the graph has a path from one target to another: the receiver reads after the sender
 /// wrote, and at a position that is sent, since no path leads through another head's attention.
-pub(super) fn leads(sender: &Target, receiver: &Target, lengths: &[usize]) -> bool {
-    leads_to(sender.point, receiver.point) && meet(&sender.positions, &receiver.positions, lengths)
+pub(super) fn leads(kind: Kind, sender: &Target, receiver: &Target, lengths: &[usize]) -> bool {
+    leads_to(kind, sender.point, receiver.point)
+        && meet(&sender.positions, &receiver.positions, lengths)
 }
 
 /// Whether two selections share a position in a prompt.

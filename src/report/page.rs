@@ -9,6 +9,8 @@ use serde::Serialize;
 use super::data::{AttentionData, MapData};
 use super::label::{legible, sanitized};
 use super::labelled::Labelled;
+#[cfg(feature = "pictures")]
+use super::picture::Scatter;
 use super::save::{encoder, save_as};
 use crate::error::Result;
 
@@ -42,6 +44,8 @@ struct Section {
     /// Lines of text as they are.
     text: Option<String>,
     data: Option<Data>,
+    /// An SVG, as it is.
+    picture: Option<String>,
     facts: Vec<String>,
 }
 
@@ -68,7 +72,7 @@ impl Section {
             caption: sanitized(&about.caption),
             data: Some(Data::Map(Box::new(data))),
             facts: about.facts().iter().map(|fact| sanitized(fact)).collect(),
-            text: None,
+            ..Section::default()
         }
     }
 }
@@ -104,6 +108,20 @@ impl Page {
     pub fn result(mut self, name: &str, result: &Labelled) -> Result<Self> {
         let data = MapData::with_file(result, &legible(name))?;
         self.sections.push(Section::of(result, data));
+        Ok(self)
+    }
+
+    /// Adds a scatter plot.
+    ///
+    /// # Errors
+    /// [`Error::Render`](crate::Error::Render) from the encoder.
+    #[cfg(feature = "pictures")]
+    pub fn scatter(mut self, plot: &Scatter) -> Result<Self> {
+        self.sections.push(Section {
+            heading: Some(sanitized(&plot.title)),
+            picture: Some(plot.untitled().to_svg()?),
+            ..Section::default()
+        });
         Ok(self)
     }
 

@@ -1,12 +1,14 @@
 //! Pictures: a layout of shapes, the same for SVG and PNG, in which every text has its room.
 
 mod bars;
+mod frame;
 mod heat_map;
 mod layered;
 mod panel;
 mod plot;
 mod png;
 mod route;
+mod scatter;
 mod svg;
 mod ticks;
 
@@ -15,6 +17,8 @@ use super::color::Rgb;
 use super::label::{sanitized, width, wrap};
 
 pub(crate) use layered::{Group, Layered, Link, Node};
+pub use scatter::Scatter;
+pub(crate) use scatter::{Cloud, Dot};
 
 /// Font sizes, in pixels per em.
 const TITLE: i32 = 16;

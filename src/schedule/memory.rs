@@ -237,8 +237,7 @@ impl Job<'_> {
                 .sum(),
             End::Cache(_) => 0,
         };
-        let inner = config.d_model.max(config.d_mlp);
-        let packing = ops::product_bytes(inner) * rayon::current_num_threads() as u64;
+        let packing = ops::product_bytes(config.widest()) * rayon::current_num_threads() as u64;
         let longest = self.prompts.iter().map(Prompt::len).max().unwrap_or(0);
         // Keys and values of one head, and some rows of scores.
         let attention = 8 * longest * (config.d_head() + 16) * rayon::current_num_threads();
@@ -268,14 +267,14 @@ impl Job<'_> {
     /// Bytes of the logits that are needed of a prompt.
     fn logits_bytes(&self, needs: &Needs) -> u64 {
         let tokens = needs.tokens.as_ref().map(Vec::len);
-        let columns = tokens.unwrap_or(self.model.config().d_vocab);
+        let columns = tokens.unwrap_or(self.model.config().d_logits());
         4 * (needs.positions.len() * columns) as u64
     }
 
     /// Bytes of the rows that a metric copies to read them.
     fn row_bytes(&self, needs: &[Needs]) -> u64 {
         let of = |needs: &Needs| match &needs.tokens {
-            None => 8 * self.model.config().d_vocab,
+            None => 8 * self.model.config().d_logits(),
             Some(tokens) => 16 * (needs.positions.len() + 1) * tokens.len(),
         };
         needs.iter().map(of).max().unwrap_or(0) as u64

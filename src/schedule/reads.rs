@@ -16,12 +16,12 @@ pub(crate) fn reads(
     points.extend([Site::ResidPost.at(config.n_layers - 1)]);
     for place in places {
         points.extend([place]);
-        points.extend(base_reads(place, config.n_layers, frozen));
+        points.extend(base_reads(place, config, frozen));
     }
     points
 }
 
 /// What lanes read whose tokens are not all the base's.
 pub(crate) fn token_reads(config: &Config) -> Vec<HookPoint> {
-    base_reads(HookPoint::Embed, config.n_layers, Frozen::default())
+    base_reads(HookPoint::Embed, config, Frozen::default())
 }

@@ -8,6 +8,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::component::{Head, Qkv};
 use crate::error::{Error, Result};
+use crate::hook::HookPoint;
 use crate::model::Transformer;
 use crate::ops::{largest, matmul};
 use crate::report::{About, Axis, Labelled};
@@ -55,11 +56,18 @@ impl<'m> Circuits<'m> {
         Ok(self.model.input_map(head, input))
     }
 
-    fn embedding(&self, of: Embedding) -> ArrayView2<'m, f32> {
+    fn embedding(&self, of: Embedding) -> Result<ArrayView2<'m, f32>> {
         match of {
-            Embedding::Tokens => self.model.parameters().wte.view(),
-            Embedding::Positions => self.model.parameters().wpe.view(),
+            Embedding::Tokens => Ok(self.tokens()),
+            Embedding::Positions => {
+                HookPoint::PosEmbed.check(self.model.config())?;
+                Ok(self.model.parameters().wpe.view())
+            }
         }
+    }
+
+    fn tokens(&self) -> ArrayView2<'m, f32> {
+        self.model.parameters().wte.view()
     }
 
     /// `W_V · W_O`, `[d_model, d_model]`: what the head writes for what it reads.
@@ -89,7 +97,7 @@ impl<'m> Circuits<'m> {
     pub fn full_ov(&self, head: Head) -> Result<FactoredMatrix> {
         let w_v = self.w(head, Qkv::V)?;
         let w_o = self.model.output_map(head);
-        let a = matmul(self.embedding(Embedding::Tokens), w_v);
+        let a = matmul(self.tokens(), w_v);
         Ok(FactoredMatrix::of(
             a,
             matmul(w_o, self.model.parameters().w_u()),
@@ -100,11 +108,12 @@ impl<'m> Circuits<'m> {
     /// `[destination, source]`: with positions on both, the positional QK circuit.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a head that the model lacks.
+    /// [`Error::OutOfRange`] for a head that the model lacks, [`Error::Lacks`] for the positions of
+    /// a model without.
     pub fn full_qk(&self, head: Head, dest: Embedding, src: Embedding) -> Result<FactoredMatrix> {
         let (w_q, w_k) = (self.w(head, Qkv::Q)?, self.w(head, Qkv::K)?);
-        let a = matmul(self.embedding(dest), w_q);
-        let b = matmul(w_k.t(), self.embedding(src).t());
+        let a = matmul(self.embedding(dest)?, w_q);
+        let b = matmul(w_k.t(), self.embedding(src)?.t());
         Ok(FactoredMatrix::of(a, b))
     }
 
@@ -115,10 +124,7 @@ impl<'m> Circuits<'m> {
     /// [`Error::Invalid`] for weights that are not finite.
     pub fn copying_scores(&self) -> Result<Labelled> {
         let config = self.model.config();
-        let through = matmul(
-            self.model.parameters().w_u(),
-            self.embedding(Embedding::Tokens),
-        );
+        let through = matmul(self.model.parameters().w_u(), self.tokens());
         let score = |head: Head| {
             let w_v = self.model.input_map(head, Qkv::V);
             let [wide, w_v] = [

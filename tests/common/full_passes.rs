@@ -46,8 +46,9 @@ impl Path<'_> {
         let mut c = Vec::new();
         for layer in 0..model.config().n_layers {
             c.push(patch(&b, Target::new(Site::Z.at(layer))));
-            if self.freeze_mlps {
-                c.push(patch(&b, Target::new(Site::MlpOut.at(layer))));
+            let mlp = Site::MlpOut.at(layer);
+            if self.freeze_mlps && mlp.check(model.config()).is_ok() {
+                c.push(patch(&b, Target::new(mlp)));
             }
         }
         let z = Target::new(Site::Z.at(sender.layer));

@@ -5,11 +5,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ndarray::{ArrayD, ArrayViewD};
-use patchlens::Transformer;
+use patchlens::{Config, Site, Transformer};
 use safetensors::SafeTensors;
 
 /// The golden models with full references.
 pub const MODELS: [&str; 3] = ["tiny-gelu-new", "tiny-gelu", "tiny-relu"];
+
+/// The sites of a GPT-2's block, in order of execution.
+pub fn gpt2_sites() -> Vec<Site> {
+    let config = Config::gpt2();
+    let there = |site: &Site| site.at(0).check(&config).is_ok();
+    Site::ALL.iter().copied().filter(there).collect()
+}
 
 /// The folder of a golden model.
 pub fn dir(model: &str) -> PathBuf {

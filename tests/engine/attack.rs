@@ -13,6 +13,8 @@ mod ways;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use draw::Kinds;
+
 /// As many as take a few seconds.
 const SEEDS: u64 = 200;
 
@@ -38,17 +40,26 @@ fn seeds() -> std::ops::Range<u64> {
 #[test]
 fn seeds_that_once_found_a_fault() {
     for seed in FOUND {
-        ways::compare(seed);
+        ways::compare(seed, Kinds::Gpt2);
     }
 }
 
 #[test]
 fn random_models_prompts_and_interventions() {
+    attack(Kinds::Gpt2);
+}
+
+#[test]
+fn random_models_of_other_kinds() {
+    attack(Kinds::Others);
+}
+
+fn attack(kinds: Kinds) {
     let (mut failed, mut seen) = (Vec::new(), seen::Seen::default());
     let mut slowest = (Duration::ZERO, 0);
     for seed in seeds() {
         let start = Instant::now();
-        match catch_unwind(AssertUnwindSafe(|| ways::compare(seed))) {
+        match catch_unwind(AssertUnwindSafe(|| ways::compare(seed, kinds))) {
             Ok(more) => seen += more,
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);

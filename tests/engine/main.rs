@@ -21,3 +21,4 @@ mod places;
 mod processing;
 mod rows;
 mod sweep;
+mod toys;

@@ -71,7 +71,13 @@ SHIPPED_PAIRS = [
 ]
 N_CIRCUITS = 20
 # Whose agreement with exact effects is written, too.
-COMPARED = ("eap/noising", "eap_ig/left", "clean_corrupted", "activations/implemented")
+COMPARED = (
+    "eap/noising",
+    "eap_ig/left",
+    "clean_corrupted",
+    "activations/implemented",
+    "receiver_exact/left",
+)
 TAUS = {"kl": (0.003, 0.02), "logit_diff": (0.02, 0.06)}
 SHIPPED_TAUS = {"kl": (0.02, 0.2), "logit_diff": (0.02, 0.2)}
 
@@ -80,7 +86,8 @@ KEYS = {
     "{method}": "[pair, edge], methods as in circuits.py",
     "{method}/by_pos": "[edge, pos], of pair 0: only this position carries the change (tiny models)",
     "kl/{method}": "the same for KL(clean run || run) at the last position, in nats",
-    "receiver_exact/{clean, left}": "[pair, edge]: the gradient at the clean run, or as eap_ig/left",
+    "receiver_exact/{clean, left, denoising}": "[pair, edge]: the gradient at the clean run, as "
+    "eap_ig/left, or (the corrupted run is changed) at the corrupted run",
     "circuits/{corrupted, mean, mean_over_pos, zero, edge_patch}": "[circuit, pair]: the metric. "
     "mean: of all corrupted prompts, by position; mean_over_pos: over their positions too",
     "circuits/kl": "[circuit, pair]: KL(clean run || run), corrupted ablation",
@@ -189,30 +196,38 @@ class Pair:
     def exact(self) -> Tensors:
         """Exact edges both ways for both metrics, and the receiver-exact scores beside them."""
         kinds = {"noising": (self.clean, 1.0), "denoising": (self.corrupted, -1.0)}
-        out = {f"{m}exact/{kind}": [] for kind in kinds for m in ("", "kl/")}
-        receiver = {"clean": [], "left": []}
-        own_gradients = {
-            "clean": self.output_gradients([1.0]),
-            "left": self.output_gradients([k / STEPS for k in range(STEPS)]),
+        left = [k / STEPS for k in range(STEPS)]
+        # By result: which run is changed, the metric, its gradients at the sources' outputs.
+        linear = {
+            "receiver_exact/clean": ("noising", "", self.output_gradients([1.0])),
+            "receiver_exact/left": ("noising", "", self.output_gradients(left)),
+            "receiver_exact/denoising": ("denoising", "", self.output_gradients([0.0])),
+            "kl/receiver_exact/left": ("noising", "kl/", self.output_gradients(left, self.kl)),
         }
+        out = {f"{m}exact/{kind}": [] for kind in kinds for m in ("", "kl/")}
+        out |= {name: [] for name in linear}
         for v in self.graph.receivers:
             sources = [self.graph.edges[e][0].index for e in self.graph.into[v.index]]
             for kind, (prompt, sign) in kinds.items():
                 change = sign * self.difference[sources]
                 logits, written = self.runs.changed_edges(prompt, v, change)
-                scores = self.metric(logits) - self.plain(prompt)
-                out[f"exact/{kind}"].append(scores)
-                kl = self.kl(logits) - self.plain(prompt, self.kl)
-                out[f"kl/exact/{kind}"].append(kl)
-                for name, g in own_gradients.items():
-                    if kind == "noising":
-                        own = self.graph.own_output(v)
-                        linear = None if own is None else (written * g[own.index]).sum((-2, -1))
-                        receiver[name].append(scores if own is None else linear)
-        out |= {f"receiver_exact/{name}": scores for name, scores in receiver.items()}
+                exact = {
+                    "": self.metric(logits) - self.plain(prompt),
+                    "kl/": self.kl(logits) - self.plain(prompt, self.kl),
+                }
+                for m, scores in exact.items():
+                    out[f"{m}exact/{kind}"].append(scores)
+                for name, (own_kind, m, g) in linear.items():
+                    if kind == own_kind:
+                        out[name].append(self.onwards(v, written, g, exact[m]))
         return {name: torch.cat(scores) for name, scores in out.items()}
 
-    def output_gradients(self, alphas: list[float]) -> torch.Tensor:
+    def onwards(self, v, written, gradients, exact: torch.Tensor) -> torch.Tensor:
+        """[edge]: the change of what the receiver's component writes . the gradient there."""
+        own = self.graph.own_output(v)
+        return exact if own is None else (written * gradients[own.index]).sum((-2, -1))
+
+    def output_gradients(self, alphas: list[float], metric=None) -> torch.Tensor:
         """d m / d what each source writes, [source, pos, d_model], on the way of eap_ig."""
         total = 0.0
         for alpha in alphas:
@@ -222,24 +237,30 @@ class Pair:
                 return embedding.requires_grad_() if name == "hook_embed" else activation
 
             names = list(self.runs.sources_at)
-            _, _, g = self.runs.gradients_at(self.clean, self.metric, names, send)
+            _, _, g = self.runs.gradients_at(self.clean, metric or self.metric, names, send)
             total = total + torch.stack([u.part(g[u.hook])[0] for u in self.graph.sources])
         return total / len(alphas)
 
     def by_pos(self) -> Tensors:
         g = self.runs.gradients(self.clean, self.metric)
-        columns = []
+        own_g = self.output_gradients([1.0])
+        columns, linear = [], []
         for p in range(len(self.clean)):
             alone = torch.zeros_like(self.difference)
             alone[:, p] = self.difference[:, p]
-            scores = []
+            scores, own_scores = [], []
             for v in self.graph.receivers:
                 sources = [self.graph.edges[e][0].index for e in self.graph.into[v.index]]
-                logits, _ = self.runs.changed_edges(self.clean, v, alone[sources])
+                logits, written = self.runs.changed_edges(self.clean, v, alone[sources])
                 scores.append(self.metric(logits) - self.plain(self.clean))
+                own_scores.append(self.onwards(v, written, own_g, scores[-1]))
             columns.append(torch.cat(scores))
-        eap = self.dots_by_pos(self.difference, g)
-        return {"exact/noising/by_pos": torch.stack(columns, -1), "eap/noising/by_pos": eap}
+            linear.append(torch.cat(own_scores))
+        return {
+            "exact/noising/by_pos": torch.stack(columns, -1),
+            "receiver_exact/clean/by_pos": torch.stack(linear, -1),
+            "eap/noising/by_pos": self.dots_by_pos(self.difference, g),
+        }
 
     def information_flow(self) -> torch.Tensor:
         read: list = [None] * len(self.graph.receivers)

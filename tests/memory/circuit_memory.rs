@@ -57,7 +57,11 @@ fn gradient_runs_and_circuits_stay_under_the_limit() {
     );
     let metric = logit_diff(1, 2);
     let edges = EdgeAttribution::new(&model, &clean, &corrupted).unwrap();
-    for method in [Approximation::Eap, Approximation::EapIg(Steps::Left(2))] {
+    for method in [
+        Approximation::Eap,
+        Approximation::EapIg(Steps::Left(2)),
+        Approximation::ReceiverExactIg(Steps::Left(2)),
+    ] {
         check(&format!("{method:?}"), |limit| {
             edges.clone().memory_limit(limit).run(method, &metric)
         });

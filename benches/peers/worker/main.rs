@@ -1,6 +1,7 @@
 //! Does the crate's side of the comparison with other libraries: reads requests as JSON lines,
 //! answers each with the seconds that it took and values to check. `compare.py` drives it.
 
+mod edges;
 mod setup;
 mod work;
 

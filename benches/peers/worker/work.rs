@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use ndarray::{Array2, ArrayView2, Axis};
+use patchlens::circuits::{Approximation, Steps};
 use patchlens::patching::ActivationPatching;
 use patchlens::sweep::{Cell, Plan};
 use patchlens::{
@@ -12,6 +13,7 @@ use patchlens::{
     Transformer, ops,
 };
 
+use super::edges;
 use super::setup::{Setup, prompts};
 
 /// What a work gave.
@@ -85,8 +87,18 @@ impl<'m> Worker<'m> {
             "products_120" => Ok(self.bare_products(120)),
             "products_256" => Ok(self.bare_products(256)),
             "gemm" => Ok(gemm_rate()),
+            "edges_late" => edges::exact(self.model, &self.setup, &self.setup.late),
+            "edges_everywhere" => edges::exact(self.model, &self.setup, &self.setup.everywhere),
+            "eap" => self.estimate(Approximation::Eap),
+            "eap_ig_5" => self.estimate(Approximation::EapIg(Steps::Left(5))),
+            "receiver_exact" => self.estimate(Approximation::ReceiverExact),
+            "receiver_exact_ig_5" => self.estimate(Approximation::ReceiverExactIg(Steps::Left(5))),
             _ => bail!("no work is called `{work}`"),
         }
+    }
+
+    fn estimate(&self, method: Approximation) -> Result<Answer> {
+        edges::estimate(self.model, &self.setup, &self.setup.everywhere, method)
     }
 
     fn forward(&self, prompts: &[Prompt]) -> Result<Answer> {

@@ -1,5 +1,7 @@
 //! Circuits: which edges between heads and MLPs carry a behaviour.
 
+mod screen;
+
 use anyhow::{Result, ensure};
 use clap::Args;
 use ndarray::Array2;
@@ -19,8 +21,9 @@ use crate::session::Session;
 /// Circuits: which edges between heads and MLPs carry the behaviour?
 ///
 /// The effect of every edge (what a head, MLP or the embedding writes, as one later reader reads
-/// it), computed exactly, and estimated by gradients (EAP, EAP-IG); how well the estimates agree;
-/// and which share of the behaviour is left if all edges but the best n carry the corrupted run.
+/// it), computed exactly, and estimated by gradients (EAP, EAP-IG) and with what the reader makes
+/// of it computed (receiver-exact); how well the estimates agree; and which share of the behaviour
+/// is left if all edges but the best n carry the corrupted run.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -29,16 +32,21 @@ Examples:
   patchlens circuits --clean \"When Mary and John went to the store, John gave a drink to\" \\
       --corrupted \"When Mary and John went to the store, Mary gave a drink to\" \\
       --answer \" Mary\" --wrong \" John\"
-  patchlens circuits --pairs pairs.json --approximate --model weights/gpt2")]
+  patchlens circuits --pairs pairs.json --screen 1000 --model weights/gpt2")]
 pub struct Circuits {
     #[command(flatten)]
     pub common: Common,
     #[command(flatten)]
     prompts: PromptArgs,
-    /// Do not compute exact effects, which take a minute per pair in GPT-2 small: rank by EAP-IG
+    /// Do not compute exact effects, which take a minute per pair in GPT-2 small: rank by
+    /// receiver-exact scores
     #[arg(long)]
     approximate: bool,
-    /// Points at which EAP-IG takes gradients
+    /// Compute exact effects only of the N edges with the largest receiver-exact scores, which
+    /// estimate them best, and of N random others, which bound what was missed
+    #[arg(long, value_name = "N", conflicts_with = "approximate")]
+    screen: Option<usize>,
+    /// Points at which EAP-IG and receiver-exact scores take gradients
     #[arg(long, value_name = "N", default_value_t = 5)]
     steps: usize,
     /// The share of the behaviour that the circuit shall carry
@@ -71,6 +79,10 @@ impl Circuits {
     pub fn run(&self, session: &Session) -> Result<()> {
         let output = &session.output;
         ensure!(self.steps > 0, "--steps: found 0; expected at least 1");
+        ensure!(
+            self.screen != Some(0),
+            "--screen: found 0; expected at least 1"
+        );
         let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
         let metric = questions.metric(self.prompts.metric)?;
         session.introduce(&questions)?;
@@ -91,17 +103,25 @@ impl Circuits {
             LISTED.min(effects.edges.len()),
             effects.effect.top(LISTED)
         ))?;
-        for (name, estimate) in found.iter().skip(1).filter(|_| !self.approximate) {
+        for (name, estimate) in found.iter().skip(1).filter(|_| self.all_exact()) {
+            let agreement = estimate.agreement(effects)?;
             output.say(format_args!(
-                "How well {name} agrees with the exact effects:\n{}\n",
-                estimate.agreement(effects)?
+                "How well {name} agrees with the exact effects:\n{agreement}\n"
             ))?;
+            let exact = format!("exact effect ({})", effects.effect.about.unit);
+            let plot = agreement.scatter(name, &exact);
+            output.scatter(&format!("{}_agreement", key(name)), &plot);
         }
         interrupt::check()?;
-        let scores = found
+        let mut scores = found
             .iter()
             .map(|(name, effects)| Ok((*name, effects.scores()?)))
             .collect::<Result<Vec<_>>>()?;
+        if let Some(n) = self.screen {
+            let screened = pairs.screened(n, Steps::Right(self.steps))?;
+            scores.insert(0, ("screened", screened));
+            interrupt::check()?;
+        }
         let curve = pairs.curve(&scores)?;
         output.say(curve.curves()?)?;
         output.keep("faithfulness", &curve)?;
@@ -110,17 +130,24 @@ impl Circuits {
         interrupt::check()
     }
 
+    /// Whether all edges have their exact effects.
+    fn all_exact(&self) -> bool {
+        !self.approximate && self.screen.is_none()
+    }
+
     /// The effects of all edges, those that circuits are made of first.
     fn effects(&self, pairs: &Study<'_>) -> Result<Vec<(&'static str, EdgeEffects)>> {
         let mut found = Vec::new();
-        if !self.approximate {
+        if self.all_exact() {
             found.push(("exact", pairs.exact()?));
         }
         let steps = Steps::Right(self.steps);
-        found.push((
-            "EAP-IG",
-            pairs.estimate("EAP-IG", Approximation::EapIg(steps))?,
-        ));
+        for (name, method) in [
+            ("receiver-exact", Approximation::ReceiverExactIg(steps)),
+            ("EAP-IG", Approximation::EapIg(steps)),
+        ] {
+            found.push((name, pairs.estimate(name, method)?));
+        }
         // A KL divergence to the clean run itself has no gradient there.
         match pairs.estimate("EAP", Approximation::Eap) {
             Ok(eap) => found.push(("EAP", eap)),

@@ -26,6 +26,11 @@ fn every_study_runs_on_its_task() {
             "together",
         ),
         ("circuits", &["--prompts", "2"], "circuit"),
+        (
+            "circuits",
+            &["--prompts", "2", "--screen", "30"],
+            "screened",
+        ),
         ("heads", &["--prompts", "4", "--sequences", "2"], "report"),
         ("induction", &["--sequences", "2"], "removed"),
         ("in-context", &["--sequences", "2"], "mapping"),

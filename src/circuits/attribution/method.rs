@@ -1,7 +1,11 @@
 //! Whose gradients approximate effects.
 
+use super::{products, receivers};
+use crate::base::Base;
+use crate::cache::Selection;
 use crate::circuits::edge::Source;
 use crate::circuits::graph::Graph;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Target;
@@ -48,10 +52,11 @@ impl Steps {
     }
 }
 
-/// How effects of edges are approximated. In all of them, an edge's score is what its source
-/// writes in the donor run minus what it writes in the changed run, times the metric's gradient at
-/// what its receiver reads, summed over positions; they differ in the runs whose mean gradient
-/// this is.
+/// How effects of edges are approximated. In all but the last two, an edge's score is what its
+/// source writes in the donor run minus what it writes in the changed run, times the metric's
+/// gradient at what its receiver reads, summed over positions; they differ in the runs whose mean
+/// gradient this is. The last two compute the receiver anew, and take the gradient of what it
+/// writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Approximation {
     /// Edge attribution patching (Syed et al. 2023): the gradient of the run that is changed. Exact
@@ -75,6 +80,21 @@ pub enum Approximation {
     /// is cut is missing in the mean, so that scores are too small even in a linear model. Takes `n`
     /// gradient runs for each of the `1 + 2L` places.
     ActivationsAsImplemented(usize),
+    /// What the receiver's own component makes of the edge, exactly: for a head, LayerNorm, its
+    /// queries, keys or values, softmax and the sum of values; for an MLP, LayerNorm and the
+    /// activation function. Linear from there on, by the gradient of the run that is changed:
+    ///
+    /// ```text
+    /// score(u→v) = Σ_pos (out_v(x_v + ã_u − a_u) − out_v(x_v)) · ∂m/∂out_v
+    /// ```
+    ///
+    /// Edges into the logits have their exact effects. So receivers may saturate, as a softmax
+    /// does, which gradients at their inputs miss: AtP*'s QK fix (Kramár et al. 2024, arXiv
+    /// 2403.00745, section 3.1), taken to edges and to every kind of receiver.
+    ReceiverExact,
+    /// The same by the mean gradient of the runs of [`Approximation::EapIg`]: the nearest to exact
+    /// effects of all these, in the shipped model.
+    ReceiverExactIg(Steps),
 }
 
 /// Runs of one pair that count alike, and whose edges have their mean gradient.
@@ -92,19 +112,74 @@ impl Approximation {
             Approximation::CleanCorrupted => "Clean-corrupted attribution",
             Approximation::ActivationsAsPublished(_) => "EAP-IG (activations, as published)",
             Approximation::ActivationsAsImplemented(_) => "EAP-IG (activations, as implemented)",
+            Approximation::ReceiverExact => "Receiver-exact scores",
+            Approximation::ReceiverExactIg(_) => "Receiver-exact scores (IG)",
         }
     }
 
-    /// The gradients, for a caption.
+    /// Whether what a receiver makes of an edge is computed, and not only its slope.
+    pub(super) fn computes_receivers(self) -> bool {
+        matches!(
+            self,
+            Approximation::ReceiverExact | Approximation::ReceiverExactIg(_)
+        )
+    }
+
+    /// Whether all gradients are those of the run that is changed.
+    fn only_base(self) -> bool {
+        matches!(self, Approximation::Eap | Approximation::ReceiverExact)
+    }
+
+    /// Where gradients are taken.
+    pub(super) fn points(self, graph: Graph) -> Selection {
+        if self.computes_receivers() {
+            Selection::points(receivers::outputs(graph))
+        } else {
+            Selection::points(products::inputs(graph))
+        }
+    }
+
+    /// What is read of the runs that are changed, besides what sources write.
+    pub(super) fn reads(self, graph: Graph) -> Vec<HookPoint> {
+        if self.computes_receivers() {
+            receivers::reads(graph).collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Memory that the scores of a pair of so many tokens take.
+    pub(super) fn bytes(self, config: &Config, metric: &Metric, n: usize) -> u64 {
+        if self.computes_receivers() {
+            receivers::bytes(config, metric, n)
+        } else {
+            products::bytes(Graph::new(config), n)
+        }
+    }
+
+    /// How far scores are exact, and by which gradients they are linear, for a caption.
     pub(super) fn describe(self, base: &str) -> String {
+        let how = if self.computes_receivers() {
+            "exactly up to what its receiver writes, and to first order from there"
+        } else {
+            "to first order"
+        };
+        format!("{how}, by the {}", self.gradient(base))
+    }
+
+    fn gradient(self, base: &str) -> String {
         let steps = |n: usize, which: &str| {
             format!("mean gradient at {n} {which} on the way between both embeddings")
         };
         match self {
-            Approximation::Eap => format!("gradient of the {base} run"),
-            Approximation::EapIg(Steps::Left(n)) => steps(n, "left ends"),
-            Approximation::EapIg(Steps::Right(n)) => steps(n, "right ends"),
-            Approximation::EapIg(Steps::Midpoint(n)) => steps(n, "midpoints"),
+            Approximation::Eap | Approximation::ReceiverExact => {
+                format!("gradient of the {base} run")
+            }
+            Approximation::EapIg(way) | Approximation::ReceiverExactIg(way) => match way {
+                Steps::Left(n) => steps(n, "left ends"),
+                Steps::Right(n) => steps(n, "right ends"),
+                Steps::Midpoint(n) => steps(n, "midpoints"),
+            },
             Approximation::CleanCorrupted => "mean gradient of both runs".to_string(),
             Approximation::ActivationsAsPublished(n) => {
                 format!("mean gradient at {n} steps on the way between both outputs of its source")
@@ -120,13 +195,19 @@ impl Approximation {
     pub(super) fn groups(self, graph: Graph) -> Vec<Group> {
         let embeddings = Target::new(HookPoint::Embed);
         let variants = match self {
-            Approximation::Eap => vec![Variant::Base],
+            Approximation::Eap | Approximation::ReceiverExact => vec![Variant::Base],
             Approximation::CleanCorrupted => vec![Variant::Base, Variant::Donor],
-            Approximation::EapIg(steps) => steps.moves(&embeddings),
+            Approximation::EapIg(steps) | Approximation::ReceiverExactIg(steps) => {
+                steps.moves(&embeddings)
+            }
             Approximation::ActivationsAsImplemented(n) => {
-                let sites = [Site::Z, Site::MlpOut];
+                let sites: &[Site] = if graph.has_mlps() {
+                    &[Site::Z, Site::MlpOut]
+                } else {
+                    &[Site::Z]
+                };
                 let layers = 0..graph.n_layers();
-                let points = layers.flat_map(|layer| sites.map(|site| site.at(layer)));
+                let points = layers.flat_map(|layer| sites.iter().map(move |site| site.at(layer)));
                 let places = [embeddings].into_iter().chain(points.map(Target::new));
                 places
                     .flat_map(|place| Steps::Right(n).moves(&place))
@@ -161,8 +242,12 @@ impl Approximation {
     /// How often the way between two values is divided.
     fn steps(self) -> Option<usize> {
         match self {
-            Approximation::Eap | Approximation::CleanCorrupted => None,
-            Approximation::EapIg(steps) => Some(steps.count()),
+            Approximation::Eap | Approximation::CleanCorrupted | Approximation::ReceiverExact => {
+                None
+            }
+            Approximation::EapIg(steps) | Approximation::ReceiverExactIg(steps) => {
+                Some(steps.count())
+            }
             Approximation::ActivationsAsPublished(n)
             | Approximation::ActivationsAsImplemented(n) => Some(n),
         }
@@ -170,11 +255,11 @@ impl Approximation {
 
     /// Checks that there are such gradients, before anything runs.
     pub(super) fn check(self, pairs: &Pairs<'_>, metric: &Metric) -> Result<()> {
-        pairs.check_gradients(metric, self == Approximation::Eap)?;
+        pairs.check_gradients(metric, self.only_base())?;
         if self.steps() == Some(0) {
             return Err(Error::invalid("steps of EAP-IG", 0, "at least 1"));
         }
-        if self != Approximation::Eap {
+        if !self.only_base() {
             return Ok(());
         }
         pairs.check_slope(
@@ -182,5 +267,26 @@ impl Approximation {
             "EAP-IG, clean-corrupted attribution or the other direction, which take gradients of \
              other runs; or another metric",
         )
+    }
+
+    /// Checks that a metric, which fits the runs, is read at one position of each prompt where the
+    /// logits are computed anew.
+    pub(super) fn check_positions(self, runs: &Base<'_>, metric: &Metric) -> Result<()> {
+        if !self.computes_receivers() {
+            return Ok(());
+        }
+        let needs = runs.needs(metric)?;
+        match needs
+            .iter()
+            .map(|needs| needs.positions.len())
+            .find(|n| *n != 1)
+        {
+            None => Ok(()),
+            Some(n) => Err(Error::invalid(
+                "metric of receiver-exact scores",
+                format!("{}, read at {n} positions", metric.name()),
+                "one that is read at one position of each prompt",
+            )),
+        }
     }
 }

@@ -11,10 +11,11 @@ use crate::circuits::edge::{Edge, Receiver, Source};
 use crate::circuits::pairs::matrix;
 use crate::component::Qkv;
 use crate::error::{Error, Result};
-use crate::hook::Site;
+use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::limits::Limits;
 use crate::metric::Metric;
+use crate::model::stage::Kind;
 use crate::ops::{self, part};
 use crate::sweep::{Cell, Prepared, Sweep};
 
@@ -117,7 +118,9 @@ impl ExactEdges<'_> {
             Receiver::Head(..) => 3 + 2 * Qkv::ALL.len(),
             Receiver::Mlp(_) | Receiver::Logits => 2,
         };
-        (4 * arrays * self.graph().d_model() * self.pairs.tokens()) as u64
+        let config = self.pairs.model().config();
+        let width = config.d_model.max(config.d_heads());
+        (4 * arrays * width * self.pairs.tokens()) as u64
     }
 
     /// Prepares the cells of some sources; of fewer at a time, if they do not fit the memory.
@@ -187,10 +190,12 @@ impl ExactEdges<'_> {
             return Ok(carried);
         };
         let normed = self.normed(first.layer, &differences)?;
+        let placed = self.placed(&normed)?;
         for read in Qkv::ALL {
             if edges.iter().any(|edge| edge.to.reads() == Some(read)) {
-                let made = self.project(first.layer, read, normed.view());
-                carried.multiply_adds += (made.nrows() * made.ncols() * made.ncols()) as u64;
+                let input = if read == Qkv::V { &normed } else { &placed };
+                let made = self.pairs.project(first.layer, read, input.view());
+                carried.multiply_adds += (made.len() * input.ncols()) as u64;
                 for (source, values) in sources.iter().zip(self.split(&made)) {
                     let edit = Edit::Patch(Values::arrays(values));
                     carried.edits.insert((*source, Some(read)), edit);
@@ -222,21 +227,27 @@ impl ExactEdges<'_> {
         }
         let model = self.pairs.model();
         let ln = &model.parameters().h[layer].ln_1;
-        let eps = model.config().layer_norm_eps;
-        let (weight, bias) = (ln.weight.view(), ln.bias.view());
-        Ok(ops::on_pool(|| {
-            ops::layer_norm_affine(x.view(), weight, bias, eps)
-        }))
+        Ok(ops::on_pool(|| ln.apply(model.config(), x)))
     }
 
-    /// Queries, keys or values of all heads.
-    fn project(&self, layer: usize, read: Qkv, normed: ArrayView2<'_, f32>) -> Array2<f32> {
-        let c_attn = &self.pairs.model().parameters().h[layer].attn.c_attn;
-        let d_model = normed.ncols();
-        let columns = read as usize * d_model..(read as usize + 1) * d_model;
-        let weight = part(c_attn.weight.view(), 1, columns.clone());
-        let bias = part(c_attn.bias.view(), 0, columns);
-        ops::on_pool(|| ops::linear(normed, weight, Some(bias)))
+    /// What queries and keys are made of: [`Self::normed`], and in some models the position
+    /// embeddings.
+    fn placed(&self, normed: &Array2<f32>) -> Result<Array2<f32>> {
+        let mut placed = normed.clone();
+        if Kind::of(self.pairs.model().config()).reads_positions() {
+            let [base, _] = self.pairs.base_and_donor();
+            let caches = base.held([HookPoint::PosEmbed])?;
+            let mut rows = placed.rows_mut().into_iter();
+            while rows.len() > 0 {
+                for cache in caches.iter() {
+                    let positions = matrix(cache, HookPoint::PosEmbed)?;
+                    let some = rows.by_ref().take(positions.nrows());
+                    some.zip(positions.rows())
+                        .for_each(|(mut to, position)| to += &position);
+                }
+            }
+        }
+        Ok(placed)
     }
 
     /// Rows by source and pair as activations `[pos, head, d_head]`, by source and pair.

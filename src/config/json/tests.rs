@@ -26,6 +26,7 @@ fn round_trip_of_every_field() {
         scale_attn_weights: false,
         scale_attn_by_inverse_layer_idx: true,
         tie_word_embeddings: false,
+        ..Config::gpt2()
     };
     for activation in [Activation::GeluNew, Activation::Gelu, Activation::Relu] {
         let config = Config {

@@ -1,6 +1,7 @@
 //! What a lane reads of its base, known before there is a lane.
 
-use super::{Entry, Frozen, HookPoint, Input, Site, Stage};
+use super::{Entry, Frozen, HookPoint, Input, Kind, Site, Stage};
+use crate::config::Config;
 
 /// The points of its base that a lane may read if it departs from it at a place, in any rows.
 ///
@@ -10,15 +11,19 @@ use super::{Entry, Frozen, HookPoint, Input, Site, Stage};
 ///
 /// Of a lane with several places, each place's points together are enough: a row is there because
 /// of one of them.
-pub(crate) fn base_reads(place: HookPoint, n_layers: usize, frozen: Frozen) -> Vec<HookPoint> {
+pub(crate) fn base_reads(place: HookPoint, config: &Config, frozen: Frozen) -> Vec<HookPoint> {
+    let kind = Kind::of(config);
     let (first, edited, mut entry) = match place {
         HookPoint::Embed | HookPoint::PosEmbed => (0, None, Spread::Scattered),
         HookPoint::Block(layer, site) => (layer, Some(site), Spread::Nothing),
         _ => return Vec::new(),
     };
     let mut reads = Vec::new();
-    for layer in first..n_layers {
-        let flow = Flow::new(entry, edited.filter(|_| layer == first), frozen);
+    // Those of all rows whose queries or keys are computed.
+    reads.extend(kind.reads_positions().then_some(HookPoint::PosEmbed));
+    for layer in first..config.n_layers {
+        let edited = edited.filter(|_| layer == first);
+        let flow = Flow::new(kind, entry, edited, frozen);
         reads.extend(flow.reads(frozen).into_iter().map(|site| site.at(layer)));
         entry = flow.spread(Stage::ResidPost);
     }
@@ -37,6 +42,7 @@ enum Spread {
 
 /// The rows of each stage of a layer, as a union of sets that are known by name only.
 struct Flow {
+    kind: Kind,
     entry: Spread,
     edited: Option<Site>,
     rows: [u8; Stage::COUNT],
@@ -50,8 +56,9 @@ impl Flow {
     /// All rows from the first on of which a key or value differs.
     const LATER: u8 = 4;
 
-    fn new(entry: Spread, edited: Option<Site>, frozen: Frozen) -> Self {
+    fn new(kind: Kind, entry: Spread, edited: Option<Site>, frozen: Frozen) -> Self {
         let mut flow = Flow {
+            kind,
             entry,
             edited,
             rows: [0; Stage::COUNT],
@@ -85,7 +92,7 @@ impl Flow {
             input => self.rows[input.stage() as usize],
         };
         stage
-            .inputs(frozen)
+            .inputs(self.kind, frozen)
             .iter()
             .map(from)
             .fold(0, |all, rows| all | rows)
@@ -113,7 +120,7 @@ impl Flow {
                 None => self.rows[*stage as usize],
                 Some(_) => computed,
             };
-            for input in stage.inputs(frozen) {
+            for input in stage.inputs(self.kind, frozen) {
                 let missing = match input {
                     Input::Same(of) => made & !self.rows[*of as usize] > 0,
                     Input::Earlier(_) => made > 0,

@@ -1,7 +1,7 @@
 //! Random models, prompts and cells, all from one seed.
 
 use ndarray::{ArrayD, IxDyn};
-use patchlens::config::Activation;
+use patchlens::config::{Activation, MlpKind, Norm, Positions};
 use patchlens::hook::Axes;
 use patchlens::intervention::Values;
 use patchlens::{
@@ -27,16 +27,25 @@ pub struct Case {
     pub growing: Vec<Vec<Drawn>>,
 }
 
+/// What a model's blocks are made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kinds {
+    Gpt2,
+    /// Any of those that a config can say.
+    Others,
+}
+
 pub struct Source {
     pub random: ChaCha8Rng,
     /// What columns and subspaces are drawn from: all else of a seed stays as it was without them.
     pub narrow: ChaCha8Rng,
+    kinds: Kinds,
     /// Whether values may be infinite or huge.
     wild: bool,
 }
 
 impl Source {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, kinds: Kinds) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let wild = random.random_bool(0.5);
         let mut narrow = ChaCha8Rng::seed_from_u64(seed);
@@ -44,6 +53,7 @@ impl Source {
         Source {
             random,
             narrow,
+            kinds,
             wild,
         }
     }
@@ -134,6 +144,11 @@ impl Source {
             scale_attn_weights: self.chance(70),
             scale_attn_by_inverse_layer_idx: self.chance(30),
             tie_word_embeddings: self.chance(50),
+            ..Config::gpt2()
+        };
+        let config = match self.kinds {
+            Kinds::Gpt2 => config,
+            Kinds::Others => self.other_kind(config),
         };
         let model = Transformer::random(config, self.random.random()).unwrap();
         let (config, mut parameters) = model.into_parts();
@@ -147,6 +162,28 @@ impl Source {
             }
         }
         Transformer::new(config, parameters).unwrap()
+    }
+
+    /// The same sizes with blocks of another kind.
+    fn other_kind(&mut self, config: Config) -> Config {
+        Config {
+            norm: self.pick(&[Norm::None, Norm::LayerPre, Norm::Layer]),
+            positions: self.pick(&[
+                Positions::None,
+                Positions::Learned,
+                Positions::Shortformer,
+                Positions::Shortformer,
+            ]),
+            mlp: self.pick(&[MlpKind::None, MlpKind::Plain, MlpKind::Normed]),
+            activation: self.pick(&[
+                Activation::GeluNew,
+                Activation::Relu,
+                Activation::Silu,
+                Activation::Solu,
+            ]),
+            head_width: self.chance(40).then(|| self.within(1..=7)),
+            ..config
+        }
     }
 
     fn prompts(&mut self, lengths: &[usize], d_vocab: usize) -> Prompts {
@@ -166,7 +203,10 @@ impl Source {
         };
         let edit = Edit::Add(Values::scalar(self.number()));
         let layer = self.below(model.config().n_layers);
-        let list = vec![Intervention::new(Site::MlpOut.at(layer), edit)];
+        let out = Site::MlpOut.at(layer);
+        let there = out.check(model.config()).is_ok();
+        let out = if there { out } else { Site::AttnOut.at(layer) };
+        let list = vec![Intervention::new(out, edit)];
         let list = if self.chance(20) { list } else { Vec::new() };
         let output = model.run(prompts, Interventions::new(list), &run);
         output.unwrap().caches
@@ -198,7 +238,13 @@ impl Place<'_> {
                 .pick(&[Site::AttnScores, Site::Pattern])
                 .at(layer),
             _ => {
-                let all: Vec<HookPoint> = HookPoint::all(n_layers).collect();
+                // Now and then one that models of this kind lack.
+                let there = self.source.kinds == Kinds::Others && self.source.chance(97);
+                let all: Vec<HookPoint> = if there {
+                    HookPoint::of(self.config).collect()
+                } else {
+                    HookPoint::all(n_layers).collect()
+                };
                 self.source.pick(&all)
             }
         }

@@ -2,6 +2,7 @@
 //! and paths.
 
 use ndarray::{Axis, Slice};
+use patchlens::config::MlpKind;
 use patchlens::generate::{Generated, Generation};
 use patchlens::gradient::Backward;
 use patchlens::paths::{PathPatching, PathReceiver, PathSender};
@@ -126,7 +127,7 @@ impl Ways<'_> {
 
     /// The length of the gradient at a random point, against the slope along it.
     pub fn slope(&mut self) {
-        let points: Vec<HookPoint> = HookPoint::all(self.model().config().n_layers).collect();
+        let points: Vec<HookPoint> = HookPoint::of(self.model().config()).collect();
         let point = self.source.pick(&points);
         let selection = Selection::points([point]);
         let want = Backward {
@@ -210,7 +211,8 @@ impl Ways<'_> {
             Err(error) => {
                 let later =
                     at.layer > sender.layer || (place.0 == Site::MlpIn && at.layer == sender.layer);
-                let none = !later && place.0 != Site::ResidPost;
+                let lacks = place.0 == Site::MlpIn && config.mlp == MlpKind::None;
+                let none = lacks || !later && place.0 != Site::ResidPost;
                 assert!(none, "{sender} to {receiver}: {error}");
                 return;
             }

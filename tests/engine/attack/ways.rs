@@ -12,7 +12,7 @@ use patchlens::{
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::cell::{Drawn, for_all, for_one};
-use super::draw::{Case, Source};
+use super::draw::{Case, Kinds, Source};
 use super::seen::Seen;
 
 /// One thread, and three.
@@ -24,8 +24,8 @@ pub static POOLS: LazyLock<[ThreadPool; 2]> = LazyLock::new(|| {
 });
 
 /// All comparisons on what a seed draws.
-pub fn compare(seed: u64) -> Seen {
-    let mut source = Source::new(seed);
+pub fn compare(seed: u64, kinds: Kinds) -> Seen {
+    let mut source = Source::new(seed, kinds);
     let case = source.case();
     let mut ways = Ways {
         case: &case,
@@ -286,7 +286,7 @@ impl<'c> Ways<'c> {
     fn observed(&mut self, cell: &[Drawn], naive: &RunOutput) {
         let list = self.list(cell);
         let config = self.model().config();
-        let mut points: Vec<HookPoint> = HookPoint::all(config.n_layers).collect();
+        let mut points: Vec<HookPoint> = HookPoint::of(config).collect();
         if self.source.chance(70) {
             points.retain(|_| self.source.chance(20));
         }

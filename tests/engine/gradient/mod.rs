@@ -35,6 +35,7 @@ fn random(activation: Activation, tied: bool) -> Transformer {
         scale_attn_weights: true,
         scale_attn_by_inverse_layer_idx: true,
         tie_word_embeddings: tied,
+        ..Config::gpt2()
     };
     let model = Transformer::random(config, 3).unwrap();
     // GPT-2's initialisation is so small that everything is almost linear.

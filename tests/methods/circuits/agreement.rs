@@ -17,7 +17,7 @@ fn numbers_are_those_of_pandas() {
         };
         let exact = of_first_pair("exact/noising");
         let methods = golden.metadata["agreement"].as_object().unwrap();
-        assert_eq!(methods.len(), 4);
+        assert_eq!(methods.len(), 5);
         for (method, expected) in methods {
             let found = of_first_pair(method).agreement(&exact).unwrap();
             assert_eq!(found.edges.len(), n_edges);
@@ -55,6 +55,9 @@ fn more_steps_come_nearer_in_the_shipped_model() {
     let ig = agreement(Approximation::EapIg(Steps::Left(5)));
     assert!(ig.relative_error < eap.relative_error);
     assert!(ig.pearson > eap.pearson);
+    let receivers = agreement(Approximation::ReceiverExactIg(Steps::Left(5)));
+    assert!(receivers.relative_error < ig.relative_error);
+    assert!(receivers.pearson > ig.pearson);
     let worst = eap.worst(1)[0].edge.to_string();
     assert_eq!(worst, "input->m0"); // the first MLP is far from linear
 }

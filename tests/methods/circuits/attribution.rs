@@ -21,8 +21,9 @@ use proptest::prelude::*;
 use super::{Golden, MODELS, random_model, random_pairs};
 
 mod identities;
+mod receivers;
 
-const ALL: [Approximation; 7] = [
+const ALL: [Approximation; 9] = [
     Approximation::Eap,
     Approximation::EapIg(Steps::Left(3)),
     Approximation::EapIg(Steps::Right(2)),
@@ -30,6 +31,8 @@ const ALL: [Approximation; 7] = [
     Approximation::CleanCorrupted,
     Approximation::ActivationsAsPublished(2),
     Approximation::ActivationsAsImplemented(2),
+    Approximation::ReceiverExact,
+    Approximation::ReceiverExactIg(Steps::Left(3)),
 ];
 
 fn study(golden: &Golden) -> EdgeAttribution<'_> {

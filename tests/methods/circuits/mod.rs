@@ -6,7 +6,9 @@ mod attribution;
 mod evaluation;
 mod exact;
 mod flow;
+mod identities;
 mod nodes;
+mod screen;
 
 use std::collections::BTreeMap;
 

@@ -5,7 +5,7 @@
 //! scale nearly the same everywhere.
 
 use ndarray::Array2;
-use patchlens::config::Activation;
+use patchlens::config::{Activation, MlpKind, Norm, Positions};
 use patchlens::parameters::Parameters;
 use patchlens::tasks::RepeatedPrompt;
 use patchlens::{Config, Head, Prompt, Transformer};
@@ -47,6 +47,20 @@ impl Builder {
             tie_word_embeddings: false,
             ..Config::gpt2()
         };
+        Self::of(config)
+    }
+
+    /// The same without MLPs and LayerNorms; positions are read by queries and keys alone.
+    pub fn attention_only(n_layers: usize) -> Self {
+        Self::of(Config {
+            mlp: MlpKind::None,
+            norm: Norm::None,
+            positions: Positions::Shortformer,
+            ..Self::new(n_layers).config
+        })
+    }
+
+    fn of(config: Config) -> Self {
         let mut p = Parameters::zeros(&config).unwrap();
         let mut unembed = Array2::zeros((VOCAB, D_MODEL));
         for token in 0..VOCAB {
@@ -165,6 +179,31 @@ impl Builder {
         self.keys(head, POSITION + position, 0);
         self.queries(head, NOWHERE, 1);
         self.input(head, 1, POSITION + position, 1, -SHARP);
+        self
+    }
+
+    /// At the token `end`, attends to one position and says in place `to` of [`Builder::gate`]'s
+    /// two whether this token stands there.
+    pub fn flag(mut self, head: Head, end: u32, position: usize, token: u32, to: usize) -> Self {
+        self.queries(head, TOKEN + end as usize, 0);
+        self.keys(head, POSITION + position, 0);
+        self.input(head, 2, TOKEN + token as usize, 0, 1.0);
+        let row = head.head * D_HEAD;
+        self.parameters.h[head.layer].attn.c_proj.weight[[row, NOWHERE + to]] = 1.27;
+        self
+    }
+
+    /// A layer's MLP writes a token, to the size of 2, as a function of how many of two flags are
+    /// set: that many less the first number, 0 if it is less, up to the difference of both.
+    pub fn gate(mut self, layer: usize, [from, to]: [f32; 2], token: u32) -> Self {
+        let mlp = &mut self.parameters.h[layer].mlp;
+        for (unit, (start, sign)) in [(from, 1.0), (to, -1.0)].into_iter().enumerate() {
+            // A flag is 0.78 after LayerNorm.
+            mlp.c_fc.weight[[NOWHERE, unit]] = 1.27;
+            mlp.c_fc.weight[[NOWHERE + 1, unit]] = 1.27;
+            mlp.c_fc.bias[unit] = -start;
+            mlp.c_proj.weight[[unit, OUTPUT + token as usize]] = sign * 2.0 / (to - from);
+        }
         self
     }
 

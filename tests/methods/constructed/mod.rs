@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod builder;
+mod circuits;
 mod movers;
+mod toys;
 
 use builder::{Builder, VOCAB, repeated};
 use patchlens::ablation::{Ablation, Replacement};

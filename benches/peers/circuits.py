@@ -1,0 +1,136 @@
+"""Compares the effects of edges with TransformerLens's, on the same random GPT-2 small weights, and
+writes ../CIRCUITS.md. The Rust worker is built as run.sh builds it:
+
+    cargo bench --bench peer_worker --no-run
+    python circuits.py --ours target/release/deps/peer_worker-...
+"""
+
+import argparse
+import datetime
+import os
+import random
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import report
+from compare import HERE, Peer, make_setup, write_checkpoint
+from rows import LATE, PAIRS
+
+EDGES = 32_491
+# Exact effects: whole studies of ours, and edges that the peer runs. Their targets.
+EXACT = {"edges_everywhere": 22.0, "edges_late": 60.0}
+ESTIMATES = {"eap": 3.0, "eap_ig_5": 3.0}
+# Ours alone.
+OURS = ("receiver_exact", "receiver_exact_ig_5")
+TITLES = {
+    "edges_everywhere": "all exact edges of a pair that differs everywhere",
+    "edges_late": f"all exact edges of a pair that differs from token {LATE} on",
+    "eap": f"EAP, {PAIRS} pairs",
+    "eap_ig_5": f"EAP-IG with 5 steps, {PAIRS} pairs",
+    "receiver_exact": f"receiver-exact, {PAIRS} pairs",
+    "receiver_exact_ig_5": f"receiver-exact with 5 steps, {PAIRS} pairs",
+}
+
+
+def close(found: list[float], expected: list[float], what: str) -> float:
+    scale = max(map(abs, expected))
+    difference = max(abs(a - b) for a, b in zip(found, expected, strict=True)) / scale
+    if difference > 1e-3:
+        sys.exit(f"{what}: differs by {difference:.1e}")
+    return difference
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ours", required=True, help="the Rust worker's binary")
+    parser.add_argument("--sample", type=int, default=48, help="edges that the peer runs")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each estimate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", choices=[*TITLES], default=[*TITLES])
+    parser.add_argument("--out", type=Path, default=HERE.parent / "CIRCUITS.md")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    # One edge from each of equal parts of the list, which is in order of the receivers.
+    part = EDGES / options.sample
+    cells = [int(i * part) + rng.randrange(int(part)) for i in range(options.sample)]
+    with tempfile.TemporaryDirectory() as directory:
+        write_checkpoint(Path(directory))
+        setup = make_setup(Path(directory))
+        ours = Peer("ours", [options.ours, "--serve"], setup)
+        peer = Peer("transformer_lens", [sys.executable, str(HERE / "edge_worker.py")], setup)
+        rate = max(a["multiply_adds"] / a["seconds"] for a in [ours.run("gemm") for _ in range(9)])
+        lines, worst = [], 0.0
+        for work in options.only:
+            if work in EXACT:
+                theirs = peer.run(work, cells)
+                mine = ours.run(work)
+                worst = max(worst, close(theirs["values"], [mine["values"][e] for e in cells], work))
+                seconds = (theirs["fixed_seconds"] + theirs["cell_seconds"] * EDGES) / PAIRS
+                lines.append(row(work, mine["seconds"], seconds, EXACT[work], mine, rate))
+            else:
+                mine, theirs = [], []
+                answers = {}
+                for _ in range(options.rounds):
+                    answers["ours"] = ours.run(work)
+                    mine.append(answers["ours"]["seconds"])
+                    if work in ESTIMATES:
+                        answers["peer"] = peer.run(work)
+                        theirs.append(answers["peer"]["seconds"])
+                if theirs:
+                    pair = [answers[who]["values"] for who in ("peer", "ours")]
+                    worst = max(worst, close(*pair, work))
+                median = statistics.median
+                lines.append(
+                    row(work, median(mine), median(theirs) if theirs else None, ESTIMATES.get(work))
+                )
+            print(lines[-1], file=sys.stderr)
+        options.out.write_text(text(ours, peer, lines, worst, rate, options))
+
+
+def row(work, mine, theirs, target, answer=None, rate=None) -> str:
+    cells = [TITLES[work], report.show(mine)]
+    if theirs is None:
+        cells += ["", "", "", ""]
+    else:
+        ratio = theirs / mine
+        cells += [report.show(theirs), f"{ratio:.1f} ×", f"{target:.0f} ×", report.yes(ratio >= target)]
+    if answer is None:
+        cells += ["", "", ""]
+    else:
+        done, naive = answer["multiply_adds"], answer["naive_multiply_adds"]
+        share = done / mine / rate
+        cells += [f"{done / 1e9:.0f} G", f"{naive / done:.1f} ×", f"{100 * share:.0f} %"]
+    return report.table_row(cells)
+
+
+def text(ours, peer, lines, worst, rate, options) -> str:
+    now = datetime.datetime.now(datetime.UTC)
+    head = ["work", "patchlens", "TransformerLens", "ratio", "target", "reached"]
+    head += ["multiply-adds", "fewer", "share of the rate"]
+    return f"""# Measured speed of edges
+
+Written by `benches/peers/circuits.py` on {now:%Y-%m-%d %H:%M} UTC; load average at the end of the
+run {os.getloadavg()[0]:.1f} (the run itself makes about 2).
+
+- Machine: {report.machine()}.
+- Versions: {ours.ready["version"]}; {peer.ready["version"]}.
+- Both hold the same random weights of GPT-2 small's shape, in f32, and use {ours.ready["threads"]} threads;
+  prompts have 15 tokens, the metric is a logit difference at the end. The largest difference of
+  their results, relative to the largest value, is {worst:.0e}.
+- Exact edges: ours are all {EDGES:,} of one pair, once, base runs included. TransformerLens runs a
+  sample of {options.sample} (seed {options.seed}, one from each of equal parts of the list), each as a full pass of {PAIRS} pairs in one
+  batch with a hook at the receiver's split input, which is on for that receiver alone; its time
+  is extrapolated to all edges, and divided by the number of pairs.
+- EAP and EAP-IG: {PAIRS} pairs that differ everywhere, caches included; in TransformerLens by hooks at
+  all split inputs, `torch.autograd.grad`, and one product per hook point; medians of {options.rounds} runs.
+- The machine's rate in this run: {rate / 1e9:.1f} G multiply-adds a second (1024×768×3072 by
+  `patchlens::ops::matmul`). Multiply-adds are those counted in the run, which must be those
+  planned; `fewer`: than one full pass per edge.
+
+""" + "\n".join([*report.table_head(head), *lines]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

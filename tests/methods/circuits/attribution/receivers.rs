@@ -1,0 +1,138 @@
+//! Receiver-exact scores: goldens, and edges whose scores must be exact.
+
+use patchlens::Qkv;
+use patchlens::circuits::Edge;
+
+use super::*;
+
+const CLEAN: Approximation = Approximation::ReceiverExact;
+const LEFT: Approximation = Approximation::ReceiverExactIg(Steps::Left(5));
+
+#[test]
+fn receiver_exact_scores_are_those_of_the_reference() {
+    for (model, n_edges) in MODELS {
+        let golden = Golden::open(model);
+        let expect = |direction, key: &str, method, metric: &Metric| {
+            let found = study(&golden).direction(direction).run(method, metric);
+            let found = found.unwrap();
+            assert_eq!(found.per_prompt.dim(), (n_edges, 4));
+            golden.expect(found.per_prompt.view(), golden.by_pair(key), key);
+        };
+        let (noising, denoising) = (Direction::Noising, Direction::Denoising);
+        expect(noising, "receiver_exact/clean", CLEAN, &golden.metric);
+        expect(noising, "receiver_exact/left", LEFT, &golden.metric);
+        expect(denoising, "receiver_exact/denoising", CLEAN, &golden.metric);
+        expect(noising, "kl/receiver_exact/left", LEFT, &kl_divergence());
+    }
+}
+
+#[test]
+fn receiver_exact_scores_by_position_are_those_of_the_reference() {
+    for model in ["tiny-relu", "tiny-gelu"] {
+        let golden = Golden::open(model);
+        let study = study(&golden);
+        let found = study.run_by_position(CLEAN, &golden.metric).unwrap();
+        let key = "receiver_exact/clean/by_pos"; // of pair 0
+        let expected = golden.tensors[key].view().into_dimensionality().unwrap();
+        golden.expect(found.per_prompt.index_axis(Axis(2), 0), expected, key);
+        // Positions add up, but for keys and values, which softmax weighs together.
+        let whole = study.run(CLEAN, &golden.metric).unwrap();
+        let apart = |edge: &Edge| !matches!(edge.to, Receiver::Head(_, Qkv::K));
+        let edges = found.edges.iter().enumerate();
+        let some: Vec<usize> = edges.filter(|(_, e)| apart(e)).map(|(i, _)| i).collect();
+        let sums = found.per_prompt.sum_axis(Axis(1)).select(Axis(0), &some);
+        let expected = whole.per_prompt.select(Axis(0), &some);
+        golden.expect(sums.view(), expected.view(), "sums over positions");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn edges_into_the_logits_have_their_exact_effects(
+        (layers, heads, d_head) in (1_usize..4, 1_usize..4, 1_usize..7),
+        seed in 0_u64..1000,
+        lengths in prop::collection::vec(1_usize..9, 1..4),
+        denoise: bool,
+        divergence: bool,
+        method in prop::sample::select(vec![CLEAN, LEFT]),
+    ) {
+        let model = random_model(layers, heads, d_head, seed);
+        let [clean, corrupted] = random_pairs(&lengths);
+        let direction = if denoise { Direction::Denoising } else { Direction::Noising };
+        let divergence = divergence && (denoise || method == LEFT);
+        let metric = if divergence { kl_divergence() } else { logit_diffs(&[(3, 5)]) };
+        let exact = ExactEdges::new(&model, &clean, &corrupted).unwrap().direction(direction);
+        let logits = exact.graph().edges_into(Receiver::Logits).unwrap();
+        let all: Vec<Edge> = exact.graph().edges().collect();
+        let into = EdgeSet::new(exact.graph(), all[logits.clone()].iter().copied()).unwrap();
+        let exact = exact.run(&into, &metric).unwrap();
+        let study = EdgeAttribution::new(&model, &clean, &corrupted).unwrap().direction(direction);
+        let found = study.run(method, &metric).unwrap();
+        let rows: Vec<usize> = logits.collect();
+        prop_assert_eq!(found.per_prompt.select(Axis(0), &rows), exact.per_prompt);
+    }
+
+    /// Nothing but a LayerNorm that divides by a constant is behind the last MLP.
+    #[test]
+    fn receivers_with_a_linear_rest_have_their_exact_effects(
+        heads in 1_usize..4,
+        seed in 0_u64..1000,
+        n in 1_usize..9,
+        denoise: bool,
+    ) {
+        let plain = random_model(2, heads, 4, seed);
+        let mut config = plain.config().clone();
+        let mut weights = plain.parameters().clone();
+        // ε is all that the LayerNorms see, and their weights take it out again.
+        config.layer_norm_eps = 1e8;
+        weights.ln_f.weight.fill(1e4);
+        // Effects are larger than the rounding of logits.
+        weights.wte *= 10.0;
+        for block in &mut weights.h {
+            block.ln_1.weight.fill(1e4);
+            block.ln_2.weight.fill(1e4);
+            block.attn.c_proj.weight *= 10.0;
+            block.mlp.c_fc.weight *= 10.0;
+            block.mlp.c_proj.weight *= 10.0;
+        }
+        let model = Transformer::new(config, weights).unwrap();
+        let [clean, corrupted] = random_pairs(&[n]);
+        let direction = if denoise { Direction::Denoising } else { Direction::Noising };
+        let metric = logit_diffs(&[(3, 5)]);
+        let exact = ExactEdges::new(&model, &clean, &corrupted).unwrap().direction(direction);
+        let exact = exact.run(&EdgeSet::full(exact.graph()), &metric).unwrap();
+        let study = EdgeAttribution::new(&model, &clean, &corrupted).unwrap().direction(direction);
+        let found = study.run(CLEAN, &metric).unwrap();
+        let largest = exact.per_prompt.iter().fold(0.0_f32, |a, v| a.max(v.abs()));
+        for (i, edge) in found.edges.edges().enumerate() {
+            let last = edge.to == Receiver::Mlp(1) || edge.to == Receiver::Logits;
+            let (score, effect) = (found.per_prompt[[i, 0]], exact.per_prompt[[i, 0]]);
+            prop_assert!(!last || (score - effect).abs() <= 1e-3 * largest, "{edge}: {score}, {effect}");
+        }
+    }
+}
+
+#[test]
+fn the_result_says_how_far_it_is_exact() {
+    let model = random_model(2, 2, 4, 0);
+    let [clean, corrupted] = random_pairs(&[5, 3]);
+    let study = EdgeAttribution::new(&model, &clean, &corrupted).unwrap();
+    let found = study.run(LEFT, &logit_diffs(&[(3, 5)])).unwrap();
+    let about = &found.effect.about;
+    assert_eq!(
+        about.title,
+        "Receiver-exact scores (IG): change of the logit difference against the clean run"
+    );
+    assert_eq!(
+        about.caption,
+        "One edge of the clean run carries what its source wrote in the corrupted run, exactly up \
+         to what its receiver writes, and to first order from there, by the mean gradient at 5 \
+         left ends on the way between both embeddings; change of the logit difference, mean over \
+         2 prompt pairs."
+    );
+    assert_eq!(about.counts["gradient runs"], 10);
+    let error = study.run(CLEAN, &kl_divergence()).unwrap_err().to_string();
+    assert!(error.starts_with("metric whose gradient at the clean runs is taken"));
+}
