@@ -16,8 +16,9 @@
 //! [`ExactEdges`] computes it, edge by edge; [`EdgeAttribution`] estimates all effects by a few
 //! gradient runs ([`Approximation`] names the ways: EAP, EAP-IG, receiver-exact and others);
 //! [`Agreement`] says how good an estimate is, and [`ScreenedEdges`] ranks all edges by one and
-//! verifies the best. [`EdgeScores`] rank edges and select circuits, and [`CircuitEvaluation`]
-//! measures what is left of the behaviour in a circuit.
+//! verifies the best. [`EdgeScores`] rank edges and select circuits, [`Acdc`] removes edges one
+//! after another, and [`CircuitEvaluation`] measures what is left of the behaviour in a circuit, under
+//! any [`Ablation`] of the other edges; [`Bootstrap`] says how much of that is chance.
 //!
 //! **What a number means.** The change of the metric, in its unit, mean over the pairs. 0: the edge
 //! carries nothing that matters to the metric. By a logit difference and under noising, an edge that
@@ -45,8 +46,10 @@
 //! # Ok::<(), patchlens::Error>(())
 //! ```
 
+mod acdc;
 mod agreement;
 mod attribution;
+mod bootstrap;
 mod dot;
 #[cfg(feature = "pictures")]
 mod drawing;
@@ -65,13 +68,17 @@ mod screen;
 mod set;
 mod table;
 
+pub use acdc::{Acdc, AcdcCircuits, AcdcSearch, Decision, Tried};
 pub use agreement::{Agreement, EdgePair};
 pub use attribution::{Approximation, EdgeAttribution, Steps};
+pub use bootstrap::{Bootstrap, Interval, Stability};
 #[cfg(feature = "pictures")]
 pub use drawing::CircuitDrawing;
 pub use edge::{Edge, Receiver, Source};
 pub use effects::{EdgeEffects, PositionEffects};
-pub use evaluation::{CircuitEvaluation, EvaluatedCircuits, FaithfulnessCurve};
+pub use evaluation::{
+    Ablation, CircuitEvaluation, CircuitRun, EvaluatedCircuits, FaithfulnessCurve,
+};
 pub use exact::ExactEdges;
 pub use file::ScoredCircuit;
 pub use flow::{FlowScores, InformationFlow};

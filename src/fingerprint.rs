@@ -7,7 +7,7 @@ use ndarray::ArrayViewD;
 use rayon::prelude::*;
 use twox_hash::XxHash3_128;
 
-use crate::config::Config;
+use crate::config::{Config, Element};
 use crate::parameters::Parameters;
 
 /// How many weights are hashed at once. Fixed, so that the hash does not depend on the threads;
@@ -48,9 +48,16 @@ impl Fingerprint {
             positions,
             mlp,
             residual,
-            head_width,
-            d_vocab_out,
+            // As what they come to.
+            head_width: _,
+            d_vocab_out: _,
         } = config;
+        // Without MLPs they do not count.
+        let (d_mlp, activation) = if config.has(Element::Mlp) {
+            (d_mlp, activation.name())
+        } else {
+            (&0, "")
+        };
         let sizes = [n_layers, n_heads, d_model, d_mlp, n_ctx, d_vocab];
         let flags = [
             scale_attn_weights,
@@ -58,11 +65,11 @@ impl Fingerprint {
             tie_word_embeddings,
         ];
         let mut text = format!("{sizes:?} {flags:?} {:08x}", layer_norm_eps.to_bits());
-        text += activation.name();
+        text += activation;
         // Not of a GPT-2, whose fingerprints stand in files that are older than other models.
         if !config.is_gpt2() {
-            text += &format!(" {norm:?} {positions:?} {mlp:?} {residual:?} {head_width:?}");
-            text += &format!(" {d_vocab_out:?}");
+            text += &format!(" {norm:?} {positions:?} {mlp:?} {residual:?}");
+            text += &format!(" {} {}", config.d_head(), config.d_logits());
         }
         for (name, tensor) in parameters.tensors() {
             text += &format!("\n{name} {:?}", tensor.shape());

@@ -190,12 +190,7 @@ impl Transformer {
         generation: &Generation,
     ) -> Result<()> {
         generation.check(self.config().d_vocab)?;
-        if self.config().d_logits() != self.config().d_vocab {
-            return Err(Error::Lacks {
-                at: "generation".to_string(),
-                reason: "this model's logits are not of the tokens that it reads".to_string(),
-            });
-        }
+        self.config().check_same_tokens("generation")?;
         self.check_prompts(prompts)?;
         let run = |prompt: &Prompt| prompt.len().saturating_add(generation.max_new_tokens - 1);
         let n_ctx = self.config().n_ctx;

@@ -1,44 +1,53 @@
 //! What is left of a behaviour when only a circuit's edges carry it.
 
+mod ablation;
 mod curve;
-mod masked;
+mod flow;
+mod hooks;
+mod route;
+mod runs;
+mod tables;
 
 use std::collections::BTreeMap;
 
+pub use ablation::Ablation;
+use ablation::Ends;
 pub use curve::FaithfulnessCurve;
-
 use ndarray::{Array1, Array2};
+use runs::{Found, Runs, Setting};
 
-use super::edge::Source;
 use super::graph::Graph;
 use super::set::EdgeSet;
 use crate::base::Base;
-use crate::config::Config;
 use crate::effects::Measured;
 use crate::error::{Error, Result};
-use crate::hook::HookPoint;
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
-use crate::model::{Run, Transformer};
-use crate::ops::Thrift;
-use crate::pairs::{Pairs, averaged, fixed_bytes};
-use crate::prompt::{IntoPrompts, Prompt};
+use crate::model::Transformer;
+use crate::pairs::{Pairs, averaged};
+use crate::prompt::IntoPrompts;
 use crate::report::{About, Absent, Axis, Direction, Labelled};
 use crate::statistics;
-use masked::{Corrupted, Masked, MaskedRun};
-
-/// As much as circuits that run at a time take, whatever the memory limit allows.
-const BATCH_BYTES: u64 = 128 << 20;
+use crate::sweep::Plan;
 
 /// Runs of clean prompts in which only the edges of a circuit carry what their sources write in
-/// this very run; every other edge carries what its source wrote in the corrupted run (Hanna et al.
-/// 2024; MIB; "tree" patching in UFO-101's auto-circuit). No edge kept is the corrupted run, and all
-/// kept the clean one, to the bit.
+/// this very run; every other edge carries an [ablation](Ablation), by default what its source wrote
+/// in the corrupted run (Hanna et al. 2024; MIB). [`CircuitRun`] names the other meaning that a
+/// circuit's run can have. No edge kept is the corrupted run, and all kept the clean one, to the
+/// bit.
 ///
-/// What receiver `v` reads is the corrupted run's stream there, plus `a_u − ã_u` for each kept edge
-/// `u→v`, with `a_u` what the source writes in this run and `ã_u` in the corrupted one; for circuits
-/// of more than half of all edges, this run's own stream plus `ã_u − a_u` for each edge outside.
-/// Both differ by rounding only.
+/// With `a_u` what source `u` writes in this run and `ã_u` what it is ablated to, receiver `v`
+/// reads
+///
+/// ```text
+/// x_v = (the stream at v of the run in which no edge is kept) + Σ over kept u→v of (a_u − ã_u)
+/// ```
+///
+/// in graph order; for circuits of more than half of all edges, this run's own stream plus
+/// `ã_u − a_u` for each edge outside. Both differ by rounding only. The runs are lanes over the run
+/// that they depart from: in a small circuit only its own nodes are computed, and in a large one
+/// what is downstream of the edges left out. A circuit's bits do not depend on the order of its edges
+/// nor on what runs beside it.
 ///
 /// With `m` the metric, averaged over the pairs, the [faithfulness](EvaluatedCircuits::faithfulness)
 /// of a circuit is
@@ -72,20 +81,57 @@ const BATCH_BYTES: u64 = 128 << 20;
 pub struct CircuitEvaluation<'m> {
     pairs: Pairs<'m>,
     limits: Limits<'m>,
+    ablation: Ablation,
+    ends: Ends<'m>,
+    circuit_run: CircuitRun,
+    known_nodes: bool,
+}
+
+/// What the edges of a circuit carry. The two are different numbers (both are in UFO-101's
+/// auto-circuit, as `TREE_PATCH` and `EDGE_PATCH`).
+///
+/// ```
+/// use patchlens::circuits::{CircuitEvaluation, CircuitRun, EdgeSet};
+/// use patchlens::{Config, Prompt, Transformer, logit_diff};
+/// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
+/// ..Config::gpt2() };
+/// let model = Transformer::random(config, 0)?;
+/// let (clean, corrupted) = (Prompt::from([1, 2, 3]), Prompt::from([1, 4, 3]));
+/// let tree = CircuitEvaluation::new(&model, &clean, &corrupted)?;
+/// let edge = tree.clone().circuit_run(CircuitRun::Edge);
+/// // Nothing feeds the head: by itself it carries nothing, corrected it carries the clean value.
+/// let circuit = [EdgeSet::from_names(tree.graph(), ["a1.h0->logits"])?];
+/// let metric = logit_diff(2, 4);
+/// let [tree, edge] = [tree.run(&circuit, &metric)?, edge.run(&circuit, &metric)?];
+/// assert_eq!(tree.values.row(0), tree.corrupted);
+/// assert_ne!(edge.values.row(0), edge.corrupted);
+/// # Ok::<(), patchlens::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CircuitRun {
+    /// What their sources write in this very run, of the clean prompt, in which all other edges
+    /// are ablated: the circuit alone computes.
+    #[default]
+    Tree,
+    /// What their sources wrote in the clean run, in a run of the corrupted prompt in which all
+    /// other edges carry what their sources write: the whole model computes, corrected along the
+    /// circuit. With [`Ablation::Corrupted`] and [`Ablation::Resample`] only.
+    Edge,
 }
 
 /// What is left of a metric in some circuits.
 #[derive(Clone, Debug)]
 pub struct EvaluatedCircuits {
-    /// The metric of each circuit's runs minus that of the corrupted runs, `[circuit]`: mean over
-    /// the pairs, with standard errors where there are several.
+    /// The metric of each circuit's runs minus that of the runs in which no edge is kept,
+    /// `[circuit]`: mean over the pairs, with standard errors where there are several.
     pub effect: Labelled,
     /// The metric of each circuit on each pair, `[circuit, pair]`; NaN for what was not reached
     /// before an observer ended the study.
     pub values: Array2<f32>,
     /// The metric of each clean run, `[pair]`.
     pub clean: Array1<f32>,
-    /// The metric of each corrupted run, `[pair]`.
+    /// The metric of each run in which no edge is kept, `[pair]`: of each corrupted run, unless
+    /// edges carry another [`Ablation`].
     pub corrupted: Array1<f32>,
 }
 
@@ -115,8 +161,7 @@ impl<'m> CircuitEvaluation<'m> {
         clean: impl IntoPrompts,
         corrupted: impl IntoPrompts,
     ) -> Result<Self> {
-        let pairs = Pairs::new(model, clean, corrupted, Direction::Denoising)?;
-        Ok(Self::of(pairs))
+        Self::of(Pairs::new(model, clean, corrupted, Direction::Denoising)?)
     }
 
     /// A study of base runs, which other studies may share.
@@ -124,35 +169,86 @@ impl<'m> CircuitEvaluation<'m> {
     /// # Errors
     /// [`Error::Invalid`] if there are not as many corrupted prompts as prompts, and for clean runs
     /// under interventions, which circuits' runs would lack; [`Error::Prompt`] if the two of a pair
-    /// differ in length.
+    /// differ in length; [`Error::NotCached`] if given caches lack an activation.
     pub fn over(clean: &Base<'m>, corrupted: &Base<'m>) -> Result<Self> {
         if let Some(first) = clean.interventions().first() {
             let found = format!("runs under an intervention at `{}`", first.target);
             return Err(Error::invalid("clean runs", found, "plain ones"));
         }
-        let pairs = Pairs::over(clean, corrupted, Direction::Denoising)?;
-        Ok(Self::of(pairs))
+        Self::of(Pairs::over(clean, corrupted, Direction::Denoising)?)
     }
 
-    fn of(pairs: Pairs<'m>) -> Self {
-        CircuitEvaluation {
+    fn of(pairs: Pairs<'m>) -> Result<Self> {
+        Ok(CircuitEvaluation {
+            ends: Ends::corrupted(&pairs)?,
             pairs,
             limits: Limits::default(),
+            ablation: Ablation::Corrupted,
+            circuit_run: CircuitRun::default(),
+            known_nodes: false,
+        })
+    }
+
+    /// The same within other limits.
+    pub(super) fn limited(&self, limits: Limits<'m>) -> Self {
+        CircuitEvaluation {
+            limits,
+            ..self.clone()
         }
     }
 
     limits_methods!('m);
+
+    /// What edges outside a circuit carry; [`Ablation::Corrupted`] by default. Means run their
+    /// prompts.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] or [`Error::OutOfRange`] for prompts to average over that the model cannot
+    /// run; [`Error::Invalid`] if none of them has as many tokens as a pair, or if there is no other
+    /// pair of its length to resample from.
+    pub fn ablation(mut self, ablation: Ablation) -> Result<Self> {
+        self.ends = Ends::new(&self.pairs, &ablation)?;
+        self.ablation = ablation;
+        Ok(self)
+    }
+
+    /// What the edges of a circuit carry; [`CircuitRun::Tree`] by default.
+    #[must_use]
+    pub fn circuit_run(mut self, circuit_run: CircuitRun) -> Self {
+        self.circuit_run = circuit_run;
+        self
+    }
+
+    /// Whether nodes are taken from the clean run whose every edge is kept, all the way from the
+    /// input, rather than computed from the stream of ablations. The same up to rounding, and
+    /// cheaper for circuits that are whole up to some layer, as [`Acdc`](super::Acdc)'s are on the
+    /// way. `false` by default.
+    #[must_use]
+    pub fn known_nodes(mut self, known: bool) -> Self {
+        self.known_nodes = known;
+        self
+    }
 
     /// The graph whose edges the model has.
     pub fn graph(&self) -> Graph {
         self.pairs.graph()
     }
 
+    /// What will be done for some circuits. Its `cells` are the circuits.
+    ///
+    /// # Errors
+    /// Same as [`CircuitEvaluation::run`].
+    pub fn plan(&self, circuits: &[EdgeSet], metric: &Metric) -> Result<Plan> {
+        let metric = self.pairs.clean.refer(metric)?;
+        let (ends, circuits) = self.runs_of(circuits)?;
+        Runs::new(&ends, &circuits, &metric, self.setting())?.plan()
+    }
+
     /// The metric of some circuits, each by one run per pair.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no circuit, and for one of another model's edges;
-    /// [`Error::MemoryLimit`] if not even one run fits the memory limit; else same as
+    /// [`Error::Invalid`] for no circuit, for one of another model's edges, and for
+    /// [`CircuitRun::Edge`] with an ablation that is no plain run; [`Error::MemoryLimit`] if not even one run fits the memory limit; else same as
     /// [`Base::metric`].
     pub fn run(&self, circuits: &[EdgeSet], metric: &Metric) -> Result<EvaluatedCircuits> {
         let label = |(i, circuit): (usize, &EdgeSet)| format!("{i}: {} edges", circuit.len());
@@ -167,95 +263,79 @@ impl<'m> CircuitEvaluation<'m> {
         metric: &Metric,
         axis: Axis,
     ) -> Result<EvaluatedCircuits> {
+        let metric = self.pairs.clean.refer(metric)?;
+        let found = self.found(circuits, &metric)?;
+        let clean = self.pairs.clean.metric(&metric)?;
+        let corrupted = self.ends.empty.metric(&metric)?;
+        let about = self.about(&metric, [&clean, &corrupted], circuits.len(), &found);
+        let reached = found.values.rows().into_iter().map(|row| {
+            let missing = found.partial && row.iter().any(|value| value.is_nan());
+            missing.then_some(Absent::NotRun)
+        });
+        let measured = Measured {
+            axes: vec![axis],
+            absent: reached.collect(),
+            values: found.values.clone(),
+            base: corrupted.clone(),
+        };
+        Ok(EvaluatedCircuits {
+            effect: measured.label(about, self.against())?.effect,
+            values: found.values,
+            clean,
+            corrupted,
+        })
+    }
+
+    /// The metric of each circuit on each pair, and what it took.
+    pub(super) fn found(&self, circuits: &[EdgeSet], metric: &Metric) -> Result<Found> {
+        let (ends, circuits) = self.runs_of(circuits)?;
+        let runs = Runs::new(&ends, &circuits, metric, self.setting())?;
+        runs.run(&self.limits)
+    }
+
+    fn setting(&self) -> Setting {
+        Setting {
+            limit: self.limits.memory,
+            known_nodes: self.known_nodes,
+        }
+    }
+
+    /// The circuits as sets of edges that carry what their sources write, between these runs.
+    fn runs_of(&self, circuits: &[EdgeSet]) -> Result<(Ends<'m>, Vec<EdgeSet>)> {
         if circuits.is_empty() {
             return Err(Error::invalid("circuits", "none", "at least one"));
         }
         let graph = self.graph();
         let mut graphs = circuits.iter().map(EdgeSet::graph);
         graphs.try_for_each(|other| graph.expect_same(other))?;
-        let metric = self.pairs.clean.refer(metric)?;
-        let (clean, corrupted) = (
-            self.pairs.clean.metric(&metric)?,
-            self.pairs.corrupted.metric(&metric)?,
-        );
-        let at_once = self.at_once()?;
-        let _thrift = Thrift::new(self.limits.memory);
-        let mut values = Array2::from_elem((circuits.len(), self.pairs.len()), f32::NAN);
-        let partial = self.fill(circuits, &metric, at_once, &mut values)?;
-        let about = self.about(&metric, [&clean, &corrupted], circuits.len(), partial);
-        let reached = values.rows().into_iter().map(|row| {
-            let missing = partial && row.iter().any(|value| value.is_nan());
-            missing.then_some(Absent::NotRun)
-        });
-        let measured = Measured {
-            axes: vec![axis],
-            absent: reached.collect(),
-            values: values.clone(),
-            base: corrupted.clone(),
-        };
-        Ok(EvaluatedCircuits {
-            effect: measured.label(about, "corrupted run")?.effect,
-            values,
-            clean,
-            corrupted,
+        Ok(match self.circuit_run {
+            CircuitRun::Tree => (self.ends.clone(), circuits.to_vec()),
+            CircuitRun::Edge => {
+                let outside = circuits.iter().map(EdgeSet::complement);
+                (self.ends.clone().exchanged()?, outside.collect())
+            }
         })
     }
 
-    /// Runs the circuits, so many at a time, and says whether the observer ended the work before
-    /// the last.
-    fn fill(
-        &self,
-        circuits: &[EdgeSet],
-        metric: &Metric,
-        at_once: usize,
-        values: &mut Array2<f32>,
-    ) -> Result<bool> {
-        let graph = self.graph();
-        let total = values.len();
-        let mut done = 0;
-        let written = graph.sources().map(Source::point);
-        let points: Vec<HookPoint> = Masked::reads(graph).chain(written).collect();
-        let caches = self.pairs.corrupted.held(points)?;
-        for (pair, prompt) in self.pairs.clean.prompts().iter().enumerate() {
-            let cache = &caches[pair];
-            let written = graph.sources().map(|u| u.output(self.pairs.model(), cache));
-            let written = written.collect::<Result<_>>()?;
-            let corrupted = Corrupted { written, cache };
-            for (first, some) in (0..).step_by(at_once).zip(circuits.chunks(at_once)) {
-                let runs = some.iter().map(|circuit| MaskedRun {
-                    circuit,
-                    corrupted: &corrupted,
-                });
-                let hooks = Masked::new(graph, runs.collect());
-                let prompts: Vec<Prompt> = vec![prompt.clone(); some.len()];
-                let output = self.pairs.model().run(&prompts, hooks, &Run::default())?;
-                for (i, logits) in output.logits.iter().enumerate() {
-                    values[[first + i, pair]] = metric.evaluate(pair, logits)?;
-                }
-                done += some.len();
-                let flow = self.limits.report(done, total, "circuit runs");
-                if flow.is_break() && done < total {
-                    return Ok(true);
-                }
-            }
+    fn against(&self) -> &'static str {
+        match self.ablation {
+            Ablation::Corrupted | Ablation::Resample { .. } => "corrupted run",
+            _ => "empty circuit",
         }
-        Ok(false)
     }
 
-    /// How many circuits run at a time.
-    fn at_once(&self) -> Result<usize> {
-        let config = self.pairs.model().config();
-        let lengths = self.pairs.clean.prompts().lengths();
-        let longest = lengths.into_iter().max().unwrap_or(0);
-        let limit = self.limits.memory;
-        let shared = shared_bytes(config, longest) + fixed_bytes(config, limit);
-        let each = run_bytes(config, longest);
-        if shared + each > limit {
-            let least = shared + each;
-            return Err(Error::MemoryLimit { limit, least });
+    fn caption(&self) -> String {
+        let ablated = self.ablation.describe();
+        let pairs = averaged(self.pairs.len(), "prompt pair");
+        match self.circuit_run {
+            CircuitRun::Tree => format!(
+                "Clean runs in which every edge outside the circuit carries {ablated}; {pairs}."
+            ),
+            CircuitRun::Edge => format!(
+                "Corrupted runs in which every edge of the circuit carries what its source wrote \
+                 in the clean run; {pairs}."
+            ),
         }
-        let room = (limit - shared).min(BATCH_BYTES.max(each));
-        Ok(usize::try_from(room / each).unwrap_or(usize::MAX))
     }
 
     fn about(
@@ -263,40 +343,24 @@ impl<'m> CircuitEvaluation<'m> {
         metric: &Metric,
         [clean, corrupted]: [&Array1<f32>; 2],
         circuits: usize,
-        partial: bool,
+        found: &Found,
     ) -> About {
         let mean = |values: &Array1<f32>| statistics::mean(values.iter().copied());
         let baselines = [("clean", mean(clean)), ("corrupted", mean(corrupted))];
-        let counts = [("circuits", circuits), ("prompt pairs", clean.len())];
-        let counts = counts.map(|(name, n)| (name.to_string(), n as u64));
+        let counts = [
+            ("circuits", circuits as u64),
+            ("prompt pairs", clean.len() as u64),
+            (About::MULTIPLY_ADDS, found.multiply_adds),
+        ];
         About {
             title: "Circuits".to_string(),
-            caption: format!(
-                "Clean runs in which every edge outside the circuit carries what its source wrote \
-                 in the corrupted run; {}.",
-                averaged(clean.len(), "prompt pair")
-            ),
+            caption: self.caption(),
             unit: metric.name().to_string(),
             direction: Some(Direction::Denoising),
             baselines: BTreeMap::from(baselines.map(|(name, v)| (name.to_string(), v))),
-            counts: BTreeMap::from(counts),
-            partial,
+            counts: BTreeMap::from(counts.map(|(name, n)| (name.to_string(), n))),
+            partial: found.partial,
             ..About::default()
         }
     }
-}
-
-/// What the runs of a pair of so many tokens share: what the sources write in the corrupted run.
-fn shared_bytes(config: &Config, n: usize) -> u64 {
-    (4 * n * config.d_model * Graph::new(config).n_sources()) as u64
-}
-
-/// A bound of the memory that one run takes: what its sources write, the layer that is being
-/// computed, with per-head results and split inputs, and the logits.
-fn run_bytes(config: &Config, n: usize) -> u64 {
-    let (d, heads) = (config.d_model, config.n_heads);
-    let rows = d * (Graph::new(config).n_sources() + 14 * heads + 20);
-    let rest = 4 * config.hidden_width() + 4 * heads * n + 3 * config.d_logits();
-    // Matrices may have a quarter more memory than they need.
-    (5 * n * (rows + rest)) as u64
 }

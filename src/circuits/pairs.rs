@@ -112,14 +112,6 @@ impl Source {
         point.expect("embedding, heads and MLPs have one")
     }
 
-    /// The hook point of what it writes.
-    pub(super) fn output_point(self) -> HookPoint {
-        match self {
-            Source::Head(head) => Site::Result.at(head.layer),
-            Source::Input | Source::Mlp(_) => self.point(),
-        }
-    }
-
     /// Its part of [`Source::point`].
     pub(super) fn target(self) -> Target {
         let target = Target::new(self.point());

@@ -24,7 +24,7 @@ impl Agreement {
     /// let exact = scores([0.0, -4.0, 1.0, 0.0, 0.0, -2.0, 0.0, 3.0])?;
     /// let found = scores([0.0, -3.0, 1.0, 0.0, 0.0, -3.0, 2.0, 3.0])?.agreement(&exact)?;
     /// let svg = found.scatter("EAP", "exact effect (logit difference)").to_svg()?;
-    /// assert!(svg.contains("<title>a0.h0-&#62;logits: 2.000 for 0.000</title>"));
+    /// assert!(svg.contains("<title>a0.h0-&#62;logits: 2.000 for 0</title>"));
     /// # Ok::<(), patchlens::Error>(())
     /// ```
     pub fn scatter(&self, found: &str, reference: &str) -> Scatter {

@@ -74,6 +74,12 @@ impl EdgeSet {
         set
     }
 
+    /// Whether each edge is inside, in graph order.
+    pub(super) fn from_mask(graph: Graph, inside: Vec<bool>) -> Self {
+        debug_assert_eq!(inside.len(), graph.n_edges());
+        EdgeSet { graph, inside }
+    }
+
     /// The circuit of some nodes: every edge among them, and between them and the two ends (`input`
     /// and the logits), which belong to every circuit.
     ///

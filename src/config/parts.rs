@@ -1,6 +1,7 @@
 //! What a model's blocks are made of, in the order of the forward pass.
 
 use super::Config;
+use crate::error::{Error, Result};
 
 /// What normalises the residual stream before each half of a block and before the unembedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,6 +78,17 @@ impl Config {
             Element::Mlp => self.mlp != MlpKind::None,
             Element::InnerNorm => self.mlp == MlpKind::Normed,
         }
+    }
+
+    /// Checks that the logits are of the tokens that the model reads, as something needs them to be.
+    pub(crate) fn check_same_tokens(&self, what: &str) -> Result<()> {
+        if self.d_logits() == self.d_vocab {
+            return Ok(());
+        }
+        Err(Error::Lacks {
+            at: what.to_string(),
+            reason: "this model's logits are not of the tokens that it reads".to_string(),
+        })
     }
 
     /// Numbers of a row of an MLP's hidden layer that are in memory at most, for each step between

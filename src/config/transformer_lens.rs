@@ -10,7 +10,8 @@ use crate::error::Result;
 /// hooks run), or do so only beside others that are errors: rotary embeddings, local attention,
 /// mixtures of experts.
 const HARMLESS: &str = "\
-    attn_types checkpoint_index checkpoint_label_type checkpoint_value default_prepend_bos \
+    NTK_by_parts_factor NTK_by_parts_high_freq_factor NTK_by_parts_low_freq_factor \
+    NTK_original_ctx_len attn_types checkpoint_index checkpoint_label_type checkpoint_value default_prepend_bos \
     decoder_start_token_id device dtype experts_per_token from_checkpoint init_mode init_weights \
     initializer_range layer_norm_folding model_name n_devices n_params norm_topk_prob \
     original_architecture relative_attention_max_distance relative_attention_num_buckets \
@@ -35,9 +36,14 @@ impl Fields {
         let d_vocab = self.size(&["d_vocab"])?;
         let attn_only = self.flag("attn_only", false)?;
         let (mlp, d_mlp, activation) = if attn_only {
-            self.take(&["d_mlp", "act_fn"]).ok();
-            self.rest.remove("act_fn");
-            (MlpKind::None, 4 * d_model.min(1 << 20), Activation::GeluNew)
+            // They say what the MLPs would be.
+            for field in ["d_mlp", "act_fn"] {
+                self.rest.remove(field);
+            }
+            let Config {
+                d_mlp, activation, ..
+            } = Config::gpt2();
+            (MlpKind::None, d_mlp, activation)
         } else {
             let (mlp, activation) = self.act_fn()?;
             (mlp, self.size(&["d_mlp"])?, activation)

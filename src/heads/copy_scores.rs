@@ -128,6 +128,7 @@ pub(crate) const TOP_OF_THE_PAPER: usize = 5;
 
 /// Checks that some tokens can be among the top logits and others not.
 fn check_top(model: &Transformer, top: usize) -> Result<()> {
+    model.config().check_same_tokens("copy scores")?;
     let all = model.config().d_logits();
     if (1..all).contains(&top) {
         return Ok(());

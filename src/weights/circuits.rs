@@ -121,9 +121,11 @@ impl<'m> Circuits<'m> {
     /// All heads share the one product `W_U · W_E`, `[d_model, d_model]`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for weights that are not finite.
+    /// [`Error::Invalid`] for weights that are not finite, [`Error::Lacks`] for a model whose
+    /// logits are of other tokens than those that it reads.
     pub fn copying_scores(&self) -> Result<Labelled> {
         let config = self.model.config();
+        config.check_same_tokens("copying scores")?;
         let through = matmul(self.model.parameters().w_u(), self.tokens());
         let score = |head: Head| {
             let w_v = self.model.input_map(head, Qkv::V);

@@ -244,9 +244,9 @@ fn what_is_not_supported_is_named() {
             ["`output_logits_soft_cap`: found 30.0", "soft caps"],
         ),
         (
-            "\"d_head\": 4",
-            "\"d_head\": 3",
-            ["`blocks.0.attn.W_Q`: found shape [2, 8, 4]", "[2, 8, 3]"],
+            "\"d_mlp\": 10",
+            "\"d_mlp\": 11",
+            ["`blocks.0.mlp.W_in`: found shape [8, 10]", "[8, 11]"],
         ),
         (
             "\"n_layers\": 2",

@@ -13,6 +13,8 @@ mod pictures;
 #[cfg(feature = "pictures")]
 mod plots;
 #[cfg(feature = "pictures")]
+mod scatter;
+#[cfg(feature = "pictures")]
 mod svg;
 mod terminal;
 

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use ndarray::Array2;
 use patchlens::circuits::{
-    Approximation, CircuitEvaluation, EdgeAttribution, EdgeEffects, EdgeScores, EdgeSet,
+    Acdc, Approximation, CircuitEvaluation, EdgeAttribution, EdgeEffects, EdgeScores, EdgeSet,
     ExactEdges, FaithfulnessCurve, Ranking, ScoredCircuit, Steps,
 };
 use patchlens::report::{About, Axis, Labelled};
@@ -29,6 +29,7 @@ use crate::session::Session;
 Examples:
   patchlens circuits --out study
   patchlens circuits --task greater-than --carries 0.95
+  patchlens circuits --approximate --acdc 0.02 --acdc 0.2 --metric kl
   patchlens circuits --clean \"When Mary and John went to the store, John gave a drink to\" \\
       --corrupted \"When Mary and John went to the store, Mary gave a drink to\" \\
       --answer \" Mary\" --wrong \" John\"
@@ -52,6 +53,10 @@ pub struct Circuits {
     /// The share of the behaviour that the circuit shall carry
     #[arg(long, value_name = "SHARE", default_value_t = 0.8)]
     carries: f32,
+    /// Also search by ACDC: keep the edges whose removal raises KL, or lowers any other metric, by
+    /// this much, in the metric's unit (may be given several times)
+    #[arg(long, value_name = "TAU")]
+    acdc: Vec<f32>,
 }
 
 const TAKES: Takes = Takes {
@@ -127,6 +132,10 @@ impl Circuits {
         output.keep("faithfulness", &curve)?;
         output.say(pairs.areas(&scores)?)?;
         output.say(pairs.smallest(&scores[0].1, self.carries)?)?;
+        if !self.acdc.is_empty() {
+            interrupt::check()?;
+            output.say(pairs.acdc(&self.acdc)?)?;
+        }
         interrupt::check()
     }
 
@@ -297,6 +306,34 @@ impl Study<'_> {
             nodes.len(),
             nodes.join(" ")
         ))
+    }
+
+    /// The circuits that ACDC finds with some thresholds, saved and in words.
+    fn acdc(&self, taus: &[f32]) -> Result<String> {
+        let study = Acdc::over(self.runs[0], self.runs[1])?
+            .memory_limit(self.session.memory)
+            .observe(self.session.progress.observer("ACDC"));
+        let found = study.run(taus, self.metric)?;
+        interrupt::check()?;
+        let output = &self.session.output;
+        output.keep("acdc", &self.questions.seeded(&found.kept))?;
+        let circuits: Vec<EdgeSet> = found.searches.iter().map(|s| s.circuit.clone()).collect();
+        let shares = self.evaluation("ACDC's circuits")?;
+        let shares = shares.run(&circuits, self.metric)?.faithfulness()?;
+        let total = study.graph().n_edges();
+        let mut lines = vec![format!("ACDC, {} runs:", found.runs)];
+        for (search, share) in found.searches.iter().zip(shares.values()) {
+            let (tau, circuit) = (search.tau, &search.circuit);
+            lines.push(format!(
+                "  threshold {tau}: {} of {total} edges, which carry {:.0} % of the behaviour",
+                circuit.len(),
+                100.0 * share
+            ));
+            let names: Vec<String> = circuit.edges().map(|edge| edge.to_string()).collect();
+            output.number(&format!("acdc_{tau}"), &names)?;
+            output.file(&format!("acdc_{tau}.dot"), circuit.to_dot(None)?);
+        }
+        Ok(lines.join("\n"))
     }
 }
 

@@ -25,7 +25,11 @@ fn every_study_runs_on_its_task() {
             &["--prompts", "4", "--without", "3.0,3.2"],
             "together",
         ),
-        ("circuits", &["--prompts", "2"], "circuit"),
+        (
+            "circuits",
+            &["--prompts", "2", "--acdc", "0.5", "--acdc", "2"],
+            "acdc_0.5",
+        ),
         (
             "circuits",
             &["--prompts", "2", "--screen", "30"],

@@ -83,13 +83,15 @@ pub(super) fn reads(graph: Graph) -> impl Iterator<Item = HookPoint> {
 /// the differences, and what some sources send, one at least.
 pub(super) fn bytes(config: &Config, metric: &Metric, n: usize) -> u64 {
     let (d, graph) = (config.d_model, Graph::new(config));
-    let kept =
-        2 * graph.n_layers() * (config.d_heads() + config.d_mlp) + (graph.n_sources() + 4) * d;
-    let one = bytes_per_source(config, metric, n);
-    let all = one * graph.n_sources() as u64;
+    // Matrices may have a quarter more memory than they need, copies have not.
+    let gradients = (5 + 4) * n * graph.n_layers() * (config.d_heads() + config.d_mlp);
+    let differences = 4 * n * d * (graph.n_sources() + 4);
+    let scores = 8 * graph.n_edges() + 64 * 3 * graph.n_heads() * graph.n_sources();
     let threads = rayon::current_num_threads();
-    let attention = threads * 2 * (n + 32) * (config.d_head() + 36);
-    (4 * n * kept + 4 * attention) as u64 + one.max(all.min(CHUNK_BYTES))
+    let attention = 4 * threads * 3 * (n + 32) * (config.d_head() + 36);
+    let one = bytes_per_source(config, metric, n);
+    let sent = one.max((one * graph.n_sources() as u64).min(CHUNK_BYTES));
+    (gradients + differences + scores + attention) as u64 + sent
 }
 
 /// What one source sends to a place, and what the receivers make of it; matrices may have a quarter

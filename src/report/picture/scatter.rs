@@ -1,5 +1,6 @@
 //! The scatter plot of two measures of the same things, with the line on which they are equal.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::frame::Frame;
@@ -148,16 +149,21 @@ impl Scatter {
     }
 
     /// Names beside the points furthest from the line, the furthest first, each where it hides no
-    /// other.
+    /// other and no point.
     fn name_worst(&self, scene: &mut Scene, frame: &Frame) {
         let error = |dot: &Dot| (f64::from(dot.y) - f64::from(dot.x)).abs();
         let mut worst: Vec<&Dot> = self.dots().map(|(_, dot)| dot).collect();
         worst.sort_by(|a, b| error(b).total_cmp(&error(a)));
         worst.truncate(self.named);
+        let points: BTreeSet<(i32, i32)> = self.dots().map(|(_, dot)| place(frame, dot)).collect();
         let mut taken: Vec<Label> = Vec::new();
         for dot in worst.into_iter().filter(|dot| error(dot) > 0.0) {
             let point = place(frame, dot);
-            let label = Label::beside(point, &dot.name, frame, &taken);
+            let hides = |label: &Label| {
+                let name = taken.iter().any(|other| label.hides(other));
+                name || points.iter().any(|point| label.covers(*point))
+            };
+            let label = Label::beside(point, &dot.name, frame, hides);
             if label.middle != point.1 {
                 scene.line(vec![point, label.start()], GREY, 1);
             }
@@ -195,31 +201,46 @@ struct Label {
 }
 
 impl Label {
-    /// Beside a point, inside the frame if it is not too wide, as near as other names allow.
-    fn beside((x, y): (i32, i32), name: &str, frame: &Frame, taken: &[Label]) -> Self {
+    /// Beside a point, inside the frame if it is not too wide, as near as what must not be hidden
+    /// allows.
+    fn beside(
+        (x, y): (i32, i32),
+        name: &str,
+        frame: &Frame,
+        hides: impl Fn(&Label) -> bool,
+    ) -> Self {
         let width = text_px(name, SMALL);
-        let after = x + GAP + width <= frame.right();
-        let left = if after { x + GAP } else { x - GAP - width };
-        let at = |middle: i32| Label {
-            left,
-            right: left + width,
-            middle,
-            after,
+        let fits = x + GAP + width <= frame.right();
+        let at = |after: bool, middle: i32| {
+            let left = if after { x + GAP } else { x - GAP - width };
+            Label {
+                left,
+                right: left + width,
+                middle,
+                after,
+            }
         };
         let half = line_height(SMALL) / 2;
         let rows = frame.corner.1 + half..=frame.bottom() - half;
-        let steps = (0..).flat_map(|step: i32| [step * half, -step * half]);
-        let most = 4 * taken.len() + 2;
-        let free = |label: &Label| {
-            rows.contains(&label.middle) && !taken.iter().any(|other| label.hides(other))
-        };
-        let found = steps.take(most).map(|step| at(y + step)).find(free);
-        found.unwrap_or_else(|| at(y.clamp(*rows.start(), *rows.end())))
+        let near = (0..AREA.1 / half).flat_map(|step| [step * half, -step * half]);
+        let near = near
+            .map(|away| y + away)
+            .filter(|middle| rows.contains(middle));
+        let sides = [true, false].into_iter().filter(|after| fits || !after);
+        let mut places = near.flat_map(|middle| sides.clone().map(move |after| at(after, middle)));
+        places
+            .find(|label| label.left > frame.corner.0 && !hides(label))
+            .unwrap_or_else(|| at(fits, y.clamp(*rows.start(), *rows.end())))
     }
 
     fn hides(&self, other: &Label) -> bool {
         let beside = self.right < other.left || other.right < self.left;
         !beside && (self.middle - other.middle).abs() < line_height(SMALL)
+    }
+
+    fn covers(&self, (x, y): (i32, i32)) -> bool {
+        let beside = x + DOT / 2 < self.left || x - DOT / 2 > self.right;
+        !beside && (self.middle - y).abs() < (line_height(SMALL) + DOT) / 2
     }
 
     /// Where a line from its point ends.

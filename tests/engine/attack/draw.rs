@@ -166,7 +166,10 @@ impl Source {
 
     /// The same sizes with blocks of another kind.
     fn other_kind(&mut self, config: Config) -> Config {
+        let d_vocab_out = self.chance(30).then(|| self.within(6..=37));
         Config {
+            d_vocab_out,
+            tie_word_embeddings: config.tie_word_embeddings && d_vocab_out.is_none(),
             norm: self.pick(&[Norm::None, Norm::LayerPre, Norm::Layer]),
             positions: self.pick(&[
                 Positions::None,

@@ -94,7 +94,7 @@ impl<'c> Ways<'c> {
 
     /// A metric that reads one position or all of them.
     pub fn metric(&mut self) -> Metric {
-        let d_vocab = self.model().config().d_vocab;
+        let d_vocab = self.model().config().d_logits();
         let (first, step) = (
             self.source.below(d_vocab),
             self.source.within(1..=d_vocab - 1),

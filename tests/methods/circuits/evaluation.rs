@@ -15,12 +15,12 @@ use proptest::prelude::*;
 use super::{Golden, MODELS, random_model, random_pairs};
 
 /// The golden's circuits, of all sizes.
-fn circuits(golden: &Golden) -> Vec<EdgeSet> {
+pub(super) fn circuits(golden: &Golden) -> Vec<EdgeSet> {
     let list = golden.metadata["circuits"].as_array().unwrap();
     list.iter().map(|bits| golden.circuit(bits)).collect()
 }
 
-fn study(golden: &Golden) -> CircuitEvaluation<'_> {
+pub(super) fn study(golden: &Golden) -> CircuitEvaluation<'_> {
     CircuitEvaluation::new(&golden.model, &golden.clean, &golden.corrupted).unwrap()
 }
 
@@ -83,7 +83,7 @@ fn faithfulness_is_a_ratio_of_means() {
     assert!(ends[[0]] == 0.0 && (ends[[1]] - 1.0).abs() < 1e-6, "{ends}");
 }
 
-fn some_edges(graph: Graph, seed: usize, share: usize) -> EdgeSet {
+pub(super) fn some_edges(graph: Graph, seed: usize, share: usize) -> EdgeSet {
     let list: Vec<Edge> = graph.edges().collect();
     let chosen = list
         .iter()

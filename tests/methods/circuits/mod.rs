@@ -1,11 +1,15 @@
 //! The graph of edges, scores of edges, and the selection of circuits, against the goldens of
 //! `circuits.py` and as identities of random models.
 
+mod ablations;
+mod acdc;
 mod agreement;
 mod attribution;
+mod bootstrap;
 mod evaluation;
 mod exact;
 mod flow;
+mod full_passes;
 mod identities;
 mod nodes;
 mod screen;

@@ -1,5 +1,6 @@
 //! Methods on models with known answers: they must find exactly what was built in.
 
+mod acdc;
 mod bad_input;
 mod builder;
 mod circuits;

@@ -65,7 +65,7 @@ fn the_search_finds_the_induction_pair() {
     assert_eq!(found.senders(), [PREVIOUS]);
     let edge = &found.edges[0];
     assert_eq!((edge.from, edge.to), (PREVIOUS, INDUCTION));
-    assert!(edge.share_removed > 0.9, "{edge:?}");
+    assert!(edge.share_removed > 0.5, "{edge:?}");
 }
 
 #[test]
@@ -227,12 +227,12 @@ fn every_method_runs_or_says_why_not() {
         .unwrap();
     lacks(
         paths.run(Senders::Components, &end, &metric),
-        "mlp0",
+        "blocks.0.hook_mlp_out",
         NO_MLPS,
     );
     lacks(
         paths.run(Senders::Heads, &[PathReceiver::mlp(1)], &metric),
-        "mlp1",
+        "blocks.1.hook_mlp_in",
         NO_MLPS,
     );
 
@@ -248,6 +248,7 @@ fn every_method_runs_or_says_why_not() {
 
     let ablation = Ablation::new(&model, &clean, Replacement::Zero).unwrap();
     ablation.run(Each::Head, &metric).unwrap();
+    ablation.run(Each::HeadDirectly, &metric).unwrap();
     let mlp = [vec![patchlens::ablation::CircuitNode::mlp(0)]];
     let with_mlps = Ablation::new(&model, &clean, Replacement::Zero)
         .unwrap()
