@@ -114,9 +114,10 @@ struct Ablated {
 /// The places at which parts of the model read the stream.
 pub(super) fn streams(graph: Graph) -> impl Iterator<Item = HookPoint> {
     let n_layers = graph.n_layers();
-    let sites = match graph.has_mlps() {
-        true => &[Site::ResidPre, Site::ResidMid][..],
-        false => &[Site::ResidPre],
+    let sites = if graph.has_mlps() {
+        &[Site::ResidPre, Site::ResidMid][..]
+    } else {
+        &[Site::ResidPre]
     };
     let of_layer = |layer: usize| sites.iter().map(move |site| site.at(layer));
     let last = Site::ResidPost.at(n_layers - 1);

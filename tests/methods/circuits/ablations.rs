@@ -98,9 +98,10 @@ fn toy_model(
     let config = Config {
         mlp: if no_mlps { MlpKind::None } else { of.mlp },
         norm: if no_norms { Norm::None } else { of.norm },
-        positions: match shortformer {
-            true => Positions::Shortformer,
-            false => of.positions,
+        positions: if shortformer {
+            Positions::Shortformer
+        } else {
+            of.positions
         },
         ..of
     };
