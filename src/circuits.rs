@@ -18,7 +18,7 @@
 //! [`Agreement`] says how good an estimate is, and [`ScreenedEdges`] ranks all edges by one and
 //! verifies the best. [`EdgeScores`] rank edges and select circuits, [`Acdc`] removes edges one
 //! after another, and [`CircuitEvaluation`] measures what is left of the behaviour in a circuit, under
-//! any [`Ablation`] of the other edges; [`Bootstrap`] says how much of that is chance.
+//! any [`EdgeAblation`] of the other edges; [`Bootstrap`] says how much of that is chance.
 //!
 //! **What a number means.** The change of the metric, in its unit, mean over the pairs. 0: the edge
 //! carries nothing that matters to the metric. By a logit difference and under noising, an edge that
@@ -77,7 +77,7 @@ pub use drawing::CircuitDrawing;
 pub use edge::{Edge, Receiver, Source};
 pub use effects::{EdgeEffects, PositionEffects};
 pub use evaluation::{
-    Ablation, CircuitEvaluation, CircuitRun, EvaluatedCircuits, FaithfulnessCurve,
+    CircuitEvaluation, CircuitRun, EdgeAblation, EvaluatedCircuits, FaithfulnessCurve,
 };
 pub use exact::ExactEdges;
 pub use file::ScoredCircuit;

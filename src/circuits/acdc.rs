@@ -62,7 +62,7 @@ use crate::sweep::Plan;
 /// let found = Acdc::new(&model, &clean, &corrupted)?.run(&[1e-9, 1e-3], &kl_divergence())?;
 /// println!("{}", found.kept); // edges by threshold
 /// let [fine, coarse] = [&found.searches[0], &found.searches[1]];
-/// assert!(coarse.circuit.len() < fine.circuit.len());
+/// assert!(coarse.circuit.len() <= fine.circuit.len());
 /// let first = coarse.decisions[0]; // what was tried, the metric without it, whether it went
 /// assert_eq!(first.tried, fine.decisions[0].tried);
 /// # Ok::<(), patchlens::Error>(())
@@ -294,9 +294,10 @@ impl<'m> Acdc<'m> {
             title: "ACDC: edges kept by threshold".to_string(),
             caption: format!(
                 "Edges whose removal raises the {} by at least the threshold; {}.",
-                match metric.smaller_is_better() {
-                    true => metric.name().to_string(),
-                    false => format!("negative {}", metric.name()),
+                if metric.smaller_is_better() {
+                    metric.name().to_string()
+                } else {
+                    format!("negative {}", metric.name())
                 },
                 averaged(clean.len(), "prompt pair")
             ),
@@ -318,9 +319,12 @@ fn mean(values: ArrayView1<'_, f32>) -> f64 {
 /// `[threshold]`
 fn kept(searches: &[AcdcSearch], about: About) -> Result<Labelled> {
     let taus: Vec<f32> = searches.iter().map(|search| search.tau).collect();
-    let counts = searches.iter().map(|search| match search.partial {
-        true => f32::NAN,
-        false => search.circuit.len() as f32,
+    let counts = searches.iter().map(|search| {
+        if search.partial {
+            f32::NAN
+        } else {
+            search.circuit.len() as f32
+        }
     });
     let open = searches.iter().map(|s| s.partial.then_some(Absent::NotRun));
     let values = Labelled::new(

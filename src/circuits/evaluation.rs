@@ -10,7 +10,7 @@ mod tables;
 
 use std::collections::BTreeMap;
 
-pub use ablation::Ablation;
+pub use ablation::EdgeAblation;
 use ablation::Ends;
 pub use curve::FaithfulnessCurve;
 use ndarray::{Array1, Array2};
@@ -31,7 +31,7 @@ use crate::statistics;
 use crate::sweep::Plan;
 
 /// Runs of clean prompts in which only the edges of a circuit carry what their sources write in
-/// this very run; every other edge carries an [ablation](Ablation), by default what its source wrote
+/// this very run; every other edge carries an [ablation](EdgeAblation), by default what its source wrote
 /// in the corrupted run (Hanna et al. 2024; MIB). [`CircuitRun`] names the other meaning that a
 /// circuit's run can have. No edge kept is the corrupted run, and all kept the clean one, to the
 /// bit.
@@ -81,7 +81,7 @@ use crate::sweep::Plan;
 pub struct CircuitEvaluation<'m> {
     pairs: Pairs<'m>,
     limits: Limits<'m>,
-    ablation: Ablation,
+    ablation: EdgeAblation,
     ends: Ends<'m>,
     circuit_run: CircuitRun,
     known_nodes: bool,
@@ -115,7 +115,7 @@ pub enum CircuitRun {
     Tree,
     /// What their sources wrote in the clean run, in a run of the corrupted prompt in which all
     /// other edges carry what their sources write: the whole model computes, corrected along the
-    /// circuit. With [`Ablation::Corrupted`] and [`Ablation::Resample`] only.
+    /// circuit. With [`EdgeAblation::Corrupted`] and [`EdgeAblation::Resample`] only.
     Edge,
 }
 
@@ -131,7 +131,7 @@ pub struct EvaluatedCircuits {
     /// The metric of each clean run, `[pair]`.
     pub clean: Array1<f32>,
     /// The metric of each run in which no edge is kept, `[pair]`: of each corrupted run, unless
-    /// edges carry another [`Ablation`].
+    /// edges carry another [`EdgeAblation`].
     pub corrupted: Array1<f32>,
 }
 
@@ -183,7 +183,7 @@ impl<'m> CircuitEvaluation<'m> {
             ends: Ends::corrupted(&pairs)?,
             pairs,
             limits: Limits::default(),
-            ablation: Ablation::Corrupted,
+            ablation: EdgeAblation::Corrupted,
             circuit_run: CircuitRun::default(),
             known_nodes: false,
         })
@@ -199,14 +199,14 @@ impl<'m> CircuitEvaluation<'m> {
 
     limits_methods!('m);
 
-    /// What edges outside a circuit carry; [`Ablation::Corrupted`] by default. Means run their
+    /// What edges outside a circuit carry; [`EdgeAblation::Corrupted`] by default. Means run their
     /// prompts.
     ///
     /// # Errors
     /// [`Error::Prompt`] or [`Error::OutOfRange`] for prompts to average over that the model cannot
     /// run; [`Error::Invalid`] if none of them has as many tokens as a pair, or if there is no other
     /// pair of its length to resample from.
-    pub fn ablation(mut self, ablation: Ablation) -> Result<Self> {
+    pub fn ablation(mut self, ablation: EdgeAblation) -> Result<Self> {
         self.ends = Ends::new(&self.pairs, &ablation)?;
         self.ablation = ablation;
         Ok(self)
@@ -319,7 +319,7 @@ impl<'m> CircuitEvaluation<'m> {
 
     fn against(&self) -> &'static str {
         match self.ablation {
-            Ablation::Corrupted | Ablation::Resample { .. } => "corrupted run",
+            EdgeAblation::Corrupted | EdgeAblation::Resample { .. } => "corrupted run",
             _ => "empty circuit",
         }
     }

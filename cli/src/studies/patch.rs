@@ -184,7 +184,7 @@ impl Patch {
             let study = study.observe(session.progress.observer("neurons"));
             let patching = study.run(Grid::Columns(Site::MlpPost, layer), &metric)?;
             let shown = questions.seeded(&self.values.of(&patching)?);
-            output.say(format_args!("{}\n", shown.top(10)))?;
+            output.say(format_args!("{}\n{}\n", shown.about.title, shown.top(10)))?;
             output.number("neurons", &shown)?;
             interrupt::check()?;
         }

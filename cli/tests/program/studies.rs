@@ -133,7 +133,10 @@ fn every_study_that_can_runs_on_own_prompts() {
     ]);
     assert!(patchscope.contains("L2 into L2: boxing"), "{patchscope}");
     let neurons = ok(&[&["patch", "--sweep", "z", "--neurons", "0"][..], &both].concat());
-    assert!(neurons.contains("mlp.hook_post"), "{neurons}");
+    assert!(
+        neurons.contains("mlp.hook_post") && neurons.contains("10 of 512 cells"),
+        "{neurons}"
+    );
     let task = ok(&[
         "patch",
         "--task",

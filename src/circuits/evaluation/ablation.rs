@@ -29,7 +29,7 @@ use crate::prompt::{Prompt, Prompts};
 /// circuits.
 ///
 /// ```
-/// use patchlens::circuits::{Ablation, CircuitEvaluation, EdgeSet};
+/// use patchlens::circuits::{EdgeAblation, CircuitEvaluation, EdgeSet};
 /// use patchlens::{Config, Prompts, Transformer, logit_diff};
 /// let config = Config { n_layers: 2, n_heads: 2, d_model: 8, d_mlp: 16, d_vocab: 11,
 /// ..Config::gpt2() };
@@ -39,11 +39,11 @@ use crate::prompt::{Prompt, Prompts};
 /// let study = CircuitEvaluation::new(&model, &clean, &corrupted)?;
 /// let circuit = EdgeSet::from_names(study.graph(), ["input->a1.h0<v>", "a1.h0->logits"])?;
 /// for ablation in [
-///     Ablation::Corrupted,
-///     Ablation::MeanByPosition(corrupted.clone()),
-///     Ablation::Mean(corrupted.clone()),
-///     Ablation::Zero,
-///     Ablation::Resample { seed: 0 },
+///     EdgeAblation::Corrupted,
+///     EdgeAblation::MeanByPosition(corrupted.clone()),
+///     EdgeAblation::Mean(corrupted.clone()),
+///     EdgeAblation::Zero,
+///     EdgeAblation::Resample { seed: 0 },
 /// ] {
 ///     let study = study.clone().ablation(ablation)?;
 ///     let found = study.run(&[circuit.clone(), EdgeSet::empty(study.graph())], &logit_diff(2, 4))?;
@@ -53,7 +53,7 @@ use crate::prompt::{Prompt, Prompts};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Ablation {
+pub enum EdgeAblation {
     /// What their sources wrote in the corrupted run of the pair, the default (interchange, or
     /// "resample", ablation of Conmy et al. 2023; MIB's counterfactual).
     Corrupted,
@@ -73,17 +73,17 @@ pub enum Ablation {
     },
 }
 
-impl Ablation {
+impl EdgeAblation {
     /// What an edge carries, in words.
     pub(super) fn describe(&self) -> &'static str {
         match self {
-            Ablation::Corrupted => "what its source wrote in the corrupted run",
-            Ablation::MeanByPosition(_) => {
+            EdgeAblation::Corrupted => "what its source wrote in the corrupted run",
+            EdgeAblation::MeanByPosition(_) => {
                 "the mean of what its source writes at each position of other prompts"
             }
-            Ablation::Mean(_) => "the mean of what its source writes in other prompts",
-            Ablation::Zero => "nothing",
-            Ablation::Resample { .. } => {
+            EdgeAblation::Mean(_) => "the mean of what its source writes in other prompts",
+            EdgeAblation::Zero => "nothing",
+            EdgeAblation::Resample { .. } => {
                 "what its source wrote in the corrupted run of another pair"
             }
         }
@@ -114,9 +114,10 @@ struct Ablated {
 /// The places at which parts of the model read the stream.
 pub(super) fn streams(graph: Graph) -> impl Iterator<Item = HookPoint> {
     let n_layers = graph.n_layers();
-    let sites = match graph.has_mlps() {
-        true => &[Site::ResidPre, Site::ResidMid][..],
-        false => &[Site::ResidPre],
+    let sites = if graph.has_mlps() {
+        &[Site::ResidPre, Site::ResidMid][..]
+    } else {
+        &[Site::ResidPre]
     };
     let of_layer = |layer: usize| sites.iter().map(move |site| site.at(layer));
     let last = Site::ResidPost.at(n_layers - 1);
@@ -159,25 +160,25 @@ impl<'m> Ends<'m> {
     /// [`Error::Prompt`] for prompts to average over that the model cannot run;
     /// [`Error::Invalid`] if none of them has as many tokens as a pair, or if a pair has no other
     /// one of its length to draw from.
-    pub fn new(pairs: &Pairs<'m>, ablation: &Ablation) -> Result<Self> {
+    pub fn new(pairs: &Pairs<'m>, ablation: &EdgeAblation) -> Result<Self> {
         let model = pairs.model();
         let lengths = pairs.clean.prompts().lengths();
         let mut each = lengths.clone();
         each.sort_unstable();
         each.dedup();
         let ablated: Vec<Ablated> = match ablation {
-            Ablation::Corrupted => return Self::corrupted(pairs),
-            Ablation::Resample { seed } => return Self::resampled(pairs, *seed),
-            Ablation::MeanByPosition(prompts) => {
+            EdgeAblation::Corrupted => return Self::corrupted(pairs),
+            EdgeAblation::Resample { seed } => return Self::resampled(pairs, *seed),
+            EdgeAblation::MeanByPosition(prompts) => {
                 let mean = |n: &usize| by_position(model, prompts, *n);
                 each.iter().map(mean).collect::<Result<_>>()?
             }
-            Ablation::Mean(prompts) => {
+            EdgeAblation::Mean(prompts) => {
                 let mut total = Total::default();
                 total.add(model, prompts.as_slice(), |_| 0)?;
                 each.iter().map(|n| total.over(model, *n, |_| 0)).collect()
             }
-            Ablation::Zero => each.iter().map(|n| zero(model, *n)).collect(),
+            EdgeAblation::Zero => each.iter().map(|n| zero(model, *n)).collect(),
         };
         let place = |n| each.binary_search(n).expect("each length is among them");
         let of_pair: Vec<usize> = lengths.iter().map(place).collect();

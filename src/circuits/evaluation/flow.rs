@@ -44,10 +44,9 @@ impl PairRows {
         let tokens = |runs: &Base<'_>| runs.prompts()[pair].tokens.clone();
         let (a, b) = (tokens(&ends.full), tokens(&ends.empty));
         let first = a.iter().zip(&b).position(|(a, b)| a != b);
-        let first = first.filter(|_| consistent).unwrap_or(match consistent {
-            true => a.len(),
-            false => 0,
-        });
+        let first = first
+            .filter(|_| consistent)
+            .unwrap_or(if consistent { a.len() } else { 0 });
         Ok(PairRows {
             others: (0..a.len()).map(|row| row >= first).collect(),
             input,

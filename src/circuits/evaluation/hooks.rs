@@ -106,9 +106,10 @@ impl<'r> LaneRun<'r> {
         let written = self.written[source].as_ref();
         let own = written.and_then(|w| Some(w.rows.row(w.row(position)?)));
         let of_full = self.route.form == Form::Removed || self.route.known[source];
-        let tables = match of_full {
-            true => &self.tables.full,
-            false => &self.tables.empty,
+        let tables = if of_full {
+            &self.tables.full
+        } else {
+            &self.tables.empty
         };
         own.or_else(|| tables[source].as_ref().map(|table| table.row(position)))
     }

@@ -3,7 +3,7 @@
 
 use ndarray::{ArrayView1, Axis};
 use patchlens::circuits::{
-    Ablation, CircuitEvaluation, CircuitRun, Edge, EdgeSet, Graph, Receiver,
+    CircuitEvaluation, CircuitRun, Edge, EdgeAblation, EdgeSet, Graph, Receiver,
 };
 use patchlens::config::{MlpKind, Norm, Positions};
 use patchlens::metric::{kl_divergence, logit_diffs};
@@ -24,10 +24,16 @@ fn ablations_are_those_of_the_reference() {
         let circuits = circuits(&golden);
         assert_eq!(circuits.len(), 20);
         for (key, ablation) in [
-            ("corrupted", Ablation::Corrupted),
-            ("mean", Ablation::MeanByPosition(golden.corrupted.clone())),
-            ("mean_over_pos", Ablation::Mean(golden.corrupted.clone())),
-            ("zero", Ablation::Zero),
+            ("corrupted", EdgeAblation::Corrupted),
+            (
+                "mean",
+                EdgeAblation::MeanByPosition(golden.corrupted.clone()),
+            ),
+            (
+                "mean_over_pos",
+                EdgeAblation::Mean(golden.corrupted.clone()),
+            ),
+            ("zero", EdgeAblation::Zero),
         ] {
             let study = study(&golden).ablation(ablation).unwrap();
             let found = study.run(&circuits, &golden.metric).unwrap();
@@ -66,13 +72,13 @@ fn studies<'m>(
     let tokens = |prompts: &Prompts| prompts.iter().map(|p| p.tokens.clone()).collect::<Vec<_>>();
     let all = Prompts::new([tokens(clean), tokens(corrupted)].concat()).unwrap();
     let ablations = [
-        Ablation::MeanByPosition(all.clone()),
-        Ablation::Mean(all),
-        Ablation::Zero,
+        EdgeAblation::MeanByPosition(all.clone()),
+        EdgeAblation::Mean(all),
+        EdgeAblation::Zero,
     ];
     let mut studies = vec![study.clone(), study.clone().circuit_run(CircuitRun::Edge)];
     studies.extend(ablations.map(|ablation| study.clone().ablation(ablation).unwrap()));
-    if let Ok(resampled) = study.ablation(Ablation::Resample { seed: 3 }) {
+    if let Ok(resampled) = study.ablation(EdgeAblation::Resample { seed: 3 }) {
         studies.push(resampled.clone());
         studies.push(resampled.circuit_run(CircuitRun::Edge));
     }
@@ -98,9 +104,10 @@ fn toy_model(
     let config = Config {
         mlp: if no_mlps { MlpKind::None } else { of.mlp },
         norm: if no_norms { Norm::None } else { of.norm },
-        positions: match shortformer {
-            true => Positions::Shortformer,
-            false => of.positions,
+        positions: if shortformer {
+            Positions::Shortformer
+        } else {
+            of.positions
         },
         ..of
     };
@@ -195,9 +202,9 @@ fn known_nodes_are_the_same_up_to_rounding() {
         let mut all = vec![EdgeSet::new(golden.graph, whole).unwrap()];
         all.extend(circuits(&golden));
         for ablation in [
-            Ablation::Corrupted,
-            Ablation::Zero,
-            Ablation::Mean(golden.corrupted.clone()),
+            EdgeAblation::Corrupted,
+            EdgeAblation::Zero,
+            EdgeAblation::Mean(golden.corrupted.clone()),
         ] {
             let study = study(&golden).ablation(ablation).unwrap();
             let known = study.clone().known_nodes(true);
@@ -290,7 +297,7 @@ fn resampled_edges_carry_another_pairs_run() {
     let study = CircuitEvaluation::new(&model, &clean, &corrupted).unwrap();
     let circuits = random_circuits(study.graph(), 4);
     let with = |seed| {
-        let study = study.clone().ablation(Ablation::Resample { seed });
+        let study = study.clone().ablation(EdgeAblation::Resample { seed });
         study.unwrap().run(&circuits, &metric).unwrap()
     };
     let found = with(7);
@@ -328,21 +335,23 @@ fn what_cannot_be_ablated_is_an_error() {
     let study = CircuitEvaluation::new(&model, &clean, &corrupted).unwrap();
     let with = |ablation| study.clone().ablation(ablation);
     assert_eq!(
-        message(with(Ablation::Resample { seed: 0 })),
+        message(with(EdgeAblation::Resample { seed: 0 })),
         "pairs to resample from: found pair 1 alone with 4 tokens; expected at least two pairs of \
          each length"
     );
     let short = Prompts::new([vec![1, 2, 3, 4]]).unwrap();
     assert_eq!(
-        message(with(Ablation::MeanByPosition(short.clone()))),
+        message(with(EdgeAblation::MeanByPosition(short.clone()))),
         "prompts to average over: found prompts of [4] tokens; expected one of 5 tokens at least, \
          as a pair has"
     );
-    assert!(with(Ablation::Mean(short)).is_ok());
+    assert!(with(EdgeAblation::Mean(short)).is_ok());
     let unknown = Prompts::new([vec![99]]).unwrap();
-    assert!(message(with(Ablation::Mean(unknown))).contains("token 99"));
+    assert!(message(with(EdgeAblation::Mean(unknown))).contains("token 99"));
     let circuits = [EdgeSet::empty(study.graph())];
-    let zeroed = with(Ablation::Zero).unwrap().circuit_run(CircuitRun::Edge);
+    let zeroed = with(EdgeAblation::Zero)
+        .unwrap()
+        .circuit_run(CircuitRun::Edge);
     let expected = "ablation under `CircuitRun::Edge`: found means, zeros or corrupted runs under \
                     interventions; expected plain corrupted runs, which circuits' runs depart from";
     assert_eq!(message(zeroed.run(&circuits, &metric)), expected);

@@ -254,9 +254,10 @@ fn a_search_ends_when_told() {
     let mut seen = Vec::new();
     let stopped = study.clone().observe(|progress| {
         seen.push((progress.done, progress.total, progress.unit));
-        match progress.done < 60 {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
+        if progress.done < 60 {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
         }
     });
     let part = stopped.run(&[0.02], &metric).unwrap();

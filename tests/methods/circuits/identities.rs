@@ -4,12 +4,12 @@ use ndarray::{Array2, Axis};
 use patchlens::circuits::{
     Approximation, EdgeAttribution, EdgeSet, ExactEdges, Receiver, Source, Steps,
 };
-use patchlens::config::Activation;
+use patchlens::config::{Activation, MlpKind, Norm, Positions};
 use patchlens::metric::logit_diffs;
 use patchlens::ops::{layer_norm_affine, linear};
 use patchlens::patching::ActivationPatching;
 use patchlens::report::Direction;
-use patchlens::{Grid, HookPoint, Prompts, Selection, Site, Transformer};
+use patchlens::{Config, Grid, HookPoint, Prompts, Selection, Site, Transformer};
 use proptest::prelude::*;
 
 use super::{random_model, random_pairs};
@@ -191,6 +191,59 @@ proptest! {
             let flat = |values: &Array2<f32>| values.iter().copied().collect::<Vec<f32>>();
             expect_close(&flat(&found.per_prompt), &flat(&exact.per_prompt), 2e-3)?;
         }
+    }
+
+    /// Receivers that compute themselves are exact where nothing is curved behind them: the last
+    /// heads of models without LayerNorms and MLPs, and the logits.
+    #[test]
+    fn last_heads_of_attention_only_models_are_exact(
+        (layers, heads) in (1_usize..4, 1_usize..4),
+        seed in 0_u64..1000,
+        positions in prop::sample::select(vec![
+            Positions::None, Positions::Learned, Positions::Shortformer,
+        ]),
+        denoise: bool,
+    ) {
+        let config = Config {
+            n_layers: layers,
+            n_heads: heads,
+            d_model: 4 * heads,
+            d_vocab: 23,
+            n_ctx: 16,
+            norm: Norm::None,
+            mlp: MlpKind::None,
+            positions,
+            ..Config::gpt2()
+        };
+        let model = Transformer::random(config.clone(), seed).unwrap();
+        let mut weights = model.parameters().clone();
+        weights.wte *= 30.0;
+        for block in &mut weights.h {
+            block.attn.c_attn.weight *= 20.0;
+            block.attn.c_proj.weight *= 20.0;
+        }
+        let model = Transformer::new(config, weights).unwrap();
+        let [clean, corrupted] = random_pairs(&[6, 4]);
+        let metric = logit_diffs(&[METRIC_TOKENS]);
+        let exact = ExactEdges::new(&model, &clean, &corrupted).unwrap();
+        let exact = exact.direction(direction(denoise));
+        let exact = exact.run(&EdgeSet::full(exact.graph()), &metric).unwrap();
+        let study = EdgeAttribution::new(&model, &clean, &corrupted).unwrap();
+        let study = study.direction(direction(denoise));
+        let found = study.run(Approximation::ReceiverExact, &metric).unwrap();
+        let (mut scores, mut effects) = (Vec::new(), Vec::new());
+        for (i, edge) in exact.edges.edges().enumerate() {
+            let (score, effect) = (found.per_prompt.row(i), exact.per_prompt.row(i));
+            match edge.to {
+                Receiver::Head(head, _) if head.layer + 1 == layers => {
+                    scores.extend(score);
+                    effects.extend(effect);
+                }
+                Receiver::Logits => prop_assert_eq!(score, effect, "{}", edge),
+                _ => {}
+            }
+        }
+        expect_close(&scores, &effects, 1e-3)?;
     }
 
     /// I6
