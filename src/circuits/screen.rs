@@ -246,7 +246,7 @@ impl Screened {
             edges,
             sampled,
             largest_effect: largest(|pair| pair.reference),
-            largest_error: largest(|pair| pair.error()),
+            largest_error: largest(super::EdgePair::error),
             beyond: beyond(edges, sampled, 1.0 - confidence),
             confidence,
         })

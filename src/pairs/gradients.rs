@@ -28,7 +28,7 @@ pub(crate) enum Variant {
     Donor,
     /// The run that is changed, with the activation at a place so far along the way from the
     /// donor's to its own.
-    Moved(Target, f32),
+    Moved(Box<Target>, f32),
 }
 
 /// The gradient runs of a study.
@@ -139,7 +139,7 @@ impl<'r> GradientRuns<'r> {
             Variant::Donor => (donor, Vec::new()),
             Variant::Moved(target, alpha) => {
                 let values = Values::arrays(self.on_the_way(batch, target.point, *alpha)?);
-                let set = Intervention::new(target.clone(), Edit::Set(values));
+                let set = Intervention::new(Target::clone(target), Edit::Set(values));
                 (base, vec![set])
             }
         };

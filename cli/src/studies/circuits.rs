@@ -276,9 +276,9 @@ impl Study<'_> {
         while enough - too_few > 1 {
             let middle = too_few + (enough - too_few) / 2;
             if carried(middle)? >= share {
-                enough = middle
+                enough = middle;
             } else {
-                too_few = middle
+                too_few = middle;
             }
         }
         let circuit = scores.top_n(enough, Ranking::Absolute)?;

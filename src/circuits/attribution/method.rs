@@ -47,7 +47,7 @@ impl Steps {
 
     /// The runs with this activation on the way.
     fn moves(self, at: &Target) -> Vec<Variant> {
-        let moved = |alpha| Variant::Moved(at.clone(), alpha);
+        let moved = |alpha| Variant::Moved(Box::new(at.clone()), alpha);
         self.alphas().map(moved).collect()
     }
 }

@@ -103,20 +103,19 @@ impl<'f> Flow<'f> {
     /// The places where a lane departs from its base in a layer.
     pub fn layer(&mut self, layer: usize) -> Vec<Change> {
         let n_heads = self.route.graph.n_heads();
-        let read: Vec<Vec<Vec<bool>>> = Qkv::ALL
-            .map(|read| {
-                let heads = (0..n_heads).map(|head| Head::new(layer, head));
-                heads
-                    .map(|head| self.read(Receiver::Head(head, read)))
-                    .collect()
-            })
-            .into();
+        let read: [Vec<Vec<bool>>; 3] = Qkv::ALL.map(|read| {
+            let heads = (0..n_heads).map(|head| Head::new(layer, head));
+            heads
+                .map(|head| self.read(Receiver::Head(head, read)))
+                .collect()
+        });
         let mut changes: Vec<Change> = Vec::new();
         for (of, heads) in Qkv::ALL.into_iter().zip(&read) {
             changes.extend(change(of.site().at(layer), heads, true));
         }
-        for head in 0..n_heads {
-            let [q, k, v] = [0, 1, 2].map(|of: usize| &read[of][head]);
+        let [queries, keys, values] = &read;
+        let heads = queries.iter().zip(keys).zip(values).enumerate();
+        for (head, ((q, k), v)) in heads {
             let first = k.iter().zip(v).position(|(k, v)| *k || *v);
             let rows = q.iter().enumerate();
             let rows = rows.map(|(row, q)| *q || first.is_some_and(|first| row >= first));
@@ -126,7 +125,11 @@ impl<'f> Flow<'f> {
             return changes;
         }
         let mid = self.read(Receiver::Mlp(layer));
-        changes.extend(change(Site::MlpIn.at(layer), &[mid.clone()], false));
+        changes.extend(change(
+            Site::MlpIn.at(layer),
+            std::slice::from_ref(&mid),
+            false,
+        ));
         self.write(Source::Mlp(layer), mid.into_iter());
         changes
     }

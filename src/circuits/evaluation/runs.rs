@@ -1,6 +1,7 @@
 //! Circuits' runs as lanes: planned, cut into chunks, run.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -310,9 +311,9 @@ impl<'r, 'm> Runs<'r, 'm> {
         tables.retain(|pair, _| *pair >= first.pair);
         for lane in planned {
             let pair = lane.pair;
-            if !tables.contains_key(&pair) {
+            if let Entry::Vacant(entry) = tables.entry(pair) {
                 let caches = [&self.full[pair], &self.empty[pair]];
-                tables.insert(pair, Tables::new(self.ends, &self.needed, caches, pair)?);
+                entry.insert(Tables::new(self.ends, &self.needed, caches, pair)?);
                 found.multiply_adds += self.table_macs(pair);
             }
         }

@@ -70,7 +70,7 @@ fn every_column_is_a_cell() {
                 1 => Edit::Zero,
                 _ => Edit::Add(Values::scalar(0.5)),
             };
-            let target = if column % 2 == 0 {
+            let target = if column.is_multiple_of(2) {
                 target.at_positions(-1)
             } else {
                 target
@@ -267,7 +267,7 @@ fn a_row_names_its_sequence() {
     let sweep = Sweep::new(&model, &prompts).unwrap();
     assert_same(
         &sweep,
-        &[list.clone()],
+        std::slice::from_ref(&list),
         &logit_diff(3, 5),
         "rows name their sequence",
     );
