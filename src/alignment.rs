@@ -17,10 +17,10 @@ use crate::select::{InPrompt, Select};
 /// use patchlens::prelude::*;
 /// let (model, tokenizer) = (Transformer::mini(), Tokenizer::mini());
 /// let clean = tokenizer.encode("When Mary and John went to the store, John gave a drink to")?;
-/// let corrupted = tokenizer.encode("Mary and John went to the store and Mary gave a drink to")?;
+/// let corrupted = tokenizer.encode("When Mary and John went to the store Mary gave a drink to")?;
 /// let names = Select::each([[1, 3, 9]]); // Mary, John, John
 /// let alignment = Alignment::roles([
-///     ("names", names, Select::each([[0, 2, 8]])), // Mary, John, Mary
+///     ("names", names, Select::each([[1, 3, 8]])), // Mary, John, Mary
 ///     ("end", Select::Last, Select::Last),
 /// ]);
 /// let metric = logit_diff(tokenizer.token(" Mary")?, tokenizer.token(" John")?);

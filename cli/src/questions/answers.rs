@@ -1,7 +1,7 @@
 //! The answers that are given as options: one token each, the first of several, or one answer of
 //! several tokens as a whole.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use patchlens::metric::{answer_log_probability, answer_probability, js_divergence, kl_divergence};
 use patchlens::tasks::PromptPair;
 use patchlens::{Metric, Prompt, Tokenizer};
@@ -20,27 +20,25 @@ pub fn pair(
     tokenizer: &Tokenizer,
 ) -> Result<(PromptPair, Option<Vec<u32>>)> {
     let corrupted = args.corrupted.as_deref();
-    let encode = |option: &'static str| {
-        move |text: &String| {
-            tokenizer
-                .encode(text)
-                .with_context(|| format!("{option} `{text}`"))
-        }
+    let single = || {
+        PromptPair::new(
+            tokenizer,
+            clean,
+            corrupted,
+            &args.answer,
+            &args.wrong,
+            args.bos,
+        )
     };
-    let right: Vec<Prompt> = args
-        .answer
-        .iter()
-        .map(encode("--answer"))
-        .collect::<Result<_>>()?;
-    let wrong: Vec<Prompt> = args
-        .wrong
-        .iter()
-        .map(encode("--wrong"))
-        .collect::<Result<_>>()?;
+    let encode = |answers: &[String]| -> patchlens::Result<Vec<Prompt>> {
+        answers.iter().map(|text| tokenizer.encode(text)).collect()
+    };
+    // What cannot be encoded, the reader of single tokens says best.
+    let (Ok(right), Ok(wrong)) = (encode(&args.answer), encode(&args.wrong)) else {
+        return Ok((single()?, None));
+    };
     let Some(long) = right.iter().chain(&wrong).find(|answer| answer.len() > 1) else {
-        let (right, wrong) = (&args.answer, &args.wrong);
-        let pair = PromptPair::new(tokenizer, clean, corrupted, right, wrong, args.bos)?;
-        return Ok((pair, None));
+        return Ok((single()?, None));
     };
     let prompt = |text: &str| {
         if args.bos {

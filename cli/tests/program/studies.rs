@@ -159,7 +159,7 @@ fn b33_longer_answers_and_prompts_of_different_length() {
         "--clean",
         CLEAN,
         "--corrupted",
-        "Mary and John went to the store, Mary gave a drink to",
+        "When Mary and John went to the store Mary gave a drink to",
     ];
     let one = ["--answer", " Mary", "--wrong", " John"];
     let refused = fails(1, &[&unequal[..], &one].concat());
