@@ -187,8 +187,8 @@ impl Steer {
     fn own(&self, session: &Session) -> Result<Sets> {
         let (output, tokenizer) = (&session.output, &session.tokenizer);
         let questions = Questions::new(&self.prompts, TAKES, tokenizer, output)?;
-        session.introduce(&questions)?;
         questions.single_tokens()?;
+        session.introduce(&questions)?;
         let answer = questions.answers[0].0[0];
         let same = |(right, _): &(Vec<u32>, Vec<u32>)| *right == [answer];
         if let Some(i) = questions.answers.iter().position(|answers| !same(answers)) {
