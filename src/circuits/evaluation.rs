@@ -4,6 +4,7 @@ mod ablation;
 mod curve;
 mod flow;
 mod hooks;
+mod plan;
 mod route;
 mod runs;
 mod tables;

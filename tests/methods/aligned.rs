@@ -273,7 +273,7 @@ fn b33_a_fact_with_an_answer_of_several_tokens_is_traced() {
     let tracing = CausalTracing::new(&model, SubjectCorruption::noise(0.3));
     let trace = tracing.trace(&fact, Restore::states()).unwrap();
     assert_eq!(trace.answer, answer.tokens);
-    let metric = answer_probability(&[answer.tokens.clone()]);
+    let metric = answer_probability(std::slice::from_ref(&answer.tokens));
     let logits = model.forward(&fact.prompt.tokens).unwrap();
     assert_eq!(trace.clean, metric.evaluate(0, logits.view()).unwrap());
     // One token by this name is the likeliest token's ordinary trace.

@@ -57,15 +57,7 @@ pub fn pair(
         wrong_answers: first(&wrong),
     };
     if args.first_token {
-        let both = pair
-            .answers
-            .iter()
-            .find(|token| pair.wrong_answers.contains(token));
-        ensure!(
-            both.is_none(),
-            "--first-token: found the same first token in right and wrong answers; expected others"
-        );
-        return Ok((pair, None));
+        return Ok((first_tokens(pair)?, None));
     }
     let ([answer], []) = (&right[..], &wrong[..]) else {
         return Err(usage(format!(
@@ -78,6 +70,16 @@ pub fn pair(
     pair.clean = pair.clean.teacher_forced(answer);
     pair.corrupted = pair.corrupted.map(|prompt| prompt.teacher_forced(answer));
     Ok((pair, Some(answer.tokens.clone())))
+}
+
+/// Checks that the first tokens of right and wrong answers differ.
+fn first_tokens(pair: PromptPair) -> Result<PromptPair> {
+    let wrong = &pair.wrong_answers;
+    ensure!(
+        !pair.answers.iter().any(|token| wrong.contains(token)),
+        "--first-token: found the same first token in right and wrong answers; expected others"
+    );
+    Ok(pair)
 }
 
 /// What is measured of an answer as a whole.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMutD, Axis as Dim, Ix2, Ix3};
 use rayon::prelude::*;
 
-use super::route::{Form, Planned, Route};
+use super::plan::Planned;
+use super::route::{Form, Route};
 use super::tables::Tables;
 use crate::cache::ActivationCache;
 use crate::circuits::edge::{Receiver, Source};

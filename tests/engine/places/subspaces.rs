@@ -30,7 +30,7 @@ impl Runs {
     fn new() -> Self {
         let (model, prompts) = (small(), ragged());
         let others = [vec![7, 2, 9, 1], vec![1, 3, 2, 4, 5, 6], vec![9, 8, 7]];
-        let others = Base::new(&model, &Prompts::new(others).unwrap()).unwrap();
+        let others = Base::new(&model, Prompts::new(others).unwrap()).unwrap();
         Runs {
             donors: others.caches([POINT]).unwrap().to_vec(),
             model: model.clone(),

@@ -272,7 +272,7 @@ fn a_search_ends_when_told() {
     let n = part.decisions.len();
     assert!(n > 0 && n < whole.decisions.len());
     assert_eq!(part.decisions, whole.decisions[..n]);
-    assert!(part.circuit.difference(&whole.circuit).unwrap().len() > 0);
+    assert!(!part.circuit.difference(&whole.circuit).unwrap().is_empty());
     assert!(whole.circuit.difference(&part.circuit).unwrap().is_empty());
 }
 

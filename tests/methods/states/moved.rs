@@ -122,14 +122,14 @@ fn what_cannot_be_moved_is_an_error() {
         result.err().expect("an error").to_string()
     }
     let scope = |source: Select, target: Select| {
-        let scope = Patchscopes::new(model, &prompt(4), &prompt(3)).unwrap();
+        let scope = Patchscopes::new(model, prompt(4), prompt(3)).unwrap();
         message(scope.read_at(source).write_at(target).run(&metric))
     };
     let three = Prompts::new([[1], [2], [3]]).unwrap();
     let two = Prompts::new([[1], [2]]).unwrap();
     let roles = |base: Select, source: Select| Alignment::roles([("role", base, source)]);
     let end = || roles((-1).into(), (-1).into());
-    let study = Interchange::new(model, &prompt(3), &prompt(4), end()).unwrap();
+    let study = Interchange::new(model, prompt(3), prompt(4), end()).unwrap();
     let wide = common::open("tiny-gelu-new");
     let across = {
         let source = Base::new(&wide, &two).unwrap();
@@ -179,8 +179,8 @@ fn what_cannot_be_moved_is_an_error() {
         (
             message(Interchange::new(
                 model,
-                &prompt(3),
-                &prompt(4),
+                prompt(3),
+                prompt(4),
                 roles(3.into(), 0.into()),
             )),
             "role role of the first prompts: pos 3 is out of range; expected 0..3",
