@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::ok;
 
 /// A study, the picture of it that is shown, and as what.
-const SHOWN: [(&str, &str, &str); 12] = [
+const SHOWN: [(&str, &str, &str); 14] = [
     ("patch", "z", "patch"),
     ("paths", "path_patching_to_logits", "paths"),
     ("ablate", "heads", "ablate"),
@@ -18,6 +18,8 @@ const SHOWN: [(&str, &str, &str); 12] = [
     ("trace", "states", "trace"),
     ("knockout", "relative", "knockout"),
     ("lens", "logit_lens_on_top", "lens"),
+    ("patchscope", "likeliest", "patchscope"),
+    ("interchange", "effect", "interchange"),
     ("steer", "steering_by_layer", "steer"),
     ("induction", "gain_removed_by_head", "induction"),
     ("in-context", "mapping_resid_pre", "in_context"),
