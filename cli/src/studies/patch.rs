@@ -44,12 +44,38 @@ pub struct Patch {
     /// otherwise
     #[arg(long, value_enum, value_name = "HOW")]
     align: Option<Align>,
+    /// A position that corresponds, in the clean and in the corrupted prompts, from 0 or (below 0)
+    /// from the end: S2=9:8, end=-1:-1; may be given several times, and is a column of the result
+    #[arg(long, value_name = "NAME=CLEAN:CORRUPTED", conflicts_with = "align", value_parser = role)]
+    role: Vec<Role>,
     /// Which run is patched into which
     #[arg(long, value_enum, default_value_t = Way::Denoising)]
     direction: Way,
     /// What tables, rankings and pictures show; JSON always has the raw metric too
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Values::Change)]
     values: Values,
+}
+
+/// A position by name, in the clean and in the corrupted prompts.
+#[derive(Clone, Debug)]
+struct Role {
+    name: String,
+    clean: isize,
+    corrupted: isize,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    let parts = text.split_once('=').and_then(|(name, positions)| {
+        let (clean, corrupted) = positions.split_once(':')?;
+        let positions = (clean.parse().ok()?, corrupted.parse().ok()?);
+        (!name.is_empty()).then_some((name, positions))
+    });
+    let (name, (clean, corrupted)) = parts.ok_or("expected NAME=CLEAN:CORRUPTED, as in S2=9:8")?;
+    Ok(Role {
+        name: name.to_string(),
+        clean,
+        corrupted,
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -147,7 +173,7 @@ impl Patch {
     pub fn run(&self, session: &Session) -> Result<()> {
         let (output, tokenizer) = (&session.output, &session.tokenizer);
         let takes = Takes {
-            unequal: self.align.is_some(),
+            unequal: self.is_aligned(),
             ..TAKES
         };
         let questions = Questions::new(&self.prompts, takes, tokenizer, output)?;
@@ -191,12 +217,22 @@ impl Patch {
         output.say(conclusion(&found))
     }
 
+    /// Whether it is said which positions correspond.
+    fn is_aligned(&self) -> bool {
+        self.align.is_some() || !self.role.is_empty()
+    }
+
     fn study<'m>(
         &self,
         model: &'m Transformer,
         clean: &Prompts,
         corrupted: &Prompts,
     ) -> Result<ActivationPatching<'m>> {
+        if !self.role.is_empty() {
+            let of = |role: &Role| (role.name.clone(), role.clean.into(), role.corrupted.into());
+            let roles = Alignment::roles(self.role.iter().map(of));
+            return Ok(ActivationPatching::aligned(model, clean, corrupted, roles)?);
+        }
         Ok(match self.align {
             None => ActivationPatching::new(model, clean, corrupted)?,
             Some(Align::Ends) => {
@@ -209,7 +245,7 @@ impl Patch {
     /// What is patched: by position only where all prompts have one length.
     fn sweeps(&self, questions: &Questions) -> Result<Vec<Sweep>> {
         let by_position = |sweep: &Sweep| BY_POSITION.contains(sweep);
-        let ragged = questions.clean.common_len().is_none() && self.align.is_none();
+        let ragged = questions.clean.common_len().is_none() && !self.is_aligned();
         if ragged && let Some(sweep) = self.sweep.iter().find(|sweep| by_position(sweep)) {
             let lengths = questions.lengths();
             let sweep = sweep.name();

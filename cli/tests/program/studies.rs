@@ -169,6 +169,19 @@ fn b33_longer_answers_and_prompts_of_different_length() {
     );
     let aligned = ok(&[&unequal[..], &one, &["--align", "ends"]].concat());
     assert!(aligned.contains("no samples"), "{aligned}");
+    let roles = [
+        "--role",
+        "S2=9:8",
+        "--role",
+        "end=-1:-1",
+        "--sweep",
+        "resid_pre",
+    ];
+    let roles = ok(&[&unequal[..], &one, &roles].concat());
+    assert!(roles.contains("role"), "{roles}");
+    assert!(roles.contains("S2") && roles.contains("end"), "{roles}");
+    let wrong = fails(2, &[&unequal[..], &one, &["--role", "S2=9"]].concat());
+    assert!(wrong.contains("expected NAME=CLEAN:CORRUPTED"), "{wrong}");
     let pair = [
         &["patch", "--sweep", "z", "--clean", CLEAN, "--corrupted"][..],
         &[CORRUPTED],
