@@ -214,7 +214,7 @@ fn b33_longer_answers_and_prompts_of_different_length() {
         "--subject",
         "Ada Brown",
         "--answer",
-        " boxing .",
+        " boxing.",
         "--samples",
         "2",
     ]);
