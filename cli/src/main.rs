@@ -7,6 +7,7 @@ mod interrupt;
 mod options;
 mod output;
 mod progress;
+mod prompts;
 mod questions;
 mod sequences;
 mod session;

@@ -7,13 +7,15 @@ mod cell;
 mod draw;
 mod narrow;
 mod others;
+mod place;
 mod seen;
+mod source;
 mod ways;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use draw::Kinds;
+use source::Kinds;
 
 /// As many as take a few seconds.
 const SEEDS: u64 = 200;

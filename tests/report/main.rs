@@ -58,3 +58,13 @@ fn hostile() -> Labelled {
     let axes = vec![Axis::layers(3), Axis::tokens("pos", &HOSTILE)];
     Labelled::new(values, axes, about()).unwrap()
 }
+
+/// A text without colours.
+fn plain(text: &str) -> String {
+    let mut parts = text.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_string();
+    first
+        + &parts
+            .map(|part| part.split_once('m').unwrap().1)
+            .collect::<String>()
+}

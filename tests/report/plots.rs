@@ -4,6 +4,7 @@ use ndarray::{Array2, array};
 use patchlens::report::{About, Axis, Labelled};
 
 use crate::svg::check_inside;
+use crate::{about, plain};
 
 fn curves(series: usize) -> Labelled {
     let x = Axis::numbers("steering scale", &[-2.0, -1.0, 0.0, 1.0, 2.0]);
@@ -100,4 +101,26 @@ fn ticks_tell_close_values_apart() {
         ticks.dedup();
         assert!(n >= 8 && ticks.len() == n, "{scale}: {ticks:?}");
     }
+}
+
+#[test]
+fn half_a_scale_says_so() {
+    let axes = || vec![Axis::layers(1), Axis::heads(2)];
+    let note = |values| {
+        let table = Labelled::new(values, axes(), about()).unwrap();
+        let text = plain(&table.colored(true).to_string());
+        let lines = text.lines().filter(|line| line.starts_with("colours: "));
+        lines.map(String::from).collect::<String>()
+    };
+    let found = note(array![[1.0, -0.001]]);
+    assert_eq!(
+        found,
+        "colours: only the half of the scale above 0 is used; the smallest value is -0.001000"
+    );
+    let found = note(array![[-1.0, -0.5]]);
+    assert_eq!(
+        found,
+        "colours: only the half of the scale below 0 is used; the largest value is -0.5000"
+    );
+    assert_eq!(note(array![[1.0, -0.1]]), "");
 }

@@ -4,20 +4,11 @@ use ndarray::{Array2, Array3, Array4, array};
 use patchlens::report::{Axis, ColorMode, Labelled, PrintStyle};
 use unicode_width::UnicodeWidthStr;
 
-use crate::{about, hostile};
+use crate::{about, hostile, plain};
 
 fn table_lines(text: &str) -> Vec<&str> {
     let is_row = |line: &&str| line.starts_with("layer \\") || line.starts_with('L');
     text.lines().filter(is_row).collect()
-}
-
-fn plain(text: &str) -> String {
-    let mut parts = text.split('\u{1b}');
-    let first = parts.next().unwrap_or_default().to_string();
-    first
-        + &parts
-            .map(|part| part.split_once('m').unwrap().1)
-            .collect::<String>()
 }
 
 #[test]
@@ -386,26 +377,4 @@ fn captions_speak_to_people() {
     about.counts = [("facts".to_string(), 1), ("tokens".to_string(), 12_345)].into();
     let text = table(about).unwrap().to_string();
     assert!(text.contains("\nfacts: 1; 12,345 tokens\n"), "{text}");
-}
-
-#[test]
-fn half_a_scale_says_so() {
-    let axes = || vec![Axis::layers(1), Axis::heads(2)];
-    let note = |values| {
-        let table = Labelled::new(values, axes(), about()).unwrap();
-        let text = plain(&table.colored(true).to_string());
-        let lines = text.lines().filter(|line| line.starts_with("colours: "));
-        lines.map(String::from).collect::<String>()
-    };
-    let found = note(array![[1.0, -0.001]]);
-    assert_eq!(
-        found,
-        "colours: only the half of the scale above 0 is used; the smallest value is -0.001000"
-    );
-    let found = note(array![[-1.0, -0.5]]);
-    assert_eq!(
-        found,
-        "colours: only the half of the scale below 0 is used; the largest value is -0.5000"
-    );
-    assert_eq!(note(array![[1.0, -0.1]]), "");
 }

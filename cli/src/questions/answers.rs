@@ -7,6 +7,7 @@ use patchlens::tasks::PromptPair;
 use patchlens::{Metric, Prompt, Tokenizer};
 
 use crate::options::{MetricName, PromptArgs};
+use crate::prompts::encode;
 use crate::usage::usage;
 
 /// The pair of the options; and the answer, if it is measured as a whole.
@@ -30,23 +31,17 @@ pub fn pair(
             args.bos,
         )
     };
-    let encode = |answers: &[String]| -> patchlens::Result<Vec<Prompt>> {
+    let tokens = |answers: &[String]| -> patchlens::Result<Vec<Prompt>> {
         answers.iter().map(|text| tokenizer.encode(text)).collect()
     };
     // What cannot be encoded, the reader of single tokens says best.
-    let (Ok(right), Ok(wrong)) = (encode(&args.answer), encode(&args.wrong)) else {
+    let (Ok(right), Ok(wrong)) = (tokens(&args.answer), tokens(&args.wrong)) else {
         return Ok((single()?, None));
     };
     let Some(long) = right.iter().chain(&wrong).find(|answer| answer.len() > 1) else {
         return Ok((single()?, None));
     };
-    let prompt = |text: &str| {
-        if args.bos {
-            tokenizer.encode_with_bos(text)
-        } else {
-            tokenizer.encode(text)
-        }
-    };
+    let prompt = |text: &str| encode(tokenizer, text, args.bos);
     let first = |answers: &[Prompt]| answers.iter().map(|a| a.tokens[0]).collect::<Vec<_>>();
     let mut pair = PromptPair {
         index: 0,

@@ -6,10 +6,11 @@ use patchlens::interchange::{Interchange, Part};
 use patchlens::metric::probability;
 use patchlens::patching::Alignment;
 use patchlens::report::{Labelled, legible};
-use patchlens::{Base, Prompt, Select, Site};
+use patchlens::{Base, Prompt, Site};
 
 use crate::interrupt;
 use crate::options::Common;
+use crate::prompts::{Role, aligned, encode};
 use crate::session::Session;
 use crate::usage::usage;
 
@@ -88,35 +89,6 @@ impl States {
     }
 }
 
-/// A role as it is given: `subject=0,1:2,3`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Role {
-    name: String,
-    base: Vec<isize>,
-    source: Vec<isize>,
-}
-
-impl Role {
-    fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("found `{text}`; expected a name and positions: `subject=0,1:2,3`");
-        let (name, places) = text.split_once('=').ok_or_else(wrong)?;
-        let (base, source) = places.split_once(':').ok_or_else(wrong)?;
-        let list = |text: &str| -> Result<Vec<isize>, String> {
-            let numbers = text.split(',').map(|n| n.trim().parse());
-            numbers.collect::<Result<_, _>>().map_err(|_| wrong())
-        };
-        let (base, source) = (list(base)?, list(source)?);
-        if name.is_empty() || base.len() != source.len() {
-            return Err(format!("{}, as many in both prompts", wrong()));
-        }
-        Ok(Role {
-            name: name.to_string(),
-            base,
-            source,
-        })
-    }
-}
-
 impl Interchanges {
     /// Runs the study.
     ///
@@ -172,25 +144,15 @@ impl Interchanges {
                 return Err(usage(format!("{why}: expected --base and --source")));
             }
         };
-        let encode = |text: &str| {
-            if self.bos {
-                session.tokenizer.encode_with_bos(text)
-            } else {
-                session.tokenizer.encode(text)
-            }
-        };
-        Ok([encode(texts[0])?, encode(texts[1])?])
+        let [base, source] = texts.map(|text| encode(&session.tokenizer, text, self.bos));
+        Ok([base?, source?])
     }
 
     fn alignment(&self, base: &Prompt, source: &Prompt) -> Result<Alignment> {
         if self.role.is_empty() {
             return Ok(Alignment::common_ends(base, source)?);
         }
-        let roles = self.role.iter().map(|role| {
-            let [base, source] = [&role.base, &role.source].map(|list| Select::from(list.clone()));
-            (role.name.as_str(), base, source)
-        });
-        Ok(Alignment::roles(roles))
+        Ok(aligned(&self.role))
     }
 }
 
@@ -218,25 +180,5 @@ fn conclusion(effect: &Labelled, answer: &str) -> String {
             cell.value
         ),
         _ => format!("No state makes `{answer}` likelier by more than 0.1."),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Role;
-
-    #[test]
-    fn a_role_is_a_name_and_positions_of_both_prompts() {
-        let role = Role::parse("subject=0, 1:-2,3").unwrap();
-        let expected = Role {
-            name: "subject".to_string(),
-            base: vec![0, 1],
-            source: vec![-2, 3],
-        };
-        assert_eq!(role, expected);
-        for text in ["subject", "subject=0", "=0:0", "a=0:0,1", "a=x:0", "a=:"] {
-            let error = Role::parse(text).unwrap_err();
-            assert!(error.contains("expected a name and positions"), "{error}");
-        }
     }
 }

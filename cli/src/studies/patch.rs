@@ -9,6 +9,7 @@ use patchlens::{Grid, Prompts, Site, Transformer};
 
 use crate::interrupt;
 use crate::options::{Common, PromptArgs, TaskName};
+use crate::prompts::{Role, aligned};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
@@ -44,9 +45,15 @@ pub struct Patch {
     /// otherwise
     #[arg(long, value_enum, value_name = "HOW")]
     align: Option<Align>,
-    /// A position that corresponds, in the clean and in the corrupted prompts, from 0 or (below 0)
-    /// from the end: S2=9:8, end=-1:-1; may be given several times, and is a column of the result
-    #[arg(long, value_name = "NAME=CLEAN:CORRUPTED", conflicts_with = "align", value_parser = role)]
+    /// A role, its positions in the clean and in the corrupted prompts, below 0 from the end: a
+    /// column of the result; may be given several times
+    #[arg(
+        long,
+        value_name = "NAME=C,C:C,C",
+        value_parser = Role::parse,
+        conflicts_with = "align",
+        allow_hyphen_values = true
+    )]
     role: Vec<Role>,
     /// Which run is patched into which
     #[arg(long, value_enum, default_value_t = Way::Denoising)]
@@ -54,28 +61,6 @@ pub struct Patch {
     /// What tables, rankings and pictures show; JSON always has the raw metric too
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Values::Change)]
     values: Values,
-}
-
-/// A position by name, in the clean and in the corrupted prompts.
-#[derive(Clone, Debug)]
-struct Role {
-    name: String,
-    clean: isize,
-    corrupted: isize,
-}
-
-fn role(text: &str) -> Result<Role, String> {
-    let parts = text.split_once('=').and_then(|(name, positions)| {
-        let (clean, corrupted) = positions.split_once(':')?;
-        let positions = (clean.parse().ok()?, corrupted.parse().ok()?);
-        (!name.is_empty()).then_some((name, positions))
-    });
-    let (name, (clean, corrupted)) = parts.ok_or("expected NAME=CLEAN:CORRUPTED, as in S2=9:8")?;
-    Ok(Role {
-        name: name.to_string(),
-        clean,
-        corrupted,
-    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -229,8 +214,7 @@ impl Patch {
         corrupted: &Prompts,
     ) -> Result<ActivationPatching<'m>> {
         if !self.role.is_empty() {
-            let of = |role: &Role| (role.name.clone(), role.clean.into(), role.corrupted.into());
-            let roles = Alignment::roles(self.role.iter().map(of));
+            let roles = aligned(&self.role);
             return Ok(ActivationPatching::aligned(model, clean, corrupted, roles)?);
         }
         Ok(match self.align {

@@ -11,6 +11,7 @@ use patchlens::{Base, Prompt, Transformer};
 
 use crate::interrupt;
 use crate::options::Common;
+use crate::prompts::encode;
 use crate::session::Session;
 use crate::usage::usage;
 
@@ -109,13 +110,7 @@ impl Patchscope {
                 return Err(usage(format!("{why}: expected --source and --target")));
             }
         };
-        let encode = |text: &str| {
-            if self.bos {
-                session.tokenizer.encode_with_bos(text)
-            } else {
-                session.tokenizer.encode(text)
-            }
-        };
+        let encode = |text: &str| encode(&session.tokenizer, text, self.bos);
         let default = self.source.is_none();
         let shift = isize::from(self.bos && default);
         let (source, target) = (encode(source)?, encode(target)?);

@@ -5,7 +5,7 @@ use patchlens::hook::Axes;
 use patchlens::intervention::Subspace;
 
 use super::cell::Drawn;
-use super::draw::Place;
+use super::place::Place;
 
 impl Place<'_> {
     /// Draws from the other stream from now on.

@@ -12,8 +12,9 @@ use patchlens::{
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::cell::{Drawn, for_all, for_one};
-use super::draw::{Case, Kinds, Source};
+use super::draw::Case;
 use super::seen::Seen;
+use super::source::{Kinds, Source};
 
 /// One thread, and three.
 pub static POOLS: LazyLock<[ThreadPool; 2]> = LazyLock::new(|| {
