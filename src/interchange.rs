@@ -37,7 +37,7 @@
 
 use ndarray::{Array1, Array2, ArrayD};
 
-use crate::alignment::{Aligned, patches};
+use crate::alignment::{Aligned, Alignment, patches};
 use crate::base::Base;
 use crate::effects::{Measured, layer_axis};
 use crate::error::{Error, Result};
@@ -47,7 +47,6 @@ use crate::limits::{Limits, limits_methods};
 use crate::metric::{Baseline, Metric};
 use crate::model::{RunShape, Transformer};
 use crate::pairs::averaged;
-use crate::patching::Alignment;
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Absent, Axis, Labelled};
 use crate::statistics::mean;
