@@ -1,6 +1,7 @@
 //! The run that others depart from: checked prompts, the activations that were kept of their run,
 //! and what a metric reads of it.
 
+mod content;
 mod run;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

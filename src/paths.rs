@@ -38,6 +38,7 @@ mod check;
 mod effects;
 mod ends;
 mod engine;
+mod ledger;
 mod linear;
 mod nodes;
 

@@ -246,6 +246,8 @@ pub(crate) struct Schedule<'j> {
     /// Lanes in order of the place where they join.
     pub lanes: Vec<Planned>,
     pub chunks: Vec<Range<usize>>,
+    /// Bytes that are held while chunks run, whichever.
+    fixed: u64,
     /// An upper bound of the memory taken at any one time, in bytes.
     pub peak: u64,
     /// Bytes held besides while the base's logits are read: the list of lanes, and those logits that
@@ -284,12 +286,19 @@ impl<'j> Schedule<'j> {
         Ok(Self::cut(job, lanes, bounds))
     }
 
+    /// Leaves out all lanes but these, which are some of its own in their order.
+    pub fn keep(&mut self, lanes: Vec<Planned>) {
+        (self.chunks, _) = chunks(&lanes, self.fixed, self.job.memory_limit);
+        self.lanes = lanes;
+    }
+
     fn cut(job: Job<'j>, lanes: Vec<Planned>, bounds: Bounds) -> Self {
         let (chunks, peak) = chunks(&lanes, bounds.fixed, job.memory_limit);
         Schedule {
             job,
             lanes,
             chunks,
+            fixed: bounds.fixed,
             peak: peak.max(bounds.readout),
             beside_readout: bounds.beside_readout,
             readers: bounds.readers,

@@ -167,7 +167,9 @@ impl<'m> CausalTracing<'m> {
     pub fn trace(&self, fact: &TracedFact, restore: Restore) -> Result<FactTrace> {
         restore.check()?;
         let clean = self.clean(fact, &[restore])?;
-        let traces = self.traces(fact, &clean, &[restore], self.limits.clone())?;
+        let mut limits = self.limits.clone();
+        limits.slot = Some(0);
+        let traces = self.traces(fact, &clean, &[restore], limits)?;
         let one = traces.into_iter().next();
         Ok(one.expect("one trace for one restoration"))
     }
@@ -220,7 +222,7 @@ impl<'m> CausalTracing<'m> {
         let metric = clean.metric.clone();
         let (cells, sweep) = (cells.concat(), Sweep::limited(&corrupted, limits));
         let prepared = sweep.prepare(&cells, &metric)?;
-        let result = prepared.run();
+        let result = prepared.run()?;
         let mut values = result.values.into_iter();
         let mut absent = Absent::not_run(&result.finished);
         let shape = (fact.prompt.len(), n_layers, prompts.len());

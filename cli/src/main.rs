@@ -4,6 +4,7 @@
 mod bytes;
 mod facts;
 mod interrupt;
+mod merge;
 mod options;
 mod output;
 mod progress;
@@ -15,17 +16,19 @@ mod shell;
 mod studies;
 mod train_mini;
 mod usage;
+mod work;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use interrupt::EndedEarly;
+use interrupt::{Again, EndedEarly};
 use options::Common;
 use session::Session;
 use usage::Usage;
+use work::{Divided, PartDone, Work};
 
 /// Mechanistic interpretability of GPT-2-style transformers on the CPU.
 ///
@@ -75,7 +78,8 @@ Exit status:
   0    done
   1    failed; the reason is on stderr
   2    wrong usage
-  3    ended early (Ctrl-C): what was found is printed and saved, marked as partial
+  3    ended early (Ctrl-C, SIGTERM): what was found is printed and saved, marked as partial
+  75   the same with --journal, also on SIGUSR1: run again, the command goes on where it ended
   130  ended at once by a second Ctrl-C";
 
 #[derive(Debug, Subcommand)]
@@ -94,6 +98,7 @@ enum Command {
     Heads(studies::Heads),
     Induction(studies::Induction),
     InContext(studies::InContext),
+    Merge(merge::Merge),
     TrainMini(train_mini::Arguments),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -104,32 +109,80 @@ mod status {
     pub const FAILED: u8 = 1;
     pub const USAGE: u8 = 2;
     pub const ENDED_EARLY: u8 = 3;
+    /// "Try again", as in `sysexits.h`.
+    pub const AGAIN: u8 = 75;
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli.command) {
+    let program = Cli::command();
+    let matches = program.clone().get_matches();
+    let study = work::study(&program, &matches);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(cli.command, study) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => tell(&error),
     }
 }
 
-fn run(command: Command) -> Result<()> {
+/// Runs a command; `asked` is what its journal would be named.
+fn run(command: Command, asked: String) -> Result<()> {
+    let kept = |kept: &work::Kept| {
+        let divided = Divided {
+            kept: kept.clone(),
+            ..Divided::default()
+        };
+        Work::new(asked.clone(), divided)
+    };
+    let divided = |divided: &Divided| Work::new(asked.clone(), divided.clone());
+    let none = Work::default;
     match command {
-        Command::Patch(study) => in_session("patch", &study.common, |s| study.run(s)),
-        Command::Paths(study) => in_session("paths", &study.common, |s| study.run(s)),
-        Command::Trace(study) => in_session("trace", &study.common, |s| study.run(s)),
-        Command::Knockout(study) => in_session("knockout", &study.common, |s| study.run(s)),
-        Command::Interchange(study) => in_session("interchange", &study.common, |s| study.run(s)),
-        Command::Patchscope(study) => in_session("patchscope", &study.common, |s| study.run(s)),
-        Command::Steer(study) => in_session("steer", &study.common, |s| study.run(s)),
-        Command::Induction(study) => in_session("induction", &study.common, |s| study.run(s)),
-        Command::Ablate(study) => in_session("ablate", &study.common, |s| study.run(s)),
-        Command::Circuits(study) => in_session("circuits", &study.common, |s| study.run(s)),
-        Command::Heads(study) => in_session("heads", &study.common, |s| study.run(s)),
-        Command::InContext(study) => in_session("in-context", &study.common, |s| study.run(s)),
-        Command::Lens(study) => in_session("lens", &study.common, |s| study.run(s)),
-        Command::Attribute(study) => in_session("attribute", &study.common, |s| study.run(s)),
+        Command::Patch(study) => in_session("patch", &study.common, divided(&study.divided), |s| {
+            study.run(s)
+        }),
+        Command::Paths(study) => in_session("paths", &study.common, divided(&study.divided), |s| {
+            study.run(s)
+        }),
+        Command::Trace(study) => in_session("trace", &study.common, divided(&study.divided), |s| {
+            study.run(s)
+        }),
+        Command::Knockout(study) => {
+            let work = divided(&study.divided);
+            in_session("knockout", &study.common, work, |s| study.run(s))
+        }
+        Command::Ablate(study) => {
+            in_session("ablate", &study.common, divided(&study.divided), |s| {
+                study.run(s)
+            })
+        }
+        Command::Circuits(study) => {
+            let work = divided(&study.divided);
+            in_session("circuits", &study.common, work, |s| study.run(s))
+        }
+        Command::Heads(study) => {
+            in_session("heads", &study.common, kept(&study.kept), |s| study.run(s))
+        }
+        Command::Induction(study) => {
+            in_session("induction", &study.common, kept(&study.kept), |s| {
+                study.run(s)
+            })
+        }
+        Command::Steer(study) => {
+            in_session("steer", &study.common, kept(&study.kept), |s| study.run(s))
+        }
+        Command::Interchange(study) => {
+            in_session("interchange", &study.common, none(), |s| study.run(s))
+        }
+        Command::Patchscope(study) => {
+            in_session("patchscope", &study.common, none(), |s| study.run(s))
+        }
+        Command::InContext(study) => {
+            in_session("in-context", &study.common, none(), |s| study.run(s))
+        }
+        Command::Lens(study) => in_session("lens", &study.common, none(), |s| study.run(s)),
+        Command::Attribute(study) => {
+            in_session("attribute", &study.common, none(), |s| study.run(s))
+        }
+        Command::Merge(merge) => merge.run(),
         Command::Completions(completions) => completions.run(Cli::command()),
         Command::Man(man) => man.run(Cli::command()),
         Command::TrainMini(arguments) => {
@@ -143,16 +196,29 @@ fn run(command: Command) -> Result<()> {
 fn in_session(
     name: &'static str,
     common: &Common,
+    work: Work,
     study: impl FnOnce(&Session) -> Result<()>,
 ) -> Result<()> {
     interrupt::listen()?;
-    let session = Session::open(name, common)?;
-    let done = study(&session);
+    let session = Session::open(name, common, work)?;
+    let done = match study(&session) {
+        Err(error) if error.is::<PartDone>() => Ok(()),
+        other => other,
+    };
+    if done.is_ok()
+        && let Some(text) = session.work.finish()?
+    {
+        session.output.note(text);
+    }
     let ended_early = done.as_ref().is_err_and(anyhow::Error::is::<EndedEarly>);
+    let again = session.work.again().filter(|_| ended_early);
     if done.is_ok() || ended_early {
         session.output.finish(ended_early)?;
     }
-    done
+    match again {
+        Some(again) => Err(Again(again).into()),
+        None => done,
+    }
 }
 
 /// Says on stderr what went wrong, and why, as far as the message does not say that itself.
@@ -165,9 +231,14 @@ fn tell(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(closed) {
         return ExitCode::SUCCESS;
     }
-    if error.is::<EndedEarly>() {
-        eprintln!("{error}");
-        return ExitCode::from(status::ENDED_EARLY);
+    for (ended, status) in [
+        (error.is::<EndedEarly>(), status::ENDED_EARLY),
+        (error.is::<Again>(), status::AGAIN),
+    ] {
+        if ended {
+            eprintln!("{error}");
+            return ExitCode::from(status);
+        }
     }
     eprintln!("error: {error}");
     let mut said = error.to_string();

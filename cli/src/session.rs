@@ -13,6 +13,7 @@ use crate::options::Common;
 use crate::output::Output;
 use crate::progress::Reporter;
 use crate::questions::Questions;
+use crate::work::Work;
 
 /// Most numbers of all patterns that a page shows.
 const LARGEST_ATTENTION: usize = 1 << 20;
@@ -27,6 +28,8 @@ pub struct Session {
     pub memory: u64,
     /// Whether it is the model that the library ships.
     pub shipped: bool,
+    /// Its journal, and the part of the work that it does.
+    pub work: Work,
 }
 
 impl Session {
@@ -34,14 +37,15 @@ impl Session {
     ///
     /// # Errors
     /// If a file cannot be read, or the output not be written.
-    pub fn open(study: &'static str, common: &Common) -> Result<Self> {
+    pub fn open(study: &'static str, common: &Common, work: Work) -> Result<Self> {
         threads(common.threads)?;
         let dir = common.model.as_deref();
         let name = dir.map_or_else(
             || "shipped small model".to_string(),
             |dir| dir.display().to_string(),
         );
-        let output = Output::new(study, title(study), common, name)?;
+        let mut output = Output::new(study, title(study), common, name)?;
+        output.mute(work.is_part());
         let (model, tokenizer) = match dir {
             Some(dir) => open(dir, &common.skip, &output)?,
             None => (Transformer::mini(), Tokenizer::mini()),
@@ -53,8 +57,28 @@ impl Session {
             output,
             memory: common.memory,
             shipped: dir.is_none(),
+            work,
         })
     }
+
+    /// Begins the work on some questions, and returns those that it is about: a part of them, if
+    /// only a part of the work is done. `by_position` where a prompt's runs grow in number with
+    /// its tokens.
+    ///
+    /// # Errors
+    /// Those of opening the journal.
+    pub fn begin(&self, questions: Questions, by_position: bool) -> Result<Questions> {
+        let costs = costs(questions.clean.lengths(), by_position);
+        questions.some(self.work.begin(&self.model, &costs)?)
+    }
+}
+
+/// What prompts of these lengths cost in comparison with each other.
+pub fn costs(lengths: impl IntoIterator<Item = usize>, by_position: bool) -> Vec<u64> {
+    let runs = |n: usize| if by_position { n } else { 1 };
+    // A cost of many units can be divided into many parts.
+    let cost = |n: usize| (n * runs(n)) as u64 * 1_000_000;
+    lengths.into_iter().map(cost).collect()
 }
 
 impl Session {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2, Axis};
 
+use crate::content::Content;
 use crate::error::{Error, Result};
 
 /// How far `B·Bᵀ` of a basis of rows may be from the identity, in any entry: far more than rounding
@@ -111,6 +112,13 @@ impl Subspace {
         }
         let narrow = |(i, j): (usize, usize)| basis[i][j] as f32;
         Ok(Self::of_rows(Array2::from_shape_fn(given.dim(), narrow)))
+    }
+
+    /// Adds what it is, for a journal's keys.
+    pub(super) fn content<'a>(&'a self, to: &mut Content<'a>) {
+        to.text(if self.outside { "outside" } else { "inside" });
+        to.float(self.strength);
+        to.array(self.rows.view().into_dyn());
     }
 
     fn of_rows(rows: Array2<f32>) -> Self {

@@ -7,13 +7,16 @@ use std::collections::BTreeMap;
 use ndarray::{Array1, Array2};
 
 use super::ends::Ends;
+use super::ledger::{Fate, Ledger, to_run};
 use super::nodes::{PathReceiver, PathSender};
 use super::{PathPatching, Sent, linear};
 use crate::base::Departure;
 use crate::cache::{ActivationCache, Selection};
+use crate::content::Key;
 use crate::error::Result;
 use crate::hook::HookPoint;
 use crate::intervention::{Edit, Intervention};
+use crate::journal::Noted;
 use crate::metric::Metric;
 use crate::model::stage::Frozen;
 use crate::report::Absent;
@@ -127,6 +130,40 @@ pub(super) struct Raw {
 }
 
 impl Raw {
+    /// Puts what a journal knows of some cells in its place, and takes out what is somebody else's.
+    /// Returns the results that are new.
+    fn settle(&mut self, group: &[usize], fates: &Array2<Fate>) -> Vec<(Key, Noted)> {
+        let mut new = Vec::new();
+        for (cell, fates) in group.iter().zip(fates.rows()) {
+            let ran = fates.iter().any(|fate| matches!(fate, Fate::Run(_)));
+            let finished = !ran || self.absent[*cell].is_none();
+            let whole = finished && !fates.iter().any(|fate| matches!(fate, Fate::Left));
+            self.absent[*cell] = (!whole).then_some(Absent::NotRun);
+            self.partial |= !whole;
+            for (prompt, fate) in fates.iter().enumerate() {
+                let at = [*cell, prompt];
+                let (value, second) = match fate {
+                    Fate::Run(key) if finished => {
+                        let second = self.linear.as_ref().map(|linear| linear[at]);
+                        let noted = Noted {
+                            second,
+                            ..Noted::of(self.values[at])
+                        };
+                        new.push((*key, noted));
+                        continue;
+                    }
+                    Fate::Run(_) | Fate::Left => (f32::NAN, f32::NAN),
+                    Fate::Known(noted) => (noted.value, noted.second.unwrap_or(f32::NAN)),
+                };
+                self.values[at] = value;
+                if let Some(linear) = &mut self.linear {
+                    linear[at] = second;
+                }
+            }
+        }
+        new
+    }
+
     /// Cells that have not run.
     fn open(&self) -> usize {
         let open = |reason: &&Option<Absent>| **reason == Some(Absent::NotRun);
@@ -193,10 +230,10 @@ impl<'p, 'm> Runs<'p, 'm> {
         let group = (study.limits.memory / 4 / kept.max(1)).clamp(1, GROUP as u64);
         for group in run.chunks(group as usize) {
             let kept = kept * group.len() as u64;
-            self.run_group(group, kept, &mut raw)?;
+            self.run_group(group, (kept, connected), &mut raw)?;
             let done = shape.0 - raw.open();
             let ended = study.limits.report(done, shape.0, "senders").is_break();
-            if done < shape.0 && (ended || raw.partial) {
+            if done < shape.0 && (ended || study.limits.ended()) {
                 raw.partial = true;
                 break;
             }
@@ -212,17 +249,47 @@ impl<'p, 'm> Runs<'p, 'm> {
         lengths.map(|n| kept_bytes(config, &keep, n)).sum()
     }
 
-    /// Runs C and D of some cells; what runs C save takes `kept` bytes.
-    fn run_group(&self, group: &[usize], kept: u64, raw: &mut Raw) -> Result<()> {
+    /// Takes what a journal knows of some cells, and runs C and D of the others; what runs C save
+    /// takes `kept` bytes.
+    fn run_group(
+        &self,
+        group: &[usize],
+        (kept, connected): (u64, &[bool]),
+        raw: &mut Raw,
+    ) -> Result<()> {
+        let study = self.study;
+        let sent = study.send(group.iter().map(|cell| &self.senders[*cell][..]))?;
+        let Some(journal) = &study.limits.journal else {
+            return self.run_cells(group, sent, kept, raw);
+        };
+        let ledger = Ledger {
+            journal,
+            study,
+            ends: &self.ends,
+            metric: self.metric,
+            connected,
+        };
+        let fates = ledger.fates(group, &sent)?;
+        let (places, cells) = to_run(sent, &fates);
+        let run: Vec<usize> = places.iter().map(|place| group[*place]).collect();
+        if !run.is_empty() {
+            self.run_cells(&run, cells, kept, raw)?;
+        }
+        journal.add(raw.settle(group, &fates))
+    }
+
+    /// Runs C and D of some cells.
+    fn run_cells(&self, group: &[usize], sent: Vec<Cell>, kept: u64, raw: &mut Raw) -> Result<()> {
         let study = self.study;
         let left = study.limits.memory.saturating_sub(kept);
-        let sent = study.send(group.iter().map(|cell| &self.senders[*cell][..]))?;
         let made = study.save(&sent, &self.ends)?;
         let received = made.saved.iter().map(|caches| self.ends.receive(caches));
         let received = received.collect::<Result<Vec<Cell>>>()?;
         let cells = raw.absent.len();
         let mut limits = study.limits.part(cells - raw.open(), cells, "senders");
         limits.memory = left;
+        // Their results are this study's, which notes them itself.
+        limits.journal = None;
         let result = Sweep::limited(&study.original, limits).run(&received, self.metric);
         let result = result.map_err(|error| error.beside(kept, study.limits.memory))?;
         raw.multiply_adds += made.multiply_adds + result.multiply_adds;

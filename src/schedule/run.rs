@@ -45,12 +45,19 @@ pub(crate) struct Chunk<'c> {
     pub caches: Vec<ActivationCache>,
     lanes: Vec<Lane<'c>>,
     logits: LaneLogits,
+    /// By lane, the rows of attention that had nothing to attend to.
+    blocked: BTreeMap<usize, BlockedRows>,
 }
 
 impl Chunk<'_> {
     /// A lane's logits, in the rows that it changed.
     pub fn logits(&self, lane: usize) -> ArrayView2<'_, f32> {
         self.logits.lane(lane)
+    }
+
+    /// A lane's rows of attention that had nothing to attend to, if there are any.
+    pub fn blocked(&self, lane: usize) -> Option<BlockedRows> {
+        self.blocked.get(&lane).copied()
     }
 
     /// Hands a lane's logits to `read`, `[position, token]` as `needs` has them: rows that it did
@@ -138,6 +145,7 @@ impl Schedule<'_> {
             caches: recorder.map_or_else(Vec::new, |r| r.finish(&lanes)),
             lanes,
             logits: output.logits,
+            blocked: output.blocked,
         }
     }
 

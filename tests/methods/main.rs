@@ -18,6 +18,7 @@ mod head_goldens;
 #[cfg(feature = "mini")]
 mod head_report;
 mod ioi;
+mod journal;
 mod key_value;
 #[cfg(feature = "mini")]
 mod knockout;

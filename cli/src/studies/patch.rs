@@ -13,6 +13,7 @@ use crate::prompts::{Role, aligned};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
+use crate::work::Divided;
 
 /// Activation patching: which layers, positions and heads carry the answer?
 ///
@@ -32,6 +33,8 @@ Examples:
 pub struct Patch {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub divided: Divided,
     #[command(flatten)]
     prompts: PromptArgs,
     /// What to patch; may be given several times [default: resid_pre attn_out mlp_out z; prompts
@@ -162,16 +165,21 @@ impl Patch {
             ..TAKES
         };
         let questions = Questions::new(&self.prompts, takes, tokenizer, output)?;
+        let sweeps = self.sweeps(&questions)?;
+        let by_position = sweeps.iter().any(|sweep| BY_POSITION.contains(sweep));
+        let questions = session.begin(questions, by_position)?;
         let metric = questions.metric(self.prompts.metric)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
-        let sweeps = self.sweeps(&questions)?;
         session.introduce(&questions)?;
         let direction = match self.direction {
             Way::Denoising => Direction::Denoising,
             Way::Noising => Direction::Noising,
         };
         let study = self.study(&session.model, &questions.clean, &corrupted)?;
-        let mut study = study.memory_limit(session.memory).direction(direction);
+        let mut study = study
+            .memory_limit(session.memory)
+            .journal(session.work.journal())
+            .direction(direction);
         if let Some(labels) = &questions.labels {
             study = study.position_labels(labels.clone());
         }
@@ -179,6 +187,10 @@ impl Patch {
         for (i, sweep) in sweeps.into_iter().enumerate() {
             let observer = session.progress.observer(&sweep.name());
             let patching = study.clone().observe(observer).run(sweep.grid(), &metric)?;
+            if session.work.is_part() {
+                interrupt::check()?;
+                continue;
+            }
             if i == 0 {
                 output.say(baselines(&patching, metric.name()))?;
             }
@@ -194,11 +206,13 @@ impl Patch {
         if let Some(layer) = self.neurons {
             let study = study.observe(session.progress.observer("neurons"));
             let patching = study.run(Grid::Columns(Site::MlpPost, layer), &metric)?;
+            session.work.step()?;
             let shown = questions.seeded(&self.values.of(&patching)?);
             output.say(format_args!("{}\n{}\n", shown.about.title, shown.top(10)))?;
             output.number("neurons", &shown)?;
             interrupt::check()?;
         }
+        session.work.step()?;
         output.say(conclusion(&found))
     }
 

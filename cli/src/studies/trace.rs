@@ -17,8 +17,9 @@ use crate::facts::{Fact, FactArgs, window};
 use crate::interrupt;
 use crate::options::Common;
 use crate::output::Output;
-use crate::session::Session;
+use crate::session::{Session, costs};
 use crate::usage::usage;
+use crate::work::Divided;
 
 /// Causal tracing: at which layer and token are facts recalled?
 ///
@@ -34,6 +35,8 @@ Examples:
 pub struct Trace {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub divided: Divided,
     #[command(flatten)]
     facts: FactArgs,
     /// What happens to the subject
@@ -79,12 +82,17 @@ impl Trace {
         output.say(format_args!("Model: {}", output.model()))?;
         let (facts, skipped) = self.facts.read(session)?;
         let traced: Vec<TracedFact> = facts.iter().map(|fact| fact.traced.clone()).collect();
-        let tracing = CausalTracing::new(model, self.corruption(model, &traced)?)
+        let corruption = self.corruption(model, &traced)?;
+        let costs = costs(traced.iter().map(|fact| fact.prompt.len()), true);
+        let traced = &traced[session.work.begin(model, &costs)?];
+        let tracing = CausalTracing::new(model, corruption)
             .memory_limit(session.memory)
+            .journal(session.work.journal())
             .observe(session.progress.observer("tracing"));
         let restores = self.restores(model.config().n_layers)?;
         let (names, restores): (Vec<&str>, Vec<Restore>) = restores.into_iter().unzip();
-        let sets = tracing.trace_set(&traced, &restores)?;
+        let sets = tracing.trace_set(traced, &restores)?;
+        session.work.step()?;
         drop(tracing);
         let sets: Vec<(&str, SetTrace)> = names.into_iter().zip(sets).collect();
         for (name, set) in &sets {

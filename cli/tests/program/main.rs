@@ -2,6 +2,7 @@
 
 mod browser;
 mod findings;
+mod journal;
 mod studies;
 
 use std::fs;
