@@ -119,7 +119,8 @@ pub struct Journal(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
+    /// None in memory.
+    path: Option<PathBuf>,
     part: Option<Part>,
     /// Results of an earlier step, which are not written again.
     earlier: Known,
@@ -177,7 +178,7 @@ impl Journal {
         let (file, contents) = Appender::open(path, &header)?;
         check_header(path, &contents.header, &header)?;
         Ok(Journal(Arc::new(Inner {
-            path: path.to_path_buf(),
+            path: Some(path.to_path_buf()),
             part: None,
             earlier: Known::default(),
             lacks_shards: contents.header.lacks.is_some(),
@@ -199,7 +200,7 @@ impl Journal {
     /// [`Journal::add_lines`] takes them in.
     pub fn in_memory() -> Self {
         Journal(Arc::new(Inner {
-            path: PathBuf::from("journal in memory"),
+            path: None,
             part: None,
             earlier: Known::default(),
             lacks_shards: false,
@@ -250,6 +251,15 @@ impl Journal {
         inner.expect("a journal is arranged before it is used")
     }
 
+    /// Its file, if it has one.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    fn name(&self) -> &Path {
+        self.path().unwrap_or(Path::new("journal in memory"))
+    }
+
     /// What it has been used for.
     pub fn counts(&self) -> JournalCounts {
         self.state().counts
@@ -280,21 +290,49 @@ impl Journal {
         std::mem::take(&mut self.state().lines)
     }
 
+    /// The same journal, whose studies also take the results of these lines, which are not handed
+    /// out again.
+    ///
+    /// # Errors
+    /// Same as [`Journal::add_lines`].
+    ///
+    /// # Panics
+    /// If the journal has been given to a study before.
+    pub fn after_lines(self, lines: &str) -> Result<Self> {
+        let mut earlier = Known::default();
+        for line in lines.lines() {
+            earlier.add(self.name(), self.results_of(line)?)?;
+        }
+        let inner = self.unshared();
+        Ok(Journal(Arc::new(Inner { earlier, ..inner })))
+    }
+
+    /// The lines of all results that it holds.
+    pub fn all_lines(&self) -> String {
+        let state = self.state();
+        let results = state.known.0.iter();
+        let results: Vec<_> = results.map(|(key, noted)| (*key, noted.clone())).collect();
+        record::results(&results)
+    }
+
+    fn results_of(&self, line: &str) -> Result<Vec<(Key, Noted)>> {
+        match record::unsealed(line.as_bytes()).and_then(Line::parse) {
+            Some(Line::Results(list)) => Ok(list),
+            _ => {
+                let expected = "results with their checksum";
+                Err(format_error(self.name(), "a damaged line", expected))
+            }
+        }
+    }
+
     /// Adds lines of another journal of the same study.
     ///
     /// # Errors
     /// [`Error::Format`](crate::Error::Format) for a line that is damaged, or a result that contradicts one that is
     /// there; [`Error::Io`](crate::Error::Io).
     pub fn add_lines(&self, lines: &str) -> Result<()> {
-        for line in lines.lines() {
-            let content = record::unsealed(line.as_bytes()).and_then(Line::parse);
-            let Some(Line::Results(list)) = content else {
-                let expected = "results with their checksum";
-                return Err(format_error(&self.0.path, "a damaged line", expected));
-            };
-            self.note(list)?;
-        }
-        Ok(())
+        let mut lines = lines.lines();
+        lines.try_for_each(|line| self.note(self.results_of(line)?))
     }
 
     /// The part of the work that is done with it, if it is not all.
@@ -328,7 +366,7 @@ impl Journal {
         if state.strange && taken == 0 && (0..keys.len()).any(mine) {
             let found = format!("{} results, none of them of this study", state.known.len());
             let expected = "a journal of the same prompts, interventions and metric";
-            return Err(format_error(&self.0.path, found, expected));
+            return Err(format_error(self.name(), found, expected));
         }
         state.strange &= taken == 0;
         state.counts.taken += taken;
@@ -354,7 +392,7 @@ impl Journal {
         let mut state = self.state();
         let checked = list.clone();
         list.retain(|(key, _)| !state.known.0.contains_key(key));
-        state.known.add(&self.0.path, checked)?;
+        state.known.add(self.name(), checked)?;
         state.counts.results = state.known.len();
         if list.is_empty() {
             return Ok(());

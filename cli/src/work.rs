@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, Command};
@@ -53,6 +54,16 @@ fn part(text: &str) -> patchlens::Result<(Shard, Option<JobArray>)> {
     Ok((shard, Some(array)))
 }
 
+impl Divided {
+    /// All of the work.
+    pub fn whole(kept: Kept) -> Self {
+        Divided {
+            kept,
+            ..Divided::default()
+        }
+    }
+}
+
 /// Options that change no result, or are told by the model itself.
 const NOT_THE_STUDY: [&str; 10] = [
     "journal", "shard", "known", "threads", "memory", "out", "json", "quiet", "model", "skip",
@@ -87,6 +98,17 @@ pub struct Work {
     study: String,
     divided: Divided,
     journal: OnceCell<Journal>,
+    /// Where the results go, if not to a file of its own.
+    given: Option<Given>,
+}
+
+/// A journal that somebody else keeps.
+#[derive(Debug)]
+pub enum Given {
+    /// Of a part of the work; the lines of what is known of all of it.
+    Part(Shard, Arc<str>),
+    /// Of all of it.
+    Whole(Journal),
 }
 
 impl Work {
@@ -95,7 +117,21 @@ impl Work {
             study,
             divided,
             journal: OnceCell::new(),
+            given: None,
         }
+    }
+
+    /// Work whose journal somebody else keeps.
+    pub fn given(given: Given) -> Self {
+        Work {
+            given: Some(given),
+            ..Work::default()
+        }
+    }
+
+    /// Whether somebody else tells how far it has come.
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.given, Some(Given::Part(..)))
     }
 
     /// The journal, once it is open.
@@ -105,7 +141,7 @@ impl Work {
 
     /// Whether only a part of the work is done, so that there is nothing to show.
     pub fn is_part(&self) -> bool {
-        self.divided.shard.is_some()
+        self.divided.shard.is_some() || self.is_quiet()
     }
 
     /// Opens the journal of a study whose prompts have these costs, and returns those that it is
@@ -114,18 +150,13 @@ impl Work {
     /// # Errors
     /// Those of opening the journal.
     pub fn begin(&self, model: &Transformer, costs: &[u64]) -> Result<Range<usize>> {
-        let Some(path) = &self.divided.kept.journal else {
+        let Some(shard) = self.shard() else {
+            self.begin_whole(model)?;
             return Ok(0..costs.len());
         };
-        let (journal, prompts) = match self.divided.shard {
-            None => (Journal::open(path, model, &self.study)?, 0..costs.len()),
-            Some((shard, array)) => {
-                let part = shard.part(costs).of_these();
-                let prompts = part.prompts();
-                (self.open_shard(model, part, array)?, prompts)
-            }
-        };
-        self.journal.set(journal).expect("a study begins once");
+        let part = shard.part(costs).of_these();
+        let prompts = part.prompts();
+        self.begin_part(model, part)?;
         Ok(prompts)
     }
 
@@ -134,20 +165,40 @@ impl Work {
     /// # Errors
     /// Those of opening the journal.
     pub fn begin_together(&self, model: &Transformer, costs: &[u64]) -> Result<()> {
-        let Some((shard, array)) = self.divided.shard else {
-            return self.begin(model, costs).map(|_| ());
+        match self.shard() {
+            None => self.begin_whole(model),
+            Some(shard) => self.begin_part(model, shard.part(costs)),
+        }
+    }
+
+    fn shard(&self) -> Option<Shard> {
+        match &self.given {
+            Some(Given::Part(shard, _)) => Some(*shard),
+            _ => self.divided.shard.map(|(shard, _)| shard),
+        }
+    }
+
+    fn begin_whole(&self, model: &Transformer) -> Result<()> {
+        let journal = match (&self.given, &self.divided.kept.journal) {
+            (Some(Given::Whole(journal)), _) => journal.clone(),
+            (_, Some(path)) => Journal::open(path, model, &self.study)?,
+            (_, None) => return Ok(()),
         };
-        let journal = self.open_shard(model, shard.part(costs), array)?;
         self.journal.set(journal).expect("a study begins once");
         Ok(())
     }
 
-    fn open_shard(
-        &self,
-        model: &Transformer,
-        part: Part,
-        array: Option<JobArray>,
-    ) -> Result<Journal> {
+    fn begin_part(&self, model: &Transformer, part: Part) -> Result<()> {
+        let journal = match &self.given {
+            Some(Given::Part(_, known)) => Journal::in_memory().after_lines(known)?.part(part),
+            _ => self.open_shard(model, part)?,
+        };
+        self.journal.set(journal).expect("a study begins once");
+        Ok(())
+    }
+
+    fn open_shard(&self, model: &Transformer, part: Part) -> Result<Journal> {
+        let array = self.divided.shard.and_then(|(_, array)| array);
         let (study, shard) = (&self.study, (part.shard(), array));
         let path = self.divided.kept.journal.as_deref();
         let path = path.context("--shard needs --journal")?;
@@ -177,10 +228,13 @@ impl Work {
     /// # Errors
     /// If the journal cannot be written.
     pub fn finish(&self) -> Result<Option<String>> {
-        let (Some(journal), Some(path)) = (self.journal(), &self.divided.kept.journal) else {
+        let Some(journal) = self.journal() else {
             return Ok(None);
         };
         journal.finish()?;
+        let Some(path) = journal.path() else {
+            return Ok(None);
+        };
         let counts = journal.counts();
         let mut text = format!(
             "{}: {} results, {} of them computed now",
