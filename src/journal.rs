@@ -38,13 +38,13 @@
 //! and are run again.
 
 mod file;
+mod header;
+mod known;
 mod merge;
 mod record;
 mod scheduler;
 mod shard;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -53,6 +53,8 @@ pub use scheduler::JobArray;
 pub use shard::{Part, Shard};
 
 use file::Appender;
+use header::{check_header, header};
+use known::Known;
 use record::{Header, Line};
 
 pub(crate) use record::Noted;
@@ -61,41 +63,9 @@ use crate::content::Key;
 use crate::error::Result;
 use crate::files::format_error;
 use crate::model::Transformer;
-use crate::ops::vector_unit;
 
 /// The version of the format.
 const VERSION: u32 = 1;
-
-/// Results by what they depend on.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Known(HashMap<Key, Noted>);
-
-impl Known {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Adds results of a file.
-    ///
-    /// # Errors
-    /// [`Error::Format`](crate::Error::Format) for one that contradicts another.
-    fn add(&mut self, path: &Path, list: Vec<(Key, Noted)>) -> Result<()> {
-        for (key, noted) in list {
-            match self.0.entry(key) {
-                Entry::Vacant(entry) => {
-                    entry.insert(noted);
-                }
-                Entry::Occupied(entry) if entry.get().agrees(&noted) => {}
-                Entry::Occupied(entry) => {
-                    let found = format!("result {key} is {}", noted.value);
-                    let expected = format!("{} to the bit, as elsewhere", entry.get().value);
-                    return Err(format_error(path, found, expected));
-                }
-            }
-        }
-        Ok(())
-    }
-}
 
 /// What a journal has been used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -410,34 +380,4 @@ impl Journal {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn header(model: &Transformer, study: &str) -> Header {
-    Header {
-        patchlens_journal: VERSION,
-        version: env!("CARGO_PKG_VERSION").to_string(),
-        vectors: vector_unit().to_string(),
-        model: model.fingerprint().to_string(),
-        study: study.to_string(),
-        shard: None,
-        array: None,
-        lacks: None,
-    }
-}
-
-/// Checks that a journal is what the caller takes it for.
-fn check_header(path: &Path, found: &Header, expected: &Header) -> Result<()> {
-    let same = |what: &str, found: &str, expected: &str| {
-        if found == expected {
-            return Ok(());
-        }
-        let found = format!("a journal of {what} `{found}`");
-        Err(format_error(path, found, format!("of {what} `{expected}`")))
-    };
-    same("study", &found.study, &expected.study)?;
-    same("model", &found.model, &expected.model)?;
-    same("patchlens version", &found.version, &expected.version)?;
-    same("vector unit", &found.vectors, &expected.vectors)?;
-    let shard = |of: &Header| of.shard.clone().unwrap_or("the whole study".into());
-    same("shard", &shard(found), &shard(expected))
 }

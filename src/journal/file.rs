@@ -5,8 +5,9 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::VERSION;
+use super::known::Known;
 use super::record::{Header, Line, sealed, unsealed};
-use super::{Known, VERSION};
 use crate::error::{Error, Result};
 use crate::files::{self, format_error, parse_error};
 

@@ -6,8 +6,10 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::file::{self, Contents};
+use super::header::check_header;
+use super::known::Known;
 use super::record::{self, Header};
-use super::{JobArray, Known, Shard, check_header};
+use super::{JobArray, Shard};
 use crate::error::{Error, Result};
 use crate::files::{format_error, write_atomically};
 

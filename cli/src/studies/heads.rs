@@ -70,6 +70,7 @@ impl Heads {
         let reporter = HeadReporter::new(model, &prompts)?
             .memory_limit(session.memory)
             .journal(session.work.journal())
+            .observe(|_| interrupt::go_on())
             .copy_tokens(names(&clean), Some(tokenizer.bos()?))
             .task(task)
             .replacement(replacement.clone());

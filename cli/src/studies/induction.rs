@@ -93,6 +93,7 @@ impl Induction {
         let mut search = InductionSearch::new(model, &repeated)?
             .memory_limit(session.memory)
             .journal(session.work.journal())
+            .observe(|_| interrupt::go_on())
             .thresholds(InductionThresholds {
                 attention: self.min_attention,
                 previous_token: self.min_previous_token,
