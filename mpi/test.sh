@@ -13,13 +13,8 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
 export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_hwloc_base_binding_policy=none
 
-# A JSON file without what it took, which is counted by process in studies of paths.
-numbers() {
-    grep -v -e '"multiply-adds"' -e '"multiply-adds of full passes"' -e 'multiply-adds' "$1"
-}
-
 same() { # same WHAT FILE: as the file of one process
-    if cmp <(numbers "$out/whole.json") <(numbers "$2"); then
+    if cmp "$out/whole.json" "$2"; then
         echo "$1: same bits"
     else
         echo "$1: other results than one process has" >&2

@@ -98,12 +98,7 @@ impl Plan {
     pub(crate) fn of(schedule: &Schedule<'_>) -> Self {
         let Schedule { job, lanes, .. } = schedule;
         let (cells, prompts) = (job.cells.len(), job.prompts.len());
-        let full = |prompt: &Prompt| {
-            let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
-            lane.cost(job.model.config(), Hidden::InPlace, &|_| None)
-                .macs
-        };
-        let naive: u64 = job.prompts.iter().map(full).sum();
+        let naive = full_passes(job.model, &job.prompts);
         Plan {
             cells,
             prompts,
@@ -160,6 +155,15 @@ impl fmt::Display for Plan {
             self.chunks
         )
     }
+}
+
+/// Multiply-adds of one full forward pass per prompt.
+pub(crate) fn full_passes(model: &Transformer, prompts: &Prompts) -> u64 {
+    let full = |prompt: &Prompt| {
+        let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
+        lane.cost(model.config(), Hidden::InPlace, &|_| None).macs
+    };
+    prompts.iter().map(full).sum()
 }
 
 /// What a sweep found.

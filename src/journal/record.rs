@@ -41,6 +41,8 @@ pub(crate) struct Noted {
     pub value: f32,
     /// A second number, for studies that have one.
     pub second: Option<f32>,
+    /// The multiply-adds that it took, where they are not known from planning it again.
+    pub work: Option<u64>,
     /// Its rows of attention that had nothing to attend to; boxed, as it is rare.
     pub blocked: Option<Box<BlockedRows>>,
 }
@@ -50,6 +52,7 @@ impl Noted {
         Noted {
             value,
             second: None,
+            work: None,
             blocked: None,
         }
     }
@@ -94,6 +97,9 @@ pub(super) fn results(list: &[(Key, Noted)]) -> String {
             if let Some(second) = noted.second {
                 let _ = write!(line, ",{:08x}", second.to_bits());
             }
+            if let Some(work) = noted.work {
+                let _ = write!(line, "@{work}");
+            }
             if let Some(BlockedRows { rows, first }) = noted.blocked.as_deref() {
                 let _ = write!(line, ";{rows}");
                 if let Some(first) = first {
@@ -129,6 +135,10 @@ fn result(word: &str) -> Option<(Key, Noted)> {
         Some((values, blocked)) => (values, Some(blocked)),
         None => (rest, None),
     };
+    let (values, work) = match values.split_once('@') {
+        Some((values, work)) => (values, Some(work.parse().ok()?)),
+        None => (values, None),
+    };
     let bits = |text: &str| u32::from_str_radix(text, 16).ok().map(f32::from_bits);
     let (value, second) = match values.split_once(',') {
         Some((value, second)) => (value, Some(bits(second)?)),
@@ -137,6 +147,7 @@ fn result(word: &str) -> Option<(Key, Noted)> {
     let noted = Noted {
         value: bits(value)?,
         second,
+        work,
         blocked: match blocked {
             Some(text) => Some(Box::new(blocked_rows(text)?)),
             None => None,
@@ -188,6 +199,7 @@ mod tests {
                 Noted {
                     value: -0.0,
                     second: Some(1.5),
+                    work: Some(12),
                     blocked: Some(Box::new(BlockedRows { rows: 4, first })),
                 },
             ),
@@ -200,6 +212,7 @@ mod tests {
         for ((key, noted), (own_key, own)) in read.iter().zip(&list) {
             assert_eq!(key, own_key);
             assert!(noted.agrees(own), "{noted:?} {own:?}");
+            assert_eq!(noted.work, own.work);
         }
         let end = end(2);
         let end = unsealed(end.trim_end().as_bytes()).and_then(Line::parse);

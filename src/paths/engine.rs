@@ -21,7 +21,7 @@ use crate::metric::Metric;
 use crate::model::stage::Frozen;
 use crate::report::Absent;
 use crate::schedule::{End, kept_bytes};
-use crate::sweep::{Cell, Plan, Sweep};
+use crate::sweep::{Cell, Plan, Sweep, full_passes};
 
 /// Cells whose runs C are kept at once, at most.
 const GROUP: usize = 64;
@@ -31,6 +31,8 @@ struct RunsC {
     /// What they saved at the points that receivers read, `[cell][prompt]`.
     saved: Vec<Vec<ActivationCache>>,
     plan: Plan,
+    /// The multiply-adds of each lane, with its cell and prompt.
+    work: Vec<([usize; 2], u64)>,
     multiply_adds: u64,
 }
 
@@ -99,6 +101,11 @@ impl PathPatching<'_> {
         Ok(RunsC {
             saved,
             plan: Plan::of(&made),
+            work: made
+                .lanes
+                .iter()
+                .map(|lane| ([lane.cell, lane.prompt], lane.cost.macs))
+                .collect(),
             multiply_adds,
         })
     }
@@ -121,9 +128,14 @@ pub(super) struct Raw {
     pub original: Array1<f32>,
     /// None where senders are ablated.
     pub new: Option<Array1<f32>>,
-    /// Of the runs C and D.
+    /// Of the runs C and D that were made.
     pub plan: Plan,
+    /// Of the runs C and D, those whose results are a journal's among them.
     pub multiply_adds: u64,
+    /// Of as many full passes.
+    pub naive: u64,
+    /// The multiply-adds of each cell's runs, `[cell, prompt]`.
+    work: Array2<u64>,
     /// Why cells have no value, `[cell]`.
     pub absent: Vec<Option<Absent>>,
     pub partial: bool,
@@ -147,13 +159,17 @@ impl Raw {
                         let second = self.linear.as_ref().map(|linear| linear[at]);
                         let noted = Noted {
                             second,
+                            work: Some(self.work[at]),
                             ..Noted::of(self.values[at])
                         };
                         new.push((*key, noted));
                         continue;
                     }
                     Fate::Run(_) | Fate::Left => (f32::NAN, f32::NAN),
-                    Fate::Known(noted) => (noted.value, noted.second.unwrap_or(f32::NAN)),
+                    Fate::Known(noted) => {
+                        self.multiply_adds += noted.work.unwrap_or(0);
+                        (noted.value, noted.second.unwrap_or(f32::NAN))
+                    }
                 };
                 self.values[at] = value;
                 if let Some(linear) = &mut self.linear {
@@ -220,6 +236,8 @@ impl<'p, 'm> Runs<'p, 'm> {
             new,
             plan: Plan::default(),
             multiply_adds: 0,
+            naive: 0,
+            work: Array2::zeros(shape),
             absent: vec![Some(Absent::NoPath); shape.0],
             partial: false,
         };
@@ -259,6 +277,8 @@ impl<'p, 'm> Runs<'p, 'm> {
     ) -> Result<()> {
         let study = self.study;
         let sent = study.send(group.iter().map(|cell| &self.senders[*cell][..]))?;
+        let full = full_passes(study.model(), study.original.prompts());
+        raw.naive += 2 * group.len() as u64 * full;
         let Some(journal) = &study.limits.journal else {
             return self.run_cells(group, sent, kept, raw);
         };
@@ -290,11 +310,16 @@ impl<'p, 'm> Runs<'p, 'm> {
         limits.memory = left;
         // Their results are this study's, which notes them itself.
         limits.journal = None;
-        let result = Sweep::limited(&study.original, limits).run(&received, self.metric);
-        let result = result.map_err(|error| error.beside(kept, study.limits.memory))?;
-        raw.multiply_adds += made.multiply_adds + result.multiply_adds;
+        let sweep = Sweep::limited(&study.original, limits);
+        let prepared = sweep.prepare(&received, self.metric);
+        let prepared = prepared.map_err(|error| error.beside(kept, study.limits.memory))?;
+        for ([cell, prompt], macs) in made.work.into_iter().chain(prepared.work()) {
+            raw.work[[group[cell], prompt]] += macs;
+        }
+        let result = prepared.run()?;
         raw.plan.add(&made.plan);
         raw.plan.add(&result.plan);
+        raw.multiply_adds += made.multiply_adds + result.multiply_adds;
         raw.partial |= result.partial;
         for ((cell, row), finished) in group.iter().zip(result.values.rows()).zip(result.finished) {
             raw.values.row_mut(*cell).assign(&row);

@@ -91,6 +91,12 @@ impl<'s> Prepared<'s> {
         own.map(|lane| lane.cost.macs).sum()
     }
 
+    /// The multiply-adds of each lane, with its cell and prompt.
+    pub(crate) fn work(&self) -> impl Iterator<Item = ([usize; 2], u64)> {
+        self.all_lanes()
+            .map(|lane| ([lane.cell, lane.prompt], lane.cost.macs))
+    }
+
     /// The lanes that have to run, and those that a journal takes the place of.
     fn all_lanes(&self) -> impl Iterator<Item = &Planned> {
         let ledger = self.ledger.iter();
