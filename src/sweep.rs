@@ -99,8 +99,7 @@ impl Plan {
         let (cells, prompts) = (job.cells.len(), job.prompts.len());
         let full = |prompt: &Prompt| {
             let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
-            lane.cost(job.model.config(), Hidden::InPlace, &|_| None)
-                .macs
+            lane.cost(job.config, Hidden::InPlace, &|_| None).macs
         };
         let naive: u64 = job.prompts.iter().map(full).sum();
         Plan {
@@ -117,7 +116,7 @@ impl Plan {
     }
 
     /// Adds runs of the same prompts, made after these.
-    pub(crate) fn add(&mut self, later: &Plan) {
+    pub fn add(&mut self, later: &Plan) {
         self.cells += later.cells;
         self.prompts = later.prompts;
         self.lanes += later.lanes;

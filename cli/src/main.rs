@@ -5,6 +5,7 @@ mod bytes;
 mod facts;
 mod interrupt;
 mod options;
+mod outline;
 mod output;
 mod progress;
 mod prompts;
@@ -24,6 +25,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use interrupt::EndedEarly;
 use options::Common;
+use outline::Outline;
 use session::Session;
 use usage::Usage;
 
@@ -116,6 +118,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Patch(study) if study.plan => {
+            study.outline(Outline::open("patch", &study.common)?)
+        }
+        Command::Trace(study) if study.plan => {
+            study.outline(Outline::open("trace", &study.common)?)
+        }
         Command::Patch(study) => in_session("patch", &study.common, |s| study.run(s)),
         Command::Paths(study) => in_session("paths", &study.common, |s| study.run(s)),
         Command::Trace(study) => in_session("trace", &study.common, |s| study.run(s)),

@@ -37,11 +37,7 @@ impl Session {
     pub fn open(study: &'static str, common: &Common) -> Result<Self> {
         threads(common.threads)?;
         let dir = common.model.as_deref();
-        let name = dir.map_or_else(
-            || "shipped small model".to_string(),
-            |dir| dir.display().to_string(),
-        );
-        let output = Output::new(study, title(study), common, name)?;
+        let output = output(study, common)?;
         let (model, tokenizer) = match dir {
             Some(dir) => open(dir, &common.skip, &output)?,
             None => (Transformer::mini(), Tokenizer::mini()),
@@ -111,6 +107,18 @@ impl Session {
         self.output.attention(heading, patterns, tokens);
         Ok(())
     }
+}
+
+/// Where the results of a study go.
+///
+/// # Errors
+/// If they cannot be written.
+pub fn output(study: &'static str, common: &Common) -> Result<Output> {
+    let name = common.model.as_deref().map_or_else(
+        || "shipped small model".to_string(),
+        |dir| dir.display().to_string(),
+    );
+    Output::new(study, title(study), common, name)
 }
 
 /// Opens someone's model, and notes what opening it reports.

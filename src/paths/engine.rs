@@ -92,7 +92,9 @@ impl PathPatching<'_> {
         // Runs that change nothing are not made: they are the original ones.
         let mut saved = vec![original.to_vec(); cells.len()];
         let made = schedule.value;
-        let multiply_adds = made.record(|cell, prompt, cache| saved[cell][prompt] = cache);
+        let multiply_adds = made.record(self.original.model(), |cell, prompt, cache| {
+            saved[cell][prompt] = cache;
+        });
         Ok(RunsC {
             saved,
             plan: Plan::of(&made),

@@ -89,7 +89,7 @@ impl<'s> Prepared<'s> {
         for lane in &self.schedule.lanes {
             open[lane.cell] += 1;
         }
-        let counted = self.schedule.run(|chunk| {
+        let counted = self.schedule.run(self.sweep.base.model(), |chunk| {
             for (planned, value) in chunk.planned.iter().zip(self.read(&chunk)) {
                 values[[planned.cell, planned.prompt]] = value;
                 open[planned.cell] -= 1;
