@@ -10,6 +10,9 @@ use super::buffers::{CHAIN, VECTOR};
 /// Steps of a chain from one cache line [`Ahead`] to the next.
 pub(super) const STEPS: usize = 4;
 
+/// Blocks of [`STEPS`] steps from where columns are asked for to where they are read.
+const SOON: usize = 4;
+
 /// Where a tile's chain goes.
 pub(super) struct Sums<'a> {
     /// Whether it is added to what is there, or put there.
@@ -158,6 +161,20 @@ pub(super) struct Columns<'a> {
     pub panel: &'a mut [f32],
 }
 
+/// Asks for some columns in a few rows, which will be read soon; what comes after the last row is
+/// the first rows' next columns.
+#[inline(always)]
+fn ask_for(rows: &[&[f32]], first: usize, columns: Range<usize>) {
+    let (first, skipped) = match first.checked_sub(rows.len()) {
+        None => (first, 0),
+        Some(first) => (first, columns.len()),
+    };
+    for row in rows.iter().skip(first).take(STEPS) {
+        prefetch_index(row, columns.start + skipped);
+        prefetch_index(row, columns.end - 1 + skipped);
+    }
+}
+
 /// The same for the rows of a whole tile, times columns that are copied into the panel meanwhile.
 #[inline(always)]
 pub(super) fn packing<S: Simd>(
@@ -184,14 +201,20 @@ fn pack_and_multiply<S: Simd, const R: usize>(
 ) {
     const V: usize = 2;
     let (factors, _) = rows.as_chunks::<R>();
-    let (panel, _) = S::as_mut_simd_f32s(columns.panel);
-    let width = columns.first..columns.first + V * S::F32_LANES;
+    let Columns {
+        rows: w,
+        first,
+        panel,
+    } = columns;
+    let (panel, _) = S::as_mut_simd_f32s(panel);
+    let columns = first..first + V * S::F32_LANES;
     let mut acc = [[simd.splat_f32s(0.0); V]; R];
-    let steps = columns.rows.chunks(STEPS).zip(factors.chunks(STEPS));
-    for ((rows, factors), panel) in steps.zip(panel.chunks_mut(V * STEPS)) {
+    let steps = w.chunks(STEPS).zip(factors.chunks(STEPS));
+    for (i, ((rows, factors), panel)) in steps.zip(panel.chunks_mut(V * STEPS)).enumerate() {
         ahead.next();
+        ask_for(w, STEPS * (i + SOON), columns.clone());
         for ((row, factors), to) in rows.iter().zip(factors).zip(panel.chunks_exact_mut(V)) {
-            let (b, _) = S::as_simd_f32s(&row[width.clone()]);
+            let (b, _) = S::as_simd_f32s(&row[columns.clone()]);
             to.copy_from_slice(b);
             multiply_add(simd, factors, 0, b, &mut acc);
         }
