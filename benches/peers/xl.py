@@ -11,15 +11,15 @@ import argparse
 import datetime
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import report
 from compare import HERE, VOCABULARY, Peer
+from old_new import XL, write_checkpoint
 
-LAYERS, WIDTH = 48, 1600
+LAYERS, WIDTH = XL["n_layer"], XL["n_embd"]
 TOKENS, SUBJECT, SAMPLES = 10, (1, 4), 10
 NOISE = 0.1
 WORKS = {
@@ -29,15 +29,6 @@ WORKS = {
 }
 # Ratio peer / ours at least, by processor, and the most memory of ours, in bytes.
 TARGETS, MOST_BYTES = {"AMD": 12.0}, 7e9
-
-
-def write_checkpoint(directory: str) -> None:
-    code = (
-        "import sys, torch; from transformers import GPT2Config, GPT2LMHeadModel; "
-        "torch.manual_seed(0); config = GPT2Config(n_layer=48, n_embd=1600, n_head=25); "
-        "GPT2LMHeadModel(config).save_pretrained(sys.argv[1], max_shard_size='20GB')"
-    )
-    subprocess.run([sys.executable, "-c", code, directory], check=True, capture_output=True)
 
 
 def make_setup(directory: str) -> dict:
@@ -56,14 +47,14 @@ def make_setup(directory: str) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ours", required=True, help="the Rust worker's binary")
-    parser.add_argument("--checkpoint", help="GPT-2 XL's folder; by default random weights are written")
+    parser.add_argument("--checkpoint", help="a folder of that shape; by default random weights are written")
     parser.add_argument("--sample", type=int, default=4, help="cells of each work that the peer runs")
     parser.add_argument("--out", type=Path, help="a file for this run alone, not RESULTS.md")
     options = parser.parse_args()
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as directory:
         if options.checkpoint is None:
-            write_checkpoint(directory)
+            write_checkpoint(Path(directory), XL)
         setup = make_setup(options.checkpoint or directory)
         ours = Peer("ours", [options.ours, "--serve"], setup)
         mine = {work: ours.run(work) for work in WORKS}
