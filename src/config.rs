@@ -268,7 +268,7 @@ impl Config {
     }
 
     /// The f32 size of all parameters; cannot overflow once no size exceeds [`MAX_SIZE`].
-    pub(crate) fn bytes(&self) -> u128 {
+    fn bytes(&self) -> u128 {
         let [layers, d, heads, width, ctx, vocab, out] = [
             self.n_layers,
             self.d_model,

@@ -10,6 +10,7 @@ use crate::metric::Metric;
 use crate::model::cost::Hidden;
 use crate::model::stage::Frozen;
 use crate::model::{RunShape, check_prompts};
+use crate::parameters::Tensor;
 use crate::prompt::{Prompt, Prompts};
 use crate::schedule::{Cell, End, Job, Schedule, most_kept_bytes, reads, token_reads};
 use crate::sweep::{DEFAULT_MEMORY_LIMIT, Plan};
@@ -89,7 +90,7 @@ impl Outline<'_> {
         Ok(Forecast {
             plan,
             base_multiply_adds: bases.multiply_adds,
-            weight_bytes: config.bytes() as u64,
+            weight_bytes: weight_bytes(config),
             config: config.clone(),
         })
     }
@@ -146,6 +147,12 @@ impl Outline<'_> {
         }
         Ok(bases)
     }
+}
+
+/// Bytes of all weights that a model of this shape has to have.
+fn weight_bytes(config: &Config) -> u64 {
+    let size = |tensor: Tensor| tensor.shape.iter().product::<usize>();
+    4 * Tensor::required(config).map(size).sum::<usize>() as u64
 }
 
 /// What lanes know of a base before it has run.

@@ -54,7 +54,10 @@ fn patching_costs_what_its_forecast_says() {
             let what = format!("{grid:?} {}", metric.name());
             let (planned, actual) = (&forecast.plan, &found.plan);
             assert!(planned.peak_bytes >= actual.peak_bytes, "{what}");
-            if grid != Grid::EveryBlock {
+            if grid.sites().contains(&Site::Pattern) {
+                // The first row attends to itself alone, in both runs.
+                assert!(planned.multiply_adds > actual.multiply_adds, "{what}");
+            } else {
                 assert_eq!(planned.multiply_adds, actual.multiply_adds, "{what}");
                 assert_eq!(planned.lanes, actual.lanes, "{what}");
             }
