@@ -299,11 +299,7 @@ impl<'m> Base<'m> {
 
     /// What a metric reads of each prompt.
     pub(crate) fn needs(&self, metric: &Metric) -> Result<Vec<Needs>> {
-        let lengths = self.prompts().lengths();
-        metric.check(&lengths, self.model().config().d_logits())?;
-        metric.check_prompts(self.prompts())?;
-        let lengths = lengths.into_iter().enumerate();
-        Ok(lengths.map(|(i, n)| metric.needs(i, n)).collect())
+        metric.needs_of(self.prompts(), self.model().config().d_logits())
     }
 
     /// The interventions under which these runs are made.

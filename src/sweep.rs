@@ -30,6 +30,7 @@ pub use crate::limits::DEFAULT_MEMORY_LIMIT;
 pub use crate::schedule::Cell;
 
 use crate::base::Base;
+use crate::config::Config;
 use crate::error::Result;
 use crate::intervention::Interventions;
 use crate::limits::{Limits, limits_methods};
@@ -98,7 +99,7 @@ impl Plan {
     pub(crate) fn of(schedule: &Schedule<'_>) -> Self {
         let Schedule { job, lanes, .. } = schedule;
         let (cells, prompts) = (job.cells.len(), job.prompts.len());
-        let naive = full_passes(job.model, &job.prompts);
+        let naive = full_passes(job.config, &job.prompts);
         Plan {
             cells,
             prompts,
@@ -113,7 +114,7 @@ impl Plan {
     }
 
     /// Adds runs of the same prompts, made after these.
-    pub(crate) fn add(&mut self, later: &Plan) {
+    pub fn add(&mut self, later: &Plan) {
         self.cells += later.cells;
         self.prompts = later.prompts;
         self.lanes += later.lanes;
@@ -158,10 +159,10 @@ impl fmt::Display for Plan {
 }
 
 /// Multiply-adds of one full forward pass per prompt.
-pub(crate) fn full_passes(model: &Transformer, prompts: &Prompts) -> u64 {
+pub(crate) fn full_passes(config: &Config, prompts: &Prompts) -> u64 {
     let full = |prompt: &Prompt| {
         let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
-        lane.cost(model.config(), Hidden::InPlace, &|_| None).macs
+        lane.cost(config, Hidden::InPlace, &|_| None).macs
     };
     prompts.iter().map(full).sum()
 }

@@ -6,6 +6,7 @@ mod facts;
 mod interrupt;
 mod merge;
 mod options;
+mod outline;
 mod output;
 pub mod parts;
 mod progress;
@@ -27,6 +28,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use interrupt::{Again, EndedEarly};
 use options::Common;
+use outline::Outline;
 use session::{Opened, Session};
 use usage::Usage;
 use work::{Divided, Kept, PartDone, Work};
@@ -197,6 +199,15 @@ impl Command {
 
 /// Runs a command; `asked` is what its journal would be named.
 fn run(command: &Command, asked: String) -> Result<()> {
+    match command {
+        Command::Patch(study) if study.plan => {
+            return study.outline(Outline::open("patch", &study.common)?);
+        }
+        Command::Trace(study) if study.plan => {
+            return study.outline(Outline::open("trace", &study.common)?);
+        }
+        _ => {}
+    }
     if let Some(chosen) = command.study() {
         interrupt::listen()?;
         let work = chosen.long.work(asked);

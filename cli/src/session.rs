@@ -67,11 +67,7 @@ impl Session {
     /// If the output cannot be written.
     pub fn new(study: &'static str, common: &Common, opened: Opened, work: Work) -> Result<Self> {
         let dir = common.model.as_deref();
-        let name = dir.map_or_else(
-            || "shipped small model".to_string(),
-            |dir| dir.display().to_string(),
-        );
-        let mut output = Output::new(study, title(study), common, name)?;
+        let mut output = output(study, common)?;
         output.mute(work.is_part());
         opened.notes.iter().for_each(|note| output.note(note));
         Ok(Session {
@@ -159,6 +155,18 @@ impl Session {
         self.output.attention(heading, patterns, tokens);
         Ok(())
     }
+}
+
+/// Where the results of a study go.
+///
+/// # Errors
+/// If they cannot be written.
+pub fn output(study: &'static str, common: &Common) -> Result<Output> {
+    let name = common.model.as_deref().map_or_else(
+        || "shipped small model".to_string(),
+        |dir| dir.display().to_string(),
+    );
+    Output::new(study, title(study), common, name)
 }
 
 /// Opens someone's model.

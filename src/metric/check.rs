@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::{Kind, Metric, of};
+use super::{Kind, Metric, Needs, of};
 use crate::error::{Error, Result, one_or_each};
+use crate::prompt::Prompts;
 use crate::select::Select;
 
 /// Right and wrong tokens.
@@ -23,6 +24,18 @@ impl Metric {
         }
         let mut prompts = lengths.iter().enumerate();
         prompts.try_for_each(|(prompt, n)| self.check_one(prompt, *n, d_vocab))
+    }
+
+    /// What it reads of each of some prompts, against which it is checked.
+    ///
+    /// # Errors
+    /// Same as [`Metric::check`] and [`Metric::check_prompts`].
+    pub(crate) fn needs_of(&self, prompts: &Prompts, d_vocab: usize) -> Result<Vec<Needs>> {
+        let lengths = prompts.lengths();
+        self.check(&lengths, d_vocab)?;
+        self.check_prompts(prompts)?;
+        let lengths = lengths.into_iter().enumerate();
+        Ok(lengths.map(|(i, n)| self.needs(i, n)).collect())
     }
 
     pub(super) fn check_one(&self, prompt: usize, n: usize, d_vocab: usize) -> Result<()> {

@@ -97,7 +97,9 @@ impl PathPatching<'_> {
         // Runs that change nothing are not made: they are the original ones.
         let mut saved = vec![original.to_vec(); cells.len()];
         let made = schedule.value;
-        let multiply_adds = made.record(|cell, prompt, cache| saved[cell][prompt] = cache);
+        let multiply_adds = made.record(self.original.model(), |cell, prompt, cache| {
+            saved[cell][prompt] = cache;
+        });
         Ok(RunsC {
             saved,
             plan: Plan::of(&made),
@@ -277,7 +279,7 @@ impl<'p, 'm> Runs<'p, 'm> {
     ) -> Result<()> {
         let study = self.study;
         let sent = study.send(group.iter().map(|cell| &self.senders[*cell][..]))?;
-        let full = full_passes(study.model(), study.original.prompts());
+        let full = full_passes(study.model().config(), study.original.prompts());
         raw.naive += 2 * group.len() as u64 * full;
         let Some(journal) = &study.limits.journal else {
             return self.run_cells(group, sent, kept, raw);

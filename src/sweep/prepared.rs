@@ -121,7 +121,7 @@ impl<'s> Prepared<'s> {
             found.take(lane, noted);
         }
         let (mut first, mut written) = (0, Ok(()));
-        let counted = self.schedule.run(|chunk| {
+        let counted = self.schedule.run(self.sweep.base.model(), |chunk| {
             let values = self.read(&chunk);
             for (planned, value) in chunk.planned.iter().zip(&values) {
                 found.values[[planned.cell, planned.prompt]] = *value;

@@ -13,6 +13,7 @@ mod attribution;
 mod causal_tracing;
 mod circuits;
 mod constructed;
+mod forecast;
 mod head_cases;
 mod head_goldens;
 #[cfg(feature = "mini")]

@@ -47,7 +47,9 @@ impl Knockout {
     pub fn run(&self, session: &Session) -> Result<()> {
         let (output, model) = (&session.output, &session.model);
         output.say(format_args!("Model: {}", output.model()))?;
-        let (facts, _) = self.facts.read(session)?;
+        let (facts, _) = self
+            .facts
+            .read(&session.tokenizer, session.shipped, &session.output)?;
         let facts: Vec<TracedFact> = facts.into_iter().map(|fact| fact.traced).collect();
         let costs = costs(facts.iter().map(|fact| fact.prompt.len()), false);
         let facts = &facts[session.work.begin(model, &costs)?];

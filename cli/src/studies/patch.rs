@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use patchlens::forecast::Forecast;
 use patchlens::patching::{ActivationPatching, Alignment, Patching};
 use patchlens::report::{Direction, Labelled, RankedCell, legible};
 use patchlens::tasks::Corruption;
@@ -9,6 +10,7 @@ use patchlens::{Grid, Prompts, Site, Transformer};
 
 use crate::interrupt;
 use crate::options::{Common, PromptArgs, TaskName};
+use crate::outline::Outline;
 use crate::prompts::{Role, aligned};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
@@ -33,6 +35,10 @@ Examples:
 pub struct Patch {
     #[command(flatten)]
     pub common: Common,
+    /// Only say what the study will cost: multiply-adds, memory and time on this machine. Opens no
+    /// weights
+    #[arg(long, help_heading = "Model and machine", conflicts_with_all = ["align", "role"])]
+    pub plan: bool,
     #[command(flatten)]
     pub divided: Divided,
     #[command(flatten)]
@@ -214,6 +220,32 @@ impl Patch {
         }
         session.work.step()?;
         output.say(conclusion(&found))
+    }
+
+    /// Says what the study will cost.
+    ///
+    /// # Errors
+    /// For prompts that cannot be patched.
+    pub fn outline(&self, outline: Outline) -> Result<()> {
+        let (config, tokenizer) = (&outline.config, &outline.tokenizer);
+        let questions = Questions::new(&self.prompts, TAKES, tokenizer, &outline.output)?;
+        let metric = questions.metric(self.prompts.metric)?;
+        let corrupted = Prompts::new(&questions.corrupted)?;
+        let sweeps = self.sweeps(&questions)?.into_iter();
+        let neurons = self
+            .neurons
+            .map(|layer| Grid::Columns(Site::MlpPost, layer));
+        let grids = sweeps.map(Sweep::grid).chain(neurons);
+        let forecasts = grids
+            .map(|grid| Forecast::patching(config, &questions.clean, &corrupted, grid, &metric));
+        let forecasts: Vec<Forecast> = forecasts.collect::<Result<_, _>>()?;
+        let (first, later) = forecasts.split_first().expect("there is a sweep");
+        let mut forecast = first.clone();
+        for grid in later {
+            // The base runs are made once.
+            forecast.plan.add(&grid.plan);
+        }
+        outline.tell(&forecast)
     }
 
     /// Whether it is said which positions correspond.
