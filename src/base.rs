@@ -301,6 +301,7 @@ impl<'m> Base<'m> {
         let lengths = self.prompts().lengths();
         metric.check(&lengths, self.model().config().d_logits())?;
         metric.check_prompts(self.prompts())?;
+        metric.check_attention(self.model().config())?;
         let lengths = lengths.into_iter().enumerate();
         Ok(lengths.map(|(i, n)| metric.needs(i, n)).collect())
     }

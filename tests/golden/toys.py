@@ -64,6 +64,18 @@ VARIANTS = {
     ),
     "solu-plain-no-ln": dict(act_fn="solu", d_mlp=10, normalization_type=None),
     "silu": dict(act_fn="silu", d_mlp=10, normalization_type="LN"),
+    "bidirectional-ln": dict(
+        act_fn="gelu_new", d_mlp=10, normalization_type="LN", attention_dir="bidirectional"
+    ),
+    # As compiled by Tracr: other tokens at the output.
+    "bidirectional-tracr": dict(
+        act_fn="relu",
+        d_mlp=10,
+        normalization_type=None,
+        attention_dir="bidirectional",
+        d_vocab_out=7,
+    )
+    | dict(d_head=5),
 }
 
 
