@@ -80,7 +80,7 @@ VARIANTS = {
 
 
 # How far weights are from 0; less where a saturated softmax or terms that cancel lose digits of f32.
-SPREAD = {"shortformer-ln": 0.25, "silu": 0.35}
+SPREAD = {"shortformer-ln": 0.25, "silu": 0.35, "bidirectional-ln": 0.35}
 
 
 def build(seed: int, options: dict, spread: float) -> HookedTransformer:

@@ -307,7 +307,7 @@ fn subspaces_of_files() {
     );
     refused(
         &[("v", &[0], &[])],
-        "`v`: basis of a subspace: found shape [0, 1]",
+        "`v`: basis of a subspace: found shape [1, 0]",
     );
     assert!(
         Subspace::open("no such file")
