@@ -299,7 +299,7 @@ impl<'m> Base<'m> {
 
     /// What a metric reads of each prompt.
     pub(crate) fn needs(&self, metric: &Metric) -> Result<Vec<Needs>> {
-        metric.needs_of(self.prompts(), self.model().config().d_logits())
+        metric.needs_of(self.prompts(), self.model().config())
     }
 
     /// The interventions under which these runs are made.

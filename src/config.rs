@@ -9,7 +9,7 @@ pub use assumed::AssumedField;
 pub(crate) use json::ConfigFile;
 pub use json::Program;
 pub(crate) use parts::Element;
-pub use parts::{MlpKind, Norm, Positions, Residual};
+pub use parts::{AttentionDirection, MlpKind, Norm, Positions, Residual};
 
 use crate::error::{Error, Result};
 
@@ -61,7 +61,7 @@ impl Activation {
 /// The shape and the constants of a transformer: a GPT-2, or one that differs from it in what its
 /// blocks are made of.
 ///
-/// The last five fields say that, with GPT-2's as [`Config::gpt2`] has them. A model of two
+/// The last fields, from [`Config::norm`] on, say that, with GPT-2's as [`Config::gpt2`] has them. A model of two
 /// attention-only layers without LayerNorm, whose position embeddings only queries and keys read:
 ///
 /// ```
@@ -80,7 +80,7 @@ impl Activation {
 /// |---|---|---|
 /// | `norm` | [`Norm`]: LayerNorm, LayerNorm without weights, none | RMSNorm |
 /// | `positions` | [`Positions`]: learned, shortformer, none | rotary, ALiBi |
-/// | attention | causal, as many keys as queries, heads of any width, scaled or not | grouped keys, windows, softcaps |
+/// | `attention` | [`AttentionDirection`]: causal, bidirectional; as many keys as queries, heads of any width, scaled or not | grouped keys, windows, softcaps |
 /// | `mlp` | [`MlpKind`]: plain, with a LayerNorm inside, none | gated |
 /// | `residual` | [`Residual`]: sequential | parallel |
 /// | unembedding | tied or its own, with or without bias | softcaps |
@@ -112,6 +112,8 @@ pub struct Config {
     pub norm: Norm,
     /// How positions enter.
     pub positions: Positions,
+    /// Which positions attention reads.
+    pub attention: AttentionDirection,
     /// What follows attention in a block; without MLPs, `d_mlp` and `activation` do not count.
     pub mlp: MlpKind,
     /// What the halves of a block read.
@@ -140,6 +142,7 @@ impl Config {
             tie_word_embeddings: true,
             norm: Norm::Layer,
             positions: Positions::Learned,
+            attention: AttentionDirection::Causal,
             mlp: MlpKind::Plain,
             residual: Residual::Sequential,
             head_width: None,
@@ -190,7 +193,7 @@ impl Config {
     /// Whether this is a GPT-2: what its blocks are made of, whatever its sizes.
     pub(crate) fn is_gpt2(&self) -> bool {
         let gpt2 = Self::gpt2();
-        let parts = |c: &Self| (c.norm, c.positions, c.mlp, c.residual);
+        let parts = |c: &Self| (c.norm, c.positions, c.attention, c.mlp, c.residual);
         let gelu_or_relu = !matches!(self.activation, Activation::Silu | Activation::Solu);
         gelu_or_relu
             && parts(self) == parts(&gpt2)

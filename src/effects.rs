@@ -1,8 +1,12 @@
 //! What studies return whose cells change runs: by how much each moves a metric.
 
+mod interchanged;
+
 use std::ops::Range;
 
 use ndarray::{Array1, Array2, ArrayD, Axis as Dim};
+
+pub use interchanged::Interchanged;
 
 use crate::error::Result;
 use crate::hook::Site;

@@ -7,7 +7,7 @@ use ndarray::ArrayViewD;
 use rayon::prelude::*;
 use twox_hash::XxHash3_128;
 
-use crate::config::{Config, Element};
+use crate::config::{AttentionDirection, Config, Element};
 use crate::parameters::Parameters;
 
 /// How many weights are hashed at once. Fixed, so that the hash does not depend on the threads;
@@ -46,6 +46,7 @@ impl Fingerprint {
             tie_word_embeddings,
             norm,
             positions,
+            attention,
             mlp,
             residual,
             // As what they come to.
@@ -70,6 +71,10 @@ impl Fingerprint {
         if !config.is_gpt2() {
             text += &format!(" {norm:?} {positions:?} {mlp:?} {residual:?}");
             text += &format!(" {} {}", config.d_head(), config.d_logits());
+        }
+        // Others' fingerprints are older than models that look ahead.
+        if *attention != AttentionDirection::Causal {
+            text += &format!(" {attention:?}");
         }
         for (name, tensor) in parameters.tensors() {
             text += &format!("\n{name} {:?}", tensor.shape());

@@ -136,7 +136,8 @@ impl Transformer {
     /// number, or `top_k` or `max_new_tokens` of 0; [`Error::OutOfRange`] for `stop_at` outside of
     /// the vocabulary; [`Error::Shape`] for values that depend on
     /// the position; [`Error::Invalid`] for an edit of attention that can let a position attend to
-    /// later ones. [`Error::Invalid`] if logits to sample from are NaN or infinite.
+    /// later ones; [`Error::Lacks`] for a model whose positions attend to later ones, or whose logits
+    /// are of other tokens than it reads. [`Error::Invalid`] if logits to sample from are NaN or infinite.
     pub fn generate(
         &self,
         prompts: &(impl AsRef<[Prompt]> + ?Sized),
@@ -191,6 +192,7 @@ impl Transformer {
     ) -> Result<()> {
         generation.check(self.config().d_vocab)?;
         self.config().check_same_tokens("generation")?;
+        self.config().check_causal("generation")?;
         self.check_prompts(prompts)?;
         let run = |prompt: &Prompt| prompt.len().saturating_add(generation.max_new_tokens - 1);
         let n_ctx = self.config().n_ctx;

@@ -142,7 +142,8 @@ impl<'m> AttentionKnockout<'m> {
 
     /// One layer's part of a cut.
     fn cut(&self, cut: &Cut, layer: usize) -> Result<Intervention> {
-        let target = cut.target(layer, self.base.prompts())?;
+        let direction = self.base.model().config().attention;
+        let target = cut.target(layer, direction, self.base.prompts())?;
         let blocked = Values::scalar(f32::NEG_INFINITY);
         Ok(Intervention::new(target, Edit::Set(blocked)))
     }

@@ -34,6 +34,7 @@
 mod aligned;
 mod estimate;
 mod grid;
+mod subspace;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -42,7 +43,6 @@ use ndarray::{Array1, Array2, ArrayD};
 
 pub use estimate::{Corrections, EstimatedPatching};
 pub use grid::Grid;
-use grid::targets;
 
 use crate::alignment::Aligned;
 pub use crate::alignment::Alignment;
@@ -51,7 +51,7 @@ use crate::cache::ActivationCache;
 use crate::effects::Measured;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
-use crate::intervention::{Edit, Intervention, Target};
+use crate::intervention::{Edit, Intervention, Subspace, Target};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
@@ -69,6 +69,7 @@ use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 pub struct ActivationPatching<'m> {
     pairs: Pairs<'m>,
     aligned: Option<Aligned>,
+    subspace: Option<Subspace>,
     position_labels: Option<Vec<String>>,
     limits: Limits<'m>,
 }
@@ -210,6 +211,7 @@ impl<'m> ActivationPatching<'m> {
         ActivationPatching {
             pairs,
             aligned: None,
+            subspace: None,
             position_labels: None,
             limits: Limits::default(),
         }
@@ -236,7 +238,8 @@ impl<'m> ActivationPatching<'m> {
     /// # Errors
     /// [`Error::Prompt`] if the grid has positions and the pairs differ in length;
     /// [`Error::Invalid`] for a site that does not fit the grid, [`Error::OutOfRange`] for a layer
-    /// that the model lacks; else same as [`Sweep::prepare`].
+    /// that the model lacks; [`Error::Shape`] for a subspace of another width; else same as
+    /// [`Sweep::prepare`].
     pub fn run(&self, grid: Grid, metric: &Metric) -> Result<Patching> {
         let config = self.pairs.model().config();
         grid.check(config)?;
@@ -246,14 +249,14 @@ impl<'m> ActivationPatching<'m> {
             aligned::name_roles(aligned, &mut axes, &labels);
         }
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
-        let points = grid.points(config);
+        let (points, targets) = (grid.points(config), self.targets(grid, &shape)?);
         let [base, donor] = self.pairs.base_and_donor();
         for runs in [donor, base] {
             runs.expect(points.iter().copied(), Frozen::default());
         }
         let metric = self.pairs.clean.refer(metric)?;
         let donors = donor.held(points)?;
-        let (cells, lacking) = self.cells(grid, targets(grid, &shape), &donors)?;
+        let (cells, lacking) = self.cells(grid, targets, &donors)?;
         let sweep = Sweep::limited(base, self.limits.clone());
         let result = sweep.run(&cells, &metric)?;
         let mut runs = [donor.metric(&metric)?, result.base.clone()];
@@ -335,7 +338,11 @@ impl<'m> ActivationPatching<'m> {
             ("multiply-adds, naive", result.plan.naive_multiply_adds),
         ];
         About {
-            title: format!("Activation patching of {}", sites.join(", ")),
+            title: format!(
+                "Activation patching of {}{}",
+                sites.join(", "),
+                self.of_subspace()
+            ),
             caption: format!(
                 "One activation of the {from} run patched into the {into} run; {}.",
                 averaged(self.pairs.len(), "prompt pair"),

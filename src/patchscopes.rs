@@ -34,10 +34,10 @@ use ndarray::Array2;
 
 use crate::alignment::moved;
 use crate::base::Base;
+pub use crate::effects::Interchanged;
 use crate::error::{Error, Result};
 use crate::generate::{Generated, Generation};
 use crate::hook::{Axes, HookPoint, Site};
-use crate::interchange::Interchanged;
 use crate::intervention::{Interventions, Select};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;

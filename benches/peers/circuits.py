@@ -1,12 +1,17 @@
 """Compares the effects of edges with TransformerLens's, on the same random GPT-2 small weights, and
-writes ../CIRCUITS.md. The Rust worker is built as run.sh builds it:
+ACDC with auto-circuit's on the shipped model; writes ../CIRCUITS.md. The Rust worker is built as
+run.sh builds it:
 
     cargo bench --bench peer_worker --no-run
-    python circuits.py --ours target/release/deps/peer_worker-...
+    python circuits.py --ours target/release/deps/peer_worker-... --auto-circuit .venv-ac/bin/python
+
+auto-circuit needs an environment of its own, beside requirements.txt: `pip install --no-deps
+auto-circuit==1.0.1 ordered-set attrs`.
 """
 
 import argparse
 import datetime
+import json
 import os
 import random
 import statistics
@@ -22,6 +27,8 @@ EDGES = 32_491
 # Exact effects: whole studies of ours, and edges that the peer runs. Their targets.
 EXACT = {"edges_everywhere": 22.0, "edges_late": 60.0}
 ESTIMATES = {"eap": 3.0, "eap_ig_5": 3.0}
+# By auto-circuit, on the shipped model.
+SEARCHES = ("acdc_fine", "acdc_coarse")
 # Ours alone.
 OURS = ("receiver_exact", "receiver_exact_ig_5")
 TITLES = {
@@ -29,6 +36,8 @@ TITLES = {
     "edges_late": f"all exact edges of a pair that differs from token {LATE} on",
     "eap": f"EAP, {PAIRS} pairs",
     "eap_ig_5": f"EAP-IG with 5 steps, {PAIRS} pairs",
+    "acdc_fine": "ACDC at τ = 0.02, shipped model",
+    "acdc_coarse": "ACDC at τ = 0.2, shipped model",
     "receiver_exact": f"receiver-exact, {PAIRS} pairs",
     "receiver_exact_ig_5": f"receiver-exact with 5 steps, {PAIRS} pairs",
 }
@@ -48,6 +57,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=48, help="edges that the peer runs")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each estimate")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--auto-circuit", help="a Python that has auto-circuit 1.0.1")
     parser.add_argument("--only", nargs="*", choices=[*TITLES], default=[*TITLES])
     parser.add_argument("--out", type=Path, default=HERE.parent / "CIRCUITS.md")
     options = parser.parse_args()
@@ -57,13 +67,26 @@ def main() -> None:
     cells = [int(i * part) + rng.randrange(int(part)) for i in range(options.sample)]
     with tempfile.TemporaryDirectory() as directory:
         write_checkpoint(Path(directory))
-        setup = make_setup(Path(directory))
+        setup = make_setup(Path(directory)) | {"shipped": shipped()}
         ours = Peer("ours", [options.ours, "--serve"], setup)
         peer = Peer("transformer_lens", [sys.executable, str(HERE / "edge_worker.py")], setup)
         rate = max(a["multiply_adds"] / a["seconds"] for a in [ours.run("gemm") for _ in range(9)])
-        lines, worst = [], 0.0
+        lines, worst, kept, versions = [], 0.0, [], []
         for work in options.only:
-            if work in EXACT:
+            if work in SEARCHES:
+                if options.auto_circuit is None:
+                    continue
+                command = [options.auto_circuit, str(HERE / "acdc_worker.py")]
+                searcher = Peer("auto_circuit", command, setup)
+                theirs = searcher.run(work)
+                mine = [ours.run(work) for _ in range(options.rounds)]
+                seconds = statistics.median(answer["seconds"] for answer in mine)
+                counts = [int(answer["values"][0]) for answer in (mine[0], theirs)]
+                kept.append(f"{TITLES[work]}: {counts[0]} edges kept by ours, {counts[1]} by theirs")
+                versions.append(searcher.ready["version"])
+                searcher.close()
+                lines.append(row(work, seconds, theirs["seconds"], None))
+            elif work in EXACT:
                 theirs = peer.run(work, cells)
                 mine = ours.run(work)
                 worst = max(worst, close(theirs["values"], [mine["values"][e] for e in cells], work))
@@ -86,7 +109,8 @@ def main() -> None:
                     row(work, median(mine), median(theirs) if theirs else None, ESTIMATES.get(work))
                 )
             print(lines[-1], file=sys.stderr)
-        options.out.write_text(text(ours, peer, lines, worst, rate, options))
+        about = text(ours, [peer.ready["version"], *dict.fromkeys(versions)], worst, kept, rate, options)
+        options.out.write_text(about + "\n".join([*report.table_head(HEAD), *lines]) + "\n")
 
 
 def row(work, mine, theirs, target, answer=None, rate=None) -> str:
@@ -95,7 +119,8 @@ def row(work, mine, theirs, target, answer=None, rate=None) -> str:
         cells += ["", "", "", ""]
     else:
         ratio = theirs / mine
-        cells += [report.show(theirs), f"{ratio:.1f} ×", f"{target:.0f} ×", report.yes(ratio >= target)]
+        cells += [report.show(theirs), f"{ratio:.1f} ×"]
+        cells += [f"{target:.0f} ×", report.yes(ratio >= target)] if target else ["", ""]
     if answer is None:
         cells += ["", "", ""]
     else:
@@ -105,31 +130,44 @@ def row(work, mine, theirs, target, answer=None, rate=None) -> str:
     return report.table_row(cells)
 
 
-def text(ours, peer, lines, worst, rate, options) -> str:
+def shipped() -> dict:
+    """The shipped model, and the prompt pairs of its goldens."""
+    root = HERE.parents[1]
+    pairs = json.loads((root / "tests/golden/mini/circuits.json").read_text())["pairs"]
+    tokens = {kind: [pair[kind] for pair in pairs] for kind in ("clean", "corrupted")}
+    return {"checkpoint": str(root / "assets/mini")} | tokens
+
+
+HEAD = ["work", "patchlens", "peer", "ratio", "target", "reached"]
+HEAD += ["multiply-adds", "fewer", "share of the rate"]
+
+
+def text(ours, versions, worst, kept, rate, options) -> str:
     now = datetime.datetime.now(datetime.UTC)
-    head = ["work", "patchlens", "TransformerLens", "ratio", "target", "reached"]
-    head += ["multiply-adds", "fewer", "share of the rate"]
     return f"""# Measured speed of edges
 
 Written by `benches/peers/circuits.py` on {now:%Y-%m-%d %H:%M} UTC; load average at the end of the
 run {os.getloadavg()[0]:.1f} (the run itself makes about 2).
 
 - Machine: {report.machine()}.
-- Versions: {ours.ready["version"]}; {peer.ready["version"]}.
+- Versions: {"; ".join([ours.ready["version"], *versions])}.
 - Both hold the same random weights of GPT-2 small's shape, in f32, and use {ours.ready["threads"]} threads;
   prompts have 15 tokens, the metric is a logit difference at the end. The largest difference of
   their results, relative to the largest value, is {worst:.0e}.
 - Exact edges: ours are all {EDGES:,} of one pair, once, base runs included. TransformerLens runs a
   sample of {options.sample} (seed {options.seed}, one from each of equal parts of the list), each as a full pass of {PAIRS} pairs in one
-  batch with a hook at the receiver's split input, which is on for that receiver alone; its time
-  is extrapolated to all edges, and divided by the number of pairs.
+  batch with a hook at the receiver's split input (split inputs are on for receivers that have one);
+  its time is extrapolated to all edges, and divided by the number of pairs.
 - EAP and EAP-IG: {PAIRS} pairs that differ everywhere, caches included; in TransformerLens by hooks at
   all split inputs, `torch.autograd.grad`, and one product per hook point; medians of {options.rounds} runs.
+- ACDC: the four prompt pairs of the goldens as one batch, KL divergence at the last position; ours the
+  median of {options.rounds} searches, auto-circuit one. Its order of edges within a layer is that of a
+  set, ours that of the authors' program, so that circuits differ. {"; ".join(kept)}.
 - The machine's rate in this run: {rate / 1e9:.1f} G multiply-adds a second (1024×768×3072 by
   `patchlens::ops::matmul`). Multiply-adds are those counted in the run, which must be those
   planned; `fewer`: than one full pass per edge.
 
-""" + "\n".join([*report.table_head(head), *lines]) + "\n"
+"""
 
 
 if __name__ == "__main__":

@@ -3,13 +3,11 @@ exact effects by a hook at the receiver's split input, EAP and EAP-IG by the sam
 `circuits.py` drives it.
 """
 
-import json
-import sys
 import time
 
 import torch
 
-from worker import THREADS, TransformerLens
+from worker import TransformerLens, serve
 
 
 class Edges(TransformerLens):
@@ -115,21 +113,5 @@ class Edges(TransformerLens):
         return dict(zip(seen, torch.autograd.grad(value, list(seen.values()))))
 
 
-def main() -> None:
-    # What libraries print must not get among the answers.
-    answers, sys.stdout = sys.stdout, sys.stderr
-    torch.set_num_threads(THREADS)
-    peer = Edges(json.loads(sys.stdin.readline()))
-    ready = {
-        "version": f"{peer.name}, torch {torch.__version__}",
-        "threads": torch.get_num_threads(),
-    }
-    print(json.dumps(ready), file=answers, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = peer.run(request["work"], request.get("cells"))
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Edges)

@@ -155,23 +155,28 @@ def last_row(logits: torch.Tensor) -> list[float]:
     return logits[:, -1, :1000].flatten().tolist()
 
 
-def main() -> None:
+def serve(kind: type) -> None:
+    """Answers requests until there are no more."""
     # What libraries print must not get among the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(THREADS)
+    peer = kind(json.loads(sys.stdin.readline()))
+    packages = [peer.name, "torch"]
+    ready = {
+        "version": ", ".join(f"{p} {version(p)}" for p in packages),
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(ready), file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = peer.run(request["work"], request.get("cells"))
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def main() -> None:
     peers = {"transformer_lens": TransformerLens, "hugging_face": HuggingFace, "bridge": Bridge}
     with torch.inference_mode():
-        peer = peers[sys.argv[1]](json.loads(sys.stdin.readline()))
-        packages = [peer.name, "torch"]
-        ready = {
-            "version": ", ".join(f"{p} {version(p)}" for p in packages),
-            "threads": torch.get_num_threads(),
-        }
-        print(json.dumps(ready), file=answers, flush=True)
-        for line in sys.stdin:
-            request = json.loads(line)
-            answer = peer.run(request["work"], request.get("cells"))
-            print(json.dumps(answer), file=answers, flush=True)
+        serve(peers[sys.argv[1]])
 
 
 if __name__ == "__main__":

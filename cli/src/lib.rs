@@ -73,6 +73,7 @@ Files of prompt pairs (--pairs):
   .jsonl  one pair a line
   .csv    columns clean,corrupted,correct_idx,incorrect_idx (token ids),
           or clean,corrupted,label (greater-than: the first year's last two digits)
+  An answer may have several tokens where each pair has one right answer and no wrong one.
   Pairs that cannot be used are named on stderr and in the JSON, with the reason.
 
 Results go to stdout, progress and messages to stderr.

@@ -1,7 +1,11 @@
 //! Prompts that are given as texts, and which of their positions correspond.
 
+use anyhow::Result;
 use patchlens::patching::Alignment;
 use patchlens::{Prompt, Select, Tokenizer};
+
+use crate::session::Session;
+use crate::usage::usage;
 
 /// A text as a prompt; with `bos`, it begins with that token.
 ///
@@ -12,6 +16,33 @@ pub fn encode(tokenizer: &Tokenizer, text: &str, bos: bool) -> patchlens::Result
         tokenizer.encode_with_bos(text)
     } else {
         tokenizer.encode(text)
+    }
+}
+
+/// Two prompts that an option names each, or two of the shipped model's facts.
+pub struct TwoPrompts<'t> {
+    /// The options, with their texts where they are given: both or neither.
+    pub given: [(&'static str, Option<&'t str>); 2],
+    /// The facts.
+    pub facts: [&'static str; 2],
+    /// Whether both begin with the begin-of-text token.
+    pub bos: bool,
+}
+
+impl TwoPrompts<'_> {
+    /// # Errors
+    /// For texts that the tokenizer cannot tell, and for neither with another model.
+    pub fn encode(&self, session: &Session) -> Result<[Prompt; 2]> {
+        let texts = match self.given {
+            [(_, Some(first)), (_, Some(second))] => [first, second],
+            _ if session.shipped => self.facts,
+            [(first, _), (second, _)] => {
+                let why = "the shipped model's facts mean nothing to another model";
+                return Err(usage(format!("{why}: expected {first} and {second}")));
+            }
+        };
+        let [first, second] = texts.map(|text| encode(&session.tokenizer, text, self.bos));
+        Ok([first?, second?])
     }
 }
 

@@ -67,14 +67,14 @@ pub struct Questions {
     pub clean: Prompts,
     /// Empty if the study needs none.
     pub corrupted: Vec<Prompt>,
-    /// Right and wrong tokens.
+    /// Right and wrong tokens; none beside `whole`.
     pub answers: Vec<(Vec<u32>, Vec<u32>)>,
     /// Names of positions that all prompts share.
     pub labels: Option<Vec<String>>,
     /// What is measured unless an option says otherwise; by default what the answers allow.
     metric: Option<MetricName>,
-    /// The one answer to all prompts that is measured as a whole, if it has several tokens.
-    whole: Option<Vec<u32>>,
+    /// The answers, measured as a whole, if one of them has several tokens.
+    whole: Option<Vec<Vec<u32>>>,
     /// Where chance took part.
     pub seed: Option<u64>,
 }
@@ -116,7 +116,7 @@ impl Questions {
                 "--corrupted is not used here: only the clean prompt is",
             ));
         }
-        let (pair, whole) = answers::pair(args, clean, tokenizer)?;
+        let pair = answers::pair(args, clean, tokenizer)?;
         let unequal = pair.corrupted.as_ref();
         let unequal = unequal.filter(|_| !takes.unequal && !pair.is_equal_length());
         if let Some(corrupted) = unequal {
@@ -129,8 +129,7 @@ impl Questions {
                 pair.clean.labels
             );
         }
-        let questions = Questions::of_pairs("--clean".to_string(), vec![pair], None)?;
-        Ok(Questions { whole, ..questions })
+        Questions::of_pairs("--clean".to_string(), vec![pair], None)
     }
 
     /// The pairs of a file, those left out told on stderr.
@@ -183,6 +182,7 @@ impl Questions {
         pairs: Vec<PromptPair>,
         labels: Option<Vec<String>>,
     ) -> Result<Self> {
+        let whole = answers::whole(&pairs);
         let (mut clean, mut corrupted, mut answers) = (Vec::new(), Vec::new(), Vec::new());
         for pair in pairs {
             clean.push(pair.clean);
@@ -198,7 +198,7 @@ impl Questions {
             answers,
             labels,
             metric: None,
-            whole: None,
+            whole,
             seed: None,
         })
     }
@@ -232,8 +232,8 @@ impl Questions {
     /// # Errors
     /// For a metric that the answers do not allow.
     pub fn metric(&self, asked: Option<MetricName>) -> Result<Metric> {
-        if let Some(answer) = &self.whole {
-            return answers::metric(answer, asked);
+        if let Some(answers) = &self.whole {
+            return answers::metric(answers, asked);
         }
         let wrong = self.answers.iter().all(|(_, wrong)| !wrong.is_empty());
         let one = self.answers.iter().all(|(right, _)| right.len() == 1);
@@ -275,10 +275,15 @@ impl Questions {
     /// # Errors
     /// For an answer of several tokens.
     pub fn single_tokens(&self) -> Result<()> {
-        match &self.whole {
+        let longest = self
+            .whole
+            .iter()
+            .flatten()
+            .max_by_key(|answer| answer.len());
+        match longest {
             None => Ok(()),
             Some(answer) => Err(usage(format!(
-                "--answer: found {} tokens; expected one here, or --first-token",
+                "an answer: found {} tokens; expected one here, or --first-token with --clean",
                 answer.len()
             ))),
         }
@@ -315,8 +320,10 @@ impl Questions {
                 (false, _) => format!("{} and {more} more", shown.join(", ")),
             }
         };
-        if let Some(answer) = &self.whole {
-            let text = answer.iter().map(|token| tokenizer.token_text(*token));
+        if let Some(answers) = &self.whole {
+            let text = answers[prompt]
+                .iter()
+                .map(|token| tokenizer.token_text(*token));
             return [format!("`{}`", text.collect::<String>()), texts(&[])];
         }
         let (right, wrong) = &self.answers[prompt];

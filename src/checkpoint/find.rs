@@ -41,7 +41,8 @@ pub(super) fn find(dir: &Path) -> Result<WeightFiles> {
     Ok(WeightFiles::Single(single))
 }
 
-/// The first file, by name, that looks like a pickle of weights.
+/// The first file, by name, that looks like a pickle of weights. Others are `.pkl`, too: configs,
+/// lists of edges.
 fn first_pickle(dir: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(dir).ok()?;
     let paths = entries.flatten().map(|entry| entry.path());
@@ -52,5 +53,7 @@ fn first_pickle(dir: &Path) -> Option<PathBuf> {
         extension.is_some_and(|extension| PICKLES.contains(&extension))
             && stem.is_some_and(|stem| !other.iter().any(|other| stem.starts_with(other)))
     };
-    paths.filter(is_pickle).min()
+    let is_vague = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "pkl");
+    let named = paths.filter(is_pickle).map(|path| (is_vague(&path), path));
+    named.min().map(|(_, path)| path)
 }

@@ -1,5 +1,7 @@
 //! What a model's blocks are made of, in the order of the forward pass.
 
+use std::borrow::Cow;
+
 use super::Config;
 use crate::error::{Error, Result};
 
@@ -19,13 +21,51 @@ pub enum Norm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Positions {
-    /// They do not, but for the mask of attention.
+    /// They do not, but for the mask of attention where it is causal.
     None,
     /// Learned embeddings, added to those of the tokens (GPT-2).
     Learned,
     /// Learned embeddings, added in each layer to what queries and keys are made of, after
     /// LayerNorm; values and the residual stream have none (Press et al. 2021, section 4).
     Shortformer,
+}
+
+/// Which positions attention reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AttentionDirection {
+    /// Each position reads itself and those before it (GPT-2).
+    Causal,
+    /// Each position reads all, those after it too: the default of models compiled by Tracr, and of
+    /// InterpBench's. Such a model cannot generate text, since each new token changes all earlier
+    /// rows.
+    Bidirectional,
+}
+
+impl AttentionDirection {
+    /// The last source that a destination reads, of `n` tokens.
+    pub(crate) fn last_source(self, dest: usize, n: usize) -> usize {
+        match self {
+            AttentionDirection::Causal => dest,
+            AttentionDirection::Bidirectional => n - 1,
+        }
+    }
+
+    /// Same for several destinations.
+    pub(crate) fn last_sources(self, dest: &[usize], n: usize) -> Cow<'_, [usize]> {
+        match self {
+            AttentionDirection::Causal => dest.into(),
+            AttentionDirection::Bidirectional => vec![n - 1; dest.len()].into(),
+        }
+    }
+
+    /// The first destination that reads a source: so do all after it.
+    pub(crate) fn first_reader(self, src: usize) -> usize {
+        match self {
+            AttentionDirection::Causal => src,
+            AttentionDirection::Bidirectional => 0,
+        }
+    }
 }
 
 /// What follows attention in a block.
@@ -77,6 +117,17 @@ impl Config {
             Element::Norm => self.norm != Norm::None,
             Element::Mlp => self.mlp != MlpKind::None,
             Element::InnerNorm => self.mlp == MlpKind::Normed,
+        }
+    }
+
+    /// Checks that no position reads later ones, as something needs.
+    pub(crate) fn check_causal(&self, what: &str) -> Result<()> {
+        match self.attention {
+            AttentionDirection::Causal => Ok(()),
+            AttentionDirection::Bidirectional => Err(Error::Lacks {
+                at: what.to_string(),
+                reason: "in this model, positions attend to later ones".to_string(),
+            }),
         }
     }
 

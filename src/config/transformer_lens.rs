@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::json::{ConfigFile, Fields, Program, bad, whole_number};
-use super::{Activation, Config, MlpKind, Norm, Positions};
+use super::{Activation, AttentionDirection, Config, MlpKind, Norm, Positions};
 use crate::error::Result;
 
 /// Fields that don't change what the forward pass computes (training, devices, tokenizers, which
@@ -62,6 +62,7 @@ impl Fields {
             tie_word_embeddings: self.flag("tie_word_embeddings", false)?,
             norm: self.norm()?,
             positions: self.positions()?,
+            attention: self.attention()?,
             mlp,
             head_width: (n_heads.checked_mul(d_head) != Some(d_model)).then_some(d_head),
             d_vocab_out: self.present("d_vocab_out")?.filter(|out| *out != d_vocab),
@@ -130,6 +131,14 @@ impl Fields {
         self.named("positional_embedding_type", "standard", &known)
     }
 
+    fn attention(&mut self) -> Result<AttentionDirection> {
+        let known = [
+            (Some("causal"), AttentionDirection::Causal),
+            (Some("bidirectional"), AttentionDirection::Bidirectional),
+        ];
+        self.named("attention_dir", "causal", &known)
+    }
+
     fn act_fn(&mut self) -> Result<(MlpKind, Activation)> {
         let plain = |activation| (MlpKind::Plain, activation);
         let known = [
@@ -162,7 +171,6 @@ impl Fields {
 
     /// What has one supported value besides null and false.
     fn check_others(&mut self, n_heads: usize) -> Result<()> {
-        self.named("attention_dir", "causal", &[(Some("causal"), ())])?;
         if let Some((field, value)) = self.take(&["n_key_value_heads"])?
             && !value.is_null()
             && value != n_heads
@@ -188,7 +196,10 @@ impl Config {
         let attn_only = self.mlp == MlpKind::None;
         let fields = json!({
             "act_fn": if attn_only { Value::Null } else { self.act_fn().into() },
-            "attention_dir": "causal",
+            "attention_dir": match self.attention {
+                AttentionDirection::Causal => "causal",
+                AttentionDirection::Bidirectional => "bidirectional",
+            },
             "attn_only": attn_only,
             "d_head": self.d_head(),
             "d_mlp": if attn_only { Value::Null } else { self.d_mlp.into() },

@@ -68,7 +68,7 @@ impl Outline<'_> {
         } else {
             metric.clone()
         };
-        let needs = metric.needs_of(self.changed(), config.d_logits())?;
+        let needs = metric.needs_of(self.changed(), config)?;
         let mut bases = self.bases()?;
         let job = Job {
             base: tokens(self.changed()),

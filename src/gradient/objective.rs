@@ -42,6 +42,7 @@ where
 impl Objective for Metric {
     fn begin(&self, run: &RunShape<'_>) -> Result<()> {
         self.check_gradient()?;
+        self.check_attention(run.config)?;
         self.check(&run.lengths, run.config.d_logits())
     }
 

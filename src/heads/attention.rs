@@ -93,8 +93,8 @@ impl<'m> AttentionScores<'m> {
     ///
     /// # Errors
     /// [`Error::MemoryLimit`] if a prompt alone needs more; [`Error::Invalid`] without a pattern, for
-    /// roles that do not fit the prompts, and for matrices that are not as many as the prompts or not
-    /// lower triangular; [`Error::Shape`] for a matrix of another size than its prompt's;
+    /// roles that do not fit the prompts, and for matrices that are not as many as the prompts or,
+    /// where attention is causal, not lower triangular; [`Error::Shape`] for a matrix of another size than its prompt's;
     /// [`Error::OutOfRange`] for a distance that no two tokens of a context have.
     pub fn run(&self, what: Attention<'_>) -> Result<Attended> {
         match what {
@@ -105,7 +105,8 @@ impl<'m> AttentionScores<'m> {
             }),
             Attention::ToRoles { dest, src } => self.to_roles(dest, src),
             Attention::Matrices(matrices, detection) => {
-                check_patterns(&self.prompts, matrices)?;
+                let direction = self.model.config().attention;
+                check_patterns(direction, &self.prompts, matrices)?;
                 self.summed(None, detection_about(detection), 1, |prompt, attention| {
                     vec![detection.score(attention, &matrices[prompt])]
                 })

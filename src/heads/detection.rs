@@ -3,6 +3,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
+use crate::config::AttentionDirection;
 use crate::error::{Error, Result};
 use crate::heads::scores::about;
 use crate::prompt::Prompts;
@@ -62,7 +63,11 @@ pub(crate) fn detection_about(detection: Detection) -> About {
     about("Head detection", caption, unit)
 }
 
-pub(crate) fn check_patterns(prompts: &Prompts, patterns: &[Array2<f32>]) -> Result<()> {
+pub(crate) fn check_patterns(
+    direction: AttentionDirection,
+    prompts: &Prompts,
+    patterns: &[Array2<f32>],
+) -> Result<()> {
     if prompts.len() != patterns.len() {
         let expected = format!("{}, one per prompt", prompts.len());
         return Err(Error::invalid(
@@ -82,7 +87,7 @@ pub(crate) fn check_patterns(prompts: &Prompts, patterns: &[Array2<f32>]) -> Res
         }
         let above = pattern
             .indexed_iter()
-            .find(|((d, s), v)| s > d && **v != 0.0);
+            .find(|((d, s), v)| *s > direction.last_source(*d, n) && **v != 0.0);
         if let Some(((dest, src), value)) = above {
             return Err(Error::invalid(
                 format!("detection pattern {i}"),

@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::path::Path;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayD, ArrayView2, Axis, Ix2};
 
+use crate::checkpoint::read_arrays;
 use crate::content::Content;
 use crate::error::{Error, Result};
+use crate::files::format_error;
 
 /// How far `B·Bᵀ` of a basis of rows may be from the identity, in any entry: far more than rounding
 /// to f32 leaves, far less than what a basis that was not made orthonormal misses.
@@ -79,6 +82,31 @@ impl Subspace {
             }
         }
         Ok(Self::of_rows(rows))
+    }
+
+    /// Reads a subspace from a safetensors file with one F32 tensor, its orthonormal basis: vectors
+    /// as rows `[k, d]` or as columns `[d, k]` (there are never more vectors than dimensions, so the
+    /// longer axis is `d`), or a single one `[d]`.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Tensor`] for a tensor of another type; [`Error::Format`] for another
+    /// file, and for a tensor that is no such basis, with what [`Subspace::new`] says of it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let expected = "one F32 tensor, an orthonormal basis `[k, d]`, `[d, k]` or `[d]`";
+        let arrays = read_arrays(path)?;
+        let named = arrays.floats.keys().chain(arrays.integers.keys());
+        let names: Vec<&str> = named.map(String::as_str).collect();
+        let [name] = names[..] else {
+            let found = format!("{} tensors [{}]", names.len(), names.join(", "));
+            return Err(format_error(path, found, expected));
+        };
+        let wrong = |found: String| format_error(path, format!("`{name}`: {found}"), expected);
+        let array = arrays.floats.get(name);
+        let array = array.ok_or_else(|| wrong("integers".to_string()))?;
+        let shape = format!("shape {:?}", array.shape());
+        let columns = as_columns(array.clone()).ok_or_else(|| wrong(shape))?;
+        Self::new(columns).map_err(|error| wrong(error.to_string()))
     }
 
     /// The subspace that some vectors span, the columns of `[d, k]`, of any length and at any
@@ -168,7 +196,7 @@ impl Subspace {
     }
 
     /// Takes back what an edit changed of a row outside of the subspace.
-    pub(super) fn limit(&self, before: &[f32], edited: &mut [f32]) {
+    pub(crate) fn limit(&self, before: &[f32], edited: &mut [f32]) {
         let change = |(a, b): (&f32, &f32)| f64::from(*b) - f64::from(*a);
         let mut inside = vec![0.0_f64; before.len()];
         for vector in self.rows.axis_iter(Axis(0)) {
@@ -199,6 +227,21 @@ impl Subspace {
     fn bits(&self) -> impl Iterator<Item = u32> {
         self.rows.iter().map(|v| v.to_bits())
     }
+}
+
+/// Vectors as columns `[d, k]`, whichever axis they lie along.
+fn as_columns(array: ArrayD<f32>) -> Option<Array2<f32>> {
+    let array = if array.ndim() == 1 {
+        array.insert_axis(Axis(1))
+    } else {
+        array
+    };
+    let array = array.into_dimensionality::<Ix2>().ok()?;
+    Some(if array.nrows() < array.ncols() {
+        array.reversed_axes()
+    } else {
+        array
+    })
 }
 
 fn check_shape(rows: &Array2<f32>) -> Result<()> {

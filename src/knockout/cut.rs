@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::config::AttentionDirection;
 use crate::error::{Error, Result};
 use crate::hook::Site;
 use crate::intervention::{Select, Target};
@@ -59,7 +60,12 @@ impl Cut {
     }
 
     /// The edges in one layer, as far as each prompt has them.
-    pub(super) fn target(&self, layer: usize, prompts: &Prompts) -> Result<Target> {
+    pub(super) fn target(
+        &self,
+        layer: usize,
+        direction: AttentionDirection,
+        prompts: &Prompts,
+    ) -> Result<Target> {
         let point = Site::AttnScores.at(layer);
         let all = Target::new(point).at_positions(self.dest.clone());
         let what = format!("cut `{}`", self.name);
@@ -75,20 +81,26 @@ impl Cut {
             }
         }
         let sources = prompts.lengths().into_iter().enumerate();
-        let sources = sources.map(|(prompt, n)| self.sources(prompt, n));
+        let sources = sources.map(|(prompt, n)| self.sources(prompt, n, direction));
         let sources: Vec<Vec<usize>> = sources.collect::<Result<_>>()?;
         let target = all.at_heads(self.heads.clone());
         Ok(target.at_src(Select::role(self.name.clone(), sources)))
     }
 
     /// The sources that are cut in one prompt.
-    fn sources(&self, prompt: usize, n: usize) -> Result<Vec<usize>> {
+    fn sources(
+        &self,
+        prompt: usize,
+        n: usize,
+        direction: AttentionDirection,
+    ) -> Result<Vec<usize>> {
         let at = || format!("cut `{}` in prompt {prompt}", self.name);
         let named: BTreeSet<usize> = self.src.resolve(prompt, n).into_iter().collect();
         let cut: Vec<usize> = (0..n).filter(|p| named.contains(p) != self.keeps).collect();
         let dests = self.dest.resolve(prompt, n);
-        let left = |dest: usize| (0..=dest).filter(|p| !cut.contains(p)).count();
-        if let Some(dest) = dests.iter().find(|dest| left(**dest) == 0) {
+        let last = |dest: &usize| direction.last_source(*dest, n);
+        let left = |dest: &&usize| (0..=last(dest)).filter(|p| !cut.contains(p)).count();
+        if let Some(dest) = dests.iter().find(|dest| left(dest) == 0) {
             let expected = "a source that the destination can still attend to";
             return Err(Error::invalid(
                 at(),
@@ -96,7 +108,10 @@ impl Cut {
                 expected,
             ));
         }
-        if dests.iter().all(|dest| cut.iter().all(|src| src > dest)) {
+        if dests
+            .iter()
+            .all(|dest| cut.iter().all(|src| *src > last(dest)))
+        {
             return Err(Error::NeverFires {
                 at: at(),
                 reason: format!("destinations {dests:?} read none of the sources {cut:?}"),

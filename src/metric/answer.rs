@@ -3,6 +3,7 @@
 use ndarray::{Array2, ArrayView2};
 
 use super::{Kind, Metric, of};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ops::log_softmax_row;
 use crate::prompt::Prompts;
@@ -112,6 +113,20 @@ impl Metric {
             }
         }
         Ok(())
+    }
+
+    /// Checks that no position that predicts a token of an answer can read it, of answers of several
+    /// tokens, which are part of their prompts.
+    ///
+    /// # Errors
+    /// [`Error::Lacks`] for a model whose positions attend to later ones.
+    pub(crate) fn check_attention(&self, config: &Config) -> Result<()> {
+        match &self.kind {
+            Kind::Answer(answers, _) if answers.iter().any(|answer| answer.len() > 1) => {
+                config.check_causal(&format!("{} of several tokens", self.name))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that a prompt of `n` tokens has room for the tokens of its answer.

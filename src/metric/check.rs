@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Kind, Metric, Needs, of};
+use crate::config::Config;
 use crate::error::{Error, Result, one_or_each};
 use crate::prompt::Prompts;
 use crate::select::Select;
@@ -30,10 +31,11 @@ impl Metric {
     ///
     /// # Errors
     /// Same as [`Metric::check`] and [`Metric::check_prompts`].
-    pub(crate) fn needs_of(&self, prompts: &Prompts, d_vocab: usize) -> Result<Vec<Needs>> {
+    pub(crate) fn needs_of(&self, prompts: &Prompts, config: &Config) -> Result<Vec<Needs>> {
         let lengths = prompts.lengths();
-        self.check(&lengths, d_vocab)?;
+        self.check(&lengths, config.d_logits())?;
         self.check_prompts(prompts)?;
+        self.check_attention(config)?;
         let lengths = lengths.into_iter().enumerate();
         Ok(lengths.map(|(i, n)| self.needs(i, n)).collect())
     }

@@ -56,6 +56,7 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         let heads = Heads {
             layer,
             d_head: self.model.config().d_head(),
+            direction: self.kind.attention,
             dest,
             computed: &here.heads,
             q: &q,
@@ -164,8 +165,8 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
                 scratch.load_values(heads.d_head, pattern.ncols(), |src| {
                     heads.part(&heads.values, &task, src)
                 });
-                let dest = heads.dest.positions(task.lane);
-                ops::weighted_values(scratch, |r| row_slice(pattern, r), dest, task.z);
+                let last = heads.last_sources(task.lane);
+                ops::weighted_values(scratch, |r| row_slice(pattern, r), &last, task.z);
             },
         );
         for (lane, pattern) in lanes.iter().zip(patterns) {

@@ -32,7 +32,7 @@ impl Lane<'_> {
             last: false,
             heads: (0..config.n_heads).collect(),
         };
-        let mut dirty = self.embed_rows();
+        let mut dirty = self.embed_rows(of.kind);
         let embedded = if of.kind.reads_positions() {
             matrix_bytes(dirty.len() * config.d_model)
         } else {
@@ -43,7 +43,7 @@ impl Lane<'_> {
             (of.index, of.last) = (layer, layer + 1 == config.n_layers);
             let rows = self.layer_rows(&of, &dirty);
             let more = on_demand(config, layer, &rows, wanted);
-            cost.macs += layer_macs(config, &rows) + more.macs;
+            cost.macs += layer_macs(config, &rows, self.tokens.len()) + more.macs;
             cost.mlp_rows += rows[Stage::MlpIn].len() as u64;
             let shown = shown_bytes(self.tokens.len(), layer, &rows, wanted);
             cost.bytes = cost
@@ -255,7 +255,7 @@ const LANE_BYTES: u64 = 4096;
 /// values.
 const ROW_BYTES: u64 = 512;
 
-fn layer_macs(config: &Config, rows: &LayerRows) -> u64 {
+fn layer_macs(config: &Config, rows: &LayerRows, n: usize) -> u64 {
     let kind = Kind::of(config);
     let product = |stage: &Stage| {
         let inputs = stage.inputs(kind, Frozen::default());
@@ -266,7 +266,8 @@ fn layer_macs(config: &Config, rows: &LayerRows) -> u64 {
         Some((rows[inputs.first()?.stage()].len() * size) as u64)
     };
     let products: u64 = Stage::ALL.iter().filter_map(product).sum();
-    products + attention_macs(&rows.heads, &rows[Stage::Pattern], config.d_head())
+    let last = config.attention.last_sources(&rows[Stage::Pattern], n);
+    products + attention_macs(&rows.heads, &last, config.d_head())
 }
 
 /// Scores and patterns that hooks see, all heads and sources of the computed rows.

@@ -1,10 +1,13 @@
 //! The attention heads of a layer that are computed, and what they read.
 
+use std::borrow::Cow;
+
 use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use super::lane::Positions;
 use super::rows::{Layout, Rows};
+use crate::config::AttentionDirection;
 use crate::ops::{self, AttnScratch};
 
 /// Rows of the keys or values that one lane's attention reads, by source position: computed ones
@@ -18,6 +21,7 @@ const SHOWN_AT_ONCE: usize = 1 << 20;
 pub(super) struct Heads<'a> {
     pub layer: usize,
     pub d_head: usize,
+    pub direction: AttentionDirection,
     /// Destination rows whose attention is computed.
     pub dest: &'a Layout,
     /// The heads that are computed, by lane.
@@ -65,6 +69,12 @@ impl<'a> Heads<'a> {
         tasks
     }
 
+    /// The last source that each destination row of a lane reads.
+    pub fn last_sources(&self, lane: usize) -> Cow<'_, [usize]> {
+        let n = self.keys[lane].len();
+        self.direction.last_sources(self.dest.positions(lane), n)
+    }
+
     /// One head's part of a source row.
     pub fn part(&self, sources: &Sources<'a>, task: &Task<'_>, src: usize) -> &'a [f32] {
         &sources[task.lane][src][task.head * self.d_head..][..self.d_head]
@@ -77,12 +87,12 @@ impl<'a> Heads<'a> {
 
     /// Attention of one head; returns the rows that had nothing to attend to.
     pub fn attend(&self, scratch: &mut AttnScratch, scale: f32, task: Task<'_>) -> Blocked {
-        let dest = self.dest.positions(task.lane);
-        let n = dest.last().map_or(0, |last| last + 1);
+        let last = self.last_sources(task.lane);
+        let n = last.last().map_or(0, |last| last + 1);
         scratch.load_keys(self.d_head, n, |src| self.part(&self.keys, &task, src));
         scratch.load_values(self.d_head, n, |src| self.part(&self.values, &task, src));
         let Task { lane, head, z } = task;
-        let rows = ops::attend(scratch, |r| self.query(lane, head, r), dest, scale, z);
+        let rows = ops::attend(scratch, |r| self.query(lane, head, r), &last, scale, z);
         Blocked { lane, head, rows }
     }
 
@@ -132,24 +142,25 @@ impl<'a> Heads<'a> {
         tasks
             .into_par_iter()
             .for_each_init(AttnScratch::default, |scratch, (lane, head, out)| {
-                let dest = self.dest.positions(lane);
+                let last = self.last_sources(lane);
                 let columns = head * self.d_head..(head + 1) * self.d_head;
                 let n = out.ncols();
                 scratch.load_keys(self.d_head, n, |src| &self.keys[lane][src][columns.clone()]);
-                ops::scores(scratch, |r| self.query(lane, head, r), dest, scale, out);
+                ops::scores(scratch, |r| self.query(lane, head, r), &last, scale, out);
             });
         out
     }
 
-    /// Multiply-adds of a lane: scores and weighted values, up to the diagonal.
+    /// Multiply-adds of a lane: scores and weighted values of the sources that are read.
     pub fn macs(&self, lane: usize) -> u64 {
-        attention_macs(&self.computed[lane], self.dest.positions(lane), self.d_head)
+        attention_macs(&self.computed[lane], &self.last_sources(lane), self.d_head)
     }
 }
 
-/// Multiply-adds of the scores and weighted values of some heads and destination rows.
-pub(crate) fn attention_macs(heads: &[usize], dest: &[usize], d_head: usize) -> u64 {
-    let visible: usize = dest.iter().map(|d| d + 1).sum();
+/// Multiply-adds of the scores and weighted values of some heads, whose rows read the sources up to
+/// these.
+pub(crate) fn attention_macs(heads: &[usize], last_sources: &[usize], d_head: usize) -> u64 {
+    let visible: usize = last_sources.iter().map(|last| last + 1).sum();
     (2 * heads.len() * visible * d_head) as u64
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::stage::{Frozen, Input, Kind, Readers, Stage};
 use crate::cache::ActivationCache;
+use crate::config::AttentionDirection;
 use crate::hook::{HookPoint, Site};
 use crate::ops::sorted;
 
@@ -130,7 +131,7 @@ impl Needed<'_> {
 }
 
 impl Lane<'_> {
-    fn needed(&self, last: bool) -> Needed<'_> {
+    fn needed(&self, attention: AttentionDirection, last: bool) -> Needed<'_> {
         let end = self.tokens.len().saturating_sub(1);
         if !self.narrow {
             return Needed {
@@ -139,19 +140,17 @@ impl Lane<'_> {
             };
         }
         // An edit behind the mask lets a row read later keys and values.
-        let ahead = |c: &Change| {
+        let behind_mask = |c: &Change| {
             matches!(
                 c.point,
                 HookPoint::Block(_, Site::AttnScores | Site::Pattern)
             )
         };
+        let ahead =
+            attention == AttentionDirection::Bidirectional || self.changes.iter().any(behind_mask);
         let last_read = self.outputs.last().copied().unwrap_or(0);
         Needed {
-            until: if self.changes.iter().any(ahead) {
-                end
-            } else {
-                last_read
-            },
+            until: if ahead { end } else { last_read },
             only: last.then_some(&self.outputs),
         }
     }
@@ -168,10 +167,11 @@ impl Lane<'_> {
     }
 
     /// Rows of the embeddings that differ from the base.
-    pub fn embed_rows(&self) -> Positions {
+    pub fn embed_rows(&self, kind: Kind) -> Positions {
         let edited = self.rows_at(|at| matches!(at, HookPoint::Embed | HookPoint::PosEmbed));
         let rows = union(Arc::clone(&self.fresh), [edited]);
-        self.needed(false).of(rows, Readers::LaterRows)
+        let needed = self.needed(kind.attention, false);
+        needed.of(rows, Readers::OtherRows)
     }
 
     /// Rows of each stage of `layer`, given the rows that are dirty at its entry: walks the table
@@ -183,13 +183,13 @@ impl Lane<'_> {
         if !edited && dirty.is_empty() {
             return layer_rows;
         }
-        let needed = self.needed(layer.last);
+        let needed = self.needed(layer.kind.attention, layer.last);
         for stage in Stage::ALL {
             let entry = stage.entry();
             let inputs = stage.inputs(layer.kind, self.frozen);
             let mut rows = match stage {
                 Stage::ResidPre => Arc::clone(dirty),
-                _ => self.rows_of_inputs(inputs, &layer_rows),
+                _ => self.rows_of_inputs(inputs, layer.kind.attention, &layer_rows),
             };
             if edited {
                 let sites = || entry.sites.iter().chain(entry.shows);
@@ -203,14 +203,22 @@ impl Lane<'_> {
     }
 
     /// The rows that differ because a stage's inputs do.
-    fn rows_of_inputs(&self, inputs: &[Input], known: &LayerRows) -> Positions {
+    fn rows_of_inputs(
+        &self,
+        inputs: &[Input],
+        attention: AttentionDirection,
+        known: &LayerRows,
+    ) -> Positions {
         let same = |input: &Input| match input {
             Input::Same(stage) => Some(Arc::clone(&known[*stage])),
-            Input::Earlier(_) => None,
+            Input::Attended(_) => None,
         };
         let first_of = |input: &Input| match input {
             Input::Same(_) => None,
-            Input::Earlier(stage) => known[*stage].first().copied(),
+            Input::Attended(stage) => {
+                let first = known[*stage].first();
+                first.map(|src| attention.first_reader(*src))
+            }
         };
         let mut same = inputs.iter().filter_map(same);
         let rows = union(same.next().unwrap_or_default(), same);

@@ -162,6 +162,7 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
         hooks: &'p mut H,
         recorder: Option<&'p mut Recorder>,
     ) -> Self {
+        let kind = Kind::of(model.config());
         Pass {
             model,
             lanes,
@@ -171,9 +172,9 @@ impl<'p, 'l, H: Hooks> Pass<'p, 'l, H> {
             mlp_rows: 0,
             blocked: BTreeMap::new(),
             heads: (0..model.config().n_heads).collect(),
-            kind: Kind::of(model.config()),
+            kind,
             positions: None,
-            dirty: lanes.iter().map(Lane::embed_rows).collect(),
+            dirty: lanes.iter().map(|lane| lane.embed_rows(kind)).collect(),
             here: Layouts::default(),
         }
     }

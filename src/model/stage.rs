@@ -10,7 +10,7 @@ mod reads;
 
 pub(crate) use reads::base_reads;
 
-use crate::config::{Config, Element, Positions};
+use crate::config::{AttentionDirection, Config, Element, Positions};
 use crate::hook::{HookPoint, Site};
 
 /// What a stage is computed from.
@@ -18,15 +18,15 @@ use crate::hook::{HookPoint, Site};
 pub(crate) enum Input {
     /// Each row from the same row of another stage.
     Same(Stage),
-    /// Each row from all rows of another stage up to its own: the mask of attention.
-    Earlier(Stage),
+    /// Each row from all rows of another stage that attention reads: those up to its own, or all.
+    Attended(Stage),
 }
 
 impl Input {
     /// The stage that is read.
     pub fn stage(self) -> Stage {
         match self {
-            Input::Same(stage) | Input::Earlier(stage) => stage,
+            Input::Same(stage) | Input::Attended(stage) => stage,
         }
     }
 }
@@ -34,8 +34,8 @@ impl Input {
 /// Which rows of a lane that reads only some logits can matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readers {
-    /// Later rows read these through attention: all up to the last one that is read.
-    LaterRows,
+    /// Other rows read these through attention: later ones, or all.
+    OtherRows,
     /// Nothing but their own rows: in the last layer, only those that are read.
     OwnRow,
 }
@@ -70,6 +70,8 @@ pub(crate) struct Kind {
     mlp: bool,
     inner_norm: bool,
     positions: Positions,
+    /// Which rows attention reads.
+    pub attention: AttentionDirection,
 }
 
 impl Kind {
@@ -78,6 +80,7 @@ impl Kind {
             mlp: config.has(Element::Mlp),
             inner_norm: config.has(Element::InnerNorm),
             positions: config.positions,
+            attention: config.attention,
         }
     }
 
@@ -196,11 +199,11 @@ macro_rules! stages {
 stages! {
     /// The residual stream that enters the block.
     ResidPre {
-        sites: &[Site::ResidPre], base: Some(Site::ResidPre), readers: LaterRows,
+        sites: &[Site::ResidPre], base: Some(Site::ResidPre), readers: OtherRows,
     }
     /// The same as attention reads it, with all rows at which a hook sees or edits a copy.
     AttnIn {
-        inputs: &[Same(Stage::ResidPre)], base: Some(Site::ResidPre), readers: LaterRows,
+        inputs: &[Same(Stage::ResidPre)], base: Some(Site::ResidPre), readers: OtherRows,
         shows: &[
             Site::AttnIn, Site::QInput, Site::KInput, Site::VInput,
             Site::Ln1Scale, Site::Ln1Normalized,
@@ -209,7 +212,7 @@ stages! {
     /// The first LayerNorm.
     Ln1 {
         sites: &[Site::Ln1Scale, Site::Ln1Normalized],
-        inputs: &[Same(Stage::ResidPre)], cut: Some(Attention), readers: LaterRows,
+        inputs: &[Same(Stage::ResidPre)], cut: Some(Attention), readers: OtherRows,
     }
     /// Its rows that queries are made of.
     Ln1OfQueries { inputs: &[Same(Stage::Ln1)] }
@@ -222,19 +225,19 @@ stages! {
     /// Keys.
     K {
         sites: &[Site::AttnIn, Site::KInput, Site::K],
-        inputs: &[Same(Stage::Ln1)], base: Some(Site::K), readers: LaterRows,
+        inputs: &[Same(Stage::Ln1)], base: Some(Site::K), readers: OtherRows,
         weights: Some(Square),
     }
     /// Values.
     V {
         sites: &[Site::AttnIn, Site::VInput, Site::V],
-        inputs: &[Same(Stage::Ln1)], base: Some(Site::V), readers: LaterRows,
+        inputs: &[Same(Stage::Ln1)], base: Some(Site::V), readers: OtherRows,
         weights: Some(Square),
     }
     /// Destination rows whose attention is computed, for some heads or all.
     Pattern {
         sites: &[Site::AttnScores, Site::Pattern],
-        inputs: &[Same(Stage::Q), Earlier(Stage::K), Earlier(Stage::V)],
+        inputs: &[Same(Stage::Q), Attended(Stage::K), Attended(Stage::V)],
     }
     /// The heads' weighted values.
     Z {

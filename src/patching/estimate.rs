@@ -4,14 +4,13 @@ mod terms;
 
 use ndarray::{Array1, Array2, ArrayD};
 
-use super::grid::targets;
 use super::{ActivationPatching, Grid};
 use crate::cache::ActivationCache;
 use crate::config::Config;
 use crate::effects::Measured;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
-use crate::intervention::Target;
+use crate::intervention::{Subspace, Target};
 use crate::metric::Metric;
 use crate::pairs::{GradientRuns, Variant, averaged};
 use crate::report::{About, Absent, Labelled};
@@ -40,7 +39,15 @@ impl Corrections {
 
     /// Rejects grids whose cells have no term of their own: a pattern's change is that by a whole
     /// query or key.
-    fn check(self, grid: Grid) -> Result<()> {
+    fn check(self, grid: Grid, subspace: Option<&Subspace>) -> Result<()> {
+        let queries_or_keys = |site: &Site| matches!(site, Site::Q | Site::K);
+        if let Some(subspace) = subspace.filter(|_| self.qk_fix)
+            && let Some(site) = grid.sites().into_iter().find(queries_or_keys)
+        {
+            let found = format!("{} {subspace}", site.name());
+            let expected = "whole queries and keys, or no QK fix";
+            return Err(Error::invalid("grid for the QK fix", found, expected));
+        }
         match grid {
             Grid::Columns(site @ (Site::Q | Site::K), _) if self.qk_fix => {
                 let found = format!("columns of {}", site.name());
@@ -169,7 +176,7 @@ impl ActivationPatching<'_> {
         let pairs = &self.pairs;
         let config = pairs.model().config();
         grid.check(config)?;
-        corrections.check(grid)?;
+        corrections.check(grid, self.subspace.as_ref())?;
         pairs.check_gradients(metric, true)?;
         let others = "the other direction, which takes gradients of other runs, or another metric";
         pairs.check_slope(metric, others)?;
@@ -177,14 +184,20 @@ impl ActivationPatching<'_> {
         let axes = grid.axes(config, &self.labels(grid)?);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
         let metric = pairs.clean.refer(metric)?;
-        let terms = Terms::new(pairs, corrections.qk_fix, grid.points(config));
+        let targets = self.targets(grid, &shape)?;
+        let terms = Terms {
+            pairs,
+            qk_fix: corrections.qk_fix,
+            subspace: self.subspace.as_ref(),
+            points: grid.points(config),
+        };
         let (limits, gradients) = (&self.limits, terms.gradients());
         let mut runs = GradientRuns::new(pairs, &metric, limits, gradients, dropped.len());
         let work = Work {
             corrections,
             dropped,
             terms,
-            targets: targets(grid, &shape),
+            targets,
         };
         let values = self.fill(&work, &mut runs)?;
         let finished = vec![!runs.partial(); values.nrows()];
@@ -254,7 +267,7 @@ impl ActivationPatching<'_> {
         let [into, from] = self.pairs.names();
         let (title, by) = corrections.describe(into);
         About {
-            title: format!("{title} of {}", sites.join(", ")),
+            title: format!("{title} of {}{}", sites.join(", "), self.of_subspace()),
             caption: format!(
                 "One activation of the {from} run patched into the {into} run, to first order, by \
                  {by}; {}.",

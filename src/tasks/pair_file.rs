@@ -1,5 +1,6 @@
 //! Prompt pairs from a file, in the layouts that published code and data sets have.
 
+mod entry;
 mod layouts;
 
 use std::collections::BTreeMap;
@@ -31,10 +32,16 @@ pub struct PromptPair {
     pub clean: Prompt,
     /// The corrupted prompt. Entries of `{"input", "output"}` have none.
     pub corrupted: Option<Prompt>,
-    /// Right answers, each one token: at least one.
+    /// Right answers, each one token: at least one, or none beside a [`long_answer`].
+    ///
+    /// [`long_answer`]: Self::long_answer
     pub answers: Vec<u32>,
     /// Wrong answers, each one token; may be empty.
     pub wrong_answers: Vec<u32>,
+    /// The one right answer, if it has several tokens. Then both prompts end with all of its tokens
+    /// but the last one ([`Prompt::teacher_forced`]), as
+    /// [`answer_log_probability`](crate::metric::answer_log_probability) reads it.
+    pub long_answer: Option<Vec<u32>>,
 }
 
 /// An entry of a file that cannot be used with this tokenizer.
@@ -69,6 +76,10 @@ pub struct UnequalPair {
 ///   `clean,corrupted,label`, where `label` is the number of greater-than (Hanna et al. 2023): two
 ///   digits above it are right, the others wrong.
 /// - the function vectors' JSON (Todd et al. 2024): a list of `{"input": "hot", "output": "cold"}`.
+///
+/// Answers are single tokens. Where every entry of the file has one right answer and no wrong one,
+/// answers may have several: each pair's is then [`PromptPair::answer`]. Beside other answers a
+/// longer one is a reason to skip the pair, as a difference of two would need two runs.
 ///
 #[cfg_attr(
     feature = "mini",
@@ -107,11 +118,13 @@ pub struct PairFile {
 
 impl PromptPair {
     /// A pair from texts; with `bos`, both prompts begin with that token. Answers are single
-    /// tokens, usually with a space before them: `" Mary"`.
+    /// tokens, usually with a space before them: `" Mary"`. One right answer without a wrong one may
+    /// have several.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] for a text that the tokenizer cannot tell or an answer that is not one
-    /// token; [`Error::Invalid`] without a right answer, or for a token that is right and wrong.
+    /// [`Error::Tokenizer`] for a text that the tokenizer cannot tell, or an answer of several
+    /// tokens beside others; [`Error::Invalid`] without a right answer, or for a token that is right
+    /// and wrong.
     pub fn new(
         tokenizer: &Tokenizer,
         clean: &str,
@@ -128,118 +141,19 @@ impl PromptPair {
             answers: all(answers),
             wrong_answers: all(wrong_answers),
         };
-        entry.pair(0, tokenizer, bos)
+        entry.pair(0, tokenizer, bos, entry.is_one_answer())
+    }
+
+    /// The tokens of the right answer, if there is only one.
+    pub fn answer(&self) -> Option<&[u32]> {
+        let single = (self.answers.len() == 1).then_some(&self.answers[..]);
+        self.long_answer.as_deref().or(single)
     }
 
     /// Whether the two prompts have as many tokens as each other, or there is only one.
     pub fn is_equal_length(&self) -> bool {
         let corrupted = self.corrupted.as_ref().unwrap_or(&self.clean);
         corrupted.len() == self.clean.len()
-    }
-}
-
-impl Entry {
-    fn pair(&self, index: usize, tokenizer: &Tokenizer, bos: bool) -> Result<PromptPair> {
-        let clean = self.clean.prompt("clean", tokenizer, bos)?;
-        let corrupted = self.corrupted.as_ref();
-        let corrupted = corrupted.map(|text| text.prompt("corrupted", tokenizer, bos));
-        let tokens = |what: &str, of: &[Text]| -> Result<Vec<u32>> {
-            of.iter().map(|text| text.token(what, tokenizer)).collect()
-        };
-        let answers = tokens("right answer", &self.answers)?;
-        let wrong_answers = tokens("wrong answer", &self.wrong_answers)?;
-        if answers.is_empty() {
-            return Err(Error::invalid("right answers", "none", "at least one"));
-        }
-        if let Some(both) = answers.iter().find(|token| wrong_answers.contains(token)) {
-            let found = format!("`{}` as right and as wrong", tokenizer.token_text(*both));
-            return Err(Error::invalid("answers", found, "one or the other"));
-        }
-        Ok(PromptPair {
-            index,
-            text: match &self.clean {
-                Text::Words(text) => text.clone(),
-                Text::Ids(ids) => tokenizer.decode(ids)?,
-            },
-            clean,
-            corrupted: corrupted.transpose()?,
-            answers,
-            wrong_answers,
-        })
-    }
-}
-
-impl Text {
-    fn prompt(&self, what: &str, tokenizer: &Tokenizer, bos: bool) -> Result<Prompt> {
-        let ids = |start: &[u32], ids: &[u32]| {
-            ids.iter().try_for_each(|&id| tokenizer.check(id))?;
-            Ok(tokenizer.prompt([start, ids].concat()))
-        };
-        let prompt = match (self, bos) {
-            (Text::Words(text), true) => tokenizer.encode_with_bos(text),
-            (Text::Words(text), false) => tokenizer.encode(text),
-            (Text::Ids(list), true) => ids(&[tokenizer.bos()?], list),
-            (Text::Ids(list), false) => ids(&[], list),
-        };
-        let prompt = prompt.map_err(|error| at(what, error))?;
-        if prompt.is_empty() {
-            return Err(Error::Prompt {
-                at: what.to_string(),
-                found: "no tokens".to_string(),
-                expected: "at least one token".to_string(),
-            });
-        }
-        Ok(prompt)
-    }
-
-    /// The one token that an answer is.
-    fn token(&self, what: &str, tokenizer: &Tokenizer) -> Result<u32> {
-        match self {
-            Text::Words(text) => tokenizer.token(text).map_err(|error| {
-                let spaced = format!(" {}", text.trim_start());
-                match tokenizer.token(&spaced) {
-                    Ok(_) if spaced != *text => Error::tokenizer(
-                        format!("{what} `{text}` is not one token"),
-                        format!("exactly one token, as `{spaced}` is"),
-                    ),
-                    _ => at(what, error),
-                }
-            }),
-            Text::Ids(ids) => match ids[..] {
-                [id] => {
-                    let known = tokenizer.check(id);
-                    known.map(|()| id).map_err(|error| at(what, error))
-                }
-                _ => Err(Error::invalid(what, format!("{ids:?}"), "one token id")),
-            },
-        }
-    }
-}
-
-/// An error with what it is about before what was found.
-fn at(what: &str, error: Error) -> Error {
-    match error {
-        Error::Tokenizer {
-            found,
-            expected,
-            source,
-        } => Error::Tokenizer {
-            found: format!("{what}: {found}"),
-            expected,
-            source,
-        },
-        Error::OutOfRange {
-            axis,
-            found,
-            expected,
-            ..
-        } => Error::OutOfRange {
-            at: what.to_string(),
-            axis,
-            found,
-            expected,
-        },
-        other => other,
     }
 }
 
@@ -258,10 +172,15 @@ impl PairFile {
         if bos {
             tokenizer.bos()?;
         }
+        let mut entries = read
+            .entries
+            .iter()
+            .filter_map(|(_, entry)| entry.as_ref().ok());
+        let long = entries.all(Entry::is_one_answer);
         let (mut pairs, mut skipped) = (Vec::new(), Vec::new());
         for (index, (line, entry)) in read.entries.into_iter().enumerate() {
             let pair = entry.and_then(|entry| {
-                let pair = entry.pair(index, tokenizer, bos);
+                let pair = entry.pair(index, tokenizer, bos, long);
                 pair.map_err(|error| error.to_string())
             });
             match pair {

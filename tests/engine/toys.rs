@@ -11,7 +11,7 @@ use patchlens::{HookPoint, Prompt, Selection, Site, Transformer, logit_diff};
 
 use crate::common::{Comparison, tensors};
 
-const TOYS: [&str; 9] = [
+const TOYS: [&str; 11] = [
     "attn-only-shortformer",
     "attn-only-ln",
     "ln-pre-gelu",
@@ -21,6 +21,8 @@ const TOYS: [&str; 9] = [
     "solu-pre-shortformer",
     "solu-plain-no-ln",
     "silu",
+    "bidirectional-ln",
+    "bidirectional-tracr",
 ];
 
 /// f32 against f32 computed in another order: relative to each tensor's largest value.
@@ -231,8 +233,11 @@ fn what_is_not_supported_is_named() {
         ),
         (
             "\"attention_dir\": \"causal\"",
-            "\"attention_dir\": \"bidirectional\"",
-            ["`attention_dir`: found \"bidirectional\"", "causal"],
+            "\"attention_dir\": \"backward\"",
+            [
+                "`attention_dir`: found \"backward\"",
+                "\"causal\", or \"bidirectional\"",
+            ],
         ),
         (
             "\"n_key_value_heads\": null",

@@ -201,7 +201,10 @@ fn check_pairs(file: &PairFile) {
     assert!(entries.iter().copied().eq(0..entries.len()), "{entries:?}");
     let known = |token: &u32| (*token as usize) < TOKENIZER.vocab_size();
     for pair in &file.pairs {
-        assert!(!pair.clean.is_empty() && !pair.answers.is_empty());
+        assert!(!pair.clean.is_empty() && (pair.answers.is_empty() == pair.long_answer.is_some()));
+        if let Some(long) = &pair.long_answer {
+            assert!(pair.clean.tokens.ends_with(&long[..long.len() - 1]) && long.iter().all(known));
+        }
         for prompt in [Some(&pair.clean), pair.corrupted.as_ref()] {
             let sound =
                 prompt.is_none_or(|p| p.labels.len() == p.len() && p.tokens.iter().all(known));

@@ -11,6 +11,7 @@ Needs the versions of `requirements.txt`.
 import argparse
 import json
 import math
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -22,10 +23,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import ByteLevelBPETokenizer
 from torch import nn
 from torch.nn import functional as F
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 from transformers.activations import ACT2FN
 
 import models
+import toys
 
 CONVERTER = Path(__file__).parents[2] / "weights-convert.py"
 SPEC = models.SPECS[0]
@@ -187,6 +190,68 @@ def test_converter(weights: models.Tensors) -> None:
             close(transformers_logits(out, PROMPT), expected)
 
 
+@torch.no_grad()
+def test_lens_converter() -> None:
+    """State dicts of TransformerLens beside their config, in each of its forms."""
+    options = dict(
+        n_layers=2, d_model=8, n_ctx=6, d_head=5, n_heads=2, d_vocab=9, d_mlp=10, d_vocab_out=7,
+        act_fn="relu", normalization_type=None, attention_dir="bidirectional", device="cpu", seed=3,
+    )
+    model = HookedTransformer(HookedTransformerConfig(**options))
+    tokens = torch.tensor([[3, 1, 6, 1, 4]])
+    expected, state, cfg = model(tokens)[0], model.state_dict(), model.cfg
+    json_cfg = toys.as_json(cfg)
+    forms = {
+        # InterpBench's files, and lists of edges beside them.
+        "interpbench": lambda f: (
+            torch.save(state, f / "ll_model.pth"),
+            (f / "ll_model_cfg.pkl").write_bytes(pickle.dumps(cfg.to_dict())),
+            (f / "edges.pkl").write_bytes(pickle.dumps([("blocks.0", "blocks.1")])),
+        ),
+        "object": lambda f: (
+            torch.save(state, f / "model.pt"),
+            (f / "config.pkl").write_bytes(pickle.dumps(cfg)),
+        ),
+        "json": lambda f: (
+            torch.save(state, f / "model.pt"),
+            (f / "model_cfg.json").write_text(json_cfg),
+        ),
+        "cfg.json": lambda f: (
+            torch.save(state, f / "model.pt"),
+            (f / "cfg.json").write_text(json_cfg),
+        ),
+        "one file": lambda f: torch.save(
+            {"state_dict": state, "cfg": json.loads(json_cfg)}, f / "model.pt"
+        ),
+    }
+    for write in forms.values():
+        with tempfile.TemporaryDirectory() as name:
+            folder, out = Path(name), Path(name) / "out"
+            write(folder)
+            convert(folder, "--out", out)
+            fields = json.loads((out / "cfg.json").read_text())
+            known = {n: v for n, v in fields.items() if n in options}
+            assert known == options, known
+            again = HookedTransformer(HookedTransformerConfig(**options))
+            loaded = load_file(out / "model.safetensors")
+            missing, unexpected = again.load_state_dict(loaded, strict=False)
+            assert not unexpected and all(n.endswith((".mask", ".IGNORE")) for n in missing)
+            assert torch.equal(again(tokens)[0], expected)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save(state, folder / "model.pt")
+        refused(folder, "configs found: none; expected one, or cfg.json")
+        (folder / "cfg.pkl").write_bytes(pickle.dumps({"d_model": print}))
+        refused(folder, "builtins.print is nothing that a config has")
+
+
+def refused(folder: Path, reason: str) -> None:
+    command = [sys.executable, str(CONVERTER), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0 and reason in done.stderr, done.stderr
+    assert not (folder / "model.safetensors").exists()
+
+
 def is_matrix(name: str) -> bool:
     ends = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
     return name.endswith(ends)
@@ -325,6 +390,7 @@ def main() -> None:
     torch.set_num_threads(1)
     weights = models.random_weights(SPEC)
     test_converter(weights)
+    test_lens_converter()
     for file in (out / "no-biases").glob("*"):
         file.unlink()
     tensors = activations()

@@ -64,11 +64,23 @@ VARIANTS = {
     ),
     "solu-plain-no-ln": dict(act_fn="solu", d_mlp=10, normalization_type=None),
     "silu": dict(act_fn="silu", d_mlp=10, normalization_type="LN"),
+    "bidirectional-ln": dict(
+        act_fn="gelu_new", d_mlp=10, normalization_type="LN", attention_dir="bidirectional"
+    ),
+    # As compiled by Tracr: other tokens at the output.
+    "bidirectional-tracr": dict(
+        act_fn="relu",
+        d_mlp=10,
+        normalization_type=None,
+        attention_dir="bidirectional",
+        d_vocab_out=7,
+    )
+    | dict(d_head=5),
 }
 
 
 # How far weights are from 0; less where a saturated softmax or terms that cancel lose digits of f32.
-SPREAD = {"shortformer-ln": 0.25, "silu": 0.35}
+SPREAD = {"shortformer-ln": 0.25, "silu": 0.35, "bidirectional-ln": 0.35}
 
 
 def build(seed: int, options: dict, spread: float) -> HookedTransformer:

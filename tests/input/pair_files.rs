@@ -1,5 +1,7 @@
 //! Files of prompt pairs: case b35, in the layouts of auto-circuit, EAP-IG and function vectors.
 
+mod long;
+
 use std::fs;
 use std::path::PathBuf;
 

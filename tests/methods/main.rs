@@ -10,6 +10,7 @@ mod small_tokenizer;
 mod ablation;
 mod aligned;
 mod attribution;
+mod bidirectional;
 mod causal_tracing;
 mod circuits;
 mod constructed;

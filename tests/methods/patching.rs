@@ -1,5 +1,7 @@
 //! Activation patching against TransformerLens's `patching.py`, every sweep of it.
 
+mod subspace;
+
 use crate::common::Comparison;
 use ndarray::{ArrayD, Axis};
 use patchlens::metric::{kl_divergence, log_probability, probability, rank};

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ndarray::Axis;
-use patchlens::circuits::{Approximation, EdgeAttribution, EdgeSet, ExactEdges};
+use patchlens::circuits::{Acdc, Approximation, EdgeAttribution, EdgeSet, ExactEdges};
+use patchlens::metric::kl_divergence;
 use patchlens::{Prompt, Transformer};
 
 use super::setup::{Setup, prompts};
@@ -52,6 +53,23 @@ pub fn estimate(
     Ok(Answer {
         seconds,
         values: means.expect("there are pairs").to_vec(),
+        ..Answer::default()
+    })
+}
+
+/// ACDC on the shipped model, base runs included: how many edges it keeps.
+pub fn acdc(setup: &Setup, tau: f32) -> Result<Answer> {
+    let shipped = setup
+        .shipped
+        .as_ref()
+        .context("no pairs of the shipped model")?;
+    let model = Transformer::open(&shipped.checkpoint)?;
+    let [clean, corrupted] = [&shipped.clean, &shipped.corrupted].map(|all| prompts(all));
+    let start = Instant::now();
+    let found = Acdc::new(&model, &clean, &corrupted)?.run(&[tau], &kl_divergence())?;
+    Ok(Answer {
+        seconds: start.elapsed().as_secs_f64(),
+        values: vec![found.searches[0].circuit.len() as f32],
         ..Answer::default()
     })
 }

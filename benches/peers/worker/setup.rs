@@ -44,6 +44,17 @@ pub struct Setup {
     pub long: Vec<u32>,
     /// The tokens whose logit difference is measured.
     pub metric: (u32, u32),
+    /// Pairs of the shipped model, where it is compared.
+    pub shipped: Option<Shipped>,
+}
+
+/// The shipped model and prompt pairs of it.
+#[derive(serde::Deserialize)]
+pub struct Shipped {
+    pub checkpoint: PathBuf,
+    /// `[pair][position]`
+    pub clean: Vec<Vec<u32>>,
+    pub corrupted: Vec<Vec<u32>>,
 }
 
 impl Setup {

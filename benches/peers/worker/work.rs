@@ -90,6 +90,8 @@ impl<'m> Worker<'m> {
             "eap_ig_5" => self.estimate(Approximation::EapIg(Steps::Left(5))),
             "receiver_exact" => self.estimate(Approximation::ReceiverExact),
             "receiver_exact_ig_5" => self.estimate(Approximation::ReceiverExactIg(Steps::Left(5))),
+            "acdc_fine" => edges::acdc(&self.setup, 0.02),
+            "acdc_coarse" => edges::acdc(&self.setup, 0.2),
             _ => bail!("no work is called `{work}`"),
         }
     }

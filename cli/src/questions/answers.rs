@@ -1,5 +1,4 @@
-//! The answers that are given as options: one token each, the first of several, or one answer of
-//! several tokens as a whole.
+//! Answers: one token each, the first of several, or one answer of several tokens as a whole.
 
 use anyhow::{Result, ensure};
 use patchlens::metric::{answer_log_probability, answer_probability, js_divergence, kl_divergence};
@@ -10,16 +9,12 @@ use crate::options::{MetricName, PromptArgs};
 use crate::prompts::encode;
 use crate::usage::usage;
 
-/// The pair of the options; and the answer, if it is measured as a whole.
+/// The pair of the options.
 ///
 /// # Errors
 /// For texts that the tokenizer cannot tell, answers of several tokens beside others, and a token
 /// that is right and wrong.
-pub fn pair(
-    args: &PromptArgs,
-    clean: &str,
-    tokenizer: &Tokenizer,
-) -> Result<(PromptPair, Option<Vec<u32>>)> {
+pub fn pair(args: &PromptArgs, clean: &str, tokenizer: &Tokenizer) -> Result<PromptPair> {
     let corrupted = args.corrupted.as_deref();
     let single = || {
         PromptPair::new(
@@ -36,35 +31,33 @@ pub fn pair(
     };
     // What cannot be encoded, the reader of single tokens says best.
     let (Ok(right), Ok(wrong)) = (tokens(&args.answer), tokens(&args.wrong)) else {
-        return Ok((single()?, None));
+        return Ok(single()?);
     };
     let Some(long) = right.iter().chain(&wrong).find(|answer| answer.len() > 1) else {
-        return Ok((single()?, None));
-    };
-    let prompt = |text: &str| encode(tokenizer, text, args.bos);
-    let first = |answers: &[Prompt]| answers.iter().map(|a| a.tokens[0]).collect::<Vec<_>>();
-    let mut pair = PromptPair {
-        index: 0,
-        text: clean.to_string(),
-        clean: prompt(clean)?,
-        corrupted: corrupted.map(prompt).transpose()?,
-        answers: first(&right),
-        wrong_answers: first(&wrong),
+        return Ok(single()?);
     };
     if args.first_token {
-        return Ok((first_tokens(pair)?, None));
+        let prompt = |text: &str| encode(tokenizer, text, args.bos);
+        let first = |answers: &[Prompt]| answers.iter().map(|a| a.tokens[0]).collect::<Vec<_>>();
+        return first_tokens(PromptPair {
+            index: 0,
+            text: clean.to_string(),
+            clean: prompt(clean)?,
+            corrupted: corrupted.map(prompt).transpose()?,
+            answers: first(&right),
+            wrong_answers: first(&wrong),
+            long_answer: None,
+        });
     }
-    let ([answer], []) = (&right[..], &wrong[..]) else {
+    if right.len() + wrong.len() > 1 {
         return Err(usage(format!(
             "an answer of {} tokens {:?} beside others; expected one --answer alone, which is \
              measured as a whole, or --first-token",
             long.len(),
             long.labels
         )));
-    };
-    pair.clean = pair.clean.teacher_forced(answer);
-    pair.corrupted = pair.corrupted.map(|prompt| prompt.teacher_forced(answer));
-    Ok((pair, Some(answer.tokens.clone())))
+    }
+    Ok(single()?)
 }
 
 /// Checks that the first tokens of right and wrong answers differ.
@@ -77,21 +70,26 @@ fn first_tokens(pair: PromptPair) -> Result<PromptPair> {
     Ok(pair)
 }
 
-/// What is measured of an answer as a whole.
+/// The answers of all pairs, if one of them has several tokens: then each has one.
+pub fn whole(pairs: &[PromptPair]) -> Option<Vec<Vec<u32>>> {
+    let is_long = |pair: &PromptPair| pair.long_answer.is_some();
+    let answers = || pairs.iter().map(|pair| pair.answer().map(<[u32]>::to_vec));
+    pairs.iter().any(is_long).then(|| answers().collect())?
+}
+
+/// What is measured of answers as a whole.
 ///
 /// # Errors
 /// For a metric that compares single tokens.
-pub fn metric(answer: &[u32], asked: Option<MetricName>) -> Result<Metric> {
-    let answer = [answer.to_vec()];
+pub fn metric(answers: &[Vec<u32>], asked: Option<MetricName>) -> Result<Metric> {
     match asked {
-        None | Some(MetricName::LogProb) => Ok(answer_log_probability(&answer)),
-        Some(MetricName::Prob) => Ok(answer_probability(&answer)),
+        None | Some(MetricName::LogProb) => Ok(answer_log_probability(answers)),
+        Some(MetricName::Prob) => Ok(answer_probability(answers)),
         Some(MetricName::Kl) => Ok(kl_divergence()),
         Some(MetricName::Js) => Ok(js_divergence()),
-        Some(_) => Err(usage(format!(
-            "--metric: an answer of {} tokens has no such; expected log-prob, prob, kl or js, or \
-             --first-token",
-            answer[0].len()
-        ))),
+        Some(_) => Err(usage(
+            "--metric: an answer of several tokens has no such; expected log-prob, prob, kl or js, \
+             or --first-token with --clean",
+        )),
     }
 }

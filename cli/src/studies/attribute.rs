@@ -47,6 +47,7 @@ impl Attribute {
             ));
         }
         let questions = Questions::new(&self.prompts, Takes::ANSWERS, tokenizer, output)?;
+        questions.single_tokens()?;
         session.introduce(&questions)?;
         let metric = metric(&questions.answers);
         let attribute = |by| -> Result<Labelled> {

@@ -10,7 +10,7 @@ use patchlens::{Base, Prompt, Site};
 
 use crate::interrupt;
 use crate::options::Common;
-use crate::prompts::{Role, aligned, encode};
+use crate::prompts::{Role, TwoPrompts, aligned};
 use crate::session::Session;
 use crate::usage::usage;
 
@@ -133,19 +133,18 @@ impl Interchanges {
     }
 
     fn prompts(&self, session: &Session) -> Result<[Prompt; 2]> {
-        let texts = match (&self.base, &self.source) {
-            (Some(base), Some(source)) => [&base[..], &source[..]],
-            _ if session.shipped => [
+        let prompts = TwoPrompts {
+            given: [
+                ("--base", self.base.as_deref()),
+                ("--source", self.source.as_deref()),
+            ],
+            facts: [
                 "Leo Green plays the sport of",
                 "Ada Brown plays the sport of",
             ],
-            _ => {
-                let why = "the shipped model's facts mean nothing to another model";
-                return Err(usage(format!("{why}: expected --base and --source")));
-            }
+            bos: self.bos,
         };
-        let [base, source] = texts.map(|text| encode(&session.tokenizer, text, self.bos));
-        Ok([base?, source?])
+        prompts.encode(session)
     }
 
     fn alignment(&self, base: &Prompt, source: &Prompt) -> Result<Alignment> {

@@ -1,12 +1,16 @@
 //! Activation patching: which activations, swapped between two runs, move the answer.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use patchlens::forecast::Forecast;
+use patchlens::intervention::Subspace;
 use patchlens::patching::{ActivationPatching, Alignment, Patching};
 use patchlens::report::{Direction, Labelled, RankedCell, legible};
 use patchlens::tasks::Corruption;
-use patchlens::{Grid, Prompts, Site, Transformer};
+use patchlens::{Config, Grid, Prompts, Site, Transformer};
+use serde_json::json;
 
 use crate::interrupt;
 use crate::options::{Common, PromptArgs, TaskName};
@@ -28,6 +32,7 @@ Examples:
   patchlens patch --out study
   patchlens patch --sweep z --sweep pattern --model weights/gpt2
   patchlens patch --sweep mlp_out --neurons 0
+  patchlens patch --sweep resid_pre --subspace basis.safetensors
   patchlens patch --clean \"When Mary and John went to the store, John gave a drink to\" \\
       --corrupted \"When Mary and John went to the store, Mary gave a drink to\" \\
       --answer \" Mary\" --wrong \" John\"
@@ -50,6 +55,10 @@ pub struct Patch {
     /// Also patch every neuron of this layer's MLP, one at a time, at all positions
     #[arg(long, value_name = "LAYER")]
     neurons: Option<usize>,
+    /// Patch only what lies in a subspace: a safetensors file with one tensor, an orthonormal basis
+    /// [k, d]. Sites whose last axis is not d are left out by default
+    #[arg(long, value_name = "FILE", conflicts_with = "neurons")]
+    subspace: Option<PathBuf>,
     /// How positions correspond in pairs whose prompts differ in length, which are refused
     /// otherwise
     #[arg(long, value_enum, value_name = "HOW")]
@@ -171,7 +180,8 @@ impl Patch {
             ..TAKES
         };
         let questions = Questions::new(&self.prompts, takes, tokenizer, output)?;
-        let sweeps = self.sweeps(&questions)?;
+        let subspace = self.subspace.as_ref().map(Subspace::open).transpose()?;
+        let sweeps = self.sweeps(&questions, subspace.as_ref(), session.model.config())?;
         let by_position = sweeps.iter().any(|sweep| BY_POSITION.contains(sweep));
         let questions = session.begin(questions, by_position)?;
         let metric = questions.metric(self.prompts.metric)?;
@@ -186,6 +196,12 @@ impl Patch {
             .memory_limit(session.memory)
             .journal(session.work.journal())
             .direction(direction);
+        if let Some(subspace) = subspace {
+            let [d, k] = [subspace.width(), subspace.basis().ncols()];
+            output.number("subspace", json!({ "vectors": k, "dimensions": d }))?;
+            output.say(format_args!("patched: what lies {subspace}\n"))?;
+            study = study.in_subspace(subspace);
+        }
         if let Some(labels) = &questions.labels {
             study = study.position_labels(labels.clone());
         }
@@ -231,7 +247,7 @@ impl Patch {
         let questions = Questions::new(&self.prompts, TAKES, tokenizer, &outline.output)?;
         let metric = questions.metric(self.prompts.metric)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
-        let sweeps = self.sweeps(&questions)?.into_iter();
+        let sweeps = self.sweeps(&questions, None, config)?.into_iter();
         let neurons = self
             .neurons
             .map(|layer| Grid::Columns(Site::MlpPost, layer));
@@ -273,7 +289,12 @@ impl Patch {
     }
 
     /// What is patched: by position only where all prompts have one length.
-    fn sweeps(&self, questions: &Questions) -> Result<Vec<Sweep>> {
+    fn sweeps(
+        &self,
+        questions: &Questions,
+        subspace: Option<&Subspace>,
+        config: &Config,
+    ) -> Result<Vec<Sweep>> {
         let by_position = |sweep: &Sweep| BY_POSITION.contains(sweep);
         let ragged = questions.clean.common_len().is_none() && !self.is_aligned();
         if ragged && let Some(sweep) = self.sweep.iter().find(|sweep| by_position(sweep)) {
@@ -284,11 +305,36 @@ impl Patch {
                  or sweeps by head (z, q, k, v, pattern)"
             )));
         }
-        Ok(match (self.sweep.is_empty(), ragged) {
-            (false, _) => self.sweep.clone(),
-            (true, true) => vec![Sweep::Z],
-            (true, false) => [&BY_POSITION[..], &[Sweep::Z]].concat(),
-        })
+        let (streams, heads) = (&BY_POSITION[..], &[Sweep::Z][..]);
+        let sweeps = match (self.sweep.is_empty(), ragged) {
+            (false, _) => return Ok(self.sweep.clone()),
+            (true, true) => heads.to_vec(),
+            (true, false) => [streams, heads].concat(),
+        };
+        let Some(subspace) = subspace else {
+            return Ok(sweeps);
+        };
+        let width = |sweep: &Sweep| {
+            if heads.contains(sweep) {
+                config.d_head()
+            } else {
+                config.d_model
+            }
+        };
+        let fits = |sweep: &Sweep| width(sweep) == subspace.width();
+        let fitting: Vec<Sweep> = sweeps.iter().copied().filter(fits).collect();
+        if fitting.is_empty() {
+            let found: Vec<String> = sweeps
+                .iter()
+                .map(|s| format!("{} {}", s.name(), width(s)))
+                .collect();
+            return Err(usage(format!(
+                "--subspace: found a basis in {} dimensions; expected those of a site: {}",
+                subspace.width(),
+                found.join(", ")
+            )));
+        }
+        Ok(fitting)
     }
 }
 

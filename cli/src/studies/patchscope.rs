@@ -11,7 +11,7 @@ use patchlens::{Base, Prompt, Transformer};
 
 use crate::interrupt;
 use crate::options::Common;
-use crate::prompts::encode;
+use crate::prompts::TwoPrompts;
 use crate::session::Session;
 use crate::usage::usage;
 
@@ -102,19 +102,20 @@ impl Patchscope {
 
     /// The source, the target, and where the state goes.
     fn prompts(&self, session: &Session) -> Result<(Prompt, Prompt, isize)> {
-        let (source, target, person) = match (&self.source, &self.target) {
-            (Some(source), Some(target)) => (&source[..], &target[..], -1),
-            _ if session.shipped => ("Ada Brown", "Leo Green plays the sport of", 1),
-            _ => {
-                let why = "the shipped model's facts mean nothing to another model";
-                return Err(usage(format!("{why}: expected --source and --target")));
-            }
+        let prompts = TwoPrompts {
+            given: [
+                ("--source", self.source.as_deref()),
+                ("--target", self.target.as_deref()),
+            ],
+            facts: ["Ada Brown", "Leo Green plays the sport of"],
+            bos: self.bos,
         };
-        let encode = |text: &str| encode(&session.tokenizer, text, self.bos);
-        let default = self.source.is_none();
-        let shift = isize::from(self.bos && default);
-        let (source, target) = (encode(source)?, encode(target)?);
-        Ok((source, target, person + shift))
+        let [source, target] = prompts.encode(session)?;
+        let person = match self.source {
+            Some(_) => -1,
+            None => 1 + isize::from(self.bos),
+        };
+        Ok((source, target, person))
     }
 
     fn introduce(&self, session: &Session, scope: &Patchscopes<'_>) -> Result<()> {

@@ -221,16 +221,22 @@ fn a_plan_says_what_a_study_will_cost_and_opens_no_weights() {
     let xl = r#"{"model_type": "gpt2", "n_layer": 48, "n_head": 25, "n_embd": 1600,
         "n_positions": 1024, "vocab_size": 50257}"#;
     fs::write(folder.path().join("config.json"), xl).unwrap();
-    let tokenizer = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../assets/mini/tokenizer.json"
-    );
+    let tokenizer = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/mini/tokenizer.json");
     fs::copy(tokenizer, folder.path().join("tokenizer.json")).unwrap();
     let dir = folder.path().to_str().unwrap();
-    let fact = ["--clean", "Ada Brown plays the sport of", "--subject", "Ada Brown"];
+    let fact = [
+        "--clean",
+        "Ada Brown plays the sport of",
+        "--subject",
+        "Ada Brown",
+    ];
     let fact = [&fact[..], &["--answer", " boxing", "--model", dir]].concat();
     let text = ok(&[&["trace", "--plan"][..], &fact].concat());
-    for part in ["weights           6230.4 MB", "memory in all", "time              about"] {
+    for part in [
+        "weights           6230.4 MB",
+        "memory in all",
+        "time              about",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let run = [&["patch", "--json"][..], &pair()].concat();

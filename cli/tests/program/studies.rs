@@ -220,3 +220,106 @@ fn b33_longer_answers_and_prompts_of_different_length() {
     ]);
     assert!(trace.contains("1 of 1 facts kept"), "{trace}");
 }
+
+/// A file whose answers have several tokens is measured as such a prompt of one's own is.
+#[test]
+fn b33_longer_answers_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pairs.json");
+    let entry = serde_json::json!({"clean": CLEAN, "corrupt": CORRUPTED, "answers": [" Mary and"]});
+    fs::write(&path, serde_json::json!([entry, entry]).to_string()).unwrap();
+    let file = ["--pairs", path.to_str().unwrap(), "--prompts", "1"];
+    let own = [
+        &["--clean", CLEAN, "--corrupted", CORRUPTED][..],
+        &["--answer", " Mary and"],
+    ];
+    let own = own.concat();
+    let patched = |prompts: &[&str]| {
+        let text = ok(&[&["patch", "--sweep", "z", "--json"], prompts].concat());
+        json(&text)["results"]["z"].clone()
+    };
+    let found = patched(&file);
+    assert_eq!(found["unit"], "log-probability of the answer (nats)");
+    assert_eq!(found["values"], patched(&own)["values"]);
+    let both = ["--pairs", path.to_str().unwrap()];
+    for study in ["ablate", "paths"] {
+        let text = ok(&[&[study], &both[..]].concat());
+        assert!(text.contains("right ` Mary and`, wrong none"), "{text}");
+    }
+    for study in ["attribute", "steer"] {
+        let refused = fails(2, &[&[study], &both[..]].concat());
+        assert!(
+            refused.contains("found 2 tokens; expected one here"),
+            "{refused}"
+        );
+    }
+    let refused = fails(
+        2,
+        &[&["patch", "--metric", "logit-diff"], &both[..]].concat(),
+    );
+    assert!(
+        refused.contains("an answer of several tokens has no such"),
+        "{refused}"
+    );
+}
+
+/// A safetensors file with the first unit vectors of a space as rows.
+fn unit_vectors(path: &std::path::Path, vectors: usize, dimensions: usize) {
+    use safetensors::Dtype;
+    use safetensors::tensor::{TensorView, serialize};
+    let one = |i: usize| f32::from(i.is_multiple_of(dimensions + 1)).to_le_bytes();
+    let bytes: Vec<u8> = (0..vectors * dimensions).flat_map(one).collect();
+    let view = TensorView::new(Dtype::F32, vec![vectors, dimensions], &bytes).unwrap();
+    fs::write(path, serialize([("basis", view)], None).unwrap()).unwrap();
+}
+
+/// Patching what lies in a subspace of a file: in all dimensions it is the plain patch.
+#[test]
+fn patching_in_a_subspace() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("basis.safetensors");
+    let file = path.to_str().unwrap();
+    let within = ["--subspace", file];
+    let patched = |options: &[&str]| {
+        let text = ok(&[&["patch", "--json"], options, &pair()[..]].concat());
+        json(&text)["results"].clone()
+    };
+    unit_vectors(&path, 128, 128);
+    let all = patched(&within);
+    let plain = patched(&[]);
+    for site in ["resid_pre", "attn_out", "mlp_out"] {
+        assert_eq!(all[site]["values"], plain[site]["values"], "{site}");
+    }
+    // Heads are not that wide.
+    assert!(all["z"].is_null() && !plain["z"].is_null());
+    unit_vectors(&path, 2, 128);
+    let two = patched(&within);
+    assert_eq!(
+        two["subspace"],
+        serde_json::json!({"vectors": 2, "dimensions": 128})
+    );
+    assert_ne!(two["resid_pre"]["values"], plain["resid_pre"]["values"]);
+    let out = folder.path().join("out");
+    let text = ok(&[
+        &["patch", "--out", out.to_str().unwrap()],
+        &within[..],
+        &pair(),
+    ]
+    .concat());
+    assert!(
+        text.contains("patched: what lies in 2 of 128 dimensions"),
+        "{text}"
+    );
+    let picture = fs::read_to_string(out.join("resid_pre.svg")).unwrap();
+    assert!(picture.contains("in 2 of 128 dimensions"));
+    let wrong = fails(
+        1,
+        &[&["patch", "--sweep", "z"], &within[..], &pair()].concat(),
+    );
+    assert!(wrong.contains("expected [32, k]"), "{wrong}");
+    unit_vectors(&path, 1, 32);
+    assert!(!patched(&within)["z"].is_null());
+    unit_vectors(&path, 1, 33);
+    let wrong = fails(2, &[&["patch"], &within[..], &pair()].concat());
+    assert!(wrong.contains("found a basis in 33 dimensions"), "{wrong}");
+}

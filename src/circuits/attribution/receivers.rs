@@ -15,7 +15,7 @@ use crate::cache::ActivationCache;
 use crate::circuits::edge::Receiver;
 use crate::circuits::graph::Graph;
 use crate::component::{Head, Qkv};
-use crate::config::{Config, Element};
+use crate::config::{AttentionDirection, Config, Element};
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::metric::Metric;
@@ -54,6 +54,7 @@ struct Heads<'h> {
     rows: &'h Layout,
     d_head: usize,
     scale: f32,
+    direction: AttentionDirection,
     /// Queries, keys and values of the run that is changed, `[pos, d_model]`, and anew, `[row,
     /// d_model]`.
     own: [ArrayView2<'h, f32>; 3],
@@ -218,6 +219,7 @@ impl Receivers<'_> {
             rows: &sent.rows,
             d_head: self.config().d_head(),
             scale: self.config().attn_scale(layer),
+            direction: self.config().attention,
             own: [own(points[0])?, own(points[1])?, own(points[2])?],
             new: Qkv::ALL.map(|read| {
                 let input = if read == Qkv::V {
@@ -338,13 +340,14 @@ impl Heads<'_> {
         let dest = if read == Qkv::Q {
             changed
         } else {
-            (first..n).collect()
+            (self.direction.first_reader(first)..n).collect()
         };
+        let last = self.direction.last_sources(&dest, n);
         scratch.load_keys(self.d_head, n, |src| of(Qkv::K, src));
         scratch.load_values(self.d_head, n, |src| of(Qkv::V, src));
         let mut z = Array2::zeros((dest.len(), self.d_head));
         let query = |row: usize| of(Qkv::Q, dest[row]);
-        ops::attend(scratch, query, &dest, self.scale, z.view_mut());
+        ops::attend(scratch, query, &last, self.scale, z.view_mut());
         let [own, slope] = [self.z, self.slope].map(|all| part(all, 1, columns.clone()));
         let terms = dest.iter().zip(z.rows());
         let terms = terms.map(|(p, new)| onwards(new, own.row(*p), slope.row(*p)));

@@ -7,6 +7,7 @@ use super::route::{Form, Route};
 use crate::base::Base;
 use crate::circuits::edge::{Receiver, Source};
 use crate::component::{Head, Qkv};
+use crate::config::AttentionDirection;
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::model::lane::Change;
@@ -19,6 +20,8 @@ pub(super) struct PairRows {
     others: Vec<bool>,
     /// Whether a part that reads ablations alone writes its own ablation.
     consistent: bool,
+    /// Which rows attention reads.
+    direction: AttentionDirection,
 }
 
 impl PairRows {
@@ -40,17 +43,19 @@ impl PairRows {
         };
         let input: Vec<bool> = rows.map(differ).collect();
         let consistent = ends.carried.is_none();
-        // Plain runs of two prompts have the same bits before the first token that differs.
+        // Plain runs of two prompts have the same bits in rows that read no token that differs.
         let tokens = |runs: &Base<'_>| runs.prompts()[pair].tokens.clone();
         let (a, b) = (tokens(&ends.full), tokens(&ends.empty));
         let first = a.iter().zip(&b).position(|(a, b)| a != b);
-        let first = first
-            .filter(|_| consistent)
-            .unwrap_or(if consistent { a.len() } else { 0 });
+        let direction = ends.full.model().config().attention;
+        let first = first.filter(|_| consistent);
+        let first = first.map(|first| direction.first_reader(first));
+        let first = first.unwrap_or(if consistent { a.len() } else { 0 });
         Ok(PairRows {
             others: (0..a.len()).map(|row| row >= first).collect(),
             input,
             consistent,
+            direction,
         })
     }
 
@@ -117,6 +122,7 @@ impl<'f> Flow<'f> {
         let heads = queries.iter().zip(keys).zip(values).enumerate();
         for (head, ((q, k), v)) in heads {
             let first = k.iter().zip(v).position(|(k, v)| *k || *v);
+            let first = first.map(|first| self.rows.direction.first_reader(first));
             let rows = q.iter().enumerate();
             let rows = rows.map(|(row, q)| *q || first.is_some_and(|first| row >= first));
             self.write(Source::Head(Head::new(layer, head)), rows);

@@ -114,7 +114,7 @@ impl Route {
             last: false,
             heads: (0..config.n_heads).collect(),
         };
-        let mut dirty = lane.embed_rows();
+        let mut dirty = lane.embed_rows(of.kind);
         let n_layers = self.graph.n_layers();
         let layers = (0..n_layers).map(|layer| {
             (of.index, of.last) = (layer, layer + 1 == n_layers);

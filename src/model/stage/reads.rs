@@ -7,7 +7,7 @@ use crate::config::Config;
 ///
 /// A stage reads its base where its rows can be more than its input's: where they are edited,
 /// where two streams are added of which one has fewer rows, and where attention spreads a change
-/// over later rows. Keys and values are read wherever attention is computed.
+/// over other rows. Keys and values are read wherever attention is computed.
 ///
 /// Of a lane with several places, each place's points together are enough: a row is there because
 /// of one of them.
@@ -36,7 +36,8 @@ enum Spread {
     Nothing,
     /// Any rows.
     Scattered,
-    /// All rows from some position on: later rows see none that are not among them.
+    /// All rows from some position on (all, where attention reads later ones, too): no others read
+    /// them.
     Closed,
 }
 
@@ -53,8 +54,8 @@ impl Flow {
     const ENTRY: u8 = 1;
     /// Rows edited in the layer.
     const EDITED: u8 = 2;
-    /// All rows from the first on of which a key or value differs.
-    const LATER: u8 = 4;
+    /// All rows that read a key or value that differs.
+    const READERS: u8 = 4;
 
     fn new(kind: Kind, entry: Spread, edited: Option<Site>, frozen: Frozen) -> Self {
         let mut flow = Flow {
@@ -88,7 +89,7 @@ impl Flow {
             };
         }
         let from = |input: &Input| match input {
-            Input::Earlier(of) if self.spread(*of) == Spread::Scattered => Self::LATER,
+            Input::Attended(of) if self.spread(*of) == Spread::Scattered => Self::READERS,
             input => self.rows[input.stage() as usize],
         };
         stage
@@ -102,7 +103,8 @@ impl Flow {
         let rows = self.rows[stage as usize];
         if rows == 0 {
             Spread::Nothing
-        } else if rows & Self::LATER > 0 || (rows == Self::ENTRY && self.entry == Spread::Closed) {
+        } else if rows & Self::READERS > 0 || (rows == Self::ENTRY && self.entry == Spread::Closed)
+        {
             Spread::Closed
         } else {
             Spread::Scattered
@@ -123,7 +125,7 @@ impl Flow {
             for input in stage.inputs(self.kind, frozen) {
                 let missing = match input {
                     Input::Same(of) => made & !self.rows[*of as usize] > 0,
-                    Input::Earlier(_) => made > 0,
+                    Input::Attended(_) => made > 0,
                 };
                 reads.extend(input.stage().entry().base.filter(|_| missing));
             }

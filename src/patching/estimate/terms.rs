@@ -3,22 +3,25 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array3, ArrayD, ArrayView2, ArrayViewD, Axis as Dim, CowArray, Ix3, Zip};
+use ndarray::{Array1, Array3, ArrayD, ArrayView2, ArrayViewD, Axis as Dim, CowArray, Ix3, Zip};
 
 use crate::cache::{ActivationCache, Selection};
+use crate::config::AttentionDirection;
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
-use crate::intervention::Target;
+use crate::intervention::{Subspace, Target};
 use crate::pairs::Pairs;
 use crate::schedule::kept_bytes;
 use crate::select::Select;
 
 /// Where estimates are taken, and of what.
 pub(super) struct Terms<'t> {
-    pairs: &'t Pairs<'t>,
+    pub pairs: &'t Pairs<'t>,
     /// Whether queries and keys have the exact change of the pattern.
-    qk_fix: bool,
-    points: Vec<HookPoint>,
+    pub qk_fix: bool,
+    /// In what the differences stay.
+    pub subspace: Option<&'t Subspace>,
+    pub points: Vec<HookPoint>,
 }
 
 /// One head's attention over the positions of a pair.
@@ -29,6 +32,7 @@ struct Head<'h> {
     /// The gradient at the pattern, `[dest, src]`.
     slope: ArrayView2<'h, f32>,
     scale: f64,
+    direction: AttentionDirection,
 }
 
 /// A share of a row of attention that is as good as all of it: the others' sum has lost its digits.
@@ -36,15 +40,7 @@ const ALONE: f64 = 1.0 - 1e-6;
 /// A change of a score that is no longer safe to raise e to.
 const LARGE: f64 = 500.0;
 
-impl<'t> Terms<'t> {
-    pub fn new(pairs: &'t Pairs<'t>, qk_fix: bool, points: Vec<HookPoint>) -> Self {
-        Terms {
-            pairs,
-            qk_fix,
-            points,
-        }
-    }
-
+impl Terms<'_> {
     /// The layer of a point whose terms are changes of the pattern.
     fn fixed(&self, at: HookPoint) -> Option<usize> {
         match at {
@@ -103,6 +99,15 @@ impl<'t> Terms<'t> {
         let [base, donor] = self.pairs.base_and_donor();
         let (base, donor) = (base.held([at])?, donor.held([at])?);
         let mut terms = donor[pair].get(at)?.to_owned();
+        if let Some(subspace) = self.subspace {
+            let last = Dim(terms.ndim() - 1);
+            let rows = base[pair].get(at)?;
+            for (before, mut row) in rows.lanes(last).into_iter().zip(terms.lanes_mut(last)) {
+                let mut patched = row.to_vec();
+                subspace.limit(&before.to_vec(), &mut patched);
+                row.assign(&Array1::from(patched));
+            }
+        }
         Zip::from(&mut terms)
             .and(base[pair].get(at)?)
             .and(gradient)
@@ -140,6 +145,7 @@ impl<'t> Terms<'t> {
                 k: rows(points[1])?,
                 slope: of_head(slopes.view(), Dim(0), head),
                 scale: f64::from(config.attn_scale(layer)),
+                direction: config.attention,
             };
             let changes = if at == points[0] {
                 own.by_query()
@@ -159,7 +165,8 @@ impl Head<'_> {
     /// but for one key.
     fn row(&self, query: ArrayView2<'_, f32>, i: usize, changed: Option<usize>) -> Vec<f64> {
         let key = |j: usize| self.k[usize::from(changed == Some(j))];
-        let scores = (0..=i).map(|j| self.scale * dot(query, i, key(j), j));
+        let last = self.direction.last_source(i, self.slope.ncols());
+        let scores = (0..=last).map(|j| self.scale * dot(query, i, key(j), j));
         let scores: Vec<f64> = scores.collect();
         let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let shares: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
@@ -191,7 +198,7 @@ impl Head<'_> {
             .collect()
     }
 
-    /// By position: one key changes one score of each later row. There its share `p` becomes
+    /// By position: one key changes one score of each row that reads it. There its share `p` becomes
     /// `p e^Δ / (1 − p + p e^Δ)`, and the others keep their proportions.
     fn by_key(&self) -> Vec<f64> {
         let (query, n) = (self.q[0], self.slope.nrows());

@@ -165,9 +165,14 @@ fn entry(mut fields: Fields, ignored: &mut BTreeSet<String>) -> Read {
 /// Outputs of words come without the space that stands before them in a prompt.
 fn after_space(text: Text) -> Text {
     match text {
-        Text::Words(words) => Text::Words(format!(" {}", words.trim_start())),
+        Text::Words(words) => Text::Words(spaced(&words)),
         ids => ids,
     }
+}
+
+/// An answer as it stands after a word.
+pub(super) fn spaced(text: &str) -> String {
+    format!(" {}", text.trim_start())
 }
 
 /// A prompt: words or token ids.
@@ -184,10 +189,10 @@ fn text(field: &str, value: Value) -> Result<Text, String> {
     }
 }
 
-/// Answers: a list of words or token ids, or one of these.
+/// Answers: a list of words, token ids or lists of ids, or one word or id.
 fn texts(field: &str, value: Value) -> Result<Vec<Text>, String> {
     let one = |value: Value| match value {
-        Value::String(words) => Ok(Text::Words(words)),
+        words_or_ids @ (Value::String(_) | Value::Array(_)) => text(field, words_or_ids),
         other => id(field, &other).map(|id| Text::Ids(vec![id])),
     };
     match value {

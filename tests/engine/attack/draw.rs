@@ -5,7 +5,7 @@ use rand::Rng;
 use super::cell::Drawn;
 use super::place::Place;
 use super::source::{Kinds, Source};
-use patchlens::config::{Activation, MlpKind, Norm, Positions};
+use patchlens::config::{Activation, AttentionDirection, MlpKind, Norm, Positions};
 use patchlens::intervention::Values;
 use patchlens::{
     ActivationCache, Config, Edit, Intervention, Interventions, Prompts, Run, Selection, Site,
@@ -116,6 +116,10 @@ impl Source {
                 Activation::Solu,
             ]),
             head_width: self.chance(40).then(|| self.within(1..=7)),
+            attention: self.pick(&[
+                AttentionDirection::Causal,
+                AttentionDirection::Bidirectional,
+            ]),
             ..config
         }
     }

@@ -260,3 +260,59 @@ fn bases_and_targets_that_do_not_fit() {
         assert_eq!(found, expected);
     }
 }
+
+/// A safetensors file of F32 tensors.
+fn file(tensors: &[(&str, &[usize], &[f32])]) -> tempfile::NamedTempFile {
+    use safetensors::Dtype;
+    use safetensors::tensor::{TensorView, serialize};
+    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let data: Vec<Vec<u8>> = tensors.iter().map(|t| bytes(t.2)).collect();
+    let views = tensors.iter().zip(&data).map(|((name, shape, _), data)| {
+        (
+            *name,
+            TensorView::new(Dtype::F32, shape.to_vec(), data).unwrap(),
+        )
+    });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), serialize(views, None).unwrap()).unwrap();
+    file
+}
+
+/// Rows, columns or a single vector: the longer axis is the space.
+#[test]
+fn subspaces_of_files() {
+    let open = |tensors: &[(&str, &[usize], &[f32])]| Subspace::open(file(tensors).path());
+    let rows = [0.6, 0.8, 0.0, 0.0, 0.0, 1.0];
+    let columns = [0.6, 0.0, 0.8, 0.0, 0.0, 1.0];
+    let expected = Subspace::new(arr2(&[[0.6, 0.0], [0.8, 0.0], [0.0, 1.0]])).unwrap();
+    assert_eq!(open(&[("basis", &[2, 3], &rows)]).unwrap(), expected);
+    assert_eq!(open(&[("B", &[3, 2], &columns)]).unwrap(), expected);
+    let one = Subspace::new(arr2(&[[0.6], [0.8], [0.0]])).unwrap();
+    assert_eq!(open(&[("v", &[3], &rows[..3])]).unwrap(), one);
+    let refused = |tensors: &[(&str, &[usize], &[f32])], found: &str| {
+        let message = open(tensors).unwrap_err().to_string();
+        let expected = "expected one F32 tensor, an orthonormal basis `[k, d]`, `[d, k]` or `[d]`";
+        assert!(
+            message.contains(found) && message.ends_with(expected),
+            "{message}"
+        );
+    };
+    refused(&[], "0 tensors []");
+    let two: [(&str, &[usize], &[f32]); 2] = [("a", &[1], &[1.0]), ("b", &[1], &[1.0])];
+    refused(&two, "2 tensors [a, b]");
+    refused(&[("v", &[1, 2, 1], &[0.6, 0.8])], "`v`: shape [1, 2, 1]");
+    refused(
+        &[("v", &[2], &[0.6, 0.6])],
+        "`v`: basis of a subspace: product of its vectors 0 and 0",
+    );
+    refused(
+        &[("v", &[0], &[])],
+        "`v`: basis of a subspace: found shape [1, 0]",
+    );
+    assert!(
+        Subspace::open("no such file")
+            .unwrap_err()
+            .to_string()
+            .contains("no such file")
+    );
+}

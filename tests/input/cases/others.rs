@@ -307,6 +307,14 @@ fn weights_in_pickles_are_named_with_what_to_run() {
             &[&format!("{file}: weights as a Python pickle"), &run],
         );
     }
+    // InterpBench's folders: beside the weights, other pickles.
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["edges.pkl", "ll_model.pth", "ll_model_cfg.pkl", "meta.json"] {
+        fs::write(dir.path().join(file), "PK").unwrap();
+    }
+    let run = format!("`python weights-convert.py {}`", dir.path().display());
+    let pickle = "ll_model.pth: weights as a Python pickle";
+    fails(&dir, &[pickle, &run]);
     // Weights of ours count, whatever else lies there.
     let dir = copy();
     fs::write(dir.path().join("pytorch_model.bin"), "PK").unwrap();

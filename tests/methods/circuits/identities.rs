@@ -4,7 +4,7 @@ use ndarray::{Array2, Axis};
 use patchlens::circuits::{
     Approximation, EdgeAttribution, EdgeSet, ExactEdges, Receiver, Source, Steps,
 };
-use patchlens::config::{Activation, MlpKind, Norm, Positions};
+use patchlens::config::{Activation, AttentionDirection, MlpKind, Norm, Positions};
 use patchlens::metric::logit_diffs;
 use patchlens::ops::{layer_norm_affine, linear};
 use patchlens::patching::ActivationPatching;
@@ -93,6 +93,23 @@ fn without_curves(n_layers: usize, n_heads: usize, seed: u64) -> Transformer {
                 .for_each(|v| *v = 0.0);
         }
         block.mlp.c_fc.bias.fill(50.0);
+    }
+    Transformer::new(config, weights).unwrap()
+}
+
+/// Weights as large as those of a trained model, where nothing keeps activations small.
+fn enlarged(model: Transformer) -> Transformer {
+    let (config, mut weights) = model.into_parts();
+    weights.wte *= 30.0;
+    for block in &mut weights.h {
+        for linear in [
+            &mut block.attn.c_attn,
+            &mut block.attn.c_proj,
+            &mut block.mlp.c_fc,
+            &mut block.mlp.c_proj,
+        ] {
+            linear.weight *= 20.0;
+        }
     }
     Transformer::new(config, weights).unwrap()
 }
@@ -202,6 +219,9 @@ proptest! {
         positions in prop::sample::select(vec![
             Positions::None, Positions::Learned, Positions::Shortformer,
         ]),
+        attention in prop::sample::select(vec![
+            AttentionDirection::Causal, AttentionDirection::Bidirectional,
+        ]),
         denoise: bool,
     ) {
         let config = Config {
@@ -213,16 +233,10 @@ proptest! {
             norm: Norm::None,
             mlp: MlpKind::None,
             positions,
+            attention,
             ..Config::gpt2()
         };
-        let model = Transformer::random(config.clone(), seed).unwrap();
-        let mut weights = model.parameters().clone();
-        weights.wte *= 30.0;
-        for block in &mut weights.h {
-            block.attn.c_attn.weight *= 20.0;
-            block.attn.c_proj.weight *= 20.0;
-        }
-        let model = Transformer::new(config, weights).unwrap();
+        let model = enlarged(Transformer::random(config, seed).unwrap());
         let [clean, corrupted] = random_pairs(&[6, 4]);
         let metric = logit_diffs(&[METRIC_TOKENS]);
         let exact = ExactEdges::new(&model, &clean, &corrupted).unwrap();
@@ -244,6 +258,86 @@ proptest! {
             }
         }
         expect_close(&scores, &effects, 1e-3)?;
+    }
+
+    /// The same for the last MLP, whatever is between its maps: SoLU with a LayerNorm, too.
+    #[test]
+    fn last_mlps_of_models_without_norms_are_exact(
+        (layers, heads) in (1_usize..3, 1_usize..4),
+        seed in 0_u64..1000,
+        (mlp, activation) in prop::sample::select(vec![
+            (MlpKind::Normed, Activation::Solu),
+            (MlpKind::Normed, Activation::GeluNew),
+            (MlpKind::Plain, Activation::Solu),
+        ]),
+        denoise: bool,
+    ) {
+        let config = Config {
+            n_layers: layers,
+            n_heads: heads,
+            d_model: 4 * heads,
+            d_mlp: 9,
+            d_vocab: 23,
+            n_ctx: 16,
+            norm: Norm::None,
+            mlp,
+            activation,
+            ..Config::gpt2()
+        };
+        let model = enlarged(Transformer::random(config, seed).unwrap());
+        let [clean, corrupted] = random_pairs(&[6, 4]);
+        let metric = logit_diffs(&[METRIC_TOKENS]);
+        let exact = ExactEdges::new(&model, &clean, &corrupted).unwrap();
+        let exact = exact.direction(direction(denoise));
+        let exact = exact.run(&EdgeSet::full(exact.graph()), &metric).unwrap();
+        let study = EdgeAttribution::new(&model, &clean, &corrupted).unwrap();
+        let study = study.direction(direction(denoise));
+        let found = study.run(Approximation::ReceiverExact, &metric).unwrap();
+        let into = study.graph().edges_into(Receiver::Mlp(layers - 1)).unwrap();
+        let rows = |values: &Array2<f32>| -> Vec<f32> {
+            into.clone().flat_map(|edge| values.row(edge).to_vec()).collect()
+        };
+        expect_close(&rows(&found.per_prompt), &rows(&exact.per_prompt), 1e-3)?;
+    }
+
+    /// With a LayerNorm behind, scores of edges into an MLP with SoLU and a LayerNorm of its own
+    /// come closer to the exact ones as prompts do.
+    #[test]
+    fn receivers_with_solu_are_exact_in_the_limit(
+        (layers, heads) in (1_usize..3, 1_usize..4),
+        seed in 0_u64..1000,
+    ) {
+        let random = random_model(layers, heads, 4, seed);
+        let config = Config {
+            mlp: MlpKind::Normed,
+            activation: Activation::Solu,
+            ..random.config().clone()
+        };
+        let (config, weights) = enlarged(Transformer::random(config, seed).unwrap()).into_parts();
+        let [clean, corrupted] = [2_u32, 22].map(|token| Prompts::new([[1, token, 3, 4, 2]]).unwrap());
+        let metric = logit_diffs(&[METRIC_TOKENS]);
+        // Of edges into MLPs, with a token that is some of the way from one to another.
+        let error = |share: f32| {
+            let mut weights = weights.clone();
+            let way = &weights.wte.row(20) - &weights.wte.row(2);
+            let near = &weights.wte.row(2) + &(share * way);
+            weights.wte.row_mut(22).assign(&near);
+            let model = Transformer::new(config.clone(), weights).unwrap();
+            let exact = ExactEdges::new(&model, &clean, &corrupted).unwrap();
+            let all = EdgeSet::full(exact.graph());
+            let exact = exact.run(&all, &metric).unwrap().per_prompt;
+            let study = EdgeAttribution::new(&model, &clean, &corrupted).unwrap();
+            let found = study.run(Approximation::ReceiverExact, &metric).unwrap().per_prompt;
+            let into_mlp = |(i, edge): (usize, patchlens::circuits::Edge)| {
+                matches!(edge.to, Receiver::Mlp(_)).then_some(i)
+            };
+            let rows: Vec<usize> = all.edges().enumerate().filter_map(into_mlp).collect();
+            let size = |i: &usize| exact[[*i, 0]].abs();
+            let miss = |i: &usize| (found[[*i, 0]] - exact[[*i, 0]]).abs();
+            rows.iter().map(miss).sum::<f32>() / rows.iter().map(size).sum::<f32>()
+        };
+        let (far, near) = (error(0.2), error(0.02));
+        prop_assert!(near <= 0.25 * far + 2e-3, "{far} {near}");
     }
 
     /// I6

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 
 use ndarray::{ArrayD, ArrayView2, Axis, Ix2};
 use patchlens::circuits::{EdgeScores, EdgeSet, Graph, Orientation, Ranking, ScoredCircuit};
+use patchlens::config::AttentionDirection;
 use patchlens::metric::logit_diffs;
 use patchlens::{Config, Metric, Prompts, Transformer};
 use serde_json::Value;
@@ -181,7 +182,8 @@ fn a_file_of_the_shipped_models_edges_reads_back() {
     assert_eq!(scores, one.scores);
 }
 
-/// A model with random weights, some layers and heads of a few dimensions.
+/// A model with random weights, some layers and heads of a few dimensions; every fourth seed is one
+/// whose positions attend to later ones, too.
 fn random_model(n_layers: usize, n_heads: usize, d_head: usize, seed: u64) -> Transformer {
     let config = Config {
         n_layers,
@@ -190,6 +192,11 @@ fn random_model(n_layers: usize, n_heads: usize, d_head: usize, seed: u64) -> Tr
         d_mlp: 4 * d_head + 1,
         d_vocab: 23,
         n_ctx: 16,
+        attention: if seed % 4 == 3 {
+            AttentionDirection::Bidirectional
+        } else {
+            AttentionDirection::Causal
+        },
         ..Config::gpt2()
     };
     // Weights as of a trained model, so that attention is not flat.

@@ -49,8 +49,13 @@ impl WordPairs {
             pairs.note("", Err(skipped.to_string()));
         }
         for pair in &file.pairs {
-            let value = tokenizer.token_text(pair.answers[0]);
-            let added = pairs.add(pair.text.trim(), value.trim(), tokenizer);
+            let added = match pair.answers.first() {
+                Some(value) => {
+                    let value = tokenizer.token_text(*value);
+                    pairs.add(pair.text.trim(), value.trim(), tokenizer)
+                }
+                None => Err("found an answer of several tokens; expected one".to_string()),
+            };
             pairs.note(&format!("pair {}", pair.index), added);
         }
         Ok(pairs)
