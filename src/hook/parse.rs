@@ -51,8 +51,12 @@ pub(crate) fn parse_index(text: &str) -> Option<usize> {
     text.parse().ok().filter(|_| canonical)
 }
 
+/// Longer than any name: more of a text would take long to compare, and say nothing.
+const COMPARED: usize = 100;
+
 /// The valid name with the smallest edit distance, in the layer that the text seems to mean.
 fn nearest(name: &str) -> HookPoint {
+    let name: &str = &name.chars().take(COMPARED).collect::<String>();
     let layer = name
         .split(|c: char| !c.is_ascii_digit())
         .find_map(|digits| digits.parse().ok())

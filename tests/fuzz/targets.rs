@@ -253,6 +253,20 @@ pub fn circuit(data: &[u8]) -> bool {
     accepted[0]
 }
 
+/// A journal of one shard.
+pub fn journal(data: &[u8]) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, merged] = ["shard", "merged"].map(|name| dir.path().join(name));
+    fs::write(&path, data).unwrap();
+    patchlens::journal::merge(&[&path], &merged, true).map_or_else(refused, |found| {
+        // Read back, its results are those that were read.
+        let more = [&path, &merged];
+        let again = patchlens::journal::merge(&more, dir.path().join("again"), true).unwrap();
+        assert_eq!(again.results, found.results);
+        true
+    })
+}
+
 /// A hook point's name; those that are accepted print back as they were.
 pub fn hook_names(data: &[u8]) -> bool {
     let Ok(name) = str::from_utf8(data) else {

@@ -30,4 +30,4 @@ macro_rules! targets {
     ($($name:ident)*) => { $(#[test] fn $name() { check(targets::$name, stringify!($name)); })* };
 }
 
-targets! { header index config tokenizer cache lens result facts pairs circuit hook_names }
+targets! { header index config tokenizer cache lens result facts pairs circuit journal hook_names }
