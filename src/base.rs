@@ -1,6 +1,7 @@
 //! The run that others depart from: checked prompts, the activations that were kept of their run,
 //! and what a metric reads of it.
 
+mod content;
 mod run;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -298,12 +299,7 @@ impl<'m> Base<'m> {
 
     /// What a metric reads of each prompt.
     pub(crate) fn needs(&self, metric: &Metric) -> Result<Vec<Needs>> {
-        let lengths = self.prompts().lengths();
-        metric.check(&lengths, self.model().config().d_logits())?;
-        metric.check_prompts(self.prompts())?;
-        metric.check_attention(self.model().config())?;
-        let lengths = lengths.into_iter().enumerate();
-        Ok(lengths.map(|(i, n)| metric.needs(i, n)).collect())
+        metric.needs_of(self.prompts(), self.model().config())
     }
 
     /// The interventions under which these runs are made.

@@ -69,6 +69,12 @@ pub mod own {}
 #[doc = include_str!("../guide/speed.md")]
 pub mod speed {}
 
+/// Long studies, many machines.
+///
+#[doc = include_str!("../guide/pictures/links.md")]
+#[doc = include_str!("../guide/long.md")]
+pub mod long {}
+
 /// Coming from TransformerLens.
 ///
 #[doc = include_str!("../guide/pictures/links.md")]

@@ -3,6 +3,7 @@
 //! what it can leave out.
 
 mod apply;
+mod content;
 mod growing;
 mod receipt;
 mod subspace;

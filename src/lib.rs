@@ -31,6 +31,7 @@
 //! | Which tokens must the answer's position read, and in which layers? | [`knockout`] |
 //! | Which part of a state carries a variable from one prompt to another? | [`interchange`] |
 //! | What is in a hidden state, if another prompt is made to say it? | [`patchscopes`] |
+//! | How many minutes and bytes will it take? | [`forecast`] |
 //! | What is the gradient of a number in an activation? | [`gradient`] |
 //!
 //! # What they are made of
@@ -59,6 +60,7 @@ mod alignment;
 mod base;
 mod cache;
 mod component;
+mod content;
 mod effects;
 mod error;
 mod files;
@@ -76,6 +78,7 @@ pub mod attribution;
 pub mod checkpoint;
 pub mod circuits;
 pub mod config;
+pub mod forecast;
 pub mod generate;
 pub mod gradient;
 pub mod guide;
@@ -84,6 +87,7 @@ pub mod hook;
 pub mod in_context;
 pub mod interchange;
 pub mod intervention;
+pub mod journal;
 pub mod knockout;
 pub mod lens;
 pub mod metric;

@@ -1,11 +1,13 @@
-//! How a study runs: within how much memory, whom it reports its progress to, and whether it goes
-//! on.
+//! How a study runs: within how much memory, whom it reports its progress to, whether it goes on,
+//! and which journal keeps its results.
 
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::error::{Error, Result};
+use crate::journal::Journal;
 use crate::prompt::Prompt;
 
 /// Working memory of a study unless its `memory_limit` says otherwise: 1 GiB.
@@ -31,11 +33,16 @@ impl fmt::Display for Progress {
 
 type Observer<'o> = Arc<dyn Fn(&Progress) -> ControlFlow<()> + Send + Sync + 'o>;
 
-/// What bounds a study: memory, and an observer who may end it.
+/// What bounds a study: memory, an observer who may end it, and a journal, which may be of a part
+/// of it.
 #[derive(Clone)]
 pub(crate) struct Limits<'c> {
     /// Bound of the working memory, in bytes.
     pub memory: u64,
+    /// What keeps the results.
+    pub journal: Option<Journal>,
+    /// Which of the study's prompts all runs belong to, where they are not one per prompt.
+    pub slot: Option<usize>,
     observer: Option<Observer<'c>>,
     /// Whether the observer has ended the study; clones share it.
     ended: Arc<AtomicBool>,
@@ -45,6 +52,8 @@ impl Default for Limits<'_> {
     fn default() -> Self {
         Limits {
             memory: DEFAULT_MEMORY_LIMIT,
+            journal: None,
+            slot: None,
             observer: None,
             ended: Arc::default(),
         }
@@ -52,11 +61,33 @@ impl Default for Limits<'_> {
 }
 
 impl<'c> Limits<'c> {
-    /// A bound of the memory, and no observer.
-    pub fn of_memory(memory: u64) -> Self {
+    /// The same without an observer, for a part of a study that takes no time to speak of.
+    pub fn quiet(&self) -> Self {
         Limits {
-            memory,
-            ..Limits::default()
+            observer: None,
+            ended: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether only a part of the work is to be done, so that results lack values though nobody
+    /// has ended the study.
+    pub fn divided(&self) -> bool {
+        self.journal.as_ref().is_some_and(|j| j.divided().is_some())
+    }
+
+    /// Checks that all of the work is to be done.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a journal of a part.
+    pub fn undivided(&self, study: &str) -> Result<()> {
+        match self.journal.as_ref().and_then(Journal::divided) {
+            None => Ok(()),
+            Some(part) => Err(Error::invalid(
+                format!("journal of {study}"),
+                format!("one of shard {}", part.shard()),
+                "one of the whole study, whose later runs depend on what earlier ones find",
+            )),
         }
     }
 
@@ -120,6 +151,7 @@ impl fmt::Debug for Limits<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Limits")
             .field("memory", &self.memory)
+            .field("journal", &self.journal)
             .field("observed", &self.observer.is_some())
             .finish()
     }
@@ -152,6 +184,17 @@ macro_rules! limits_methods {
         #[must_use]
         pub fn memory_limit(mut self, bytes: u64) -> Self {
             self.limits.memory = bytes;
+            self
+        }
+
+        /// Takes results from a [journal](crate::journal), if there is one, and writes those that
+        /// it computes there.
+        #[must_use]
+        pub fn journal<'j>(
+            mut self,
+            journal: impl Into<Option<&'j crate::journal::Journal>>,
+        ) -> Self {
+            self.limits.journal = journal.into().cloned();
             self
         }
 

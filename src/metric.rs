@@ -26,6 +26,7 @@
 
 mod answer;
 mod check;
+mod content;
 mod divergence;
 mod gradient;
 mod loss;

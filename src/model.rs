@@ -22,8 +22,8 @@ pub use crate::cache::RunKind;
 pub use crate::fingerprint::Fingerprint;
 pub use blocked::{BlockedRow, BlockedRows};
 pub use hooks::{Footprint, HookFn, HookPoints, Hooks, RunShape, Visit, hook_fn};
-pub(crate) use run::check_selection;
 pub use run::{KeepLogits, Logits, Run, RunOutput};
+pub(crate) use run::{check_prompts, check_selection};
 
 use crate::checkpoint::{OpenOptions, OpenReport};
 use crate::config::Config;

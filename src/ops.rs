@@ -52,5 +52,6 @@ pub use norm::{
 pub(crate) use part::{part, part_mut};
 pub use rows::sum_rows;
 pub(crate) use rows::{for_rows, on_pool, sorted};
+pub(crate) use simd::vector_unit;
 pub(crate) use softmax::{attention_softmax_row, kl_row, softmax_and_loss};
 pub use softmax::{log_softmax_row, softmax_backward_row, softmax_row};

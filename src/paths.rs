@@ -38,6 +38,7 @@ mod check;
 mod effects;
 mod ends;
 mod engine;
+mod ledger;
 mod linear;
 mod nodes;
 
@@ -312,7 +313,7 @@ impl<'m> PathPatching<'m> {
         about.partial = raw.partial;
         let work = [
             (About::MULTIPLY_ADDS, raw.multiply_adds),
-            (About::FULL_PASSES, raw.plan.naive_multiply_adds),
+            (About::FULL_PASSES, raw.naive),
         ];
         let work = work.map(|(name, n)| (name.to_string(), n));
         about.counts.extend(work);

@@ -24,10 +24,10 @@ use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Intervention;
 use crate::metric::Needs;
+use crate::model::Footprint;
 use crate::model::cost::{Cost, Hidden, Wanted};
 use crate::model::lane::{Change, Columns, Lane};
 use crate::model::stage::Frozen;
-use crate::model::{Footprint, Transformer};
 use crate::ops::Thrift;
 use crate::prompt::Prompts;
 
@@ -46,7 +46,7 @@ pub(crate) enum End {
 /// Runs to make: each cell's interventions on each prompt.
 #[derive(Clone, Debug)]
 pub(crate) struct Job<'j> {
-    pub model: &'j Transformer,
+    pub config: &'j Config,
     pub prompts: Prompts,
     /// The runs that these depart from, one per prompt or one for all, with every point that lanes
     /// read; empty for runs that compute everything.
@@ -67,9 +67,9 @@ pub(crate) struct Job<'j> {
 
 impl<'j> Job<'j> {
     /// The runs themselves, without any change.
-    pub fn full(model: &'j Transformer, prompts: &Prompts, keep: Selection) -> Self {
+    pub fn full(config: &'j Config, prompts: &Prompts, keep: Selection) -> Self {
         Job {
-            model,
+            config,
             prompts: prompts.clone(),
             base: Arc::default(),
             cells: vec![Cell::new()].into(),
@@ -148,7 +148,7 @@ impl<'j> Job<'j> {
         let changes = match self.base(prompt) {
             Some(base) => {
                 let hooks = self.hooks(&self.cells[cell], prompt);
-                changes(self.model.config(), base, &hooks)?
+                changes(self.config, base, &hooks)?
             }
             None => Vec::new(),
         };
@@ -157,7 +157,7 @@ impl<'j> Job<'j> {
 
     /// The lane of a cell and prompt that changes its base in these places, if it has to run.
     fn planned(&self, cell: usize, prompt: usize, changes: Vec<Change>) -> Option<Planned> {
-        let config = self.model.config();
+        let config = self.config;
         let hooks = self.hooks(&self.cells[cell], prompt);
         let lane = self.lane(&self.cells[cell], prompt, changes);
         if lane.changes.is_empty() && lane.fresh.is_empty() {
@@ -183,7 +183,7 @@ impl<'j> Job<'j> {
 
     /// What a lane costs, with memory as it may come from earlier runs.
     fn price(&self, lane: &Lane<'_>, wanted: Wanted<'_>) -> Cost {
-        let cost = lane.cost(self.model.config(), self.hidden, wanted);
+        let cost = lane.cost(self.config, self.hidden, wanted);
         Cost {
             bytes: Thrift::roomy_bytes(cost.bytes, self.memory_limit),
             ..cost
@@ -226,6 +226,12 @@ pub(crate) fn kept_bytes(config: &Config, keep: &Selection, n: usize) -> u64 {
     4 * keep.iter().map(size).sum::<usize>() as u64
 }
 
+/// The same at most, with bookkeeping and in memory that may have served larger arrays.
+pub(crate) fn most_kept_bytes(config: &Config, keep: &Selection, n: usize) -> u64 {
+    let bytes = kept_bytes(config, keep, n);
+    bytes + bytes / 2 + 2 * entry_bytes(0) * keep.iter().count() as u64
+}
+
 /// A lane that has to run.
 #[derive(Clone, Debug)]
 pub(crate) struct Planned {
@@ -246,6 +252,8 @@ pub(crate) struct Schedule<'j> {
     /// Lanes in order of the place where they join.
     pub lanes: Vec<Planned>,
     pub chunks: Vec<Range<usize>>,
+    /// Bytes that are held while chunks run, whichever.
+    fixed: u64,
     /// An upper bound of the memory taken at any one time, in bytes.
     pub peak: u64,
     /// Bytes held besides while the base's logits are read: the list of lanes, and those logits that
@@ -261,9 +269,27 @@ impl<'j> Schedule<'j> {
     /// # Errors
     /// [`MemoryLimit`](crate::Error::MemoryLimit) if not even one lane fits the memory limit.
     pub fn new(job: Job<'j>) -> Result<Self> {
+        Self::of(job, Job::plan)
+    }
+
+    /// The same without the base's activations: every edit is taken to change all that it may.
+    ///
+    /// # Errors
+    /// Same as [`Schedule::new`].
+    pub fn assumed(job: Job<'j>) -> Result<Self> {
+        Self::of(job, |job, cell, prompt| {
+            Ok(job.planned(cell, prompt, job.assumed(cell, prompt)))
+        })
+    }
+
+    /// `plan` makes the lane of a cell and prompt, if it has to run.
+    fn of(
+        job: Job<'j>,
+        plan: impl Fn(&Job<'j>, usize, usize) -> Result<Option<Planned>> + Sync,
+    ) -> Result<Self> {
         let prompts = job.prompts.len();
         let planning = job.planning()?;
-        let plan = |(): &mut (), i: usize| job.plan(i / prompts, i % prompts).transpose();
+        let plan = |(): &mut (), i: usize| plan(&job, i / prompts, i % prompts).transpose();
         let lanes = spread(planning.workers, job.cells.len() * prompts, || (), plan);
         let mut lanes: Vec<Planned> = lanes.into_iter().flatten().collect::<Result<_>>()?;
         lanes.sort_by_key(|lane| lane.changes.iter().map(|c| c.point).min());
@@ -284,12 +310,19 @@ impl<'j> Schedule<'j> {
         Ok(Self::cut(job, lanes, bounds))
     }
 
+    /// Leaves out all lanes but these, which are some of its own in their order.
+    pub fn keep(&mut self, lanes: Vec<Planned>) {
+        (self.chunks, _) = chunks(&lanes, self.fixed, self.job.memory_limit);
+        self.lanes = lanes;
+    }
+
     fn cut(job: Job<'j>, lanes: Vec<Planned>, bounds: Bounds) -> Self {
         let (chunks, peak) = chunks(&lanes, bounds.fixed, job.memory_limit);
         Schedule {
             job,
             lanes,
             chunks,
+            fixed: bounds.fixed,
             peak: peak.max(bounds.readout),
             beside_readout: bounds.beside_readout,
             readers: bounds.readers,

@@ -16,6 +16,7 @@
 //! # Ok::<(), patchlens::Error>(())
 //! ```
 
+mod ledger;
 mod prepared;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub use crate::limits::DEFAULT_MEMORY_LIMIT;
 pub use crate::schedule::Cell;
 
 use crate::base::Base;
+use crate::config::Config;
 use crate::error::Result;
 use crate::intervention::Interventions;
 use crate::limits::{Limits, limits_methods};
@@ -97,12 +99,7 @@ impl Plan {
     pub(crate) fn of(schedule: &Schedule<'_>) -> Self {
         let Schedule { job, lanes, .. } = schedule;
         let (cells, prompts) = (job.cells.len(), job.prompts.len());
-        let full = |prompt: &Prompt| {
-            let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
-            lane.cost(job.model.config(), Hidden::InPlace, &|_| None)
-                .macs
-        };
-        let naive: u64 = job.prompts.iter().map(full).sum();
+        let naive = full_passes(job.config, &job.prompts);
         Plan {
             cells,
             prompts,
@@ -117,7 +114,7 @@ impl Plan {
     }
 
     /// Adds runs of the same prompts, made after these.
-    pub(crate) fn add(&mut self, later: &Plan) {
+    pub fn add(&mut self, later: &Plan) {
         self.cells += later.cells;
         self.prompts = later.prompts;
         self.lanes += later.lanes;
@@ -161,10 +158,20 @@ impl fmt::Display for Plan {
     }
 }
 
+/// Multiply-adds of one full forward pass per prompt.
+pub(crate) fn full_passes(config: &Config, prompts: &Prompts) -> u64 {
+    let full = |prompt: &Prompt| {
+        let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
+        lane.cost(config, Hidden::InPlace, &|_| None).macs
+    };
+    prompts.iter().map(full).sum()
+}
+
 /// What a sweep found.
 #[derive(Clone, Debug)]
 pub struct SweepResult {
-    /// The metric, `[cell, prompt]`; NaN for what a cancelled sweep did not reach.
+    /// The metric, `[cell, prompt]`; NaN for what a cancelled sweep did not reach, and for what a
+    /// journal's [part](crate::journal::Part) leaves to others.
     pub values: Array2<f32>,
     /// Whether each cell was reached on every prompt, `[cell]`.
     pub finished: Vec<bool>,
@@ -172,14 +179,14 @@ pub struct SweepResult {
     pub base: Array1<f32>,
     /// The plan it ran by.
     pub plan: Plan,
-    /// Multiply-adds of the lanes, as counted.
+    /// Multiply-adds of the lanes, as counted, those whose results are a journal's among them.
     pub multiply_adds: u64,
     /// Rows through MLPs, as counted.
     pub rows: u64,
     /// Multiply-adds that the base took for this sweep, as counted: of its run, unless everything
     /// needed had been kept, and of reading its metric.
     pub base_multiply_adds: u64,
-    /// Whether it was cancelled before every cell was run.
+    /// Whether some cell has not run on every prompt: it was cancelled, or is a part of the work.
     pub partial: bool,
     /// By cell, the rows of attention that it left nothing to attend to; no entry for cells that
     /// block no row whole.
@@ -242,9 +249,9 @@ impl<'m> Sweep<'m> {
     /// Runs all cells.
     ///
     /// # Errors
-    /// Same as [`Sweep::prepare`].
+    /// Same as [`Sweep::prepare`] and [`Prepared::run`].
     pub fn run(&self, cells: &[Cell], metric: &Metric) -> Result<SweepResult> {
-        Ok(self.prepare(cells, metric)?.run())
+        self.prepare(cells, metric)?.run()
     }
 
     /// The same metric values `[cell, prompt]` by one full forward pass per cell, to check with.

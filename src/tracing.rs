@@ -44,7 +44,7 @@ use crate::base::Base;
 use crate::effects::layer_axis;
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
-use crate::intervention::{Edit, Intervention, Target};
+use crate::intervention::Edit;
 use crate::limits::{Limits, limits_methods};
 use crate::metric::{Metric, Needs, answer_probability, probability, top_tokens};
 use crate::model::Transformer;
@@ -125,7 +125,7 @@ struct Clean<'m> {
 }
 
 /// The probability of one token, or of an answer of several.
-fn metric_of(answer: &[u32]) -> Metric {
+pub(crate) fn metric_of(answer: &[u32]) -> Metric {
     match answer {
         [token] => probability(&[*token]),
         _ => answer_probability(&[answer.to_vec()]),
@@ -167,7 +167,9 @@ impl<'m> CausalTracing<'m> {
     pub fn trace(&self, fact: &TracedFact, restore: Restore) -> Result<FactTrace> {
         restore.check()?;
         let clean = self.clean(fact, &[restore])?;
-        let traces = self.traces(fact, &clean, &[restore], self.limits.clone())?;
+        let mut limits = self.limits.clone();
+        limits.slot = Some(0);
+        let traces = self.traces(fact, &clean, &[restore], limits)?;
         let one = traces.into_iter().next();
         Ok(one.expect("one trace for one restoration"))
     }
@@ -220,7 +222,7 @@ impl<'m> CausalTracing<'m> {
         let metric = clean.metric.clone();
         let (cells, sweep) = (cells.concat(), Sweep::limited(&corrupted, limits));
         let prepared = sweep.prepare(&cells, &metric)?;
-        let result = prepared.run();
+        let result = prepared.run()?;
         let mut values = result.values.into_iter();
         let mut absent = Absent::not_run(&result.finished);
         let shape = (fact.prompt.len(), n_layers, prompts.len());
@@ -270,25 +272,7 @@ impl<'m> CausalTracing<'m> {
         let restore = edits(restored.site, &clean.base)?;
         let severed = restored.severed.map(Severed::site);
         let frozen = severed.map_or(Ok(Vec::new()), |site| edits(site, corrupted))?;
-        let mut cells = Vec::with_capacity(fact.prompt.len() * n_layers);
-        for token in 0..fact.prompt.len() {
-            let at = |site: Site, layer: usize| Target::new(site.at(layer)).at_positions(token);
-            for layer in 0..n_layers {
-                let window = restored.layers(layer, n_layers);
-                let mut cell: Cell = window
-                    .clone()
-                    .map(|l| Intervention::new(at(restored.site, l), restore[l].clone()))
-                    .collect();
-                if let Some(site) = severed {
-                    // What is restored stays restored; before it nothing differs anyway.
-                    let both = |l: &usize| site == restored.site && window.contains(l);
-                    let later = (window.start..n_layers).filter(|l| !both(l));
-                    cell.extend(later.map(|l| Intervention::new(at(site, l), frozen[l].clone())));
-                }
-                cells.push(cell);
-            }
-        }
-        Ok(cells)
+        Ok(restored.cells(fact.prompt.len(), &restore, &frozen))
     }
 
     fn about(&self, restore: Restore, metric: &Metric) -> About {

@@ -73,7 +73,7 @@ def make_setup(checkpoint: Path) -> dict:
         "clean": clean,
         "late": [prompt[:LATE] + tokens(LENGTH - LATE) for prompt in clean],
         "everywhere": [tokens(LENGTH) for _ in clean],
-        "long": tokens(256),
+        "long": tokens(1024),
         "metric": tokens(2),
     }
 
@@ -118,7 +118,7 @@ class Comparison:
         return worst
 
     def peers_of(self, row: Row) -> list[Peer]:
-        return [p for p in self.peers if p.name != "hugging_face" or row.hugging_face]
+        return [p for p in self.peers if p.name != "hugging_face" or row.is_forward]
 
     def sample(self, row: Row) -> list[int]:
         """One cell from each of equal parts of the grid."""
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument(
         "--full", action="store_true", help="also run TransformerLens's whole resid_pre sweep once"
     )
-    parser.add_argument("--out", type=Path, default=HERE.parent / "RESULTS.md")
+    parser.add_argument("--out", type=Path, help="a file for this run alone, not RESULTS.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         write_checkpoint(Path(directory))
@@ -214,8 +214,13 @@ def main() -> None:
         if options.full:
             full = peers[0].run("resid_pre_late_given")
         text = report.write(comparison, difference, full, options.rounds)
-        options.out.write_text(text)
         print(text)
+        if options.out:
+            options.out.write_text(text)
+        else:
+            report.RESULTS.mkdir(exist_ok=True)
+            (report.RESULTS / f"{report.kind()}.md").write_text(text)
+            (HERE.parent / "RESULTS.md").write_text(report.assemble())
 
 
 if __name__ == "__main__":

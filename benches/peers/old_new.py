@@ -20,29 +20,32 @@ from collections import defaultdict
 from pathlib import Path
 
 from compare import REPEATS, Peer, make_setup
-from rows import ROWS
+from rows import ROWS, Row
 
 # Of a sweep in one process; a single one is 5 % off now and then.
 SWEEP_REPEATS = 3
 
-LAYERS, D_MODEL, D_MLP, CONTEXT, VOCABULARY = 12, 768, 3072, 1024, 50257
-CONFIG = {
-    "model_type": "gpt2",
-    "n_layer": LAYERS,
-    "n_head": 12,
-    "n_embd": D_MODEL,
-    "n_positions": CONTEXT,
-    "vocab_size": VOCABULARY,
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-}
+CONTEXT, VOCABULARY = 1024, 50257
+SMALL = {"n_layer": 12, "n_head": 12, "n_embd": 768}
+XL = {"n_layer": 48, "n_head": 25, "n_embd": 1600}
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """GPT-2 small's tensors."""
-    d, m = D_MODEL, D_MLP
+def config(sizes: dict[str, int]) -> dict:
+    return sizes | {
+        "model_type": "gpt2",
+        "n_positions": CONTEXT,
+        "vocab_size": VOCABULARY,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+    }
+
+
+def shapes(sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    """The tensors of a GPT-2."""
+    d = sizes["n_embd"]
+    m = 4 * d
     named = {"wte.weight": (VOCABULARY, d), "wpe.weight": (CONTEXT, d)}
-    for layer in range(LAYERS):
+    for layer in range(sizes["n_layer"]):
         block = {
             "ln_1.weight": (d,),
             "ln_1.bias": (d,),
@@ -61,8 +64,8 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return named | {"ln_f.weight": (d,), "ln_f.bias": (d,)}
 
 
-def write_checkpoint(directory: Path) -> None:
-    """GPT-2 small with random weights as its initialisation has them (standard deviation 0.02,
+def write_checkpoint(directory: Path, sizes: dict[str, int] = SMALL) -> None:
+    """A GPT-2 with random weights as its initialisation has them (standard deviation 0.02,
     LayerNorms 1 and 0), by the standard library alone: pieces of one long random row, since that
     many draws would take minutes."""
     rng = random.Random(0)
@@ -70,14 +73,14 @@ def write_checkpoint(directory: Path) -> None:
     assert sys.byteorder == "little" and row.itemsize == 4
     row = row.tobytes()
     header, end = {}, 0
-    for name, shape in shapes().items():
+    for name, shape in shapes(sizes).items():
         size = 4
         for n in shape:
             size *= n
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header).encode()
-    (directory / "config.json").write_text(json.dumps(CONFIG))
+    (directory / "config.json").write_text(json.dumps(config(sizes)))
     with open(directory / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, tensor in header.items():
@@ -94,11 +97,13 @@ def write_checkpoint(directory: Path) -> None:
                 left -= len(piece)
 
 
-def measure(builds: dict[str, str], setup: dict, rng: random.Random) -> dict[str, dict[str, float]]:
+def measure(
+    builds: dict[str, str], rows: list[Row], setup: dict, rng: random.Random
+) -> dict[str, dict[str, float]]:
     """Seconds by work and build, of processes started for this."""
     peers = [Peer(name, [binary, "--serve"], setup) for name, binary in builds.items()]
     found = {}
-    for row in ROWS:
+    for row in rows:
         seconds, values = defaultdict(list), {}
         # The first run is not counted.
         for i in range(1 + (SWEEP_REPEATS if row.is_sweep else REPEATS)):
@@ -116,14 +121,14 @@ def measure(builds: dict[str, str], setup: dict, rng: random.Random) -> dict[str
     return found
 
 
-def table(rounds: list[dict[str, dict[str, float]]]) -> str:
+def table(rows: list[Row], rounds: list[dict[str, dict[str, float]]]) -> str:
     lines = [
         f"Median of {len(rounds)} rounds; in brackets the smallest and the largest ratio.",
         "",
         "| work | old | new | new / old |",
         "|---|---:|---:|---:|",
     ]
-    for row in ROWS:
+    for row in rows:
         own = [measured[row.work] for measured in rounds]
         old, new = (statistics.median(m[build] for m in own) for build in ("old", "new"))
         ratios = sorted(m["new"] / m["old"] for m in own)
@@ -137,17 +142,20 @@ def main() -> None:
     parser.add_argument("--old", required=True, help="the old build's worker")
     parser.add_argument("--new", required=True, help="the new build's worker")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--works", nargs="*", help="those that both builds know [default: all]")
     parser.add_argument("--out", type=Path, help="writes the table to this file, too")
     options = parser.parse_args()
     rng = random.Random(0)
+    rows = [row for row in ROWS if options.works is None or row.work in options.works]
+    builds = {"old": options.old, "new": options.new}
     with tempfile.TemporaryDirectory() as directory:
         write_checkpoint(Path(directory))
         setup = make_setup(Path(directory))
         rounds = []
         for i in range(options.rounds):
-            rounds.append(measure({"old": options.old, "new": options.new}, setup, rng))
+            rounds.append(measure(builds, rows, setup, rng))
             print(f"round {i + 1} of {options.rounds}", file=sys.stderr)
-    text = table(rounds)
+    text = table(rows, rounds)
     if options.out:
         options.out.write_text(text)
     print(text)

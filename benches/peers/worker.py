@@ -46,6 +46,7 @@ class HuggingFace:
             "forward_1x15": self.clean[:1],
             "forward_1x256": self.long[None, :256],
             "forward_16x16": self.long[:256].reshape(16, 16),
+            "forward_1x1024": self.long[None],
         }
         tokens = shapes[work]
         start = time.perf_counter()
@@ -74,9 +75,10 @@ class TransformerLens(HuggingFace):
         return self.model(tokens)
 
     def run(self, work: str, cells: list[int] | None) -> dict:
-        if work == "cached_8x15":
+        if work.startswith("cached"):
+            tokens = self.clean if work == "cached_8x15" else self.long[None]
             start = time.perf_counter()
-            logits, _ = self.model.run_with_cache(self.clean)
+            logits, _ = self.model.run_with_cache(tokens)
             seconds = time.perf_counter() - start
             return {"seconds": seconds, "values": last_row(logits)}
         if work.startswith("forward"):

@@ -8,7 +8,7 @@ use patchlens::Tokenizer;
 use patchlens::tasks::{FactPrompt, Facts, KnownFacts, SkippedFact, Split};
 use patchlens::tracing::TracedFact;
 
-use crate::session::Session;
+use crate::output::Output;
 use crate::usage::usage;
 
 /// A fact and its text.
@@ -51,16 +51,21 @@ pub struct FactArgs {
 }
 
 impl FactArgs {
-    /// The facts, and those of a file that cannot be expressed with the tokenizer.
+    /// The facts, and those of a file that cannot be expressed with the tokenizer; `shipped` says
+    /// whether they are for the model that the library ships.
     ///
     /// # Errors
     /// For facts that cannot run, and where none are named for a model of one's own.
-    pub fn read(&self, session: &Session) -> Result<(Vec<Fact>, Vec<SkippedFact>)> {
-        let (output, tokenizer) = (&session.output, &session.tokenizer);
+    pub fn read(
+        &self,
+        tokenizer: &Tokenizer,
+        shipped: bool,
+        output: &Output,
+    ) -> Result<(Vec<Fact>, Vec<SkippedFact>)> {
         if self.prompts == 0 {
             return Err(usage("--prompts: found 0; expected at least 1"));
         }
-        if !session.shipped && self.facts.is_none() && self.clean.is_none() {
+        if !shipped && self.facts.is_none() && self.clean.is_none() {
             return Err(usage("--model needs --facts FILE, or --clean with a fact"));
         }
         let (all, skipped) = match (&self.clean, &self.facts) {

@@ -1,12 +1,15 @@
-//! Ctrl-C: the first one asks the work to end where it can, the second one ends the program.
+//! Ctrl-C, and what schedulers send (SIGTERM, SIGHUP, SIGUSR1): the first one asks the work to end
+//! where it can, a second one ends the program, unless it is SIGUSR1.
 
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use anyhow::{Context, Result};
 
 static REQUESTS: AtomicUsize = AtomicUsize::new(0);
+static ANNOUNCED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Status of a program that a second Ctrl-C ended: 128 and the signal's number.
 const ENDED: i32 = 130;
@@ -19,12 +22,20 @@ pub fn listen() -> Result<()> {
         }
         eprintln!("\nending after this step, with what is done so far; Ctrl-C again ends at once");
     };
-    ctrlc::set_handler(on_signal).context("listening to Ctrl-C")
+    ctrlc::set_handler(on_signal).context("listening to Ctrl-C")?;
+    #[cfg(unix)]
+    {
+        // Slurm and others announce with it that SIGTERM will follow.
+        let announced = Arc::clone(&ANNOUNCED);
+        signal_hook::flag::register(signal_hook::consts::SIGUSR1, announced)
+            .context("listening to SIGUSR1")?;
+    }
+    Ok(())
 }
 
 /// Whether the work should end.
 pub fn requested() -> bool {
-    REQUESTS.load(Ordering::SeqCst) > 0
+    REQUESTS.load(Ordering::SeqCst) > 0 || ANNOUNCED.load(Ordering::SeqCst)
 }
 
 /// What an observer of a study answers.
@@ -47,6 +58,18 @@ impl fmt::Display for EndedEarly {
 }
 
 impl std::error::Error for EndedEarly {}
+
+/// The work ended early on request, and the same command goes on with it.
+#[derive(Debug)]
+pub struct Again(pub String);
+
+impl fmt::Display for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ended early: {}", self.0)
+    }
+}
+
+impl std::error::Error for Again {}
 
 /// Goes on, or ends with what has been found.
 ///

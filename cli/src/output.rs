@@ -47,6 +47,8 @@ pub struct Output {
     json: Option<PathBuf>,
     out: Option<PathBuf>,
     quiet: bool,
+    /// Whether there is nothing to show: results of a part of the work.
+    muted: bool,
     found: RefCell<Found>,
 }
 
@@ -70,8 +72,14 @@ impl Output {
             json: common.json.clone(),
             out: common.out.clone(),
             quiet: common.quiet,
+            muted: false,
             found: RefCell::default(),
         })
+    }
+
+    /// Shows nothing, if so.
+    pub fn mute(&mut self, muted: bool) {
+        self.muted = muted;
     }
 
     /// What the model is called.
@@ -85,7 +93,7 @@ impl Output {
     /// If stdout is closed, as by `head`.
     pub fn say(&self, text: impl Display) -> Result<()> {
         let text = text.to_string();
-        if !self.json.as_deref().is_some_and(is_stdout) {
+        if self.prints() {
             writeln!(std::io::stdout().lock(), "{text}")?;
         }
         let mut found = self.found.borrow_mut();
@@ -97,6 +105,11 @@ impl Output {
         *so_far += &text;
         so_far.push('\n');
         Ok(())
+    }
+
+    /// Whether results go to stdout as texts.
+    fn prints(&self) -> bool {
+        !self.muted && !self.json.as_deref().is_some_and(is_stdout)
     }
 
     /// Whether there is a page for pictures.
@@ -124,7 +137,7 @@ impl Output {
     /// As [`Output::say`].
     pub fn table(&self, table: &Labelled) -> Result<()> {
         self.found.borrow_mut().begun = true;
-        if !self.json.as_deref().is_some_and(is_stdout) {
+        if self.prints() {
             writeln!(std::io::stdout().lock(), "{}", table.colored(use_color()))?;
         }
         Ok(())

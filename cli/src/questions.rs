@@ -5,6 +5,7 @@ mod answers;
 mod tasks;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use patchlens::metric::{
@@ -204,6 +205,23 @@ impl Questions {
 }
 
 impl Questions {
+    /// Some of the questions.
+    ///
+    /// # Errors
+    /// For none.
+    pub fn some(self, which: Range<usize>) -> Result<Self> {
+        if which == (0..self.clean.len()) {
+            return Ok(self);
+        }
+        let corrupted = self.corrupted.get(which.clone()).map(<[_]>::to_vec);
+        Ok(Questions {
+            clean: Prompts::new(&self.clean.as_slice()[which.clone()])?,
+            corrupted: corrupted.unwrap_or_default(),
+            answers: self.answers[which].to_vec(),
+            ..self
+        })
+    }
+
     /// The right answer of each prompt, where there is one.
     fn only_right(&self) -> Vec<u32> {
         self.answers.iter().map(|(right, _)| right[0]).collect()

@@ -1,6 +1,7 @@
 //! What a study runs in: the model, its tokenizer, progress and output.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory as _;
@@ -13,48 +14,91 @@ use crate::options::Common;
 use crate::output::Output;
 use crate::progress::Reporter;
 use crate::questions::Questions;
+use crate::work::Work;
 
 /// Most numbers of all patterns that a page shows.
 const LARGEST_ATTENTION: usize = 1 << 20;
 
+/// A model and its tokenizer.
+#[derive(Clone)]
+pub struct Opened {
+    pub model: Arc<Transformer>,
+    pub tokenizer: Arc<Tokenizer>,
+    /// What opening them reports.
+    pub notes: Vec<String>,
+}
+
+impl Opened {
+    /// Opens the model that the options name, or the shipped one.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn open(common: &Common) -> Result<Self> {
+        threads(common.threads)?;
+        match &common.model {
+            Some(dir) => open(dir, &common.skip),
+            None => Ok(Opened {
+                model: Arc::new(Transformer::mini()),
+                tokenizer: Arc::new(Tokenizer::mini()),
+                notes: Vec::new(),
+            }),
+        }
+    }
+}
+
 /// Opened by the program, handed to a study.
 pub struct Session {
-    pub model: Transformer,
-    pub tokenizer: Tokenizer,
+    pub model: Arc<Transformer>,
+    pub tokenizer: Arc<Tokenizer>,
     pub progress: Reporter,
     pub output: Output,
     /// Bound of a step's working memory, in bytes.
     pub memory: u64,
     /// Whether it is the model that the library ships.
     pub shipped: bool,
+    /// Its journal, and the part of the work that it does.
+    pub work: Work,
 }
 
 impl Session {
-    /// Opens the model; checks before that the results can be written.
+    /// A session with a model; checks that the results can be written.
     ///
     /// # Errors
-    /// If a file cannot be read, or the output not be written.
-    pub fn open(study: &'static str, common: &Common) -> Result<Self> {
-        threads(common.threads)?;
+    /// If the output cannot be written.
+    pub fn new(study: &'static str, common: &Common, opened: Opened, work: Work) -> Result<Self> {
         let dir = common.model.as_deref();
-        let name = dir.map_or_else(
-            || "shipped small model".to_string(),
-            |dir| dir.display().to_string(),
-        );
-        let output = Output::new(study, title(study), common, name)?;
-        let (model, tokenizer) = match dir {
-            Some(dir) => open(dir, &common.skip, &output)?,
-            None => (Transformer::mini(), Tokenizer::mini()),
-        };
+        let mut output = output(study, common)?;
+        output.mute(work.is_part());
+        opened.notes.iter().for_each(|note| output.note(note));
         Ok(Session {
-            model,
-            tokenizer,
-            progress: Reporter::new(common.quiet),
+            model: opened.model,
+            tokenizer: opened.tokenizer,
+            progress: Reporter::new(common.quiet || work.is_quiet()),
             output,
             memory: common.memory,
             shipped: dir.is_none(),
+            work,
         })
     }
+
+    /// Begins the work on some questions, and returns those that it is about: a part of them, if
+    /// only a part of the work is done. `by_position` where a prompt's runs grow in number with
+    /// its tokens.
+    ///
+    /// # Errors
+    /// Those of opening the journal.
+    pub fn begin(&self, questions: Questions, by_position: bool) -> Result<Questions> {
+        let costs = costs(questions.clean.lengths(), by_position);
+        questions.some(self.work.begin(&self.model, &costs)?)
+    }
+}
+
+/// What prompts of these lengths cost in comparison with each other.
+pub fn costs(lengths: impl IntoIterator<Item = usize>, by_position: bool) -> Vec<u64> {
+    let runs = |n: usize| if by_position { n } else { 1 };
+    // A cost of many units can be divided into many parts.
+    let cost = |n: usize| (n * runs(n)) as u64 * 1_000_000;
+    lengths.into_iter().map(cost).collect()
 }
 
 impl Session {
@@ -113,26 +157,44 @@ impl Session {
     }
 }
 
-/// Opens someone's model, and notes what opening it reports.
-fn open(dir: &Path, skip: &[String], output: &Output) -> Result<(Transformer, Tokenizer)> {
+/// Where the results of a study go.
+///
+/// # Errors
+/// If they cannot be written.
+pub fn output(study: &'static str, common: &Common) -> Result<Output> {
+    let name = common.model.as_deref().map_or_else(
+        || "shipped small model".to_string(),
+        |dir| dir.display().to_string(),
+    );
+    Output::new(study, title(study), common, name)
+}
+
+/// Opens someone's model.
+fn open(dir: &Path, skip: &[String]) -> Result<Opened> {
     let options = skip.iter().fold(OpenOptions::new(), OpenOptions::skip);
     let model = Transformer::open_with(dir, &options).context("opening the model")?;
-    if let Some(report) = model.open_report() {
-        output.note(report);
-    }
+    let mut notes: Vec<String> = model
+        .open_report()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let tokenizer = Tokenizer::open(dir).context("opening the tokenizer")?;
     let (rows, tokens) = (model.config().d_vocab, tokenizer.vocab_size());
     if rows > tokens {
-        output.note(format_args!(
+        notes.push(format!(
             "found    {rows} rows for {tokens} tokens; the others are shown by number, as #{}",
             rows - 1
         ));
     } else if rows < tokens {
-        output.note(format_args!(
+        notes.push(format!(
             "found    {rows} rows for {tokens} tokens; the model has no token {rows} and above"
         ));
     }
-    Ok((model, tokenizer))
+    Ok(Opened {
+        model: Arc::new(model),
+        tokenizer: Arc::new(tokenizer),
+        notes,
+    })
 }
 
 /// The question that a study answers, as `--help` says it.

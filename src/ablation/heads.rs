@@ -61,12 +61,12 @@ impl Ablation<'_> {
             let taken = self.taken_out(layer, &caches, edits.get(&Site::Z.at(layer)))?;
             let cell = |arrays| vec![Intervention::new(last, Edit::Add(Values::arrays(arrays)))];
             let cells: Vec<Cell> = taken.into_iter().map(cell).collect();
-            let sweep = Sweep::over(&self.base).memory_limit(self.limits.memory);
+            let sweep = Sweep::limited(&self.base, self.limits.quiet());
             found.add(sweep.run(&cells, metric)?);
             let done = found.finished.len();
             let answer = self.limits.report(done, heads, "heads");
-            found.partial = answer.is_break() && done < heads;
-            if found.partial {
+            if answer.is_break() && done < heads {
+                found.partial = true;
                 break;
             }
         }

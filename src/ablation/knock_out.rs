@@ -62,6 +62,7 @@ impl Found {
             self.finished.push(finished);
         }
         self.clean = part.base;
+        self.partial |= part.partial;
         self.plan.add(&part.plan);
         self.multiply_adds += part.multiply_adds;
     }

@@ -17,7 +17,7 @@ use crate::metric::Needs;
 use crate::model::cost::Hidden;
 use crate::model::stage::{Frozen, Kind, computes_again};
 use crate::prompt::{Prompt, Prompts};
-use crate::schedule::{Cell, End, Job, Schedule, entry_bytes, kept_bytes, reads, token_reads};
+use crate::schedule::{Cell, End, Job, Schedule, entry_bytes, most_kept_bytes, reads, token_reads};
 
 /// Runs that depart from a base.
 pub(crate) struct Departure<'d> {
@@ -83,9 +83,9 @@ impl<'m> Base<'m> {
             end: End::Logits(needs.to_vec()),
             held: room.held + self.held_bytes(),
             memory_limit: room.limit,
-            ..Job::full(self.model(), self.prompts(), Selection::default())
+            ..Job::full(self.model().config(), self.prompts(), Selection::default())
         };
-        let counted = Schedule::readout(job)?.run(|chunk| {
+        let counted = Schedule::readout(job)?.run(self.model(), |chunk| {
             for (lane, planned) in chunk.planned.iter().enumerate() {
                 each(planned.prompt, chunk.logits(lane));
             }
@@ -134,7 +134,7 @@ impl<'m> Base<'m> {
         let inherited = self.inherited(&runs.cells)?;
         let tokens_only = |p: &Prompt| ActivationCache::new(&p.tokens, Vec::new(), None);
         let mut job = Job {
-            model: self.model(),
+            config,
             prompts: prompts.clone(),
             base: self.prompts().iter().map(tokens_only).collect(),
             hidden: Hidden::of(runs.cells.iter().flatten().map(|i| i.target.point)),
@@ -238,11 +238,8 @@ impl<'m> Base<'m> {
             }
         };
         let wanted = self.wanted(points);
-        let entries = wanted.iter().count() as u64;
-        let prompt = |prompt: &Prompt| {
-            let bytes = kept_bytes(self.model().config(), &wanted, prompt.len());
-            bytes + bytes / 2 + 2 * entry_bytes(0) * entries
-        };
+        let config = self.model().config();
+        let prompt = |prompt: &Prompt| most_kept_bytes(config, &wanted, prompt.len());
         self.held_bytes() + others + self.prompts().iter().map(prompt).sum::<u64>()
     }
 
@@ -299,7 +296,7 @@ impl<'m> Base<'m> {
                 let schedule = Schedule::new(Job {
                     held,
                     memory_limit: room.limit,
-                    ..Job::full(self.model(), self.prompts(), wanted.clone())
+                    ..Job::full(self.model().config(), self.prompts(), wanted.clone())
                 })?;
                 (schedule, 0)
             }
@@ -319,7 +316,7 @@ impl<'m> Base<'m> {
         };
         let peak = schedule.peak;
         let mut found = vec![None; self.prompts().len()];
-        let run = schedule.record(|_, prompt, cache| found[prompt] = Some(cache));
+        let run = schedule.record(self.model(), |_, prompt, cache| found[prompt] = Some(cache));
         // Runs that differ from the others in no bit are not made.
         let others = schedule.job.base;
         let same = |i: usize| match &others[..] {

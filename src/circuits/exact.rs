@@ -67,7 +67,7 @@ impl<'m> ExactEdges<'m> {
             own.multiply_adds += group.multiply_adds;
             own.peak_bytes += group.bytes;
             whole.add(&own);
-            ControlFlow::Continue(())
+            Ok(ControlFlow::Continue(()))
         })?;
         Ok(whole)
     }
@@ -181,8 +181,8 @@ impl Work {
         &mut self,
         group: groups::Ready<'_>,
         mut each: impl FnMut(usize, ndarray::Array1<f32>),
-    ) -> ControlFlow<()> {
-        let result = group.sweep.run();
+    ) -> Result<ControlFlow<()>> {
+        let result = group.sweep.run()?;
         self.multiply_adds += result.multiply_adds + group.multiply_adds;
         self.naive += result.plan.naive_multiply_adds;
         let values: ArrayView2<'_, f32> = result.values.view();
@@ -192,10 +192,10 @@ impl Work {
                 each(*place, &values.row(i) - &result.base);
             }
         }
-        if group.limits.ended() {
+        Ok(if group.limits.ended() {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
-        }
+        })
     }
 }

@@ -187,7 +187,7 @@ impl Reverse<'_> {
         }
         let of = &self.lanes[lane];
         self.recorder
-            .record_attention(at, lane, of, AttentionPart::default(), &values);
+            .record_attention(at, lane, of, AttentionPart::default(), values);
     }
 
     fn record_queries_keys_values(&mut self, layer: usize, qkv: &Array2<f32>) {

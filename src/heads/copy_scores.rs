@@ -38,7 +38,7 @@ pub struct CopyScores<'m> {
     /// Those at the positions of all prompts.
     tokens: Vec<u32>,
     top: usize,
-    limits: Limits<'m>,
+    pub(super) limits: Limits<'m>,
 }
 
 /// Which tokens heads copy.
@@ -281,7 +281,7 @@ impl<'m> Decoder<'m> {
             };
             let both = |output| [(output, 1.0), (output, -1.0)];
             let cells: Vec<Cell> = outputs.axis_iter(Dim(1)).flat_map(both).map(cell).collect();
-            let sweep = Sweep::over(&self.base).memory_limit(self.limits.memory);
+            let sweep = Sweep::limited(&self.base, self.limits.quiet());
             let found = sweep.run(&cells, &metric)?;
             let mut of_layer = values.index_axis_mut(Dim(1), layer);
             for (i, ranks) in found.values.outer_iter().enumerate() {

@@ -138,10 +138,11 @@ impl<'m> InductionSearch<'m> {
     /// sequences, or if the model gains nothing from the repetition; else same as
     /// [`Sweep::prepare`](crate::Sweep::prepare).
     pub fn run(&self) -> Result<InductionCircuit> {
+        self.limits.undivided("a search for an induction circuit")?;
         self.thresholds.check()?;
         let base = Base::new(self.model, &self.repeated)?;
         let mut ablation = Ablation::over(&base, self.replacement.clone())?;
-        ablation.limits.memory = self.limits.memory;
+        ablation.limits = self.limits.quiet();
         let study = Study {
             search: self,
             metric: gain_metric(&self.repeated),

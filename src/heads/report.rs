@@ -99,6 +99,7 @@ impl<'m> HeadReporter<'m> {
     /// [`Ablation::run`](crate::ablation::Ablation::run); [`Error::Invalid`] if the answer is none of
     /// the roles, or if [`Thresholds::copy_top`] is 0 or the whole vocabulary.
     pub fn run(&self) -> Result<HeadReport> {
+        self.limits.undivided("a report on heads")?;
         let model = self.model;
         let top = self.thresholds.copy_top;
         let circuits = Circuits::new(model);
@@ -108,8 +109,9 @@ impl<'m> HeadReporter<'m> {
         let copies = if self.copy_tokens.is_empty() {
             None
         } else {
-            let study = CopyScores::of_tokens(model, &self.copy_tokens, self.bos)?;
-            Some(study.top(top).memory_limit(self.limits.memory).run()?.score)
+            let mut study = CopyScores::of_tokens(model, &self.copy_tokens, self.bos)?;
+            study.limits = self.limits.quiet();
+            Some(study.top(top).run()?.score)
         };
         let task = |task: &HeadTask| {
             let settings = TaskSettings {
@@ -119,7 +121,7 @@ impl<'m> HeadReporter<'m> {
             };
             MeasuredTask::new(model, task, settings)
         };
-        let limits = Limits::of_memory(self.limits.memory);
+        let limits = self.limits.quiet();
         let (patterns, entropy) =
             scores_and_entropy(model, &self.prompts, &AttentionPattern::STANDARD, &limits)?;
         let measured = Measured {

@@ -129,7 +129,7 @@ impl MeasuredTask {
         };
         let reads = match (&roles, answer) {
             (Some(attention), Some(answer)) => {
-                let limits = Limits::of_memory(ablation.limits.memory);
+                let limits = ablation.limits.quiet();
                 let written = Written::new(&base, &task.end, settings.top, limits)?;
                 Some(Reads::new(
                     task,

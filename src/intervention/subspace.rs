@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayD, ArrayView2, Axis, Ix2};
 
 use crate::checkpoint::read_arrays;
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::files::format_error;
 
@@ -139,6 +140,13 @@ impl Subspace {
         }
         let narrow = |(i, j): (usize, usize)| basis[i][j] as f32;
         Ok(Self::of_rows(Array2::from_shape_fn(given.dim(), narrow)))
+    }
+
+    /// Adds what it is, for a journal's keys.
+    pub(super) fn content<'a>(&'a self, to: &mut Content<'a>) {
+        to.text(if self.outside { "outside" } else { "inside" });
+        to.float(self.strength);
+        to.array(self.rows.view().into_dyn());
     }
 
     fn of_rows(rows: Array2<f32>) -> Self {

@@ -218,8 +218,8 @@ impl Values {
     }
 
     pub(super) fn check(&self, at: &str, target: &Target, run: &RunShape<'_>) -> Result<()> {
-        if let Model::Own(of) = &self.of {
-            run.model.check_own(at, of.as_ref())?;
+        if let (Model::Own(of), Some(model)) = (&self.of, run.model) {
+            model.check_own(at, of.as_ref())?;
         }
         let count = run.lengths.len();
         if self.len() != 1 && self.len() != count {

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::{Kind, Metric, of};
+use super::{Kind, Metric, Needs, of};
+use crate::config::Config;
 use crate::error::{Error, Result, one_or_each};
+use crate::prompt::Prompts;
 use crate::select::Select;
 
 /// Right and wrong tokens.
@@ -23,6 +25,19 @@ impl Metric {
         }
         let mut prompts = lengths.iter().enumerate();
         prompts.try_for_each(|(prompt, n)| self.check_one(prompt, *n, d_vocab))
+    }
+
+    /// What it reads of each of some prompts, against which it is checked.
+    ///
+    /// # Errors
+    /// Same as [`Metric::check`] and [`Metric::check_prompts`].
+    pub(crate) fn needs_of(&self, prompts: &Prompts, config: &Config) -> Result<Vec<Needs>> {
+        let lengths = prompts.lengths();
+        self.check(&lengths, config.d_logits())?;
+        self.check_prompts(prompts)?;
+        self.check_attention(config)?;
+        let lengths = lengths.into_iter().enumerate();
+        Ok(lengths.map(|(i, n)| self.needs(i, n)).collect())
     }
 
     pub(super) fn check_one(&self, prompt: usize, n: usize, d_vocab: usize) -> Result<()> {

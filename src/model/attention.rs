@@ -132,22 +132,34 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         z
     }
 
-    /// The attention of lanes whose scores or pattern are shown, in separate steps.
+    /// The attention of lanes whose scores or pattern are shown, in separate steps. What is recorded
+    /// is written once: the recorder takes it as it is.
     fn attend_shown(&mut self, heads: &Heads<'_>, lanes: &[usize], z: &mut Array2<f32>) {
         let scale = self.model.config().attn_scale(heads.layer);
-        let mut patterns: Vec<Array3<f32>> = lanes.iter().map(|l| heads.blank(*l)).collect();
-        heads.scores(lanes, scale, &mut patterns);
-        for (lane, scores) in lanes.iter().zip(&mut patterns) {
-            self.visit_attention(Site::AttnScores.at(heads.layer), heads, *lane, scores);
+        let [scores_at, pattern_at] = [Site::AttnScores, Site::Pattern].map(|s| s.at(heads.layer));
+        let mut scores = heads.scores(lanes, scale);
+        for (lane, scores) in lanes.iter().zip(&mut scores) {
+            self.visit_attention(scores_at, heads, *lane, scores);
         }
-        let blocked = softmax_of(heads, lanes, &mut patterns);
+        let mut patterns: Vec<Array3<f32>>;
+        let blocked;
+        if self.recorded(scores_at) {
+            patterns = lanes.iter().map(|lane| heads.blank(*lane)).collect();
+            blocked = softmax_of(heads, lanes, Some(&scores), &mut patterns);
+            for (lane, scores) in lanes.iter().zip(scores) {
+                self.record_attention(scores_at, heads, *lane, scores);
+            }
+        } else {
+            patterns = scores;
+            blocked = softmax_of(heads, lanes, None, &mut patterns);
+        }
         self.note_blocked(heads, &blocked);
         for (lane, pattern) in lanes.iter().zip(&mut patterns) {
-            self.visit_attention(Site::Pattern.at(heads.layer), heads, *lane, pattern);
+            self.visit_attention(pattern_at, heads, *lane, pattern);
         }
         let tasks = heads.tasks(z, |lane| lanes.contains(&lane));
-        let patterns: Vec<_> = patterns.iter().flat_map(|p| p.outer_iter()).collect();
-        tasks.into_par_iter().zip(patterns).for_each_init(
+        let of_heads: Vec<_> = patterns.iter().flat_map(|p| p.outer_iter()).collect();
+        tasks.into_par_iter().zip(of_heads).for_each_init(
             AttnScratch::default,
             |scratch, (task, pattern)| {
                 scratch.load_values(heads.d_head, pattern.ncols(), |src| {
@@ -157,6 +169,9 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
                 ops::weighted_values(scratch, |r| row_slice(pattern, r), &last, task.z);
             },
         );
+        for (lane, pattern) in lanes.iter().zip(patterns) {
+            self.record_attention(pattern_at, heads, *lane, pattern);
+        }
     }
 
     fn note_blocked(&mut self, heads: &Heads<'_>, blocked: &[Blocked]) {
@@ -173,6 +188,7 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         }
     }
 
+    /// Shows scores or a pattern, `[head, dest, src]`, to hooks.
     fn visit_attention(
         &mut self,
         at: HookPoint,
@@ -180,14 +196,24 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
         lane: usize,
         values: &mut Array3<f32>,
     ) {
-        let (computed, dest) = (&heads.computed[lane][..], heads.dest.positions(lane));
         if self.wanted(at, lane) {
+            let (computed, dest) = (&heads.computed[lane], heads.dest.positions(lane));
             self.show(at, lane, dest, computed, values.view_mut().into_dyn());
         }
+    }
+
+    /// Keeps scores or a pattern, `[head, dest, src]`, where they are wanted.
+    fn record_attention(
+        &mut self,
+        at: HookPoint,
+        heads: &Heads<'_>,
+        lane: usize,
+        values: Array3<f32>,
+    ) {
         if let Some(recorder) = self.recorder.as_mut().filter(|r| r.wants(at)) {
             let part = AttentionPart {
-                heads: computed,
-                dest,
+                heads: &heads.computed[lane],
+                dest: heads.dest.positions(lane),
             };
             recorder.record_attention(at, lane, &self.lanes[lane], part, values);
         }
@@ -254,22 +280,33 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
     }
 }
 
-/// Turns scores of lanes' computed heads, `[head, dest, src]` each, into patterns; returns the rows
-/// that had nothing to attend to.
-fn softmax_of(heads: &Heads<'_>, lanes: &[usize], scores: &mut [Array3<f32>]) -> Vec<Blocked> {
-    let of_lane = |(lane, scores): (&usize, _)| {
-        let (lane, scores): (usize, &mut Array3<f32>) = (*lane, scores);
+/// Turns scores of lanes' computed heads, `[head, dest, src]` each, into patterns: those that are
+/// there, or copies of some that stay. Returns the rows that had nothing to attend to.
+fn softmax_of(
+    heads: &Heads<'_>,
+    lanes: &[usize],
+    from: Option<&[Array3<f32>]>,
+    patterns: &mut [Array3<f32>],
+) -> Vec<Blocked> {
+    let of_lane = |(i, patterns): (usize, _)| {
+        let (lane, patterns): (usize, &mut Array3<f32>) = (lanes[i], patterns);
         let computed = heads.computed[lane].iter();
-        let each = scores.outer_iter_mut().zip(computed);
-        each.map(move |(rows, head)| (lane, *head, rows))
-            .collect::<Vec<_>>()
+        let each = patterns.outer_iter_mut().zip(computed).enumerate();
+        each.map(move |(h, (rows, head))| {
+            let scores = from.map(|from| from[i].index_axis(Axis(0), h));
+            (lane, *head, scores, rows)
+        })
+        .collect::<Vec<_>>()
     };
-    let each: Vec<_> = lanes.iter().zip(scores).flat_map(of_lane).collect();
+    let each: Vec<_> = patterns.iter_mut().enumerate().flat_map(of_lane).collect();
     each.into_par_iter()
-        .map(|(lane, head, mut scores)| {
-            let rows = scores.rows_mut().into_iter().enumerate();
+        .map(|(lane, head, scores, mut rows)| {
+            let rows = rows.rows_mut().into_iter().enumerate();
             let blocked = rows.filter_map(|(i, row)| {
-                let row = row.into_slice().expect("scores are row-major");
+                let row = row.into_slice().expect("patterns are row-major");
+                if let Some(scores) = scores {
+                    row.copy_from_slice(row_slice(scores, i));
+                }
                 ops::attention_softmax_row(row).then_some(i)
             });
             let rows = blocked.collect();

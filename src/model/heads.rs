@@ -113,10 +113,13 @@ impl<'a> Heads<'a> {
         batches
     }
 
-    /// Memory for scores of a lane's computed heads, `[head, dest, src]`.
+    /// Memory for scores of a lane's computed heads, `[head, dest, src]`: to be overwritten in whole.
     pub fn blank(&self, lane: usize) -> Array3<f32> {
-        let dest = self.dest.range(lane).len();
-        Array3::zeros((self.computed[lane].len(), dest, self.keys[lane].len()))
+        let (heads, dest) = (self.computed[lane].len(), self.dest.range(lane).len());
+        let src = self.keys[lane].len();
+        let rows = ops::matrix((heads * dest, src));
+        let shaped = rows.into_shape_with_order((heads, dest, src));
+        shaped.expect("a row per head and destination")
     }
 
     fn blank_len(&self, lane: usize) -> usize {
@@ -124,7 +127,8 @@ impl<'a> Heads<'a> {
     }
 
     /// Scores of the computed heads of some lanes, `[head, dest, src]` each.
-    pub fn scores(&self, lanes: &[usize], scale: f32, out: &mut [Array3<f32>]) {
+    pub fn scores(&self, lanes: &[usize], scale: f32) -> Vec<Array3<f32>> {
+        let mut out: Vec<_> = lanes.iter().map(|lane| self.blank(*lane)).collect();
         let of_lane = |(lane, out): (&usize, _)| {
             let out: &mut Array3<f32> = out;
             let heads = self.computed[*lane].iter();
@@ -134,7 +138,7 @@ impl<'a> Heads<'a> {
                 .map(move |(out, head)| (lane, *head, out))
                 .collect::<Vec<_>>()
         };
-        let tasks: Vec<_> = lanes.iter().zip(out).flat_map(of_lane).collect();
+        let tasks: Vec<_> = lanes.iter().zip(&mut out).flat_map(of_lane).collect();
         tasks
             .into_par_iter()
             .for_each_init(AttnScratch::default, |scratch, (lane, head, out)| {
@@ -144,6 +148,7 @@ impl<'a> Heads<'a> {
                 scratch.load_keys(self.d_head, n, |src| &self.keys[lane][src][columns.clone()]);
                 ops::scores(scratch, |r| self.query(lane, head, r), &last, scale, out);
             });
+        out
     }
 
     /// Multiply-adds of a lane: scores and weighted values of the sources that are read.

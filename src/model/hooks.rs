@@ -13,8 +13,8 @@ use crate::ops::sorted;
 /// What a run will be, known before its first multiplication, for [`Hooks::begin`].
 #[derive(Clone, Debug)]
 pub struct RunShape<'a> {
-    /// The model.
-    pub model: &'a Transformer,
+    /// The model; none where only its shape is known, as in a [`Forecast`](crate::forecast::Forecast).
+    pub model: Option<&'a Transformer>,
     /// The model's shape.
     pub config: &'a Config,
     /// The number of tokens of each sequence.
@@ -32,8 +32,16 @@ impl<'a> RunShape<'a> {
     /// A run of the whole model with all logits.
     pub fn whole(model: &'a Transformer, lengths: Vec<usize>) -> Self {
         RunShape {
-            model,
-            config: model.config(),
+            model: Some(model),
+            ..RunShape::forecast(model.config(), lengths)
+        }
+    }
+
+    /// The same of any model of this shape.
+    pub(crate) fn forecast(config: &'a Config, lengths: Vec<usize>) -> Self {
+        RunShape {
+            model: None,
+            config,
             lengths,
             stop_at_layer: None,
             logits: KeepLogits::All,

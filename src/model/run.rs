@@ -11,6 +11,7 @@ use super::hooks::{Hooks, RunShape};
 use super::lane::Lane;
 use super::pass::{Pass, PassOutput};
 use crate::cache::{ActivationCache, Selection};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::recorder::Recorder;
 use crate::ops::{self, Matrix, part};
@@ -191,45 +192,7 @@ impl Transformer {
 
     /// Checks prompts against the model's context and vocabulary.
     pub(crate) fn check_prompts(&self, prompts: &[Prompt]) -> Result<()> {
-        if prompts.is_empty() {
-            return Err(Error::Prompt {
-                at: "prompts".to_string(),
-                found: "none".to_string(),
-                expected: "at least one".to_string(),
-            });
-        }
-        for (i, prompt) in prompts.iter().enumerate() {
-            let at = format!("prompt {i}");
-            let n = prompt.len();
-            if n == 0 || n > self.config.n_ctx {
-                return Err(Error::Prompt {
-                    at,
-                    found: format!("{n} tokens"),
-                    expected: format!("1 to {} tokens (n_positions)", self.config.n_ctx),
-                });
-            }
-            let labels = prompt.labels.len();
-            if labels != n {
-                return Err(Error::Prompt {
-                    at,
-                    found: format!("{labels} labels for {n} tokens"),
-                    expected: "one label a token".to_string(),
-                });
-            }
-            let unknown = prompt
-                .tokens
-                .iter()
-                .find(|t| **t as usize >= self.config.d_vocab);
-            if let Some(token) = unknown {
-                return Err(Error::OutOfRange {
-                    at,
-                    axis: "token",
-                    found: *token as usize,
-                    expected: format!("0..{} (vocab_size)", self.config.d_vocab),
-                });
-            }
-        }
-        Ok(())
+        check_prompts(&self.config, prompts)
     }
 
     fn check_run(&self, prompts: &[Prompt], hooks: &mut impl Hooks, run: &Run<'_>) -> Result<()> {
@@ -286,6 +249,52 @@ fn outputs(keep: KeepLogits, n: usize) -> Vec<usize> {
         KeepLogits::Last => vec![n - 1],
         KeepLogits::None => Vec::new(),
     }
+}
+
+/// Checks that a model of this shape can run some prompts.
+///
+/// # Errors
+/// [`Error::Prompt`] or [`Error::OutOfRange`] for the first that it cannot run.
+pub(crate) fn check_prompts(config: &Config, prompts: &[Prompt]) -> Result<()> {
+    if prompts.is_empty() {
+        return Err(Error::Prompt {
+            at: "prompts".to_string(),
+            found: "none".to_string(),
+            expected: "at least one".to_string(),
+        });
+    }
+    for (i, prompt) in prompts.iter().enumerate() {
+        let at = format!("prompt {i}");
+        let n = prompt.len();
+        if n == 0 || n > config.n_ctx {
+            return Err(Error::Prompt {
+                at,
+                found: format!("{n} tokens"),
+                expected: format!("1 to {} tokens (n_positions)", config.n_ctx),
+            });
+        }
+        let labels = prompt.labels.len();
+        if labels != n {
+            return Err(Error::Prompt {
+                at,
+                found: format!("{labels} labels for {n} tokens"),
+                expected: "one label a token".to_string(),
+            });
+        }
+        let unknown = prompt
+            .tokens
+            .iter()
+            .find(|t| **t as usize >= config.d_vocab);
+        if let Some(token) = unknown {
+            return Err(Error::OutOfRange {
+                at,
+                axis: "token",
+                found: *token as usize,
+                expected: format!("0..{} (vocab_size)", config.d_vocab),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn finish(output: PassOutput, caches: Vec<ActivationCache>) -> RunOutput {

@@ -119,40 +119,42 @@ pub(crate) fn scores<'a>(
     mut out: ArrayViewMut2<'_, f32>,
 ) {
     let n = out.ncols();
-    let mut buffer = vec![0.0; n.next_multiple_of(WIDTH)];
-    for (r, at) in dest.iter().enumerate() {
-        ARCH.dispatch(ScoreRow {
+    let width = n.next_multiple_of(WIDTH);
+    let mut buffer = vec![0.0; BLOCK * width];
+    let mut rows = out.rows_mut().into_iter().map(contiguous);
+    in_blocks!(dest.len(), first, SIZE, {
+        let visible: [usize; SIZE] = std::array::from_fn(|r| (dest[first + r] + 1).min(n));
+        ARCH.dispatch(ScoreRows::<SIZE> {
             keys: &scratch.keys,
-            query: q(r),
+            queries: std::array::from_fn(|r| q(first + r)),
+            visible: visible.into_iter().max().unwrap_or(0),
             scale,
-            out: &mut buffer,
+            out: &mut buffer[..SIZE * width],
         });
-        let visible = (at + 1).min(n);
-        for (src, v) in out.row_mut(r).iter_mut().enumerate() {
-            *v = if src < visible {
-                buffer[src]
-            } else {
-                f32::NEG_INFINITY
-            };
+        for (visible, scores) in visible.into_iter().zip(buffer.chunks_exact(width)) {
+            let (seen, ahead) = rows.next().unwrap_or_default().split_at_mut(visible);
+            seen.copy_from_slice(&scores[..visible]);
+            ahead.fill(f32::NEG_INFINITY);
         }
-    }
+    });
 }
 
-/// Scores of one row against all sources.
-struct ScoreRow<'a> {
+/// Scores of some rows against the first sources.
+struct ScoreRows<'a, const R: usize> {
     keys: &'a [f32],
-    query: &'a [f32],
+    queries: [&'a [f32]; R],
+    visible: usize,
     scale: f32,
     out: &'a mut [f32],
 }
 
-impl WithSimd for ScoreRow<'_> {
+impl<const R: usize> WithSimd for ScoreRows<'_, R> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let visible = self.out.len();
-        score_rows::<S, 1>(simd, self.keys, [self.query], visible, self.scale, self.out);
+        let (queries, visible) = (self.queries, self.visible);
+        score_rows(simd, self.keys, queries, visible, self.scale, self.out);
     }
 }
 
@@ -194,39 +196,43 @@ pub(crate) fn weighted_values<'a>(
     dest: &[usize],
     mut z: ArrayViewMut2<'_, f32>,
 ) {
-    for (r, at) in dest.iter().enumerate() {
-        let row = pattern(r);
-        // Without weight, sources behind the mask are left out: zero times an infinite value would
-        // reach back. Before it they count, with or without weight.
-        let last = row.iter().rposition(|p| *p != 0.0);
-        let end = last.map_or(0, |last| last + 1).max((at + 1).min(row.len()));
-        ARCH.dispatch(ValueRow {
+    // Without weight, sources behind the mask are left out: zero times an infinite value would
+    // reach back. Before it they count, with or without weight.
+    let end = |row: &[f32], at: usize| {
+        let seen = (at + 1).min(row.len());
+        let ahead = row[seen..].iter().rposition(|p| *p != 0.0);
+        seen + ahead.map_or(0, |last| last + 1)
+    };
+    let mut z = z.rows_mut().into_iter().map(contiguous);
+    in_blocks!(dest.len(), first, SIZE, {
+        let rows: [&[f32]; SIZE] = std::array::from_fn(|r| pattern(first + r));
+        ARCH.dispatch(ValueRows::<SIZE> {
             values: &scratch.values,
-            pattern: row,
-            end,
-            z: contiguous(z.row_mut(r)),
+            ends: std::array::from_fn(|r| end(rows[r], dest[first + r])),
+            rows,
+            z: std::array::from_fn(|_| z.next().unwrap_or_default()),
         });
-    }
+    });
 }
 
-/// Weighted values of one row.
-struct ValueRow<'a> {
+/// Weighted values of some rows.
+struct ValueRows<'a, 'z, const R: usize> {
     values: &'a [f32],
-    pattern: &'a [f32],
-    end: usize,
-    z: &'a mut [f32],
+    rows: [&'a [f32]; R],
+    ends: [usize; R],
+    z: [&'z mut [f32]; R],
 }
 
-impl WithSimd for ValueRow<'_> {
+impl<const R: usize> WithSimd for ValueRows<'_, '_, R> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        value_rows::<S, 1>(simd, self.values, [self.pattern], [self.end], [self.z]);
+        value_rows(simd, self.values, self.rows, self.ends, self.z);
     }
 }
 
-/// Weighted values of `R` rows, row `r` over sources `0..ends[r]` (ascending ends).
+/// Weighted values of `R` rows, row `r` over sources `0..ends[r]`.
 #[inline(always)]
 fn value_rows<S: Simd, const R: usize>(
     simd: S,
@@ -237,13 +243,14 @@ fn value_rows<S: Simd, const R: usize>(
 ) {
     let d_head = z[0].len();
     let stride = d_head.next_multiple_of(WIDTH);
+    let common = ends.into_iter().min().unwrap_or(0);
     for column in (0..d_head).step_by(2 * S::F32_LANES) {
         let mut acc = [[simd.splat_f32s(0.0); 2]; R];
         let at = (values, stride, column);
-        extend(simd, &mut acc, pattern, at, 0..ends[0]);
+        extend(simd, &mut acc, pattern, at, 0..common);
         for r in 0..R {
             let mut one = [acc[r]];
-            extend(simd, &mut one, [pattern[r]], at, ends[0]..ends[r]);
+            extend(simd, &mut one, [pattern[r]], at, common..ends[r]);
             let mut sums = [0.0; WIDTH];
             let (to, _) = S::as_mut_simd_f32s(&mut sums[..2 * S::F32_LANES]);
             to.copy_from_slice(&one[0]);

@@ -15,6 +15,20 @@ pub(super) static ARCH: LazyLock<Arch> = LazyLock::new(|| match option_env!("PAT
     Some(other) => panic!("built with PATCHLENS_VECTORS={other}; expected 8 or none"),
 });
 
+/// The name of the vector unit in use: `AVX-512`, `AVX2`, `NEON`, `scalar`.
+pub(crate) fn vector_unit() -> &'static str {
+    match *ARCH {
+        Arch::Scalar => "scalar",
+        #[cfg(target_arch = "x86_64")]
+        Arch::V3(_) => "AVX2",
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(_) => "AVX-512",
+        #[cfg(target_arch = "aarch64")]
+        Arch::Neon(_) => "NEON",
+        _ => "other vectors",
+    }
+}
+
 /// Number of partial sums in every reduction.
 pub(super) const LANES: usize = 16;
 

@@ -28,12 +28,17 @@ pub(super) fn attention_softmax(row: &mut [f32]) -> bool {
     blocked
 }
 
-/// Same, compiled for the widest vectors.
+/// Same, compiled for the widest vectors. What is behind the last score that is not −∞ becomes 0
+/// without any work.
 pub(crate) fn attention_softmax_row(row: &mut [f32]) -> bool {
-    vectorized(
-        #[inline(always)]
-        || attention_softmax(row),
-    )
+    let last = row.iter().rposition(|score| *score != f32::NEG_INFINITY);
+    let (row, behind) = row.split_at_mut(last.map_or(0, |last| last + 1));
+    behind.fill(0.0);
+    row.is_empty()
+        || vectorized(
+            #[inline(always)]
+            || attention_softmax(row),
+        )
 }
 
 /// Softmax in place, in f32; returns `-log p[target]`.

@@ -62,11 +62,11 @@ impl Grid {
         self.sites().into_iter().flat_map(layers).collect()
     }
 
-    pub(super) fn by_position(&self) -> bool {
+    pub(crate) fn by_position(&self) -> bool {
         !matches!(self, Grid::Heads(_) | Grid::EveryHead | Grid::Columns(..))
     }
 
-    pub(super) fn check(&self, config: &Config) -> Result<()> {
+    pub(crate) fn check(&self, config: &Config) -> Result<()> {
         let (fits, expected): (fn(Axes) -> bool, _) = match self {
             Grid::Positions(_) => (|a| !a.has_heads(), "a site without a head axis"),
             Grid::HeadPositions(_) => (Axes::has_heads, "a site with a head axis"),

@@ -81,7 +81,7 @@ impl Patchscopes<'_> {
             unchanged[[lane.cell, lane.prompt]] = false;
         }
         let (total, mut memory) = (schedule.lanes.len(), Array2::default((0, 0)));
-        let counted = schedule.run(|chunk| {
+        let counted = schedule.run(self.target.model(), |chunk| {
             for (lane, planned) in chunk.planned.iter().enumerate() {
                 let (cell, prompt) = (planned.cell, planned.prompt);
                 let own = chunk.read(

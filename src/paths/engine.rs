@@ -7,18 +7,21 @@ use std::collections::BTreeMap;
 use ndarray::{Array1, Array2};
 
 use super::ends::Ends;
+use super::ledger::{Fate, Ledger, to_run};
 use super::nodes::{PathReceiver, PathSender};
 use super::{PathPatching, Sent, linear};
 use crate::base::Departure;
 use crate::cache::{ActivationCache, Selection};
+use crate::content::Key;
 use crate::error::Result;
 use crate::hook::HookPoint;
 use crate::intervention::{Edit, Intervention};
+use crate::journal::Noted;
 use crate::metric::Metric;
 use crate::model::stage::Frozen;
 use crate::report::Absent;
 use crate::schedule::{End, kept_bytes};
-use crate::sweep::{Cell, Plan, Sweep};
+use crate::sweep::{Cell, Plan, Sweep, full_passes};
 
 /// Cells whose runs C are kept at once, at most.
 const GROUP: usize = 64;
@@ -28,6 +31,8 @@ struct RunsC {
     /// What they saved at the points that receivers read, `[cell][prompt]`.
     saved: Vec<Vec<ActivationCache>>,
     plan: Plan,
+    /// The multiply-adds of each lane, with its cell and prompt.
+    work: Vec<([usize; 2], u64)>,
     multiply_adds: u64,
 }
 
@@ -92,10 +97,17 @@ impl PathPatching<'_> {
         // Runs that change nothing are not made: they are the original ones.
         let mut saved = vec![original.to_vec(); cells.len()];
         let made = schedule.value;
-        let multiply_adds = made.record(|cell, prompt, cache| saved[cell][prompt] = cache);
+        let multiply_adds = made.record(self.original.model(), |cell, prompt, cache| {
+            saved[cell][prompt] = cache;
+        });
         Ok(RunsC {
             saved,
             plan: Plan::of(&made),
+            work: made
+                .lanes
+                .iter()
+                .map(|lane| ([lane.cell, lane.prompt], lane.cost.macs))
+                .collect(),
             multiply_adds,
         })
     }
@@ -118,15 +130,58 @@ pub(super) struct Raw {
     pub original: Array1<f32>,
     /// None where senders are ablated.
     pub new: Option<Array1<f32>>,
-    /// Of the runs C and D.
+    /// Of the runs C and D that were made.
     pub plan: Plan,
+    /// Of the runs C and D, those whose results are a journal's among them.
     pub multiply_adds: u64,
+    /// Of as many full passes.
+    pub naive: u64,
+    /// The multiply-adds of each cell's runs, `[cell, prompt]`.
+    work: Array2<u64>,
     /// Why cells have no value, `[cell]`.
     pub absent: Vec<Option<Absent>>,
     pub partial: bool,
 }
 
 impl Raw {
+    /// Puts what a journal knows of some cells in its place, and takes out what is somebody else's.
+    /// Returns the results that are new.
+    fn settle(&mut self, group: &[usize], fates: &Array2<Fate>) -> Vec<(Key, Noted)> {
+        let mut new = Vec::new();
+        for (cell, fates) in group.iter().zip(fates.rows()) {
+            let ran = fates.iter().any(|fate| matches!(fate, Fate::Run(_)));
+            let finished = !ran || self.absent[*cell].is_none();
+            let whole = finished && !fates.iter().any(|fate| matches!(fate, Fate::Left));
+            self.absent[*cell] = (!whole).then_some(Absent::NotRun);
+            self.partial |= !whole;
+            for (prompt, fate) in fates.iter().enumerate() {
+                let at = [*cell, prompt];
+                let (value, second) = match fate {
+                    Fate::Run(key) if finished => {
+                        let second = self.linear.as_ref().map(|linear| linear[at]);
+                        let noted = Noted {
+                            second,
+                            work: Some(self.work[at]),
+                            ..Noted::of(self.values[at])
+                        };
+                        new.push((*key, noted));
+                        continue;
+                    }
+                    Fate::Run(_) | Fate::Left => (f32::NAN, f32::NAN),
+                    Fate::Known(noted) => {
+                        self.multiply_adds += noted.work.unwrap_or(0);
+                        (noted.value, noted.second.unwrap_or(f32::NAN))
+                    }
+                };
+                self.values[at] = value;
+                if let Some(linear) = &mut self.linear {
+                    linear[at] = second;
+                }
+            }
+        }
+        new
+    }
+
     /// Cells that have not run.
     fn open(&self) -> usize {
         let open = |reason: &&Option<Absent>| **reason == Some(Absent::NotRun);
@@ -183,6 +238,8 @@ impl<'p, 'm> Runs<'p, 'm> {
             new,
             plan: Plan::default(),
             multiply_adds: 0,
+            naive: 0,
+            work: Array2::zeros(shape),
             absent: vec![Some(Absent::NoPath); shape.0],
             partial: false,
         };
@@ -193,10 +250,10 @@ impl<'p, 'm> Runs<'p, 'm> {
         let group = (study.limits.memory / 4 / kept.max(1)).clamp(1, GROUP as u64);
         for group in run.chunks(group as usize) {
             let kept = kept * group.len() as u64;
-            self.run_group(group, kept, &mut raw)?;
+            self.run_group(group, (kept, connected), &mut raw)?;
             let done = shape.0 - raw.open();
             let ended = study.limits.report(done, shape.0, "senders").is_break();
-            if done < shape.0 && (ended || raw.partial) {
+            if done < shape.0 && (ended || study.limits.ended()) {
                 raw.partial = true;
                 break;
             }
@@ -212,22 +269,59 @@ impl<'p, 'm> Runs<'p, 'm> {
         lengths.map(|n| kept_bytes(config, &keep, n)).sum()
     }
 
-    /// Runs C and D of some cells; what runs C save takes `kept` bytes.
-    fn run_group(&self, group: &[usize], kept: u64, raw: &mut Raw) -> Result<()> {
+    /// Takes what a journal knows of some cells, and runs C and D of the others; what runs C save
+    /// takes `kept` bytes.
+    fn run_group(
+        &self,
+        group: &[usize],
+        (kept, connected): (u64, &[bool]),
+        raw: &mut Raw,
+    ) -> Result<()> {
+        let study = self.study;
+        let sent = study.send(group.iter().map(|cell| &self.senders[*cell][..]))?;
+        let full = full_passes(study.model().config(), study.original.prompts());
+        raw.naive += 2 * group.len() as u64 * full;
+        let Some(journal) = &study.limits.journal else {
+            return self.run_cells(group, sent, kept, raw);
+        };
+        let ledger = Ledger {
+            journal,
+            study,
+            ends: &self.ends,
+            metric: self.metric,
+            connected,
+        };
+        let fates = ledger.fates(group, &sent)?;
+        let (places, cells) = to_run(sent, &fates);
+        let run: Vec<usize> = places.iter().map(|place| group[*place]).collect();
+        if !run.is_empty() {
+            self.run_cells(&run, cells, kept, raw)?;
+        }
+        journal.add(raw.settle(group, &fates))
+    }
+
+    /// Runs C and D of some cells.
+    fn run_cells(&self, group: &[usize], sent: Vec<Cell>, kept: u64, raw: &mut Raw) -> Result<()> {
         let study = self.study;
         let left = study.limits.memory.saturating_sub(kept);
-        let sent = study.send(group.iter().map(|cell| &self.senders[*cell][..]))?;
         let made = study.save(&sent, &self.ends)?;
         let received = made.saved.iter().map(|caches| self.ends.receive(caches));
         let received = received.collect::<Result<Vec<Cell>>>()?;
         let cells = raw.absent.len();
         let mut limits = study.limits.part(cells - raw.open(), cells, "senders");
         limits.memory = left;
-        let result = Sweep::limited(&study.original, limits).run(&received, self.metric);
-        let result = result.map_err(|error| error.beside(kept, study.limits.memory))?;
-        raw.multiply_adds += made.multiply_adds + result.multiply_adds;
+        // Their results are this study's, which notes them itself.
+        limits.journal = None;
+        let sweep = Sweep::limited(&study.original, limits);
+        let prepared = sweep.prepare(&received, self.metric);
+        let prepared = prepared.map_err(|error| error.beside(kept, study.limits.memory))?;
+        for ([cell, prompt], macs) in made.work.into_iter().chain(prepared.work()) {
+            raw.work[[group[cell], prompt]] += macs;
+        }
+        let result = prepared.run()?;
         raw.plan.add(&made.plan);
         raw.plan.add(&result.plan);
+        raw.multiply_adds += made.multiply_adds + result.multiply_adds;
         raw.partial |= result.partial;
         for ((cell, row), finished) in group.iter().zip(result.values.rows()).zip(result.finished) {
             raw.values.row_mut(*cell).assign(&row);

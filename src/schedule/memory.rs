@@ -87,7 +87,7 @@ impl Job<'_> {
     /// edit makes of one of them.
     fn planning_bytes(&self) -> u64 {
         let rows = |target: &Target, prompt: usize, n: usize| {
-            let shape = target.point.axes().shape(self.model.config(), n);
+            let shape = target.point.axes().shape(self.config, n);
             let whole: usize = shape.iter().product();
             // What is named of a row, or what of a change lies in a subspace.
             let picked = target.columns != Select::All || target.subspace.is_some();
@@ -207,9 +207,9 @@ impl Job<'_> {
     }
 
     /// All that the interventions of a lane may change.
-    fn assumed(&self, cell: usize, prompt: usize) -> Vec<Change> {
+    pub(super) fn assumed(&self, cell: usize, prompt: usize) -> Vec<Change> {
         let hooks = self.hooks(&self.cells[cell], prompt);
-        let (n, n_heads) = (self.prompts[prompt].len(), self.model.config().n_heads);
+        let (n, n_heads) = (self.prompts[prompt].len(), self.config.n_heads);
         let mut points: Vec<HookPoint> = hooks.cell.iter().map(|i| i.target.point).collect();
         points.sort_unstable();
         points.dedup();
@@ -229,7 +229,7 @@ impl Job<'_> {
     /// Memory that a chunk takes whatever its lanes: what matrix products pack and attention reads,
     /// on each thread, copies of the unembedding's columns, and what passes leave for each other.
     fn fixed_bytes(&self) -> u64 {
-        let config = self.model.config();
+        let config = self.config;
         let columns = match &self.end {
             End::Logits(needs) => needs
                 .iter()
@@ -254,7 +254,7 @@ impl Job<'_> {
         };
         let entries = keep.iter().count() as u64;
         let lengths = self.prompts.iter().map(Prompt::len);
-        let kept = |n: usize| super::kept_bytes(self.model.config(), keep, n);
+        let kept = |n: usize| super::kept_bytes(self.config, keep, n);
         let all: u64 = lengths.map(kept).sum();
         let all = if self.base.is_empty() {
             all + all / 2
@@ -267,14 +267,14 @@ impl Job<'_> {
     /// Bytes of the logits that are needed of a prompt.
     fn logits_bytes(&self, needs: &Needs) -> u64 {
         let tokens = needs.tokens.as_ref().map(Vec::len);
-        let columns = tokens.unwrap_or(self.model.config().d_logits());
+        let columns = tokens.unwrap_or(self.config.d_logits());
         4 * (needs.positions.len() * columns) as u64
     }
 
     /// Bytes of the rows that a metric copies to read them.
     fn row_bytes(&self, needs: &[Needs]) -> u64 {
         let of = |needs: &Needs| match &needs.tokens {
-            None => 8 * self.model.config().d_logits(),
+            None => 8 * self.config.d_logits(),
             Some(tokens) => 16 * (needs.positions.len() + 1) * tokens.len(),
         };
         needs.iter().map(of).max().unwrap_or(0) as u64

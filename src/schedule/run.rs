@@ -10,10 +10,10 @@ use super::hooks::ChunkHooks;
 use super::{Cell, End, Planned, Schedule};
 use crate::cache::ActivationCache;
 use crate::metric::Needs;
-use crate::model::BlockedRows;
 use crate::model::lane::{Columns, Lane};
 use crate::model::pass::{LaneLogits, Pass};
 use crate::model::recorder::Recorder;
+use crate::model::{BlockedRows, Transformer};
 use crate::ops::{self, Thrift};
 
 /// What has been computed so far, as counted.
@@ -45,12 +45,19 @@ pub(crate) struct Chunk<'c> {
     pub caches: Vec<ActivationCache>,
     lanes: Vec<Lane<'c>>,
     logits: LaneLogits,
+    /// By lane, the rows of attention that had nothing to attend to.
+    blocked: BTreeMap<usize, BlockedRows>,
 }
 
 impl Chunk<'_> {
     /// A lane's logits, in the rows that it changed.
     pub fn logits(&self, lane: usize) -> ArrayView2<'_, f32> {
         self.logits.lane(lane)
+    }
+
+    /// A lane's rows of attention that had nothing to attend to, if there are any.
+    pub fn blocked(&self, lane: usize) -> Option<BlockedRows> {
+        self.blocked.get(&lane).copied()
     }
 
     /// Hands a lane's logits to `read`, `[position, token]` as `needs` has them: rows that it did
@@ -93,7 +100,11 @@ impl Chunk<'_> {
 
 impl Schedule<'_> {
     /// Runs the chunks in turn and hands each to `done`, which may end the work there.
-    pub fn run(&self, mut done: impl FnMut(Chunk<'_>) -> ControlFlow<()>) -> Counted {
+    pub fn run(
+        &self,
+        model: &Transformer,
+        mut done: impl FnMut(Chunk<'_>) -> ControlFlow<()>,
+    ) -> Counted {
         let _thrift = Thrift::new(self.job.memory_limit);
         let (cells, inherited) = (&self.job.cells[..], &self.job.inherited);
         let under_both = |cell: &Cell| inherited.iter().chain(cell).cloned().collect();
@@ -104,7 +115,7 @@ impl Schedule<'_> {
         };
         let mut counted = Counted::default();
         for range in &self.chunks {
-            let chunk = self.run_chunk(range.clone(), &cells, &mut counted);
+            let chunk = self.run_chunk(model, range.clone(), &cells, &mut counted);
             if done(chunk).is_break() {
                 break;
             }
@@ -112,7 +123,13 @@ impl Schedule<'_> {
         counted
     }
 
-    fn run_chunk(&self, range: Range<usize>, cells: &[Cell], counted: &mut Counted) -> Chunk<'_> {
+    fn run_chunk(
+        &self,
+        model: &Transformer,
+        range: Range<usize>,
+        cells: &[Cell],
+        counted: &mut Counted,
+    ) -> Chunk<'_> {
         let job = &self.job;
         let planned = &self.lanes[range];
         let lanes: Vec<Lane<'_>> = planned
@@ -124,10 +141,10 @@ impl Schedule<'_> {
             lanes: hooks.collect(),
         };
         let mut recorder = match &job.end {
-            End::Cache(keep) => Some(Recorder::new(keep, &lanes, job.model.identity())),
+            End::Cache(keep) => Some(Recorder::new(keep, &lanes, model.identity())),
             End::Logits(_) => None,
         };
-        let pass = Pass::new(job.model, &lanes, &mut hooks, recorder.as_mut());
+        let pass = Pass::new(model, &lanes, &mut hooks, recorder.as_mut());
         let output = ops::on_pool(|| pass.run(job.stop()));
         counted.multiply_adds += output.macs;
         counted.rows += output.mlp_rows;
@@ -138,14 +155,19 @@ impl Schedule<'_> {
             caches: recorder.map_or_else(Vec::new, |r| r.finish(&lanes)),
             lanes,
             logits: output.logits,
+            blocked: output.blocked,
         }
     }
 
     /// Runs a job that ends in caches, and hands `each` the cell, the prompt and what was kept.
     /// Runs that do not differ from their base in any bit are not made, hence not reported.
     /// Returns the multiply-adds.
-    pub fn record(&self, mut each: impl FnMut(usize, usize, ActivationCache)) -> u64 {
-        let counted = self.run(|chunk| {
+    pub fn record(
+        &self,
+        model: &Transformer,
+        mut each: impl FnMut(usize, usize, ActivationCache),
+    ) -> u64 {
+        let counted = self.run(model, |chunk| {
             for (planned, cache) in chunk.planned.iter().zip(chunk.caches) {
                 each(planned.cell, planned.prompt, cache);
             }

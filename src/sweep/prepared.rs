@@ -1,16 +1,19 @@
 //! A sweep that is ready to run, and its run.
 
 use std::borrow::Cow;
-use std::ops::Range;
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
 
 use ndarray::{Array1, Array2};
 
+use super::ledger::{Asked, Ledger};
 use super::{Plan, Sweep, SweepResult};
 use crate::base::{Departure, Room};
 use crate::error::Result;
+use crate::journal::Noted;
 use crate::metric::{Metric, Needs};
 use crate::model::stage::Frozen;
-use crate::schedule::{Cell, Chunk, End, Schedule, spread};
+use crate::schedule::{Cell, Chunk, End, Planned, Schedule, spread};
 
 /// A sweep whose base has run and whose lanes are known.
 #[derive(Debug)]
@@ -22,7 +25,9 @@ pub struct Prepared<'s> {
     base: Array1<f32>,
     /// What the metric reads of the base runs, of prompts that some lane reads in part only.
     readouts: Vec<Array2<f32>>,
+    /// The lanes that have to run.
     schedule: Schedule<'s>,
+    ledger: Option<Ledger>,
     base_multiply_adds: u64,
     plan: Plan,
 }
@@ -37,7 +42,14 @@ impl<'s> Prepared<'s> {
             held: 0,
             memory_limit: sweep.limits.memory,
         })?;
-        let schedule = made.value;
+        let mut schedule = made.value;
+        let mut plan = Plan::of(&schedule);
+        let asked = Asked {
+            base: &sweep.base,
+            cells,
+            metric,
+        };
+        let ledger = Ledger::new(&sweep.limits, &asked, &mut schedule)?;
         let mut base = Array1::zeros(needs.len());
         let mut readouts = vec![Array2::default((0, 0)); needs.len()];
         let mut partial = vec![false; needs.len()];
@@ -54,7 +66,6 @@ impl<'s> Prepared<'s> {
                 readouts[prompt] = logits.to_owned();
             }
         })?;
-        let mut plan = Plan::of(&schedule);
         plan.peak_bytes = plan.peak_bytes.max(made.peak);
         Ok(Prepared {
             plan,
@@ -64,6 +75,7 @@ impl<'s> Prepared<'s> {
             base,
             readouts,
             schedule,
+            ledger,
             base_multiply_adds: made.multiply_adds + read,
         })
     }
@@ -75,41 +87,87 @@ impl<'s> Prepared<'s> {
 
     /// Multiply-adds of the lanes of some cells.
     pub(crate) fn multiply_adds(&self, cells: Range<usize>) -> u64 {
-        let lanes = self.schedule.lanes.iter();
-        let own = lanes.filter(|lane| cells.contains(&lane.cell));
+        let own = self.all_lanes().filter(|lane| cells.contains(&lane.cell));
         own.map(|lane| lane.cost.macs).sum()
     }
 
+    /// The multiply-adds of each lane, with its cell and prompt.
+    pub(crate) fn work(&self) -> impl Iterator<Item = ([usize; 2], u64)> {
+        self.all_lanes()
+            .map(|lane| ([lane.cell, lane.prompt], lane.cost.macs))
+    }
+
+    /// The lanes that have to run, and those that a journal takes the place of.
+    fn all_lanes(&self) -> impl Iterator<Item = &Planned> {
+        let ledger = self.ledger.iter();
+        let known = ledger
+            .clone()
+            .flat_map(|of| of.known.iter().map(|(lane, _)| lane));
+        let left = ledger.flat_map(|of| &of.left);
+        self.schedule.lanes.iter().chain(known).chain(left)
+    }
+
     /// Runs all cells; an observer hears after each chunk how many are done on every prompt.
-    pub fn run(&self) -> SweepResult {
-        let cells = self.plan.cells;
-        let base = &self.base;
-        let mut values = Array2::from_shape_fn((cells, base.len()), |(_, p)| base[p]);
-        let mut open = vec![0_usize; cells];
-        for lane in &self.schedule.lanes {
-            open[lane.cell] += 1;
+    ///
+    /// # Errors
+    /// None without a journal; those of writing it.
+    pub fn run(&self) -> Result<SweepResult> {
+        let mut found = self.begin();
+        let mut open = vec![0_usize; self.plan.cells];
+        self.all_lanes().for_each(|lane| open[lane.cell] += 1);
+        let ledger = self.ledger.as_ref();
+        for (lane, noted) in ledger.iter().flat_map(|ledger| &ledger.known) {
+            open[lane.cell] -= 1;
+            found.take(lane, noted);
         }
-        let counted = self.schedule.run(|chunk| {
-            for (planned, value) in chunk.planned.iter().zip(self.read(&chunk)) {
-                values[[planned.cell, planned.prompt]] = value;
+        let (mut first, mut written) = (0, Ok(()));
+        let counted = self.schedule.run(self.sweep.base.model(), |chunk| {
+            let values = self.read(&chunk);
+            for (planned, value) in chunk.planned.iter().zip(&values) {
+                found.values[[planned.cell, planned.prompt]] = *value;
                 open[planned.cell] -= 1;
             }
+            if let Some(ledger) = ledger {
+                written = ledger.write(first, &values, |lane| chunk.blocked(lane));
+                first += values.len();
+            }
             let done = open.iter().filter(|left| **left == 0).count();
-            self.sweep.limits.report(done, cells, "cells")
+            let flow = self.sweep.limits.report(done, self.plan.cells, "cells");
+            if written.is_err() {
+                ControlFlow::Break(())
+            } else {
+                flow
+            }
         });
-        for lane in &self.schedule.lanes[counted.lanes..] {
-            values[[lane.cell, lane.prompt]] = f32::NAN;
+        written?;
+        let not_run = &self.schedule.lanes[counted.lanes..];
+        let left = ledger.map_or(&[][..], |ledger| &ledger.left);
+        for lane in not_run.iter().chain(left) {
+            found.values[[lane.cell, lane.prompt]] = f32::NAN;
         }
+        found.finished = open.iter().map(|left| *left == 0).collect();
+        found.partial = !(not_run.is_empty() && left.is_empty());
+        found.multiply_adds += counted.multiply_adds;
+        found.rows += counted.rows;
+        for (cell, rows) in counted.blocked {
+            found.blocked.entry(cell).or_default().extend(rows);
+        }
+        Ok(found)
+    }
+
+    /// The result before anything has run: every cell has the base's metric.
+    fn begin(&self) -> SweepResult {
+        let (cells, base) = (self.plan.cells, &self.base);
         SweepResult {
-            values,
-            finished: open.iter().map(|left| *left == 0).collect(),
+            values: Array2::from_shape_fn((cells, base.len()), |(_, p)| base[p]),
+            finished: Vec::new(),
             base: base.clone(),
             plan: self.plan.clone(),
-            multiply_adds: counted.multiply_adds,
-            rows: counted.rows,
+            multiply_adds: 0,
+            rows: 0,
             base_multiply_adds: self.base_multiply_adds,
-            partial: counted.lanes < self.schedule.lanes.len(),
-            blocked: counted.blocked,
+            partial: false,
+            blocked: BTreeMap::new(),
         }
     }
 
@@ -129,5 +187,18 @@ impl<'s> Prepared<'s> {
             || Array2::default((0, 0)),
             read,
         )
+    }
+}
+
+impl SweepResult {
+    /// Takes what a journal has of a lane; its work counts as it did when it was done.
+    fn take(&mut self, lane: &Planned, noted: &Noted) {
+        self.values[[lane.cell, lane.prompt]] = noted.value;
+        self.multiply_adds += lane.cost.macs;
+        self.rows += lane.cost.mlp_rows;
+        if let Some(rows) = &noted.blocked {
+            let of_cell = self.blocked.entry(lane.cell).or_default();
+            of_cell.extend(rows.of_prompt(lane.prompt));
+        }
     }
 }

@@ -130,7 +130,8 @@ impl CausalTracing<'_> {
             return Err(Error::invalid(what, "no attribute", expected));
         }
         let sorted = self.sort(facts, restores)?;
-        if sorted.kept.is_empty() {
+        // A part of the work may have none of them.
+        if sorted.kept.is_empty() && !self.limits.divided() {
             return Err(Error::invalid(
                 "facts traced that the clean model gets right",
                 format!("0 of {}", facts.len()),
@@ -160,11 +161,14 @@ impl CausalTracing<'_> {
                 });
                 continue;
             }
-            let limits = self.limits.part(index, facts.len(), "facts");
+            let mut limits = self.limits.part(index, facts.len(), "facts");
+            limits.slot = Some(index);
             let traces = self.traces(fact, &clean, restores, limits)?;
             if traces.iter().any(|t| t.indirect_effect.about.partial) {
                 sorted.partial = true;
-                break;
+                if !self.limits.divided() {
+                    break;
+                }
             }
             sorted.kept.push((index, traces));
         }
@@ -190,9 +194,10 @@ impl CausalTracing<'_> {
         let counts = counts.map(|(name, count)| (name.to_string(), count as u64));
         about.counts.extend(counts);
         for name in [About::MULTIPLY_ADDS, About::FULL_PASSES] {
-            let of = |trace: &FactTrace| trace.indirect_effect.about.counts[name];
-            let sum = kept.iter().map(|(_, trace)| of(trace)).sum();
-            about.counts.insert(name.to_string(), sum);
+            let of = |trace: &FactTrace| trace.indirect_effect.about.counts.get(name).copied();
+            // Those of a part of the work do not say what they took.
+            let sum: Option<u64> = kept.iter().map(|(_, trace)| of(trace)).sum();
+            about.counts.extend(sum.map(|sum| (name.to_string(), sum)));
         }
         for class in PositionClass::ALL {
             let tokens: usize = kept

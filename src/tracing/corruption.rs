@@ -66,7 +66,7 @@ impl SubjectCorruption {
     }
 
     /// The prompts of the corrupted runs, one per sample, and what is done to their embeddings.
-    pub(super) fn samples(
+    pub(crate) fn samples(
         &self,
         config: &Config,
         fact: &TracedFact,

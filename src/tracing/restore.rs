@@ -3,6 +3,8 @@
 use crate::effects::layer_window;
 use crate::error::{Error, Result};
 use crate::hook::{Axes, Site};
+use crate::intervention::{Edit, Intervention, Target};
+use crate::sweep::Cell;
 
 /// Layers of the paper's windows of MLP or attention outputs.
 pub const DEFAULT_WINDOW: usize = 10;
@@ -64,7 +66,32 @@ impl Restore {
         layer_window(layer, self.window, n_layers)
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    /// One cell per token and layer, in row-major order. `restore` has the values that are put back,
+    /// `frozen` those of what is severed, by layer.
+    pub(crate) fn cells(&self, tokens: usize, restore: &[Edit], frozen: &[Edit]) -> Vec<Cell> {
+        let n_layers = restore.len();
+        let mut cells = Vec::with_capacity(tokens * n_layers);
+        for token in 0..tokens {
+            let at = |site: Site, layer: usize| Target::new(site.at(layer)).at_positions(token);
+            for layer in 0..n_layers {
+                let window = self.layers(layer, n_layers);
+                let mut cell: Cell = window
+                    .clone()
+                    .map(|l| Intervention::new(at(self.site, l), restore[l].clone()))
+                    .collect();
+                if let Some(site) = self.severed.map(Severed::site) {
+                    // What is restored stays restored; before it nothing differs anyway.
+                    let both = |l: &usize| site == self.site && window.contains(l);
+                    let later = (window.start..n_layers).filter(|l| !both(l));
+                    cell.extend(later.map(|l| Intervention::new(at(site, l), frozen[l].clone())));
+                }
+                cells.push(cell);
+            }
+        }
+        cells
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
         let axes = self.site.axes();
         axes.expect(Axes::Model, "restored site", &self.site.name())?;
         if self.window == 0 {

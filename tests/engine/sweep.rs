@@ -319,7 +319,7 @@ fn a_cancelled_sweep_gives_what_it_has() {
     });
     let prepared = sweep.prepare(&cells, &metric).unwrap();
     assert!(prepared.plan().chunks > 1, "{:?}", prepared.plan());
-    let result = prepared.run();
+    let result = prepared.run().unwrap();
     drop(sweep);
     assert!(result.partial && calls == 1);
     assert_eq!(result.values[[0, 0]], whole.values[[0, 0]]);

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use crate::checkpoint_files::{RawTensor, edit_tensors, join, shard, split, tiny_checkpoint};
 use crate::{ALLOCATOR, alone};
-use patchlens::Config;
 use patchlens::parameters::Parameters;
+use patchlens::{Config, Transformer};
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde_json::{Value, json};
 
@@ -25,7 +25,39 @@ fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
 fn memory_while_loading() {
     let _alone = alone();
     a_file_of_gpt2_smalls_layout();
+    saved_and_opened(&Config {
+        n_layers: 2,
+        d_vocab: 5000,
+        ..Config::gpt2_xl()
+    });
     hostile_sizes();
+}
+
+/// `cargo test --release --test memory gpt2_xl -- --ignored --nocapture`, with 7 GB of memory and
+/// of room for temporary files.
+#[test]
+#[ignore = "takes 7 GB of memory and of the disk, and some minutes"]
+fn gpt2_xl_opens_in_little_more_than_its_size() {
+    let _alone = alone();
+    saved_and_opened(&Config::gpt2_xl());
+}
+
+/// A checkpoint that the crate saved from random weights: saving it copies little, and opening it
+/// takes little more than the weights.
+fn saved_and_opened(config: &Config) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Transformer::random(config.clone(), 5).unwrap();
+    let size = 4 * model.parameters().count();
+    let ((), beside) = peak_of(|| model.save(dir.path()).unwrap());
+    drop(model);
+    let start = Instant::now();
+    let (opened, peak) = peak_of(|| Transformer::open(dir.path()).unwrap());
+    let seconds = start.elapsed().as_secs_f64();
+    let ratio = peak as f64 / size as f64;
+    println!("{size} bytes opened in {seconds:.2} s, peak {ratio:.4} x; {beside} beside to save");
+    assert_eq!(opened.config(), config);
+    assert!((1.0..1.05).contains(&ratio), "peak {ratio} x the f32 size");
+    assert!(beside < size / 20, "{beside} bytes beside {size} to save");
 }
 
 /// A tensor for the safetensors crate's writer.

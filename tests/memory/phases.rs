@@ -60,7 +60,7 @@ pub(crate) fn measure(
         let base = Base::new(model, prompts)?;
         let sweep = Sweep::over(&base).memory_limit(limit);
         let prepared = sweep.prepare(cells, metric)?;
-        Ok::<_, Error>(prepared.run())
+        prepared.run()
     };
     let found = on_new_threads(run)?;
     let used = (ALLOCATOR.peak_usage() - before) as u64;

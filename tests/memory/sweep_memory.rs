@@ -123,7 +123,7 @@ fn used(prepared: &Prepared<'_>) -> u64 {
     patchlens::ops::release_memory();
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
-    prepared.run();
+    prepared.run().unwrap();
     (ALLOCATOR.peak_usage() - before) as u64
 }
 

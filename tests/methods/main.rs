@@ -14,11 +14,13 @@ mod bidirectional;
 mod causal_tracing;
 mod circuits;
 mod constructed;
+mod forecast;
 mod head_cases;
 mod head_goldens;
 #[cfg(feature = "mini")]
 mod head_report;
 mod ioi;
+mod journal;
 mod key_value;
 #[cfg(feature = "mini")]
 mod knockout;

@@ -34,6 +34,7 @@ pub fn exact(model: &Transformer, setup: &Setup, corrupted: &[Vec<u32>]) -> Resu
         values: found.per_prompt.column(0).to_vec(),
         multiply_adds: plan.multiply_adds,
         naive_multiply_adds: plan.naive_multiply_adds,
+        ..Answer::default()
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod edges;
 mod setup;
+mod tracing;
 mod work;
 
 use std::io::{BufRead, Write};
@@ -11,8 +12,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use setup::Setup;
-use work::Worker;
+use setup::{About, Request};
+use work::{Answer, Worker};
 
 fn main() -> Result<()> {
     // `cargo bench` and `cargo test --benches` start every bench; this one has nothing to do
@@ -22,11 +23,20 @@ fn main() -> Result<()> {
     }
     let mut lines = std::io::stdin().lock().lines();
     let setup = lines.next().context("no setup line")??;
-    let setup: Setup = serde_json::from_str(&setup)?;
+    let request: Request = serde_json::from_str(&setup)?;
     let start = Instant::now();
-    let model = patchlens::Transformer::open(&setup.checkpoint)?;
+    let model = patchlens::Transformer::open(&request.checkpoint)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let mut worker = Worker::new(&model, setup)?;
+    let mut run: Box<dyn FnMut(&str) -> Result<Answer>> = match request.about {
+        About::Fact(fact) => Box::new({
+            let model = &model;
+            move |work| tracing::run(model, &fact, work)
+        }),
+        About::Prompts(setup) => {
+            let mut worker = Worker::new(&model, setup)?;
+            Box::new(move |work| worker.run(work))
+        }
+    };
     let threads = rayon::current_num_threads();
     answer(&json!({
         "version": format!("patchlens {}", env!("CARGO_PKG_VERSION")),
@@ -37,7 +47,9 @@ fn main() -> Result<()> {
     for line in lines {
         let request: Value = serde_json::from_str(&line?)?;
         let work = request["work"].as_str().context("no work named")?;
-        answer(&worker.run(work)?)?;
+        let mut answered = run(work)?;
+        answered.peak_bytes = peak_bytes();
+        answer(&answered)?;
     }
     Ok(())
 }

@@ -4,10 +4,36 @@ use std::path::PathBuf;
 
 use patchlens::{Metric, Prompt, logit_diff};
 
-/// Checkpoint, prompts and metric.
+/// A checkpoint, and what is asked of it.
+#[derive(serde::Deserialize)]
+pub struct Request {
+    pub checkpoint: PathBuf,
+    #[serde(flatten)]
+    pub about: About,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+pub enum About {
+    /// One fact, to be traced.
+    Fact(Fact),
+    /// Prompts, for everything else.
+    Prompts(Setup),
+}
+
+/// A fact and the noise on its subject.
+#[derive(serde::Deserialize)]
+pub struct Fact {
+    pub fact: Vec<u32>,
+    /// From the first position of the subject to the one after it.
+    pub subject: (usize, usize),
+    /// `[sample][subject token][d_model]`
+    pub noise: Vec<Vec<Vec<f32>>>,
+}
+
+/// Prompts and metric.
 #[derive(serde::Deserialize)]
 pub struct Setup {
-    pub checkpoint: PathBuf,
     /// `[pair][position]`
     pub clean: Vec<Vec<u32>>,
     /// The clean prompts with other tokens from a late position on.

@@ -25,6 +25,8 @@ pub struct Answer {
     pub multiply_adds: u64,
     /// Of one full forward pass a cell and prompt.
     pub naive_multiply_adds: u64,
+    /// The most memory that the process held so far.
+    pub peak_bytes: Option<u64>,
 }
 
 pub struct Worker<'m> {
@@ -69,14 +71,9 @@ impl<'m> Worker<'m> {
             "forward_1x15" => self.forward(one),
             "forward_1x256" => self.forward(&self.setup.pieces(256)[..1]),
             "forward_16x16" => self.forward(&self.setup.pieces(16)[..16]),
-            "cached_8x15" => {
-                let selection = Selection::standard(self.model.config());
-                let run = Run {
-                    cache: Some(&selection),
-                    ..Run::default()
-                };
-                self.timed(clean, &run)
-            }
+            "forward_1x1024" => self.forward(&self.setup.pieces(1024)[..1]),
+            "cached_8x15" => self.cached(clean),
+            "cached_1x1024" => self.cached(&self.setup.pieces(1024)[..1]),
             "resid_pre_late_given" => self.sweep(resid_pre, &self.late),
             "resid_pre_late_counted" => self.study(resid_pre, &self.late),
             "resid_pre_everywhere" => self.sweep(resid_pre, &self.everywhere),
@@ -107,6 +104,16 @@ impl<'m> Worker<'m> {
         self.timed(prompts, &Run::default())
     }
 
+    /// With everything kept that TransformerLens keeps by default.
+    fn cached(&self, prompts: &[Prompt]) -> Result<Answer> {
+        let selection = Selection::standard(self.model.config());
+        let run = Run {
+            cache: Some(&selection),
+            ..Run::default()
+        };
+        self.timed(prompts, &run)
+    }
+
     fn timed(&self, prompts: &[Prompt], run: &Run<'_>) -> Result<Answer> {
         let start = Instant::now();
         let output = self.model.run(prompts, (), run)?;
@@ -116,6 +123,7 @@ impl<'m> Worker<'m> {
             values: last_row(&output.logits),
             multiply_adds: output.multiply_adds,
             naive_multiply_adds: output.multiply_adds,
+            ..Answer::default()
         })
     }
 
@@ -206,6 +214,7 @@ fn answer(seconds: f64, values: Vec<f32>, multiply_adds: u64, plan: &Plan) -> An
         values,
         multiply_adds,
         naive_multiply_adds: plan.naive_multiply_adds,
+        ..Answer::default()
     }
 }
 

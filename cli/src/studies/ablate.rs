@@ -8,7 +8,8 @@ use patchlens::report::RankedCell;
 use crate::interrupt;
 use crate::options::{Common, PromptArgs};
 use crate::questions::{Questions, Takes};
-use crate::session::Session;
+use crate::session::{Session, costs};
+use crate::work::Divided;
 
 /// Ablation: what does the model lose without these heads?
 ///
@@ -26,6 +27,8 @@ Examples:
 pub struct Ablate {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub divided: Divided,
     #[command(flatten)]
     prompts: PromptArgs,
     /// Parts to take out together, such as 3.0,3.2,mlp1; may be given several times
@@ -54,13 +57,17 @@ impl Ablate {
         let sets = self.sets()?;
         let questions = Questions::new(&self.prompts, Takes::ANSWERS, &session.tokenizer, output)?;
         let metric = questions.metric(self.prompts.metric)?;
+        // The mean is over all prompts, whatever part of the work is done here.
+        let costs = costs(questions.clean.lengths(), false);
+        session.work.begin_together(&session.model, &costs)?;
         session.introduce(&questions)?;
         let replacement = match self.replace {
             Replace::Mean => Replacement::OverallMean,
             Replace::Zero => Replacement::Zero,
         };
         let study = Ablation::new(&session.model, &questions.clean, replacement)?
-            .memory_limit(session.memory);
+            .memory_limit(session.memory)
+            .journal(session.work.journal());
         let run = |each, name: &str| -> Result<KnockOut> {
             let observer = session.progress.observer(name);
             Ok(study.clone().observe(observer).run(each, &metric)?)
@@ -72,6 +79,7 @@ impl Ablate {
             Some(run(Each::Set(&sets), "parts together")?)
         };
         let heads = run(Each::Head, "every head")?;
+        session.work.step()?;
         let found = [("heads", Some(&heads)), ("together", together.as_ref())];
         for (name, found) in found {
             let Some(found) = found else { continue };

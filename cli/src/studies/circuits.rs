@@ -17,6 +17,8 @@ use crate::interrupt;
 use crate::options::{Common, PromptArgs, TaskName};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
+use crate::usage::usage;
+use crate::work::Divided;
 
 /// Circuits: which edges between heads and MLPs carry the behaviour?
 ///
@@ -37,6 +39,8 @@ Examples:
 pub struct Circuits {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub divided: Divided,
     #[command(flatten)]
     prompts: PromptArgs,
     /// Do not compute exact effects, which take a minute per pair in GPT-2 small: rank by
@@ -89,6 +93,7 @@ impl Circuits {
             "--screen: found 0; expected at least 1"
         );
         let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
+        let questions = session.begin(questions, false)?;
         let metric = questions.metric(self.prompts.metric)?;
         session.introduce(&questions)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
@@ -101,6 +106,13 @@ impl Circuits {
             runs: [&clean, &corrupted],
             metric: &metric,
         };
+        if session.work.is_part() {
+            if !self.all_exact() {
+                return Err(usage("--shard is for exact effects of all edges"));
+            }
+            pairs.exact()?;
+            session.work.step()?;
+        }
         let found = self.effects(&pairs)?;
         let (best, effects) = &found[0];
         output.say(format_args!(
@@ -189,6 +201,7 @@ impl Study<'_> {
     fn exact(&self) -> Result<EdgeEffects> {
         let study = ExactEdges::over(self.runs[0], self.runs[1])?
             .memory_limit(self.session.memory)
+            .journal(self.session.work.journal())
             .observe(self.session.progress.observer("exact edges"));
         Ok(study.run(&EdgeSet::full(study.graph()), self.metric)?)
     }
@@ -196,6 +209,7 @@ impl Study<'_> {
     fn estimate(&self, name: &str, method: Approximation) -> Result<EdgeEffects> {
         let study = EdgeAttribution::over(self.runs[0], self.runs[1])?
             .memory_limit(self.session.memory)
+            .journal(self.session.work.journal())
             .observe(self.session.progress.observer(name));
         Ok(study.run(method, self.metric)?)
     }
@@ -203,6 +217,7 @@ impl Study<'_> {
     fn evaluation(&self, what: &str) -> Result<CircuitEvaluation<'_>> {
         Ok(CircuitEvaluation::over(self.runs[0], self.runs[1])?
             .memory_limit(self.session.memory)
+            .journal(self.session.work.journal())
             .observe(self.session.progress.observer(what)))
     }
 
@@ -312,6 +327,7 @@ impl Study<'_> {
     fn acdc(&self, taus: &[f32]) -> Result<String> {
         let study = Acdc::over(self.runs[0], self.runs[1])?
             .memory_limit(self.session.memory)
+            .journal(self.session.work.journal())
             .observe(self.session.progress.observer("ACDC"));
         let found = study.run(taus, self.metric)?;
         interrupt::check()?;

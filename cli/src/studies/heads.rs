@@ -17,6 +17,7 @@ use crate::options::Common;
 use crate::output::Output;
 use crate::sequences::Sequences;
 use crate::session::Session;
+use crate::work::Kept;
 
 /// Head atlas: what does every attention head do?
 ///
@@ -31,6 +32,8 @@ Examples:
 pub struct Heads {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub kept: Kept,
     #[command(flatten)]
     sequences: Sequences,
     /// IOI prompts for the ablation of heads [default: 256; with --model 32]
@@ -63,8 +66,11 @@ impl Heads {
         } else {
             Replacement::OverallMean
         };
+        session.work.begin(model, &[])?;
         let reporter = HeadReporter::new(model, &prompts)?
             .memory_limit(session.memory)
+            .journal(session.work.journal())
+            .observe(|_| interrupt::go_on())
             .copy_tokens(names(&clean), Some(tokenizer.bos()?))
             .task(task)
             .replacement(replacement.clone());

@@ -15,6 +15,7 @@ use crate::output::Output;
 use crate::sequences::Sequences;
 use crate::session::Session;
 use crate::usage::usage;
+use crate::work::Kept;
 
 /// The induction circuit: which heads carry what repetition gains, and what do they read?
 ///
@@ -29,6 +30,8 @@ Examples:
 pub struct Induction {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub kept: Kept,
     #[command(flatten)]
     sequences: Sequences,
     /// Ablate with zeros instead of the head's mean output
@@ -86,8 +89,11 @@ impl Induction {
         session.show_attention("the first repeated sequence", &repeated[0].prompt)?;
         self.keep_loss(&loss, output)?;
         interrupt::check()?;
+        session.work.begin(model, &[])?;
         let mut search = InductionSearch::new(model, &repeated)?
             .memory_limit(session.memory)
+            .journal(session.work.journal())
+            .observe(|_| interrupt::go_on())
             .thresholds(InductionThresholds {
                 attention: self.min_attention,
                 previous_token: self.min_previous_token,

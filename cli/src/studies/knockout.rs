@@ -11,8 +11,9 @@ use patchlens::tracing::TracedFact;
 use crate::facts::{FactArgs, window};
 use crate::interrupt;
 use crate::options::Common;
-use crate::session::Session;
+use crate::session::{Session, costs};
 use crate::usage::usage;
+use crate::work::Divided;
 
 /// Attention knock-out: what must the last token read, and in which layers?
 ///
@@ -29,6 +30,8 @@ pub struct Knockout {
     #[command(flatten)]
     pub common: Common,
     #[command(flatten)]
+    pub divided: Divided,
+    #[command(flatten)]
     facts: FactArgs,
     /// Layers that are cut at once, cut off at the model's ends [default: 9, or a quarter of fewer
     /// than 36 layers]
@@ -44,8 +47,12 @@ impl Knockout {
     pub fn run(&self, session: &Session) -> Result<()> {
         let (output, model) = (&session.output, &session.model);
         output.say(format_args!("Model: {}", output.model()))?;
-        let (facts, _) = self.facts.read(session)?;
+        let (facts, _) = self
+            .facts
+            .read(&session.tokenizer, session.shipped, &session.output)?;
         let facts: Vec<TracedFact> = facts.into_iter().map(|fact| fact.traced).collect();
+        let costs = costs(facts.iter().map(|fact| fact.prompt.len()), false);
+        let facts = &facts[session.work.begin(model, &costs)?];
         let several = |fact: &&TracedFact| fact.attribute.as_ref().is_some_and(|a| a.len() > 1);
         if let Some(tokens) = facts
             .iter()
@@ -63,6 +70,7 @@ impl Knockout {
         let study = AttentionKnockout::new(model, &prompts)?
             .window(window)
             .memory_limit(session.memory)
+            .journal(session.work.journal())
             .observe(session.progress.observer("cutting attention"));
         let answers = study.base().likeliest()?;
         let right = facts.iter().zip(&answers);
@@ -72,7 +80,8 @@ impl Knockout {
             right.count(),
             facts.len()
         ))?;
-        let found = study.run(&cuts_of_facts(&facts)?, &probability(&answers))?;
+        let found = study.run(&cuts_of_facts(facts)?, &probability(&answers))?;
+        session.work.step()?;
         let relative = found.relative()?;
         output.table(&relative)?;
         output.keep("relative", &relative)?;

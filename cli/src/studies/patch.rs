@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use patchlens::forecast::Forecast;
 use patchlens::intervention::Subspace;
 use patchlens::patching::{ActivationPatching, Alignment, Patching};
 use patchlens::report::{Direction, Labelled, RankedCell, legible};
@@ -13,10 +14,12 @@ use serde_json::json;
 
 use crate::interrupt;
 use crate::options::{Common, PromptArgs, TaskName};
+use crate::outline::Outline;
 use crate::prompts::{Role, aligned};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
+use crate::work::Divided;
 
 /// Activation patching: which layers, positions and heads carry the answer?
 ///
@@ -37,6 +40,12 @@ Examples:
 pub struct Patch {
     #[command(flatten)]
     pub common: Common,
+    /// Only say what the study will cost: multiply-adds, memory and time on this machine. Opens no
+    /// weights
+    #[arg(long, help_heading = "Model and machine", conflicts_with_all = ["align", "role"])]
+    pub plan: bool,
+    #[command(flatten)]
+    pub divided: Divided,
     #[command(flatten)]
     prompts: PromptArgs,
     /// What to patch; may be given several times [default: resid_pre attn_out mlp_out z; prompts
@@ -171,17 +180,22 @@ impl Patch {
             ..TAKES
         };
         let questions = Questions::new(&self.prompts, takes, tokenizer, output)?;
-        let metric = questions.metric(self.prompts.metric)?;
-        let corrupted = Prompts::new(&questions.corrupted)?;
         let subspace = self.subspace.as_ref().map(Subspace::open).transpose()?;
         let sweeps = self.sweeps(&questions, subspace.as_ref(), session.model.config())?;
+        let by_position = sweeps.iter().any(|sweep| BY_POSITION.contains(sweep));
+        let questions = session.begin(questions, by_position)?;
+        let metric = questions.metric(self.prompts.metric)?;
+        let corrupted = Prompts::new(&questions.corrupted)?;
         session.introduce(&questions)?;
         let direction = match self.direction {
             Way::Denoising => Direction::Denoising,
             Way::Noising => Direction::Noising,
         };
         let study = self.study(&session.model, &questions.clean, &corrupted)?;
-        let mut study = study.memory_limit(session.memory).direction(direction);
+        let mut study = study
+            .memory_limit(session.memory)
+            .journal(session.work.journal())
+            .direction(direction);
         if let Some(subspace) = subspace {
             let [d, k] = [subspace.width(), subspace.basis().ncols()];
             output.number("subspace", json!({ "vectors": k, "dimensions": d }))?;
@@ -195,6 +209,10 @@ impl Patch {
         for (i, sweep) in sweeps.into_iter().enumerate() {
             let observer = session.progress.observer(&sweep.name());
             let patching = study.clone().observe(observer).run(sweep.grid(), &metric)?;
+            if session.work.is_part() {
+                interrupt::check()?;
+                continue;
+            }
             if i == 0 {
                 output.say(baselines(&patching, metric.name()))?;
             }
@@ -210,12 +228,40 @@ impl Patch {
         if let Some(layer) = self.neurons {
             let study = study.observe(session.progress.observer("neurons"));
             let patching = study.run(Grid::Columns(Site::MlpPost, layer), &metric)?;
+            session.work.step()?;
             let shown = questions.seeded(&self.values.of(&patching)?);
             output.say(format_args!("{}\n{}\n", shown.about.title, shown.top(10)))?;
             output.number("neurons", &shown)?;
             interrupt::check()?;
         }
+        session.work.step()?;
         output.say(conclusion(&found))
+    }
+
+    /// Says what the study will cost.
+    ///
+    /// # Errors
+    /// For prompts that cannot be patched.
+    pub fn outline(&self, outline: Outline) -> Result<()> {
+        let (config, tokenizer) = (&outline.config, &outline.tokenizer);
+        let questions = Questions::new(&self.prompts, TAKES, tokenizer, &outline.output)?;
+        let metric = questions.metric(self.prompts.metric)?;
+        let corrupted = Prompts::new(&questions.corrupted)?;
+        let sweeps = self.sweeps(&questions, None, config)?.into_iter();
+        let neurons = self
+            .neurons
+            .map(|layer| Grid::Columns(Site::MlpPost, layer));
+        let grids = sweeps.map(Sweep::grid).chain(neurons);
+        let forecasts = grids
+            .map(|grid| Forecast::patching(config, &questions.clean, &corrupted, grid, &metric));
+        let forecasts: Vec<Forecast> = forecasts.collect::<Result<_, _>>()?;
+        let (first, later) = forecasts.split_first().expect("there is a sweep");
+        let mut forecast = first.clone();
+        for grid in later {
+            // The base runs are made once.
+            forecast.plan.add(&grid.plan);
+        }
+        outline.tell(&forecast)
     }
 
     /// Whether it is said which positions correspond.

@@ -13,6 +13,7 @@ use crate::options::{Common, PromptArgs, TaskName};
 use crate::output::Output;
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
+use crate::work::Divided;
 
 /// Path patching: which heads raise the metric, found from the logits back
 ///
@@ -30,6 +31,8 @@ Examples:
 pub struct Paths {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub divided: Divided,
     #[command(flatten)]
     prompts: PromptArgs,
     /// How many of the heads that raise the metric most are followed back to their queries and
@@ -60,13 +63,15 @@ impl Paths {
     pub fn run(&self, session: &Session) -> Result<()> {
         let (output, model) = (&session.output, &session.model);
         let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
+        let questions = session.begin(questions, false)?;
         let metric = questions.metric(self.prompts.metric)?;
         session.introduce(&questions)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
         let study = PathPatching::new(model, &questions.clean, &corrupted)?
             .linearised(true)
             .freeze_mlps(self.freeze_mlps)
-            .memory_limit(session.memory);
+            .memory_limit(session.memory)
+            .journal(session.work.journal());
         let run = Run {
             session,
             questions: &questions,
@@ -130,6 +135,7 @@ impl Run<'_> {
         let observer = self.session.progress.observer(&format!("-> {what}"));
         let study = self.study.clone().observe(observer);
         let effects = study.run(Senders::Components, receivers, self.metric)?;
+        self.session.work.step()?;
         let relative = self.questions.seeded(&effects.relative()?);
         output.say(title)?;
         output.table(&relative)?;

@@ -17,6 +17,7 @@ use crate::options::{Common, PromptArgs, TaskName};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
+use crate::work::Kept;
 
 /// Steering: add a direction that makes the model give one answer
 ///
@@ -33,6 +34,8 @@ Examples:
 pub struct Steer {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub kept: Kept,
     #[command(flatten)]
     prompts: PromptArgs,
     /// Prompts of the task that it is tried on [default: 40]
@@ -100,9 +103,11 @@ impl Steer {
         let steering = Steering::difference_of_means(model, towards, away, &points, Select::Last)?;
         let steering = steering.at_positions(Select::Last);
         let metric = log_probability(&[sets.answer]);
+        session.work.begin(model, &[])?;
         let doses = DoseResponse::new(model, &sets.tries, &steering)?
             .by_point(true)
             .memory_limit(session.memory)
+            .journal(session.work.journal())
             .observe(session.progress.observer("dose and response"));
         let found = doses.run(&self.scales, &metric)?;
         drop(doses);

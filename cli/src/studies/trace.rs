@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use ndarray::Array1;
+use patchlens::forecast::Forecast;
 use patchlens::report::Labelled;
 use patchlens::tasks::SkippedFact;
 use patchlens::tracing::{
@@ -16,9 +18,11 @@ use serde_json::{Value, json};
 use crate::facts::{Fact, FactArgs, window};
 use crate::interrupt;
 use crate::options::Common;
+use crate::outline::Outline;
 use crate::output::Output;
-use crate::session::Session;
+use crate::session::{Session, costs};
 use crate::usage::usage;
+use crate::work::Divided;
 
 /// Causal tracing: at which layer and token are facts recalled?
 ///
@@ -34,6 +38,12 @@ Examples:
 pub struct Trace {
     #[command(flatten)]
     pub common: Common,
+    /// Only say what the study will cost: multiply-adds, memory and time on this machine. Opens no
+    /// weights
+    #[arg(long, help_heading = "Model and machine")]
+    pub plan: bool,
+    #[command(flatten)]
+    pub divided: Divided,
     #[command(flatten)]
     facts: FactArgs,
     /// What happens to the subject
@@ -77,14 +87,19 @@ impl Trace {
         let (output, model, tokenizer) = (&session.output, &session.model, &session.tokenizer);
         self.check()?;
         output.say(format_args!("Model: {}", output.model()))?;
-        let (facts, skipped) = self.facts.read(session)?;
+        let (facts, skipped) = self.facts.read(tokenizer, session.shipped, output)?;
         let traced: Vec<TracedFact> = facts.iter().map(|fact| fact.traced.clone()).collect();
-        let tracing = CausalTracing::new(model, self.corruption(model, &traced)?)
+        let corruption = self.corruption(model, &traced)?;
+        let costs = costs(traced.iter().map(|fact| fact.prompt.len()), true);
+        let traced = &traced[session.work.begin(model, &costs)?];
+        let tracing = CausalTracing::new(model, corruption)
             .memory_limit(session.memory)
+            .journal(session.work.journal())
             .observe(session.progress.observer("tracing"));
         let restores = self.restores(model.config().n_layers)?;
         let (names, restores): (Vec<&str>, Vec<Restore>) = restores.into_iter().unzip();
-        let sets = tracing.trace_set(&traced, &restores)?;
+        let sets = tracing.trace_set(traced, &restores)?;
+        session.work.step()?;
         drop(tracing);
         let sets: Vec<(&str, SetTrace)> = names.into_iter().zip(sets).collect();
         for (name, set) in &sets {
@@ -98,6 +113,33 @@ impl Trace {
         output.number("facts left out", left_out)?;
         output.say(conclusion(&sets))?;
         interrupt::check()
+    }
+
+    /// Says what the study will cost.
+    ///
+    /// # Errors
+    /// For facts that the tokenizer cannot tell.
+    pub fn outline(&self, outline: Outline) -> Result<()> {
+        let (config, output) = (&outline.config, &outline.output);
+        self.check()?;
+        let (facts, _) = self
+            .facts
+            .read(&outline.tokenizer, outline.shipped, output)?;
+        let traced: Vec<TracedFact> = facts.into_iter().map(|fact| fact.traced).collect();
+        // Of any size and direction: what it is does not change what it costs.
+        let corruption = match self.corruption {
+            Kind::Noise => SubjectCorruption::Noise {
+                std: self.noise.unwrap_or(1.0),
+                seed: self.seed.unwrap_or(0),
+                samples: self.samples(),
+            },
+            Kind::Mean => SubjectCorruption::Embedding(Array1::zeros(config.d_model)),
+            Kind::Subjects => self.other_subjects(&traced)?,
+        };
+        let restores = self.restores(config.n_layers)?;
+        let restores: Vec<Restore> = restores.into_iter().map(|(_, restore)| restore).collect();
+        let forecast = Forecast::tracing(config, &corruption, &traced, &restores)?;
+        outline.tell(&forecast)
     }
 
     /// Rejects options that would not be used.
@@ -138,27 +180,32 @@ impl Trace {
     }
 
     fn corruption(&self, model: &Transformer, facts: &[TracedFact]) -> Result<SubjectCorruption> {
-        let samples = self.samples.unwrap_or(10);
         Ok(match self.corruption {
             Kind::Noise => SubjectCorruption::Noise {
                 std: self
                     .noise
                     .map_or_else(|| subject_noise_std(model, facts), Ok)?,
                 seed: self.seed.unwrap_or(0),
-                samples,
+                samples: self.samples(),
             },
             Kind::Mean => {
                 several_subjects("mean", facts)?;
                 SubjectCorruption::Embedding(mean_subject_embedding(model, facts)?)
             }
-            Kind::Subjects => {
-                let subjects = several_subjects("subjects", facts)?;
-                // One more than asked for, as a fact's own subject is no sample.
-                let n = subjects.len().min(samples.saturating_add(1));
-                let spread = (0..n).map(|i| subjects[i * subjects.len() / n].clone());
-                SubjectCorruption::Subjects(spread.collect())
-            }
+            Kind::Subjects => self.other_subjects(facts)?,
         })
+    }
+
+    fn samples(&self) -> usize {
+        self.samples.unwrap_or(10)
+    }
+
+    fn other_subjects(&self, facts: &[TracedFact]) -> Result<SubjectCorruption> {
+        let subjects = several_subjects("subjects", facts)?;
+        // One more than asked for, as a fact's own subject is no sample.
+        let n = subjects.len().min(self.samples().saturating_add(1));
+        let spread = (0..n).map(|i| subjects[i * subjects.len() / n].clone());
+        Ok(SubjectCorruption::Subjects(spread.collect()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod browser;
 mod findings;
+mod journal;
 mod studies;
 
 use std::fs;
@@ -211,6 +212,46 @@ fn patch_of_the_task_prints_saves_and_is_json() {
         direct["results"]["resid_pre"],
         document["results"]["resid_pre"]
     );
+}
+
+#[test]
+fn a_plan_says_what_a_study_will_cost_and_opens_no_weights() {
+    // A folder of GPT-2 XL without its weights, which would take 6 GB.
+    let folder = tempfile::tempdir().unwrap();
+    let xl = r#"{"model_type": "gpt2", "n_layer": 48, "n_head": 25, "n_embd": 1600,
+        "n_positions": 1024, "vocab_size": 50257}"#;
+    fs::write(folder.path().join("config.json"), xl).unwrap();
+    let tokenizer = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/mini/tokenizer.json");
+    fs::copy(tokenizer, folder.path().join("tokenizer.json")).unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let fact = [
+        "--clean",
+        "Ada Brown plays the sport of",
+        "--subject",
+        "Ada Brown",
+    ];
+    let fact = [&fact[..], &["--answer", " boxing", "--model", dir]].concat();
+    let text = ok(&[&["trace", "--plan"][..], &fact].concat());
+    for part in [
+        "weights           6230.4 MB",
+        "memory in all",
+        "time              about",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let run = [&["patch", "--json"][..], &pair()].concat();
+    let planned = json(&ok(&[&run[..], &["--plan"]].concat()));
+    let forecast = &planned["results"]["forecast"];
+    let sum = |results: &serde_json::Value| {
+        let sweeps = ["resid_pre", "attn_out", "mlp_out", "z"].iter();
+        let each = sweeps.map(|s| results[s]["counts"]["multiply-adds"].as_u64().unwrap());
+        each.sum::<u64>()
+    };
+    let done = sum(&json(&ok(&run))["results"]);
+    let plan = forecast["plan"]["multiply_adds"].as_u64().unwrap();
+    assert!(plan >= done, "{plan} {done}");
+    assert!(forecast["seconds"].as_f64().unwrap() > 0.0);
+    fails(2, &["patch", "--plan", "--align", "ends"]);
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! Circuits' runs as lanes: planned, cut into chunks, run.
 
+mod ledger;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use ndarray::{Array1, Array2};
+
+use ledger::Ledger;
 
 use super::ablation::Ends;
 use super::flow::PairRows;
@@ -47,6 +51,7 @@ pub(super) struct Runs<'r, 'm> {
     empty: Arc<[ActivationCache]>,
     /// What runs that change nothing leave of the metric, `[pair]`, by form.
     same: [Array1<f32>; 2],
+    manner: Manner,
     memory: Memory,
 }
 
@@ -111,6 +116,7 @@ impl<'r, 'm> Runs<'r, 'm> {
             needed: Needed::by(graph, &routes, ends.carried.is_some()),
             needs: ends.full.needs(metric)?,
             same: [ends.empty.metric(metric)?, ends.full.metric(metric)?],
+            manner,
             memory: Memory {
                 limit,
                 fixed: 0,
@@ -283,8 +289,26 @@ impl<'r, 'm> Runs<'r, 'm> {
             partial: false,
         };
         let mut tables: BTreeMap<usize, Tables> = BTreeMap::new();
+        limits.undivided("circuits' runs")?;
+        let journal = limits.journal.as_ref();
+        let mut ledger = journal
+            .map(|journal| Ledger::new(self, journal))
+            .transpose()?;
+        let mut last = None;
         self.each_chunk(|chunk| {
-            self.run_chunk(&chunk.lanes, &mut tables, &mut found)?;
+            for lane in &chunk.lanes {
+                if last.replace(lane.pair) != Some(lane.pair) {
+                    found.multiply_adds += self.table_macs(lane.pair);
+                }
+            }
+            let lanes = match &mut ledger {
+                None => chunk.lanes,
+                Some(ledger) => ledger.take_known(chunk.lanes, &mut found)?,
+            };
+            self.run_chunk(&lanes, &mut tables, &mut found)?;
+            if let Some(ledger) = &mut ledger {
+                ledger.write(&lanes, &found)?;
+            }
             let (done, total) = (chunk.done, cells * pairs);
             let flow = limits.report(done, total, "circuit runs");
             if flow.is_break() && done < total {
@@ -315,7 +339,6 @@ impl<'r, 'm> Runs<'r, 'm> {
             if let Entry::Vacant(entry) = tables.entry(pair) {
                 let caches = [&self.full[pair], &self.empty[pair]];
                 entry.insert(Tables::new(self.ends, &self.needed, caches, pair)?);
-                found.multiply_adds += self.table_macs(pair);
             }
         }
         let form = |lane: &Planned| self.routes[lane.circuit].form;

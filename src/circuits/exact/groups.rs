@@ -59,7 +59,7 @@ impl ExactEdges<'_> {
         &self,
         edges: &[Edge],
         metric: &Metric,
-        each: impl FnMut(Ready<'_>) -> ControlFlow<()>,
+        each: impl FnMut(Ready<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let places = (0..edges.len()).map(|i| (i, None)).collect();
         self.each_group_at(edges, places, metric, each)
@@ -71,7 +71,7 @@ impl ExactEdges<'_> {
         edges: &[Edge],
         places: Vec<Place>,
         metric: &Metric,
-        each: impl FnMut(Ready<'_>) -> ControlFlow<()>,
+        each: impl FnMut(Ready<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let n_layers = self.graph().n_layers();
         let read = edges.iter().map(|edge| changed_site(edge.to, n_layers));
@@ -127,7 +127,7 @@ impl ExactEdges<'_> {
     fn visit(
         &self,
         sources: &[&[usize]],
-        visit: &mut Visit<'_, impl FnMut(Ready<'_>) -> ControlFlow<()>>,
+        visit: &mut Visit<'_, impl FnMut(Ready<'_>) -> Result<ControlFlow<()>>>,
     ) -> Result<ControlFlow<()>> {
         let places = sources.concat();
         let edge = |cell: &usize| visit.edges[visit.places[*cell].0];
@@ -163,7 +163,7 @@ impl ExactEdges<'_> {
             limits: &limits,
             multiply_adds: carried.multiply_adds,
             bytes,
-        });
+        })?;
         visit.done += places.len();
         Ok(flow)
     }

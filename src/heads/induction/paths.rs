@@ -52,8 +52,7 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
     ) -> Result<Array2<f32>> {
         let shape = (senders.len(), self.receivers.len() + 1);
         let mut shares = Array2::from_elem(shape, f32::NAN);
-        let limit = self.study.search.limits.memory;
-        let sweep = Sweep::over(self.study.base()).memory_limit(limit);
+        let sweep = Sweep::limited(self.study.base(), self.study.search.limits.quiet());
         for (done, (senders, mut row)) in senders.iter().zip(shares.rows_mut()).enumerate() {
             if each(done).is_break() {
                 break;

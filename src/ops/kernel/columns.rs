@@ -1,9 +1,10 @@
 //! Products with a row-major right matrix.
 //!
-//! Block by block, its columns are copied into panels that fit in a core's first cache, one chain
-//! of rows at a time and in the order in which they lie in memory. The rows of the left matrix,
-//! whose elements lie side by side in groups, go through panel after panel; meanwhile the next
-//! block is on its way from memory.
+//! Some columns of one chain of its rows make a panel, which fits in a core's first cache. The rows
+//! of the left matrix, whose elements lie side by side in groups, go through panel after panel: the
+//! first group takes the columns from where they lie and copies them into the panel on the way,
+//! which costs next to nothing beside its sums. Meanwhile the next block of columns is on its way
+//! from memory.
 
 use std::ops::Range;
 
@@ -17,9 +18,9 @@ use super::buffers::{
     CHAIN, Finish, SCRATCH, Scratch, VECTOR, aligned, block_rows, contiguous_mut, row_major, slices,
 };
 use super::stream;
-use super::tile::{self, Ahead, Sums};
+use super::tile::{self, Ahead, Columns, Sums};
 
-/// Most columns that are packed at once: with the rows they stay in a core's second cache.
+/// Most columns of a block: with the rows they stay in a core's second cache.
 const COLUMNS: usize = 256;
 /// Fewer elements than these are interleaved on one thread.
 const INTERLEAVED_ALONE: usize = 1 << 14;
@@ -93,7 +94,7 @@ fn blocks(groups: &[f32], w: &[&[f32]], scratch: &mut Scratch, finish: Finish<'_
                 tile,
                 groups,
                 w,
-                packed: aligned(&mut scratch.packed, panels * tile.stride()),
+                packed: aligned(&mut scratch.packed, CHAIN * tile.columns),
                 sums: aligned(&mut scratch.sums, sums),
                 finish: Finish::new(out, columns.clone(), bias),
                 next: if i < last {
@@ -146,14 +147,6 @@ struct Tile {
     columns: usize,
 }
 
-impl Tile {
-    /// From one panel to the next; a multiple of 4 KiB would put them in the same places of the
-    /// first cache.
-    fn stride(self) -> usize {
-        (CHAIN + 1) * self.columns
-    }
-}
-
 /// The largest tile of this machine.
 struct LargestTile;
 
@@ -176,7 +169,7 @@ struct Block<'a, 'o> {
     /// `[in, row]` each.
     groups: &'a [f32],
     w: &'a [&'a [f32]],
-    /// Panels `[chain, column]`.
+    /// A panel, `[chain, column]`.
     packed: &'a mut [f32],
     /// `[panel, row, column]`
     sums: &'a mut [f32],
@@ -191,11 +184,7 @@ impl WithSimd for Block<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let columns = self.finish.columns.clone();
-        for (i, chain) in self.w.chunks(CHAIN).enumerate() {
-            match self.tile.columns {
-                VECTOR => pack::<VECTOR>(chain, columns.clone(), self.packed, self.tile),
-                _ => pack::<{ 2 * VECTOR }>(chain, columns.clone(), self.packed, self.tile),
-            }
+        for i in 0..self.w.len().div_ceil(CHAIN) {
             for first in columns.clone().step_by(self.tile.columns) {
                 let real = (columns.end - first).min(self.tile.columns);
                 match real.div_ceil(VECTOR) * VECTOR / S::F32_LANES {
@@ -216,7 +205,7 @@ impl Block<'_, '_> {
         let steps = chain * CHAIN..inner.min((chain + 1) * CHAIN);
         let Range { start, end } = self.finish.columns;
         let panel = (first - start) / self.tile.columns;
-        let packed = &self.packed[panel * self.tile.stride()..][..steps.len() * width];
+        let packed = &mut self.packed[..steps.len() * width];
         let groups = self.groups.chunks(self.tile.rows * inner);
         let rows = self.finish.out.len();
         let sums = &mut self.sums[panel * rows * self.tile.columns..][..rows * width];
@@ -227,6 +216,12 @@ impl Block<'_, '_> {
         };
         let ahead = ahead.after(panel * groups.len());
         let real = first..end.min(first + self.tile.columns);
+        let chain_rows = &self.w[steps.clone()];
+        // The first group makes the panel, unless it is less than a whole tile.
+        let whole = rows >= self.tile.rows && real.len() == self.tile.columns;
+        if !whole {
+            pack(chain_rows, real.clone(), packed, width);
+        }
         let Finish { out, bias, .. } = &mut self.finish;
         let mut finish = (steps.end == inner).then(|| Finish::new(out, real, *bias));
         let to = sums.chunks_mut(self.tile.rows * width);
@@ -237,7 +232,17 @@ impl Block<'_, '_> {
                 add: chain > 0,
                 to: &mut *to,
             };
-            tile::interleaved::<S, V>(simd, count, group, packed, chain, ahead.after(i));
+            let ahead = ahead.after(i);
+            if whole && i == 0 {
+                let columns = Columns {
+                    rows: chain_rows,
+                    first,
+                    panel: &mut *packed,
+                };
+                tile::packing(simd, group, columns, chain, ahead);
+            } else {
+                tile::interleaved::<S, V>(simd, count, group, packed, chain, ahead);
+            }
             if let Some(finish) = &mut finish {
                 finish.write(i * self.tile.rows, to, width);
             }
@@ -245,17 +250,10 @@ impl Block<'_, '_> {
     }
 }
 
-/// Copies some columns into panels `W` wide; the last is as wide as the vectors that it takes.
+/// Copies some columns into a panel of this width.
 #[inline(always)]
-fn pack<const W: usize>(w: &[&[f32]], columns: Range<usize>, packed: &mut [f32], tile: Tile) {
-    for (k, row) in w.iter().enumerate() {
-        let (whole, rest) = row[columns.clone()].as_chunks::<W>();
-        let mut panels = packed.chunks_mut(tile.stride());
-        for (from, panel) in whole.iter().zip(&mut panels) {
-            panel[k * W..][..W].copy_from_slice(from);
-        }
-        if let (false, Some(panel)) = (rest.is_empty(), panels.next()) {
-            panel[k * rest.len().next_multiple_of(VECTOR)..][..rest.len()].copy_from_slice(rest);
-        }
+fn pack(w: &[&[f32]], columns: Range<usize>, panel: &mut [f32], width: usize) {
+    for (row, to) in w.iter().zip(panel.chunks_exact_mut(width)) {
+        to[..columns.len()].copy_from_slice(&row[columns.clone()]);
     }
 }

@@ -10,12 +10,27 @@ use super::buffers::{CHAIN, VECTOR};
 /// Steps of a chain from one cache line [`Ahead`] to the next.
 pub(super) const STEPS: usize = 4;
 
+/// Blocks of [`STEPS`] steps from where columns are asked for to where they are read.
+const SOON: usize = 4;
+
 /// Where a tile's chain goes.
 pub(super) struct Sums<'a> {
     /// Whether it is added to what is there, or put there.
     pub add: bool,
     /// `[row, column]`
     pub to: &'a mut [f32],
+}
+
+impl Sums<'_> {
+    #[inline(always)]
+    fn finish<S: Simd, const R: usize, const V: usize>(self, simd: S, acc: [[S::f32s; V]; R]) {
+        let (to, _) = S::as_mut_simd_f32s(self.to);
+        for (to, acc) in to.chunks_exact_mut(V).zip(acc) {
+            for (to, v) in to.iter_mut().zip(acc) {
+                *to = if self.add { simd.add_f32s(v, *to) } else { v };
+            }
+        }
+    }
 }
 
 /// Part of a matrix that is read after this: a cache line every [`STEPS`] steps is asked for, so
@@ -80,6 +95,14 @@ impl<const R: usize> Factors<R> for &[[f32; R]; STEPS] {
     }
 }
 
+/// `[row]`, of one step.
+impl<const R: usize> Factors<R> for &[f32; R] {
+    #[inline(always)]
+    fn at(self, _: usize, row: usize) -> f32 {
+        self[row]
+    }
+}
+
 /// `[row, step]`
 impl<const R: usize> Factors<R> for [&[f32; STEPS]; R] {
     #[inline(always)]
@@ -127,6 +150,76 @@ fn side_by_side<S: Simd, const R: usize, const V: usize>(
     let mut last = [[0.0; R]; STEPS];
     last[..rest.len()].copy_from_slice(rest);
     tile::<S, R, V>(simd, blocks.iter(), &last, panel, sums, ahead);
+}
+
+/// The columns of a panel where they lie in a matrix, and the panel that they are copied into.
+pub(super) struct Columns<'a> {
+    /// `[in, column]`
+    pub rows: &'a [&'a [f32]],
+    pub first: usize,
+    /// `[in, column]`
+    pub panel: &'a mut [f32],
+}
+
+/// Asks for some columns in a few rows, which will be read soon; what comes after the last row is
+/// the first rows' next columns.
+#[inline(always)]
+fn ask_for(rows: &[&[f32]], first: usize, columns: Range<usize>) {
+    let (first, skipped) = match first.checked_sub(rows.len()) {
+        None => (first, 0),
+        Some(first) => (first, columns.len()),
+    };
+    for row in rows.iter().skip(first).take(STEPS) {
+        prefetch_index(row, columns.start + skipped);
+        prefetch_index(row, columns.end - 1 + skipped);
+    }
+}
+
+/// The same for the rows of a whole tile, times columns that are copied into the panel meanwhile.
+#[inline(always)]
+pub(super) fn packing<S: Simd>(
+    simd: S,
+    rows: &[f32],
+    columns: Columns<'_>,
+    sums: Sums<'_>,
+    ahead: Ahead<'_>,
+) {
+    if S::F32_LANES == VECTOR {
+        pack_and_multiply::<S, 12>(simd, rows, columns, sums, ahead);
+    } else {
+        pack_and_multiply::<S, 6>(simd, rows, columns, sums, ahead);
+    }
+}
+
+#[inline(always)]
+fn pack_and_multiply<S: Simd, const R: usize>(
+    simd: S,
+    rows: &[f32],
+    columns: Columns<'_>,
+    sums: Sums<'_>,
+    mut ahead: Ahead<'_>,
+) {
+    const V: usize = 2;
+    let (factors, _) = rows.as_chunks::<R>();
+    let Columns {
+        rows: w,
+        first,
+        panel,
+    } = columns;
+    let (panel, _) = S::as_mut_simd_f32s(panel);
+    let columns = first..first + V * S::F32_LANES;
+    let mut acc = [[simd.splat_f32s(0.0); V]; R];
+    let steps = w.chunks(STEPS).zip(factors.chunks(STEPS));
+    for (i, ((rows, factors), panel)) in steps.zip(panel.chunks_mut(V * STEPS)).enumerate() {
+        ahead.next();
+        ask_for(w, STEPS * (i + SOON), columns.clone());
+        for ((row, factors), to) in rows.iter().zip(factors).zip(panel.chunks_exact_mut(V)) {
+            let (b, _) = S::as_simd_f32s(&row[columns.clone()]);
+            to.copy_from_slice(b);
+            multiply_add(simd, factors, 0, b, &mut acc);
+        }
+    }
+    sums.finish(simd, acc);
 }
 
 /// One chain of up to five rows times a panel `[in, column]`.
@@ -190,12 +283,7 @@ fn tile<S: Simd, const R: usize, const V: usize>(
     for (step, b) in panels.remainder().chunks_exact(V).enumerate() {
         multiply_add(simd, last, step, b, &mut acc);
     }
-    let (to, _) = S::as_mut_simd_f32s(sums.to);
-    for (to, acc) in to.chunks_exact_mut(V).zip(acc) {
-        for (to, v) in to.iter_mut().zip(acc) {
-            *to = if sums.add { simd.add_f32s(v, *to) } else { v };
-        }
-    }
+    sums.finish(simd, acc);
 }
 
 /// One step of all chains.

@@ -12,6 +12,7 @@ impl Study<'_> {
     pub(super) fn screened(&self, n: usize, steps: Steps) -> Result<EdgeScores> {
         let study = ScreenedEdges::over(self.runs[0], self.runs[1])?
             .memory_limit(self.session.memory)
+            .journal(self.session.work.journal())
             .observe(self.session.progress.observer("screened edges"));
         let total = study.graph().n_edges();
         let verify = Verify {
