@@ -162,7 +162,7 @@ run {os.getloadavg()[0]:.1f} (the run itself makes about 2).
   all split inputs, `torch.autograd.grad`, and one product per hook point; medians of {options.rounds} runs.
 - ACDC: the four prompt pairs of the goldens as one batch, KL divergence at the last position; ours the
   median of {options.rounds} searches, auto-circuit one. Its order of edges within a layer is that of a
-  set, ours that of the authors' program, so that circuits differ. {"; ".join(kept)}.
+  set, ours that of the authors' program, so that circuits differ: {"; ".join(kept) or "not run"}.
 - The machine's rate in this run: {rate / 1e9:.1f} G multiply-adds a second (1024×768×3072 by
   `patchlens::ops::matmul`). Multiply-adds are those counted in the run, which must be those
   planned; `fewer`: than one full pass per edge.

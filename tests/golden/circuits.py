@@ -90,6 +90,8 @@ KEYS = {
     "eap_ig/left, or (the corrupted run is changed) at the corrupted run",
     "circuits/{corrupted, mean, mean_over_pos, zero, edge_patch}": "[circuit, pair]: the metric. "
     "mean: of all corrupted prompts, by position; mean_over_pos: over their positions too",
+    "circuits/resample": "[donor, circuit, pair]: edges outside carry what their sources wrote in the "
+    "corrupted run of pair `donor`",
     "circuits/kl": "[circuit, pair]: KL(clean run || run), corrupted ablation",
     "atp/{noising, denoising}/{site}": "[pair, layer, pos, (head)] (hook_embed: [pair, pos]; "
     "hook_pattern: [pair, layer, row, head]), summed over the last axis",
@@ -411,6 +413,11 @@ def circuits(runs: Runs, pairs: list[Pair]) -> tuple[torch.Tensor, Tensors]:
         for pair in pairs
     ]
     out["circuits/edge_patch"] = torch.stack(patched, -1)
+    resampled = [
+        [p.metric(runs.masked(p.clean.expand(N_CIRCUITS, -1), masks, donor.b[:, None])) for p in pairs]
+        for donor in pairs
+    ]
+    out["circuits/resample"] = torch.stack([torch.stack(row, -1) for row in resampled])
     return masks, out
 
 

@@ -16,7 +16,18 @@ fn model() -> Transformer {
         d_vocab: 11,
         ..Config::gpt2()
     };
-    Transformer::random(config, 5).unwrap()
+    // Weights as large as those of a trained model.
+    let (config, mut weights) = Transformer::random(config, 5).unwrap().into_parts();
+    for (name, mut tensor) in weights.tensors_mut() {
+        let is_matrix = tensor.ndim() == 2;
+        let factor = if is_matrix && name != "wpe.weight" {
+            15.0
+        } else {
+            1.0
+        };
+        tensor.mapv_inplace(|v| factor * v);
+    }
+    Transformer::new(config, weights).unwrap()
 }
 
 fn pairs() -> [Prompts; 2] {
@@ -132,7 +143,7 @@ fn a_subspace_that_does_not_fit_is_an_error() {
     let fixed = study(4).estimate_with(fix, Grid::Heads(Site::Q), &metric);
     assert_eq!(
         fixed.unwrap_err().to_string(),
-        "grid for the QK fix: found q in 2 of 4 dimensions; expected whole queries and keys, or no \
+        "grid for the QK fix: found attn.hook_q in 2 of 4 dimensions; expected whole queries and keys, or no \
          QK fix"
     );
 }
