@@ -50,12 +50,12 @@ impl Shard {
     /// prompt has the same cells, anything that grows with them, such as tokens. Parts are
     /// contiguous, so that only the prompts at their ends are run by two shards.
     pub fn part(self, costs: &[u64]) -> Part {
-        let total: u128 = costs.iter().map(|cost| u128::from(*cost)).sum();
+        let costs = scaled(costs);
+        let total: u128 = costs.iter().sum();
         let bound = |index: usize| total * index as u128 / self.of as u128;
         let (begin, end) = (bound(self.index), bound(self.index + 1));
         let mut before = 0;
-        let slots = costs.iter().map(|cost| {
-            let whole = u128::from(*cost);
+        let slots = costs.into_iter().map(|whole| {
             let within = |at: u128| at.clamp(before, before + whole) - before;
             let slot = Slot {
                 begin: within(begin),
@@ -75,6 +75,15 @@ impl Shard {
             slots,
         }
     }
+}
+
+/// Costs in units that are small enough for bounds to lie anywhere, and large enough for what costs
+/// nothing to belong to somebody.
+fn scaled(costs: &[u64]) -> Vec<u128> {
+    const ALL: u128 = 1 << 40;
+    let total: u128 = costs.iter().map(|cost| u128::from(*cost)).sum();
+    let scale = |cost: &u64| (u128::from(*cost) * ALL / total.max(1)).max(1);
+    costs.iter().map(scale).collect()
 }
 
 impl fmt::Display for Shard {

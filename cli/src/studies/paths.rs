@@ -12,7 +12,7 @@ use crate::interrupt;
 use crate::options::{Common, PromptArgs, TaskName};
 use crate::output::Output;
 use crate::questions::{Questions, Takes};
-use crate::session::Session;
+use crate::session::{Session, costs};
 use crate::work::Divided;
 
 /// Path patching: which heads raise the metric, found from the logits back
@@ -63,7 +63,9 @@ impl Paths {
     pub fn run(&self, session: &Session) -> Result<()> {
         let (output, model) = (&session.output, &session.model);
         let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
-        let questions = session.begin(questions, false)?;
+        // Whom a step follows back depends on all prompts, whatever part of the work is done here.
+        let costs = costs(questions.clean.lengths(), false);
+        session.work.begin_together(model, &costs)?;
         let metric = questions.metric(self.prompts.metric)?;
         session.introduce(&questions)?;
         let corrupted = Prompts::new(&questions.corrupted)?;

@@ -93,7 +93,7 @@ fn signals_end_a_study_with_a_status_that_means_again() {
     let study: &[&str] = &["patch", "--prompts", "400", "--sweep", "pattern"];
     for signal in ["TERM", "INT", "USR1", "HUP"] {
         let path = folder.path().join(signal);
-        let mut child = start(&with(study, &["--journal", text(&path)]));
+        let mut child = start(&[study, &["--journal", text(&path)]].concat());
         // It listens once its journal is there.
         while !path.exists() {
             assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
