@@ -305,33 +305,36 @@ impl Patch {
                  or sweeps by head (z, q, k, v, pattern)"
             )));
         }
-        let (streams, heads) = (&BY_POSITION[..], &[Sweep::Z][..]);
         let sweeps = match (self.sweep.is_empty(), ragged) {
-            (false, _) => return Ok(self.sweep.clone()),
-            (true, true) => heads.to_vec(),
-            (true, false) => [streams, heads].concat(),
+            (false, _) => self.sweep.clone(),
+            (true, true) => vec![Sweep::Z],
+            (true, false) => [&BY_POSITION[..], &[Sweep::Z]].concat(),
         };
-        let Some(subspace) = subspace else {
-            return Ok(sweeps);
+        match subspace {
+            Some(subspace) => self.as_wide_as(subspace.width(), sweeps, config),
+            None => Ok(sweeps),
+        }
+    }
+
+    /// The sweeps whose sites have this many dimensions: all that were asked for, or some of the
+    /// usual ones.
+    fn as_wide_as(&self, width: usize, sweeps: Vec<Sweep>, config: &Config) -> Result<Vec<Sweep>> {
+        let own = |sweep: &Sweep| match sweep {
+            Sweep::ResidPre | Sweep::AttnOut | Sweep::MlpOut => Some(config.d_model),
+            Sweep::Z | Sweep::Q | Sweep::K | Sweep::V => Some(config.d_head()),
+            Sweep::Pattern => None,
         };
-        let width = |sweep: &Sweep| {
-            if heads.contains(sweep) {
-                config.d_head()
-            } else {
-                config.d_model
-            }
-        };
-        let fits = |sweep: &Sweep| width(sweep) == subspace.width();
-        let fitting: Vec<Sweep> = sweeps.iter().copied().filter(fits).collect();
-        if fitting.is_empty() {
-            let found: Vec<String> = sweeps
-                .iter()
-                .map(|s| format!("{} {}", s.name(), width(s)))
-                .collect();
+        let fits = |sweep: &Sweep| own(sweep) == Some(width);
+        let (fitting, others): (Vec<Sweep>, Vec<Sweep>) = sweeps.into_iter().partition(fits);
+        if fitting.is_empty() || !(others.is_empty() || self.sweep.is_empty()) {
+            let has = |sweep: &Sweep| {
+                let own = own(sweep).map_or_else(|| "none".to_string(), |own| own.to_string());
+                format!("{} has {own}", sweep.name())
+            };
+            let others: Vec<String> = others.iter().map(has).collect();
             return Err(usage(format!(
-                "--subspace: found a basis in {} dimensions; expected those of a site: {}",
-                subspace.width(),
-                found.join(", ")
+                "--subspace: found a basis in {width} dimensions; expected those of the site: {}",
+                others.join(", ")
             )));
         }
         Ok(fitting)

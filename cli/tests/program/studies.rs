@@ -313,10 +313,13 @@ fn patching_in_a_subspace() {
     let picture = fs::read_to_string(out.join("resid_pre.svg")).unwrap();
     assert!(picture.contains("in 2 of 128 dimensions"));
     let wrong = fails(
-        1,
+        2,
         &[&["patch", "--sweep", "z"], &within[..], &pair()].concat(),
     );
-    assert!(wrong.contains("expected [32, k]"), "{wrong}");
+    assert!(
+        wrong.contains("expected those of the site: z has 32"),
+        "{wrong}"
+    );
     unit_vectors(&path, 1, 32);
     assert!(!patched(&within)["z"].is_null());
     unit_vectors(&path, 1, 33);

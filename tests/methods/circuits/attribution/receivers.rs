@@ -2,8 +2,10 @@
 
 use patchlens::Qkv;
 use patchlens::circuits::Edge;
+use patchlens::config::MlpKind;
 
 use super::*;
+use crate::circuits::identities::enlarged;
 
 const CLEAN: Approximation = Approximation::ReceiverExact;
 const LEFT: Approximation = Approximation::ReceiverExactIg(Steps::Left(5));
@@ -139,4 +141,56 @@ fn the_result_says_how_far_it_is_exact() {
     assert_eq!(about.counts["gradient runs"], 10);
     let error = study.run(CLEAN, &kl_divergence()).unwrap_err().to_string();
     assert!(error.starts_with("metric whose gradient at the clean runs is taken"));
+}
+
+/// The relative error of the scores of edges into MLPs, where one token is replaced by one that is
+/// some of the way to a third.
+fn error_into_mlps(config: &Config, weights: &Parameters, share: f32) -> f32 {
+    let mut weights = weights.clone();
+    let way = &weights.wte.row(20) - &weights.wte.row(2);
+    let near = &weights.wte.row(2) + &(share * way);
+    weights.wte.row_mut(22).assign(&near);
+    let model = Transformer::new(config.clone(), weights).unwrap();
+    let prompts = |token: u32| Prompts::new([[1, token, 3, 4, 2]]).unwrap();
+    let (clean, corrupted) = (prompts(2), prompts(22));
+    let metric = logit_diffs(&[(3, 5)]);
+    let exact = ExactEdges::new(&model, &clean, &corrupted).unwrap();
+    let all = EdgeSet::full(exact.graph());
+    let exact = exact.run(&all, &metric).unwrap().per_prompt;
+    let study = EdgeAttribution::new(&model, &clean, &corrupted).unwrap();
+    let found = study.run(Approximation::ReceiverExact, &metric).unwrap();
+    let into_mlps = all.edges().enumerate();
+    let into_mlps = into_mlps.filter(|(_, edge)| matches!(edge.to, Receiver::Mlp(_)));
+    let (mut missed, mut size) = (0.0, 0.0);
+    for (i, _) in into_mlps {
+        missed += (found.per_prompt[[i, 0]] - exact[[i, 0]]).abs();
+        size += exact[[i, 0]].abs();
+    }
+    missed / size
+}
+
+/// With LayerNorms behind them, MLPs with SoLU and a LayerNorm of their own score their edges the
+/// better, the closer the prompts are.
+#[test]
+fn mlps_with_solu_are_exact_in_the_limit() {
+    let [mut far, mut near] = [0.2, 0.02].map(|share| {
+        let error = |seed: u64| {
+            let (n_layers, n_heads) = (1 + seed as usize % 2, 1 + seed as usize % 3);
+            let config = Config {
+                mlp: MlpKind::Normed,
+                activation: Activation::Solu,
+                ..random_model(n_layers, n_heads, 4, seed).config().clone()
+            };
+            let model = enlarged(Transformer::random(config, seed).unwrap());
+            let (config, weights) = model.into_parts();
+            error_into_mlps(&config, &weights, share)
+        };
+        (0..13).map(error).collect::<Vec<f32>>()
+    });
+    let median = |errors: &mut Vec<f32>| {
+        errors.sort_by(f32::total_cmp);
+        errors[errors.len() / 2]
+    };
+    let (far, near) = (median(&mut far), median(&mut near));
+    assert!(near < 0.5 * far && near < 0.15, "{far} {near}");
 }
