@@ -183,7 +183,8 @@ impl<'j> Job<'j> {
 
     /// What a lane costs, with memory as it may come from earlier runs.
     fn price(&self, lane: &Lane<'_>, wanted: Wanted<'_>) -> Cost {
-        let cost = lane.cost(self.config, self.hidden, wanted);
+        let stop = self.stop().unwrap_or(self.config.n_layers);
+        let cost = lane.cost_until(self.config, self.hidden, wanted, stop);
         Cost {
             bytes: Thrift::roomy_bytes(cost.bytes, self.memory_limit),
             ..cost

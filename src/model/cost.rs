@@ -26,6 +26,17 @@ pub(crate) type Wanted<'w> = &'w dyn Fn(HookPoint) -> Option<Footprint>;
 impl Lane<'_> {
     /// The cost of this lane with hooks at the places that `wanted` tells.
     pub fn cost(&self, config: &Config, hidden: Hidden, wanted: Wanted<'_>) -> Cost {
+        self.cost_until(config, hidden, wanted, config.n_layers)
+    }
+
+    /// The same of a run that ends before some layer.
+    pub fn cost_until(
+        &self,
+        config: &Config,
+        hidden: Hidden,
+        wanted: Wanted<'_>,
+        stop: usize,
+    ) -> Cost {
         let mut of = Layer {
             kind: Kind::of(config),
             index: 0,
@@ -39,7 +50,7 @@ impl Lane<'_> {
             0
         };
         let mut cost = Cost::default();
-        for layer in 0..config.n_layers {
+        for layer in 0..stop {
             (of.index, of.last) = (layer, layer + 1 == config.n_layers);
             let rows = self.layer_rows(&of, &dirty);
             let more = on_demand(config, layer, &rows, wanted);

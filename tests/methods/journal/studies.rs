@@ -57,13 +57,22 @@ fn patching(prompts: &[usize], journal: Option<&Journal>) -> Result<Vec<f32>> {
 fn paths(prompts: &[usize], journal: Option<&Journal>) -> Result<Vec<f32>> {
     let (model, [clean, corrupted]) = (model(), some(prompts));
     let study = PathPatching::new(&model, &clean, &corrupted)?.linearised(true);
-    let to = [PathReceiver::final_residual()];
+    let head = patchlens::Head { layer: 1, head: 0 };
+    let to = [PathReceiver::head(head, patchlens::Qkv::V)];
     let found = study
         .journal(journal)
         .run(Senders::Components, &to, &metric())?;
     let linear = found.linear.as_ref().unwrap();
     let linear = linear.effect.values().to_owned();
-    Ok(found.per_prompt.iter().copied().chain(linear).collect())
+    let counts = found.effect.about.counts.values();
+    let counts = counts.map(|count| *count as f32);
+    Ok(found
+        .per_prompt
+        .iter()
+        .copied()
+        .chain(linear)
+        .chain(counts)
+        .collect())
 }
 
 fn tracing(prompts: &[usize], journal: Option<&Journal>) -> Result<Vec<f32>> {
