@@ -26,9 +26,9 @@ studies=("circuits --prompts 3" "trace --prompts 6" "ablate --prompts 9" "paths 
 for study in "${studies[@]}"; do
     # shellcheck disable=SC2206 # it is a list of words
     words=($study)
-    "$bin/patchlens" "${words[@]}" --quiet --json "$out/whole.json"
+    "$bin/patchlens" "${words[@]}" --quiet --json "$out/whole.json" >/dev/null
     for ranks in 1 2 4; do
-        mpirun -n "$ranks" "$bin/patchlens-mpi" "${words[@]}" --quiet --json "$out/ranks.json"
+        mpirun -n "$ranks" "$bin/patchlens-mpi" "${words[@]}" --quiet --json "$out/ranks.json" >/dev/null
         same "$study, $ranks ranks" "$out/ranks.json"
     done
 done
@@ -36,19 +36,20 @@ done
 # The last study once more with a model of files, which rank 0 reads and hands on.
 model=$(cd "$(dirname "$0")/.." && pwd)/assets/mini
 "$bin/patchlens" trace --clean "Ada Brown plays the sport of" --subject "Ada Brown" \
-    --answer " boxing" --model "$model" --quiet --json "$out/whole.json"
+    --answer " boxing" --model "$model" --quiet --json "$out/whole.json" >/dev/null
 mpirun -n 3 "$bin/patchlens-mpi" trace --clean "Ada Brown plays the sport of" \
-    --subject "Ada Brown" --answer " boxing" --model "$model" --quiet --json "$out/ranks.json"
+    --subject "Ada Brown" --answer " boxing" --model "$model" --quiet --json "$out/ranks.json" >/dev/null
 same "a model of files, 3 ranks" "$out/ranks.json"
 
 # A rank that dies ends the job; what was gathered is not lost.
 killed=(circuits --prompts 12 --carries 0.5)
-"$bin/patchlens" "${killed[@]}" --quiet --json "$out/whole.json"
+"$bin/patchlens" "${killed[@]}" --quiet --json "$out/whole.json" >/dev/null
 mpirun -n 3 "$bin/patchlens-mpi" "${killed[@]}" --quiet --journal "$out/journal" \
     --json "$out/killed.json" >"$out/killed.txt" 2>&1 &
 job=$!
 for _ in $(seq 200); do
-    [ "$(wc -l <"$out/journal" 2>/dev/null || echo 0)" -gt 3 ] && break
+    lines=$(grep -c "" "$out/journal" 2>/dev/null || true)
+    [ "${lines:-0}" -gt 3 ] && break
     sleep 0.1
 done
 pkill -9 -n -f "patchlens-mpi ${killed[*]}" || true
@@ -57,7 +58,8 @@ if wait "$job"; then
 else
     echo "killed with $(grep -c '^results' "$out/journal") lines of results"
 fi
-mpirun -n 2 "$bin/patchlens-mpi" "${killed[@]}" --quiet --journal "$out/journal" --json "$out/ranks.json"
+mpirun -n 2 "$bin/patchlens-mpi" "${killed[@]}" --quiet --journal "$out/journal" \
+    --json "$out/ranks.json" >/dev/null
 same "after a rank was killed" "$out/ranks.json"
 
 # Two hosts on one machine: each its own network, joined by a cable.
@@ -86,9 +88,9 @@ shift
 exec ip netns exec patchlens-b unshare --uts bash -c 'hostname host-b; exec bash -c "$*"' - "$@"
 AGENT
 chmod +x "$out/agent"
-"$bin/patchlens" trace --prompts 6 --quiet --json "$out/whole.json"
+"$bin/patchlens" trace --prompts 6 --quiet --json "$out/whole.json" >/dev/null
 ip netns exec patchlens-a unshare --uts bash -c 'hostname host-a; exec "$@"' - \
     mpirun -n 4 --host 10.77.0.1:2,10.77.0.2:2 --mca plm_rsh_agent "$out/agent" \
     --mca btl tcp,self --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 \
-    "$bin/patchlens-mpi" trace --prompts 6 --quiet --json "$out/ranks.json"
+    "$bin/patchlens-mpi" trace --prompts 6 --quiet --json "$out/ranks.json" >/dev/null
 same "two hosts of 2 ranks" "$out/ranks.json"

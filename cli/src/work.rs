@@ -223,6 +223,18 @@ impl Work {
         Ok(())
     }
 
+    /// Ends the last step that is divided.
+    ///
+    /// # Errors
+    /// [`PartDone`] in a part of the work.
+    pub fn last_step(&self) -> Result<()> {
+        interrupt::check()?;
+        if self.is_part() {
+            return Err(PartDone.into());
+        }
+        Ok(())
+    }
+
     /// Notes in the journal that the work is done, and says what it was used for.
     ///
     /// # Errors

@@ -79,7 +79,7 @@ impl Ablate {
             Some(run(Each::Set(&sets), "parts together")?)
         };
         let heads = run(Each::Head, "every head")?;
-        session.work.step()?;
+        session.work.last_step()?;
         let found = [("heads", Some(&heads)), ("together", together.as_ref())];
         for (name, found) in found {
             let Some(found) = found else { continue };

@@ -111,7 +111,7 @@ impl Circuits {
                 return Err(usage("--shard is for exact effects of all edges"));
             }
             pairs.exact()?;
-            session.work.step()?;
+            session.work.last_step()?;
         }
         let found = self.effects(&pairs)?;
         let (best, effects) = &found[0];

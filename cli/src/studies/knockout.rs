@@ -81,7 +81,7 @@ impl Knockout {
             facts.len()
         ))?;
         let found = study.run(&cuts_of_facts(facts)?, &probability(&answers))?;
-        session.work.step()?;
+        session.work.last_step()?;
         let relative = found.relative()?;
         output.table(&relative)?;
         output.keep("relative", &relative)?;

@@ -228,13 +228,13 @@ impl Patch {
         if let Some(layer) = self.neurons {
             let study = study.observe(session.progress.observer("neurons"));
             let patching = study.run(Grid::Columns(Site::MlpPost, layer), &metric)?;
-            session.work.step()?;
+            session.work.last_step()?;
             let shown = questions.seeded(&self.values.of(&patching)?);
             output.say(format_args!("{}\n{}\n", shown.about.title, shown.top(10)))?;
             output.number("neurons", &shown)?;
             interrupt::check()?;
         }
-        session.work.step()?;
+        session.work.last_step()?;
         output.say(conclusion(&found))
     }
 

@@ -99,7 +99,7 @@ impl Trace {
         let restores = self.restores(model.config().n_layers)?;
         let (names, restores): (Vec<&str>, Vec<Restore>) = restores.into_iter().unzip();
         let sets = tracing.trace_set(traced, &restores)?;
-        session.work.step()?;
+        session.work.last_step()?;
         drop(tracing);
         let sets: Vec<(&str, SetTrace)> = names.into_iter().zip(sets).collect();
         for (name, set) in &sets {

@@ -174,6 +174,8 @@ fn shards_merge_to_the_bits_of_one_machine() {
         let folder = tempfile::tempdir().unwrap();
         let merged = folder.path().join("merged");
         let shards = shards(folder.path(), study, 3);
+        // Once more, with everything known.
+        assert_eq!(self::shards(folder.path(), study, 3), shards);
         let journals: Vec<&str> = shards.iter().map(|path| text(path)).collect();
         let told = ok(&[&["merge", "--into", text(&merged)], &journals[..]].concat());
         assert!(told.contains("3 of 3 shards"), "{told}");
