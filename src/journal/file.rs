@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::VERSION;
+use super::header::check_header;
 use super::known::Known;
 use super::record::{Header, Line, sealed, unsealed};
 use crate::error::{Error, Result};
@@ -36,6 +37,11 @@ pub(super) struct Contents {
 /// format, or damaged anywhere but in a last line that has no end.
 pub(super) fn read(path: &Path) -> Result<Option<Contents>> {
     let (file, _) = files::open(path)?;
+    read_from(&file, path)
+}
+
+/// The same from an open file, from where it stands.
+fn read_from(file: &File, path: &Path) -> Result<Option<Contents>> {
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut line = Vec::new();
     let mut next = |line: &mut Vec<u8>| -> Result<bool> {
@@ -131,7 +137,8 @@ impl Appender {
     /// Opens a journal to go on with it, or begins a new one with this header.
     ///
     /// # Errors
-    /// Those of [`read`]; [`Error::Format`] if another process is writing it.
+    /// Those of [`read`]; [`Error::Format`] for another header, and if another process is writing
+    /// it.
     pub fn open(path: &Path, new: &Header) -> Result<(Self, Contents)> {
         let there = std::fs::symlink_metadata(path).is_ok();
         if there {
@@ -139,14 +146,19 @@ impl Appender {
             read(path)?;
         }
         let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).open(path);
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(path);
         let mut file = file.map_err(Error::io(path))?;
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
             let found = "a journal that another process is writing";
             return Err(format_error(path, found, "one of its own per process"));
         }
         // Once more: until the lock, another process may have written.
-        let contents = read(path)?;
+        let contents = read_from(&file, path)?;
+        if let Some(contents) = &contents {
+            // Before anything is cut off.
+            check_header(path, &contents.header, new)?;
+        }
         let whole = contents.as_ref().map_or(0, |contents| contents.whole);
         file.set_len(whole).map_err(Error::io(path))?;
         file.seek(SeekFrom::End(0)).map_err(Error::io(path))?;

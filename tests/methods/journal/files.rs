@@ -86,6 +86,9 @@ fn a_damaged_byte_is_an_error_and_the_file_stays() {
 fn a_journal_of_something_else_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let (path, _) = written(folder.path());
+    // Torn, too: not even that is cut off from what is somebody else's.
+    let torn = fs::read(&path).unwrap();
+    fs::write(&path, &torn[..torn.len() - 3]).unwrap();
     let error = Journal::open(&path, &model(), "other")
         .unwrap_err()
         .to_string();
@@ -93,6 +96,7 @@ fn a_journal_of_something_else_is_an_error() {
         error.contains("a journal of study `test`; expected of study `other`"),
         "{error}"
     );
+    assert_eq!(fs::read(&path).unwrap(), torn[..torn.len() - 3]);
     let other = Transformer::random(
         Config {
             n_layers: 3,
