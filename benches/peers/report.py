@@ -82,7 +82,7 @@ Written by `benches/peers/run.sh` on {now:%Y-%m-%d %H:%M} UTC; load average at t
   Before anything was timed, their logits and sweep results were compared: the largest difference
   relative to the largest value is {difference:.0e}.
 - Peers take turns, in random order; figures are medians over {rounds} rounds (forward passes: 5 in
-  each round). Python peers run under `torch.inference_mode()`.
+  each round, 1 of 1,024 tokens). Python peers run under `torch.inference_mode()`.
 """
 
 
