@@ -41,6 +41,10 @@ impl Selection {
 
     /// What TransformerLens's `run_with_cache` keeps by default: every point except those made on
     /// demand (per-head results, split inputs, `hook_mlp_in`).
+    ///
+    /// Scores and patterns are `[head, dest, src]`: of 1,024 tokens of GPT-2 small it keeps 1.9 GB, 1.2 GB
+    /// of which are these, and such a run takes 1.7 times as long as one that keeps nothing
+    /// (`benches/RESULTS.md`). [`Selection::matching`] leaves out what is not read.
     pub fn standard(config: &Config) -> Self {
         Self::matching(config, |p| !is_on_demand(p))
     }

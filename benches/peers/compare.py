@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 VOCABULARY = 50257
 # Cells of a sweep that a peer runs in each round.
 SAMPLE = 6
-# How often a forward pass runs in each round.
+# How often our forward passes and their bare products run in each round.
 REPEATS = 5
 # How often the builds with and without hook calls are started in each round, and how often each
 # then runs.
@@ -129,7 +129,7 @@ class Comparison:
         self.ask(self.ours, "gemm")
         for row in ROWS:
             everyone = [self.ours, *self.peers_of(row)]
-            for _ in range(1 if row.is_sweep else REPEATS):
+            for _ in range(1 if row.is_sweep else row.repeats):
                 self.rng.shuffle(everyone)
                 for peer in everyone:
                     sampled = row.is_sweep and peer is not self.ours

@@ -17,6 +17,8 @@ class Row:
     hugging_face: float | None = None
     # Of a sweep; the peer's time is measured on a sample of them.
     cells: int | None = None
+    # How often it runs in each round; sweeps run once.
+    repeats: int = 5
 
     @property
     def is_forward(self) -> bool:
@@ -33,9 +35,9 @@ ROWS = [
     Row("forward_8x15", "forward, 8 × 15 tokens, all logits", 2.0, 1.3),
     Row("forward_1x15", "forward, 1 × 15 tokens, all logits", 4.0, 2.0),
     Row("forward_1x256", "forward, 1 × 256 tokens, all logits", 1.4, 1.25),
-    Row("forward_1x1024", "forward, 1 × 1024 tokens, all logits"),
+    Row("forward_1x1024", "forward, 1 × 1024 tokens, all logits", repeats=1),
     Row("cached_8x15", "run with full cache, 8 × 15", 2.0),
-    Row("cached_1x1024", "run with full cache, 1 × 1024"),
+    Row("cached_1x1024", "run with full cache, 1 × 1024", repeats=1),
     Row(
         "resid_pre_late_given",
         f"resid_pre sweep, 8 {LATE_PAIRS}, caches given",

@@ -15,6 +15,7 @@ EMPTIED = {
     "visit_lane": "",
     "visit_attention": "",
     "record": "",
+    "record_attention": "",
     "results": "",
     "wanted": "false",
     "wanted_by_any": "false",
