@@ -109,8 +109,10 @@ def main() -> None:
                     row(work, median(mine), median(theirs) if theirs else None, ESTIMATES.get(work))
                 )
             print(lines[-1], file=sys.stderr)
-        about = text(ours, [peer.ready["version"], *dict.fromkeys(versions)], worst, kept, rate, options)
-        options.out.write_text(about + "\n".join([*report.table_head(HEAD), *lines]) + "\n")
+            # After each row, so that a run that is ended leaves what it has.
+            names = [peer.ready["version"], *dict.fromkeys(versions)]
+            about = text(ours, names, worst, kept, rate, options)
+            options.out.write_text(about + "\n".join([*report.table_head(HEAD), *lines]) + "\n")
 
 
 def row(work, mine, theirs, target, answer=None, rate=None) -> str:
