@@ -142,8 +142,11 @@ struct Chosen<'c> {
     name: &'static str,
     common: &'c Common,
     long: Long<'c>,
-    run: Box<dyn Fn(&Session) -> Result<()> + 'c>,
+    run: Box<RunIn<'c>>,
 }
+
+/// Runs a study in a session.
+type RunIn<'c> = dyn Fn(&Session) -> Result<()> + 'c;
 
 /// What a study does with long work.
 enum Long<'c> {

@@ -43,8 +43,8 @@ impl Ledger<'_> {
         let mut content = Content::default();
         let contexts = self.contexts(&mut content)?;
         for sent in sent {
-            for prompt in 0..prompts {
-                content.key(contexts[prompt]);
+            for (prompt, context) in contexts.iter().enumerate() {
+                content.key(*context);
                 let n = self.study.original.prompts()[prompt].len();
                 for intervention in sent {
                     intervention.content(&mut content, [prompt, prompts], n)?;

@@ -145,7 +145,7 @@ fn what_could_not_run_has_no_forecast() {
         [vec![Intervention::new(target, Edit::Zero)]]
     };
     let of = |config: &Config, cells: &[Cell]| {
-        Forecast::sweep(config, &prompts(0), cells, &metric).unwrap_err()
+        Forecast::sweep(config, prompts(0), cells, &metric).unwrap_err()
     };
     assert!(matches!(of(&config, &at(3, 0)), Error::OutOfRange { .. }));
     assert!(matches!(of(&config, &at(0, 8)), Error::OutOfRange { .. }));

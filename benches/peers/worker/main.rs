@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 use setup::{About, Request};
 use work::{Answer, Worker};
 
+/// Does a work by its name.
+type Answering<'w> = dyn FnMut(&str) -> Result<Answer> + 'w;
+
 fn main() -> Result<()> {
     // `cargo bench` and `cargo test --benches` start every bench; this one has nothing to do
     // unless it is driven.
@@ -27,7 +30,7 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let model = patchlens::Transformer::open(&request.checkpoint)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let mut run: Box<dyn FnMut(&str) -> Result<Answer>> = match request.about {
+    let mut run: Box<Answering<'_>> = match request.about {
         About::Fact(fact) => Box::new({
             let model = &model;
             move |work| tracing::run(model, &fact, work)
