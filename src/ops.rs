@@ -41,7 +41,7 @@ pub(crate) use attention::{
     AttnScratch, HeadGradients, HeadViews, attend, attend_backward, scores, weighted_values,
 };
 pub(crate) use largest::largest;
-pub(crate) use linear::product_bytes;
+pub(crate) use linear::{kept_for_products, product_bytes, rows_of_products};
 pub use linear::{linear, matmul, matmul_into};
 pub use memory::release_memory;
 pub(crate) use memory::{Matrix, Thrift, map_rows, matrix};
