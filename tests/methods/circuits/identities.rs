@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Axis};
 use patchlens::circuits::{
-    Approximation, EdgeAttribution, EdgeSet, ExactEdges, Receiver, Source, Steps,
+    Approximation, EdgeAttribution, EdgeEffects, EdgeSet, ExactEdges, Receiver, Source, Steps,
 };
 use patchlens::config::{Activation, AttentionDirection, MlpKind, Norm, Positions};
 use patchlens::metric::logit_diffs;
@@ -112,6 +112,21 @@ pub(super) fn enlarged(model: Transformer) -> Transformer {
         }
     }
     Transformer::new(config, weights).unwrap()
+}
+
+/// All edges of two random pairs: their exact effects, and receiver-exact ones.
+fn exact_and_receiver_exact(model: &Transformer, denoise: bool) -> [EdgeEffects; 2] {
+    let [clean, corrupted] = random_pairs(&[6, 4]);
+    let metric = logit_diffs(&[METRIC_TOKENS]);
+    let exact = ExactEdges::new(model, &clean, &corrupted).unwrap();
+    let exact = exact.direction(direction(denoise));
+    let exact = exact.run(&EdgeSet::full(exact.graph()), &metric).unwrap();
+    let study = EdgeAttribution::new(model, &clean, &corrupted).unwrap();
+    let study = study.direction(direction(denoise));
+    [
+        exact,
+        study.run(Approximation::ReceiverExact, &metric).unwrap(),
+    ]
 }
 
 proptest! {
@@ -237,14 +252,7 @@ proptest! {
             ..Config::gpt2()
         };
         let model = enlarged(Transformer::random(config, seed).unwrap());
-        let [clean, corrupted] = random_pairs(&[6, 4]);
-        let metric = logit_diffs(&[METRIC_TOKENS]);
-        let exact = ExactEdges::new(&model, &clean, &corrupted).unwrap();
-        let exact = exact.direction(direction(denoise));
-        let exact = exact.run(&EdgeSet::full(exact.graph()), &metric).unwrap();
-        let study = EdgeAttribution::new(&model, &clean, &corrupted).unwrap();
-        let study = study.direction(direction(denoise));
-        let found = study.run(Approximation::ReceiverExact, &metric).unwrap();
+        let [exact, found] = exact_and_receiver_exact(&model, denoise);
         let (mut scores, mut effects) = (Vec::new(), Vec::new());
         for (i, edge) in exact.edges.edges().enumerate() {
             let (score, effect) = (found.per_prompt.row(i), exact.per_prompt.row(i));
@@ -285,15 +293,9 @@ proptest! {
             ..Config::gpt2()
         };
         let model = enlarged(Transformer::random(config, seed).unwrap());
-        let [clean, corrupted] = random_pairs(&[6, 4]);
-        let metric = logit_diffs(&[METRIC_TOKENS]);
-        let exact = ExactEdges::new(&model, &clean, &corrupted).unwrap();
-        let exact = exact.direction(direction(denoise));
-        let exact = exact.run(&EdgeSet::full(exact.graph()), &metric).unwrap();
-        let study = EdgeAttribution::new(&model, &clean, &corrupted).unwrap();
-        let study = study.direction(direction(denoise));
-        let found = study.run(Approximation::ReceiverExact, &metric).unwrap();
-        let into = study.graph().edges_into(Receiver::Mlp(layers - 1)).unwrap();
+        let [exact, found] = exact_and_receiver_exact(&model, denoise);
+        let graph = exact.edges.graph();
+        let into = graph.edges_into(Receiver::Mlp(layers - 1)).unwrap();
         let rows = |values: &Array2<f32>| -> Vec<f32> {
             into.clone().flat_map(|edge| values.row(edge).to_vec()).collect()
         };

@@ -1,6 +1,7 @@
 //! The graph of edges, scores of edges, and the selection of circuits, against the goldens of
 //! `circuits.py` and as identities of random models.
 
+mod ablation_goldens;
 mod ablations;
 mod acdc;
 mod agreement;
