@@ -44,7 +44,7 @@ use work::{Divided, Kept, PartDone, Work};
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = EXAMPLES,
-    after_long_help = LONG
+    after_long_help = format!("{EXAMPLES}\n\n{LONG}")
 )]
 struct Cli {
     #[command(subcommand)]
@@ -60,13 +60,6 @@ Examples:
   patchlens heads --model weights/gpt2 --out atlas";
 
 const LONG: &str = "\
-Examples:
-  patchlens patch
-  patchlens patch --clean \"When Mary and John went to the store, John gave a drink to\" \\
-      --corrupted \"When Mary and John went to the store, Mary gave a drink to\" \\
-      --answer \" Mary\" --wrong \" John\" --out study
-  patchlens heads --model weights/gpt2 --out atlas
-
 Files of prompt pairs (--pairs):
   .json   {\"prompts\": [{\"clean\": .., \"corrupt\": .., \"answers\": [..], \"wrong_answers\": [..]}]},
           a list of such pairs, or a list of {\"input\": .., \"output\": ..}
