@@ -43,6 +43,21 @@ TITLES = {
 }
 
 
+def rounding(ours: list[float], theirs: dict, what: str) -> list[float]:
+    """The largest difference of both from float64, relative to the largest effect. Effects are
+    differences of logits, so that those of edges that do little are mostly rounding in f32."""
+    exact = theirs["in_double"]
+    scale = max(map(abs, exact))
+
+    def error(values: list[float]) -> float:
+        return max(abs(a - b) for a, b in zip(values, exact, strict=True)) / scale
+
+    mine, peers = error(ours), error(theirs["values"])
+    if mine > max(1e-5, 2 * peers):
+        sys.exit(f"{what}: {mine:.1e} from float64, the peer {peers:.1e}")
+    return [mine, peers]
+
+
 def close(found: list[float], expected: list[float], what: str) -> float:
     scale = max(map(abs, expected))
     difference = max(abs(a - b) for a, b in zip(found, expected, strict=True)) / scale
@@ -71,7 +86,7 @@ def main() -> None:
         ours = Peer("ours", [options.ours, "--serve"], setup)
         peer = Peer("transformer_lens", [sys.executable, str(HERE / "edge_worker.py")], setup)
         rate = max(a["multiply_adds"] / a["seconds"] for a in [ours.run("gemm") for _ in range(9)])
-        lines, worst, kept, versions = [], 0.0, [], []
+        lines, worst, errors, kept, versions = [], 0.0, {}, [], []
         for work in options.only:
             if work in SEARCHES:
                 if options.auto_circuit is None:
@@ -89,7 +104,7 @@ def main() -> None:
             elif work in EXACT:
                 theirs = peer.run(work, cells)
                 mine = ours.run(work)
-                worst = max(worst, close(theirs["values"], [mine["values"][e] for e in cells], work))
+                errors[work] = rounding([mine["values"][e] for e in cells], theirs, work)
                 seconds = (theirs["fixed_seconds"] + theirs["cell_seconds"] * EDGES) / PAIRS
                 lines.append(row(work, mine["seconds"], seconds, EXACT[work], mine, rate))
             else:
@@ -111,7 +126,7 @@ def main() -> None:
             print(lines[-1], file=sys.stderr)
             # After each row, so that a run that is ended leaves what it has.
             names = [peer.ready["version"], *dict.fromkeys(versions)]
-            about = text(ours, names, worst, kept, rate, options)
+            about = text(ours, names, worst, errors, kept, rate, options)
             options.out.write_text(about + "\n".join([*report.table_head(HEAD), *lines]) + "\n")
 
 
@@ -144,8 +159,12 @@ HEAD = ["work", "patchlens", "peer", "ratio", "target", "reached"]
 HEAD += ["multiply-adds", "fewer", "share of the rate"]
 
 
-def text(ours, versions, worst, kept, rate, options) -> str:
+def text(ours, versions, worst, errors, kept, rate, options) -> str:
     now = datetime.datetime.now(datetime.UTC)
+    rounded = "; ".join(
+        f"{work.removeprefix('edges_')}, ours {mine:.0e}, theirs {peers:.0e}"
+        for work, (mine, peers) in errors.items()
+    )
     return f"""# Measured speed of edges
 
 Written by `benches/peers/circuits.py` on {now:%Y-%m-%d %H:%M} UTC; load average at the end of the
@@ -154,8 +173,10 @@ run {os.getloadavg()[0]:.1f} (the run itself makes about 2).
 - Machine: {report.machine()}.
 - Versions: {"; ".join([ours.ready["version"], *versions])}.
 - Both hold the same random weights of GPT-2 small's shape, in f32, and use {ours.ready["threads"]} threads;
-  prompts have 15 tokens, the metric is a logit difference at the end. The largest difference of
-  their results, relative to the largest value, is {worst:.0e}.
+  prompts have 15 tokens, the metric is a logit difference at the end.
+- Values: the sampled exact effects are held against the peer's in float64. The largest difference,
+  relative to the largest of these effects: {rounded or "not run"}. EAP and EAP-IG of both
+  differ by {worst:.0e} of the largest value.
 - Exact edges: ours are all {EDGES:,} of one pair, once, base runs included. TransformerLens runs a
   sample of {options.sample} (seed {options.seed}, one from each of equal parts of the list), each as a full pass of {PAIRS} pairs in one
   batch with a hook at the receiver's split input (split inputs are on for receivers that have one);

@@ -3,6 +3,7 @@ exact effects by a hook at the receiver's split input, EAP and EAP-IG by the sam
 `circuits.py` drives it.
 """
 
+import copy
 import time
 
 import torch
@@ -35,7 +36,7 @@ class Edges(TransformerLens):
         self.model.set_use_split_qkv_input(inputs)
         self.model.set_use_hook_mlp_in(mlps)
 
-    def differences(self, corrupted: torch.Tensor) -> torch.Tensor:
+    def differences(self, clean: torch.Tensor, corrupted: torch.Tensor) -> torch.Tensor:
         """[source, batch, pos, d_model]"""
         self.split(True, False, False)
         names = list(self.sources_at)
@@ -45,7 +46,7 @@ class Edges(TransformerLens):
             return torch.stack([u.part(cache[u.hook]) for u in self.graph.sources])
 
         with torch.no_grad():
-            return outputs(corrupted) - outputs(self.clean)
+            return outputs(corrupted) - outputs(clean)
 
     def last(self, logits: torch.Tensor) -> torch.Tensor:
         """[batch]"""
@@ -56,19 +57,31 @@ class Edges(TransformerLens):
         """The effects on the first pair; all pairs are run."""
         start = time.perf_counter()
         with torch.no_grad():
-            change = self.differences(corrupted)
+            change = self.differences(self.clean, corrupted)
             base = self.last(self.model(self.clean))
             cached = time.perf_counter()
-            values = [self.edge(*self.graph.edges[e], change) - base for e in cells]
+            values = [self.edge(self.clean, *self.graph.edges[e], change) - base for e in cells]
         end = time.perf_counter()
         return {
             "seconds": end - start,
             "fixed_seconds": cached - start,
             "cell_seconds": (end - cached) / len(cells),
             "values": [value[0].item() for value in values],
+            "in_double": self.in_double(corrupted[:1], cells),
         }
 
-    def edge(self, u, v, change: torch.Tensor) -> torch.Tensor:
+    def in_double(self, corrupted: torch.Tensor, cells: list[int]) -> list[float]:
+        """The same effects in float64, which tell rounding from mistakes. Not timed."""
+        clean, single = self.clean[:1], self.model
+        self.model = copy.deepcopy(single).double()
+        with torch.no_grad():
+            change = self.differences(clean, corrupted)
+            base = self.last(self.model(clean))
+            effects = [self.edge(clean, *self.graph.edges[e], change) - base for e in cells]
+        self.model = single
+        return [effect.item() for effect in effects]
+
+    def edge(self, clean: torch.Tensor, u, v, change: torch.Tensor) -> torch.Tensor:
         self.split(False, v.head is not None, v.hook.endswith("hook_mlp_in"))
 
         def add(activation, hook):
@@ -76,12 +89,12 @@ class Edges(TransformerLens):
             part += change[u.index]
             return activation
 
-        return self.last(self.model.run_with_hooks(self.clean, fwd_hooks=[(v.hook, add)]))
+        return self.last(self.model.run_with_hooks(clean, fwd_hooks=[(v.hook, add)]))
 
     def estimate(self, alphas: list[float]) -> dict:
         """The mean scores of all edges."""
         start = time.perf_counter()
-        change = self.differences(self.everywhere)
+        change = self.differences(self.clean, self.everywhere)
         with torch.no_grad():
             clean, corrupted = (self.model.embed(t) for t in (self.clean, self.everywhere))
         self.split(False, True, True)

@@ -19,30 +19,36 @@ use crate::ops::{self, AttnScratch, part};
 use crate::parameters::{Attention, Linear};
 
 impl<'l, H: Hooks> Pass<'_, 'l, H> {
-    /// Queries, keys or values of all heads, side by side: a third of `c_attn`.
-    pub(super) fn read(
-        &mut self,
-        reader: Qkv,
-        attn: &Attention,
-        normed: &Rows,
-        split: &SplitInputs,
-    ) -> Rows {
+    /// Queries, keys and values of all heads, side by side: a third of `c_attn` each. Those of the
+    /// same rows are one product.
+    pub(super) fn project(&mut self, attn: &Attention, normed: Rows) -> [Rows; 3] {
+        let placed = self.placed(&normed);
+        let of_queries = placed.subset(self.here.of(Stage::Ln1OfQueries));
+        let inputs = [of_queries, placed, normed];
+        let d = self.model.config().d_heads();
+        let mut out = Vec::with_capacity(inputs.len());
+        for alike in inputs.chunk_by(|a, b| Arc::ptr_eq(&a.data, &b.data)) {
+            let columns = out.len() * d..(out.len() + alike.len()) * d;
+            let weight = part(attn.c_attn.weight.view(), 1, columns.clone());
+            let bias = part(attn.c_attn.bias.view(), 0, columns);
+            let x = &alike[0];
+            self.macs += (x.data.nrows() * weight.len()) as u64;
+            let parts = ops::linear_parts(x.view(), weight, bias, alike.len());
+            out.extend(parts.into_iter().map(|data| Rows::new(&x.layout, data)));
+        }
+        out.try_into()
+            .expect("one each for queries, keys and values")
+    }
+
+    /// Queries, keys or values as attention reads them: all rows, and with what hooks made of the
+    /// split inputs.
+    pub(super) fn read(&mut self, reader: Qkv, own: Rows, split: &SplitInputs) -> Rows {
         let stage = match reader {
             Qkv::Q => Stage::Q,
             Qkv::K => Stage::K,
             Qkv::V => Stage::V,
         };
-        let x = if reader == Qkv::Q {
-            &normed.subset(self.here.of(Stage::Ln1OfQueries))
-        } else {
-            normed
-        };
-        let d = self.model.config().d_heads();
-        let columns = reader as usize * d..(reader as usize + 1) * d;
-        let weight = part(attn.c_attn.weight.view(), 1, columns.clone());
-        let bias = part(attn.c_attn.bias.view(), 0, columns);
-        let data = self.product(x.view(), weight, Some(bias));
-        let mut out = self.complete(stage, Rows::new(&x.layout, data));
+        let mut out = self.complete(stage, own);
         split.apply(self, reader, &mut out);
         out
     }

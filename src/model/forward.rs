@@ -85,11 +85,10 @@ impl<'p, H: Hooks> Pass<'p, '_, H> {
         let split = SplitInputs::collect(self, &input);
         let input = self.complete(Stage::Ln1, input);
         let normed = self.norm(&w.ln_1, input, ln_1);
-        let placed = self.placed(&normed);
-        let q = self.read(Qkv::Q, &w.attn, &placed, &split).at(Q, self);
-        let k = self.read(Qkv::K, &w.attn, &placed, &split).at(K, self);
-        drop(placed);
-        let v = self.read(Qkv::V, &w.attn, &normed, &split).at(V, self);
+        let [q, k, v] = self.project(&w.attn, normed);
+        let q = self.read(Qkv::Q, q, &split).at(Q, self);
+        let k = self.read(Qkv::K, k, &split).at(K, self);
+        let v = self.read(Qkv::V, v, &split).at(V, self);
         [q, k, v]
     }
 

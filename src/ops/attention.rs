@@ -13,7 +13,11 @@ use super::simd::ARCH;
 use super::softmax::{attention_softmax, softmax_backward_row};
 
 const WIDTH: usize = 32;
-const BLOCK: usize = 4;
+/// Rows whose sums are made together, and how many where fewer are left.
+const BLOCK: usize = 8;
+const SMALL_BLOCK: usize = 4;
+/// Keys that are transposed together: a whole cache line is written at a time.
+const TRANSPOSED: usize = 16;
 
 /// Memory of one head's products, reused from head to head.
 #[derive(Default)]
@@ -37,9 +41,17 @@ impl AttnScratch {
         let stride = n.next_multiple_of(WIDTH);
         self.keys.clear();
         self.keys.resize(d_head * stride, 0.0);
-        for src in 0..n {
-            for (d, v) in key(src).iter().enumerate() {
-                self.keys[d * stride + src] = *v;
+        let whole = n - n % TRANSPOSED;
+        for first in (0..whole).step_by(TRANSPOSED) {
+            let some: [&[f32]; TRANSPOSED] = std::array::from_fn(|i| &key(first + i)[..d_head]);
+            for (d, to) in self.keys.chunks_exact_mut(stride).enumerate() {
+                let line: [f32; TRANSPOSED] = std::array::from_fn(|i| some[i][d]);
+                to[first..first + TRANSPOSED].copy_from_slice(&line);
+            }
+        }
+        for src in whole..n {
+            for (to, v) in self.keys.chunks_exact_mut(stride).zip(key(src)) {
+                to[src] = *v;
             }
         }
     }
@@ -90,16 +102,21 @@ fn extend<S: Simd, const R: usize>(
     }
 }
 
-/// Calls `f` on blocks of [`BLOCK`] rows, then on the rest one by one.
+/// Runs a body on blocks of [`BLOCK`] rows, then of [`SMALL_BLOCK`], then on the rest one by one.
 macro_rules! in_blocks {
     ($rows:expr, $first:ident, $size:ident, $body:block) => {{
         let rows = $rows;
-        let full = rows - rows % BLOCK;
-        for $first in (0..full).step_by(BLOCK) {
+        let large = rows - rows % BLOCK;
+        let small = rows - rows % SMALL_BLOCK;
+        for $first in (0..large).step_by(BLOCK) {
             const $size: usize = BLOCK;
             $body
         }
-        for $first in full..rows {
+        for $first in (large..small).step_by(SMALL_BLOCK) {
+            const $size: usize = SMALL_BLOCK;
+            $body
+        }
+        for $first in small..rows {
             const $size: usize = 1;
             $body
         }

@@ -7,6 +7,7 @@
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use pulp::Arch;
 
+use super::part::{part, part_mut};
 use super::simd::ARCH;
 
 mod buffers;
@@ -34,27 +35,36 @@ pub(super) fn suits(
         && (row_major(w) || row_major(&w.t()))
 }
 
-/// `x · w + bias` on one thread, where it [`suits`].
+/// `x · w + bias` on one thread, where it [`suits`]; its columns, from left to right, in matrices of
+/// equal width.
 ///
 /// # Shapes
-/// `x` `[rows, in]`, `w` `[in, out]`, `bias` `[out]`, `out` `[rows, out]`; the rows of `x` and of
-/// `out`, and either the rows or the columns of `w`, are contiguous.
+/// `x` `[rows, in]`, `w` `[in, columns]`, `bias` `[columns]`, `out` `[rows, width]` each; the rows of
+/// `x` and of `out`, and either the rows or the columns of `w`, are contiguous.
 pub(super) fn product(
     x: ArrayView2<'_, f32>,
     w: ArrayView2<'_, f32>,
     bias: Option<ArrayView1<'_, f32>>,
-    mut out: ArrayViewMut2<'_, f32>,
+    mut out: Vec<ArrayViewMut2<'_, f32>>,
 ) {
     let block = block_rows(x.nrows());
-    let blocks = x.axis_chunks_iter(Axis(0), block);
-    for (x, mut out) in blocks.zip(out.axis_chunks_iter_mut(Axis(0), block)) {
-        if row_major(&w) {
-            Left::new(x).times(w, bias, out);
-            continue;
-        }
-        SCRATCH.with_borrow_mut(|scratch| transposed::product(x, w, scratch, &mut out));
-        if let Some(bias) = bias {
-            out += &bias;
+    for (i, x) in x.axis_chunks_iter(Axis(0), block).enumerate() {
+        let left = row_major(&w).then(|| Left::new(x));
+        let mut columns = 0..0;
+        for out in &mut out {
+            columns = columns.end..columns.end + out.ncols();
+            let w = part(w, 1, columns.clone());
+            let bias = bias.map(|bias| part(bias, 0, columns.clone()));
+            let rows = i * block..i * block + x.nrows();
+            let mut out = part_mut(out.view_mut(), 0, rows);
+            if let Some(left) = &left {
+                left.times(w, bias, out);
+                continue;
+            }
+            SCRATCH.with_borrow_mut(|scratch| transposed::product(x, w, scratch, &mut out));
+            if let Some(bias) = bias {
+                out += &bias;
+            }
         }
     }
 }

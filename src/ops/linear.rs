@@ -1,5 +1,7 @@
 //! Matrix products.
 
+use std::ops::Range;
+
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
@@ -33,6 +35,28 @@ pub fn linear(
     out
 }
 
+/// The columns of [`linear`] in so many matrices of equal width. One step for the threads, and `x`
+/// is put in order once for all.
+pub(crate) fn linear_parts(
+    x: ArrayView2<'_, f32>,
+    w: ArrayView2<'_, f32>,
+    bias: ArrayView1<'_, f32>,
+    parts: usize,
+) -> Vec<Array2<f32>> {
+    let width = w.ncols() / parts;
+    let mut out: Vec<Array2<f32>> = (0..parts)
+        .map(|_| memory::matrix((x.nrows(), width)))
+        .collect();
+    let views = out.iter_mut().map(|out| out.view_mut()).collect();
+    Product {
+        x,
+        w,
+        bias: Some(bias),
+    }
+    .into_parts(views);
+    out
+}
+
 /// `x · w`, shapes as in [`linear`].
 ///
 /// # Panics
@@ -50,62 +74,106 @@ pub fn matmul_into(
     x: ArrayView2<'_, f32>,
     w: ArrayView2<'_, f32>,
     bias: Option<ArrayView1<'_, f32>>,
-    mut out: ArrayViewMut2<'_, f32>,
+    out: ArrayViewMut2<'_, f32>,
 ) {
-    let (rows, columns) = out.dim();
-    assert_eq!(
-        (x.nrows(), x.ncols(), bias.map_or(w.ncols(), |b| b.len())),
-        (rows, w.nrows(), columns),
-        "shapes of a product"
-    );
-    if out.is_empty() {
-        return;
-    }
-    let threads = rayon::current_num_threads();
-    if threads == 1 || rows * columns * x.ncols() < PARALLEL_FROM {
-        return product(x, w, bias, out);
-    }
-    let parts = columns.div_ceil(COLUMNS_PER_THREAD);
-    let least = if parts < threads {
-        FEW_ROWS_PER_THREAD
-    } else {
-        ROWS_PER_THREAD
-    };
-    if rows >= least * threads {
-        let chunk = rows.div_ceil(threads);
-        out.axis_chunks_iter_mut(Axis(0), chunk)
-            .into_par_iter()
-            .zip(x.axis_chunks_iter(Axis(0), chunk))
-            .for_each(|(out, x)| product(x, w, bias, out));
-        return;
-    }
-    by_columns(x, w, bias, out);
+    Product { x, w, bias }.into_parts(vec![out]);
 }
 
-/// Columns split over threads.
-fn by_columns(
-    x: ArrayView2<'_, f32>,
-    w: ArrayView2<'_, f32>,
-    bias: Option<ArrayView1<'_, f32>>,
-    mut out: ArrayViewMut2<'_, f32>,
-) {
-    let threads = rayon::current_num_threads();
-    let chunk = w
-        .ncols()
-        .div_ceil(threads)
-        .next_multiple_of(COLUMNS_PER_THREAD);
-    let left = (kernel::suits(&x, &w, &out) && kernel::row_major(&w)).then(|| kernel::Left::new(x));
-    out.axis_chunks_iter_mut(Axis(1), chunk)
-        .into_par_iter()
-        .zip(w.axis_chunks_iter(Axis(1), chunk))
-        .enumerate()
-        .for_each(|(i, (out, w))| {
-            let bias = bias.map(|b| part(b, 0, i * chunk..i * chunk + w.ncols()));
-            match &left {
-                Some(left) => left.times(w, bias, out),
-                None => product(x, w, bias, out),
-            }
+/// `x · w (+ bias)`, shapes as in [`linear`].
+struct Product<'a> {
+    x: ArrayView2<'a, f32>,
+    w: ArrayView2<'a, f32>,
+    bias: Option<ArrayView1<'a, f32>>,
+}
+
+impl<'a> Product<'a> {
+    /// Writes the columns, from left to right, to matrices of equal width.
+    fn into_parts(self, mut out: Vec<ArrayViewMut2<'_, f32>>) {
+        let columns: usize = out.iter().map(|out| out.ncols()).sum();
+        let rows = out.first().map_or(0, |out| out.nrows());
+        let Product { x, w, bias } = &self;
+        assert_eq!(
+            (x.nrows(), x.ncols(), bias.map_or(w.ncols(), |b| b.len())),
+            (rows, w.nrows(), columns),
+            "shapes of a product"
+        );
+        if rows * columns == 0 {
+            return;
+        }
+        let threads = rayon::current_num_threads();
+        if threads == 1 || rows * columns * x.ncols() < PARALLEL_FROM {
+            return self.on_one_thread(out);
+        }
+        let parts = columns.div_ceil(COLUMNS_PER_THREAD);
+        let least = if parts < threads {
+            FEW_ROWS_PER_THREAD
+        } else {
+            ROWS_PER_THREAD
+        };
+        if rows < least * threads {
+            return self.by_columns(out);
+        }
+        let chunk = rows.div_ceil(threads);
+        let out = out.iter_mut();
+        let mut out: Vec<_> = out
+            .map(|out| out.axis_chunks_iter_mut(Axis(0), chunk))
+            .collect();
+        let each = x.axis_chunks_iter(Axis(0), chunk);
+        let each = each.map(|x| (x, out.iter_mut().filter_map(|out| out.next()).collect()));
+        each.collect::<Vec<(_, Vec<_>)>>()
+            .into_par_iter()
+            .for_each(|(x, out)| {
+                let (w, bias) = (w.view(), bias.as_ref().map(|bias| bias.view()));
+                Product { x, w, bias }.on_one_thread(out);
+            });
+    }
+
+    /// Some columns, as those of a part of some width.
+    fn columns(&self, range: Range<usize>) -> Product<'a> {
+        Product {
+            x: self.x,
+            w: part(self.w, 1, range.clone()),
+            bias: self.bias.map(|bias| part(bias, 0, range)),
+        }
+    }
+
+    /// Columns split over threads.
+    fn by_columns(self, mut out: Vec<ArrayViewMut2<'_, f32>>) {
+        let threads = rayon::current_num_threads();
+        let width = out[0].ncols();
+        let chunk = width.div_ceil(threads).next_multiple_of(COLUMNS_PER_THREAD);
+        let suits = out.iter().all(|out| kernel::suits(&self.x, &self.w, out));
+        let left = (suits && kernel::row_major(&self.w)).then(|| kernel::Left::new(self.x));
+        let chunks = out.iter_mut().enumerate().flat_map(|(i, out)| {
+            let first = i * width;
+            let chunks = out.axis_chunks_iter_mut(Axis(1), chunk).enumerate();
+            chunks.map(move |(i, out)| (first + i * chunk, out))
         });
+        chunks
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .for_each(|(first, out)| {
+                let some = self.columns(first..first + out.ncols());
+                match &left {
+                    Some(left) => left.times(some.w, some.bias, out),
+                    None => some.on_one_thread(vec![out]),
+                }
+            });
+    }
+
+    fn on_one_thread(self, mut out: Vec<ArrayViewMut2<'_, f32>>) {
+        if out.iter().all(|out| kernel::suits(&self.x, &self.w, out)) {
+            return kernel::product(self.x, self.w, self.bias, out);
+        }
+        let width = out[0].ncols();
+        for (i, out) in out.iter_mut().enumerate() {
+            let Product { x, w, bias } = self.columns(i * width..(i + 1) * width);
+            general_mat_mul(1.0, &x, &w, 0.0, out);
+            if let Some(bias) = bias {
+                *out += &bias;
+            }
+        }
+    }
 }
 
 /// Most bytes that products take on each thread besides their operands, which have up to `inner`
@@ -114,19 +182,4 @@ pub(crate) fn product_bytes(inner: usize) -> u64 {
     const PANELS_AND_SUMS: u64 = 2 << 20;
     // Rows of one product interleaved, in memory of up to half more, those of another packed.
     PANELS_AND_SUMS + 10 * (kernel::BLOCK * inner) as u64
-}
-
-fn product(
-    x: ArrayView2<'_, f32>,
-    w: ArrayView2<'_, f32>,
-    bias: Option<ArrayView1<'_, f32>>,
-    mut out: ArrayViewMut2<'_, f32>,
-) {
-    if kernel::suits(&x, &w, &out) {
-        return kernel::product(x, w, bias, out);
-    }
-    general_mat_mul(1.0, &x, &w, 0.0, &mut out);
-    if let Some(bias) = bias {
-        out += &bias;
-    }
 }
