@@ -45,6 +45,7 @@ use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::model::lane::Lane;
 use crate::model::{Hooks, Logits, Run, RunShape, Transformer, check_selection};
+use crate::ops;
 use crate::parameters::Parameters;
 use crate::prompt::Prompt;
 use reverse::Reverse;
@@ -167,7 +168,8 @@ impl Transformer {
             .iter()
             .map(|prompt| Lane::full(&prompt.tokens, Vec::new()))
             .collect();
-        let (gradients, parameters) = Reverse::new(self, &lanes, &output.caches, want).run(logits);
+        let reverse = Reverse::new(self, &lanes, &output.caches, want);
+        let (gradients, parameters) = ops::on_pool(|| reverse.run(logits));
         let activations = want.activations.map_or_else(Vec::new, |selection| {
             let caches = output.caches.iter().enumerate();
             caches

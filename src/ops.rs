@@ -41,8 +41,8 @@ pub(crate) use attention::{
     AttnScratch, HeadGradients, HeadViews, attend, attend_backward, scores, weighted_values,
 };
 pub(crate) use largest::largest;
+pub(crate) use linear::{kept_for_products, linear_parts, product_bytes, rows_of_products};
 pub use linear::{linear, matmul, matmul_into};
-pub(crate) use linear::{linear_parts, product_bytes};
 pub use memory::release_memory;
 pub(crate) use memory::{Matrix, Thrift, map_rows, matrix};
 pub use norm::{

@@ -313,12 +313,12 @@ impl<'j> Schedule<'j> {
 
     /// Leaves out all lanes but these, which are some of its own in their order.
     pub fn keep(&mut self, lanes: Vec<Planned>) {
-        (self.chunks, _) = chunks(&lanes, self.fixed, self.job.memory_limit);
+        (self.chunks, _) = chunks(&self.job, &lanes, self.fixed);
         self.lanes = lanes;
     }
 
     fn cut(job: Job<'j>, lanes: Vec<Planned>, bounds: Bounds) -> Self {
-        let (chunks, peak) = chunks(&lanes, bounds.fixed, job.memory_limit);
+        let (chunks, peak) = chunks(&job, &lanes, bounds.fixed);
         Schedule {
             job,
             lanes,
@@ -337,20 +337,22 @@ impl<'j> Schedule<'j> {
 const CHUNK_BYTES: u64 = 76 << 20;
 
 /// Cuts lanes, each of which fits, into chunks that stay below the limit together with what is held
-/// throughout; also returns the largest chunk's bytes.
-fn chunks(lanes: &[Planned], fixed: u64, limit: u64) -> (Vec<Range<usize>>, u64) {
+/// throughout and with what products of their rows pack; also returns the largest chunk's bytes.
+fn chunks(job: &Job<'_>, lanes: &[Planned], fixed: u64) -> (Vec<Range<usize>>, u64) {
     let mut chunks = Vec::new();
-    let (mut start, mut used, mut kept, mut peak) = (0, fixed, 0, 0);
+    let (mut start, mut used, mut kept, mut rows, mut peak) = (0, fixed, 0, 0, 0);
     for (i, lane) in lanes.iter().enumerate() {
         let bytes = lane.cost.bytes;
         let large = (used - fixed) + bytes + kept + lane.kept > CHUNK_BYTES;
-        if i > start && (large || used + bytes > limit) {
+        let all = used + bytes + job.packing_bytes(rows + lane.cost.rows);
+        if i > start && (large || all > job.memory_limit) {
             chunks.push(start..i);
-            (start, used, kept) = (i, fixed, 0);
+            (start, used, kept, rows) = (i, fixed, 0, 0);
         }
         used += bytes;
         kept += lane.kept;
-        peak = peak.max(used);
+        rows += lane.cost.rows;
+        peak = peak.max(used + job.packing_bytes(rows));
     }
     if start < lanes.len() {
         chunks.push(start..lanes.len());

@@ -169,10 +169,10 @@ impl<'m> EdgeAttribution<'m> {
                         return Ok(runs);
                     }
                     let gradients = runs.run(&batch, variant, &method.constant(variant))?;
-                    Slopes::add_each(&mut sums, &gradients)?;
+                    Slopes::add_each(&mut sums, gradients)?;
                 }
                 for (pair, slopes) in batch.clone().zip(&mut sums) {
-                    slopes.divide(group.variants.len() as f32);
+                    slopes.divide(group.variants.len());
                     let terms = Terms {
                         study: self,
                         method,

@@ -89,7 +89,7 @@ impl Reverse<'_> {
             let mut each = Array3::zeros((rows.nrows(), n_heads, rows.ncols()));
             each.assign(&rows.insert_axis(Axis(1)));
             let of = &self.lanes[lane];
-            self.recorder.record_rows(at, lane, of, &of.fresh, &each);
+            self.recorder.record_rows(at, lane, of, &of.fresh, each);
         }
     }
 

@@ -5,13 +5,15 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, Array3, ArrayView2, Axis, Ix3};
+use ndarray::{Array2, ArrayView2, Axis, Ix3};
+use rayon::prelude::*;
 
-use super::reverse::{Reverse, of_prompt};
+use super::reverse::{Reverse, no_base, of_prompt};
 use crate::component::Qkv;
 use crate::config::Element;
 use crate::hook::Site;
-use crate::ops::{self, part, part_mut};
+use crate::model::rows::Rows;
+use crate::ops::{self, Matrix, part, part_mut};
 
 /// What one head reads for one of the three.
 struct OwnInput {
@@ -28,55 +30,68 @@ impl Reverse<'_> {
     pub(super) fn record_split_inputs(&mut self, layer: usize, qkv: ArrayView2<'_, f32>) {
         let shared = Site::AttnIn.at(layer);
         let all = self.recorder.wants(shared);
-        let mut sum: Option<Array3<f32>> = None;
+        let mut sum: Option<Rows> = None;
         for reader in Qkv::ALL {
-            let site = reader.input_site();
-            let own = self.recorder.wants(site.at(layer));
-            if !all && !own {
+            let own = reader.input_site().at(layer);
+            if !all && !self.recorder.wants(own) {
                 continue;
             }
-            let gradient = self.reader_input(layer, reader, qkv);
-            if own {
-                self.record_lanes(site, layer, &gradient);
-            }
-            match &mut sum {
-                None => sum = Some(gradient),
-                Some(sum) => *sum += &gradient,
+            let gradient = self.stack(self.reader_input(layer, reader, qkv));
+            self.record(own, &gradient);
+            if all {
+                sum = Some(match sum {
+                    None => gradient,
+                    Some(sum) => sum.plus(&gradient, no_base),
+                });
             }
         }
-        if let Some(sum) = sum.filter(|_| all) {
-            self.record_lanes(Site::AttnIn, layer, &sum);
+        if let Some(sum) = sum {
+            self.record(shared, &sum);
         }
     }
 
-    /// The gradient at the input of one reader, `[rows, head, d_model]`.
-    fn reader_input(&self, layer: usize, reader: Qkv, qkv: ArrayView2<'_, f32>) -> Array3<f32> {
+    /// The gradient at the input of one reader, `[rows, head * d_model]`, heads side by side.
+    fn reader_input(&self, layer: usize, reader: Qkv, qkv: ArrayView2<'_, f32>) -> Array2<f32> {
         let config = self.model.config();
-        let block = &self.model.parameters().h[layer];
-        let eps = config.layer_norm_eps;
-        let normed = config.has(Element::Norm);
-        let mut out = Array3::zeros((qkv.nrows(), config.n_heads, config.d_model));
-        for (head, mut out) in out.axis_iter_mut(Axis(1)).enumerate() {
-            let columns = self.columns(reader, head);
-            let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
-            let mut gradient = ops::matmul(part(qkv, 1, columns), weight.t());
-            if let Some([weight, _]) = block.ln_1.affine() {
-                ops::affine_backward(gradient.view_mut(), weight);
-            }
-            let back = match self.own_input(layer, reader, head) {
-                _ if !normed => gradient,
-                Some(own) => {
-                    ops::layer_norm_backward(own.x.view(), own.scale.view(), eps, gradient.view())
-                }
-                None => {
-                    let x = self.saved(Site::ResidPre.at(layer));
-                    let scale = self.saved(Site::Ln1Scale.at(layer));
-                    ops::layer_norm_backward(x, scale, eps, gradient.view())
-                }
-            };
-            out.assign(&back);
-        }
+        let mut out = ops::matrix((qkv.nrows(), config.n_heads * config.d_model));
+        let heads = out.axis_chunks_iter_mut(Axis(1), config.d_model);
+        heads
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(head, mut to)| {
+                to.assign(&*self.head_input(layer, reader, head, qkv));
+            });
         out
+    }
+
+    /// One head's part of it, `[rows, d_model]`.
+    fn head_input(
+        &self,
+        layer: usize,
+        reader: Qkv,
+        head: usize,
+        qkv: ArrayView2<'_, f32>,
+    ) -> Matrix {
+        let (config, block) = (self.model.config(), &self.model.parameters().h[layer]);
+        let columns = self.columns(reader, head);
+        let weight = part(block.attn.c_attn.weight.view(), 1, columns.clone());
+        let mut gradient = Matrix::from(ops::matmul(part(qkv, 1, columns), weight.t()));
+        if !config.has(Element::Norm) {
+            return gradient;
+        }
+        if let Some([weight, _]) = block.ln_1.affine() {
+            ops::affine_backward(gradient.view_mut(), weight);
+        }
+        let own = self.own_input(layer, reader, head);
+        let (x, scale) = match &own {
+            Some(own) => (own.x.view(), own.scale.view()),
+            None => {
+                let shared =
+                    [Site::ResidPre, Site::Ln1Scale].map(|site| self.saved(site.at(layer)));
+                (shared[0], shared[1])
+            }
+        };
+        ops::layer_norm_backward(x, scale, config.layer_norm_eps, gradient.view()).into()
     }
 
     /// A head's columns in queries, keys and values side by side.
@@ -128,28 +143,19 @@ impl Reverse<'_> {
             if changed.iter().all(|(_, rows)| rows.is_empty()) {
                 continue;
             }
+            let d_model = self.model.config().d_model;
             let gradient = self.reader_input(layer, reader, qkv.view());
-            let sum = sum
-                .get_or_insert_with(|| Array2::zeros((qkv.nrows(), self.model.config().d_model)));
+            let sum = sum.get_or_insert_with(|| Array2::zeros((qkv.nrows(), d_model)));
             for (head, rows) in changed {
                 let columns = self.columns(reader, head);
+                let own = part(gradient.view(), 1, head * d_model..(head + 1) * d_model);
                 for row in rows {
-                    let own = gradient.index_axis(Axis(0), row);
                     let mut to = sum.row_mut(row);
-                    to += &own.row(head);
+                    to += &own.row(row);
                     part_mut(qkv.row_mut(row), 0, columns.clone()).fill(0.0);
                 }
             }
         }
         sum
-    }
-
-    fn record_lanes(&mut self, site: Site, layer: usize, gradient: &Array3<f32>) {
-        for lane in 0..self.lanes.len() {
-            let rows = part(gradient.view(), 0, self.rows.range(lane)).to_owned();
-            let of = &self.lanes[lane];
-            self.recorder
-                .record_rows(site.at(layer), lane, of, &of.fresh, &rows);
-        }
     }
 }

@@ -257,14 +257,13 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
                 .filter_map(|p| z.layout.find(lane, *p))
                 .collect();
             let before = self.per_head_results(layer, z, &rows);
+            if !wanted {
+                self.record_results(at, lane, &positions, before);
+                continue;
+            }
             let mut after = before.clone();
-            if wanted {
-                let heads = Arc::clone(&self.heads);
-                self.show(at, lane, &positions, &heads, after.view_mut().into_dyn());
-            }
-            if let Some(recorder) = self.recorder.as_mut().filter(|r| r.wants(at)) {
-                recorder.record_rows(at, lane, &self.lanes[lane], &positions, &after);
-            }
+            let heads = Arc::clone(&self.heads);
+            self.show(at, lane, &positions, &heads, after.view_mut().into_dyn());
             let bias = &self.model.parameters().h[layer].attn.c_proj.bias;
             let data = Arc::make_mut(&mut out.data);
             for (i, row) in rows.into_iter().enumerate() {
@@ -275,6 +274,19 @@ impl<'l, H: Hooks> Pass<'_, 'l, H> {
                     data.row_mut(row).assign(&sum);
                 }
             }
+            self.record_results(at, lane, &positions, after);
+        }
+    }
+
+    fn record_results(
+        &mut self,
+        at: HookPoint,
+        lane: usize,
+        positions: &[usize],
+        results: Array3<f32>,
+    ) {
+        if let Some(recorder) = self.recorder.as_mut().filter(|r| r.wants(at)) {
+            recorder.record_rows(at, lane, &self.lanes[lane], positions, results);
         }
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Cost {
     pub bytes: u64,
     /// Rows computed whose logits are read.
     pub read: usize,
+    /// Most rows of a stage, hence of a product.
+    pub rows: usize,
 }
 
 /// Which part of an activation hooks may change, or `None` if they do not want it.
@@ -56,6 +58,8 @@ impl Lane<'_> {
             let more = on_demand(config, layer, &rows, wanted);
             cost.macs += layer_macs(config, &rows, self.tokens.len()) + more.macs;
             cost.mlp_rows += rows[Stage::MlpIn].len() as u64;
+            let of_stages = Stage::ALL.iter().map(|stage| rows[*stage].len());
+            cost.rows = of_stages.fold(cost.rows, usize::max);
             let shown = shown_bytes(self.tokens.len(), layer, &rows, wanted);
             cost.bytes = cost
                 .bytes
@@ -78,6 +82,7 @@ impl Lane<'_> {
         // References to its keys and values, or its base's.
         cost.bytes += 32 * self.tokens.len() as u64;
         cost.read = read;
+        cost.rows = cost.rows.max(read);
         cost
     }
 

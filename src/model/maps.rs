@@ -1,11 +1,12 @@
 //! The weights of single heads, cut out of those of their layers.
 
 use ndarray::{Array3, ArrayView2, Axis};
+use rayon::prelude::*;
 
 use super::Transformer;
 use crate::component::{Head, Qkv};
 use crate::error::Result;
-use crate::ops::{linear, part};
+use crate::ops::{self, part};
 
 impl Transformer {
     /// `W_Q` of a head, `[d_model, d_head]`: what queries are made with.
@@ -80,11 +81,15 @@ impl Transformer {
     /// `z` `[row, head * d_head]`, heads side by side.
     pub(crate) fn head_results(&self, layer: usize, z: ArrayView2<'_, f32>) -> Array3<f32> {
         let d_head = self.config.d_head();
-        let mut results = Array3::zeros((z.nrows(), self.config.n_heads, self.config.d_model));
-        for (head, mut to) in results.axis_iter_mut(Axis(1)).enumerate() {
+        let (rows, n_heads, d_model) = (z.nrows(), self.config.n_heads, self.config.d_model);
+        let results = ops::matrix((rows, n_heads * d_model));
+        let results = results.into_shape_with_order((rows, n_heads, d_model));
+        let mut results = results.expect("heads lie side by side in a row");
+        let heads = results.axis_iter_mut(Axis(1)).into_par_iter();
+        heads.enumerate().for_each(|(head, to)| {
             let z = part(z, 1, head * d_head..(head + 1) * d_head);
-            to.assign(&linear(z, self.output_map(Head::new(layer, head)), None));
-        }
+            ops::matmul_into(z, self.output_map(Head::new(layer, head)), None, to);
+        });
         results
     }
 }

@@ -1,6 +1,6 @@
 //! Keeping activations during a pass.
 
-use ndarray::{Array2, Array3, ArrayD, ArrayView2, ArrayView3, ArrayViewMutD, Axis, CowArray, Ix3};
+use ndarray::{Array2, Array3, ArrayD, ArrayView2, ArrayView3, ArrayViewMutD, Axis};
 use std::sync::Arc;
 
 use super::lane::Lane;
@@ -103,9 +103,9 @@ impl Recorder {
         index: usize,
         lane: &Lane<'_>,
         positions: &[usize],
-        values: &Array3<f32>,
+        values: Array3<f32>,
     ) {
-        let whole = completed(lane, at, values.into(), Axis(0), |whole, values| {
+        let whole = completed(lane, at, values, Axis(0), |whole, values| {
             for (position, row) in positions.iter().zip(values.outer_iter()) {
                 whole.index_axis_mut(Axis(0), *position).assign(&row);
             }
@@ -153,7 +153,7 @@ impl Recorder {
         part: AttentionPart<'_>,
         values: Array3<f32>,
     ) {
-        let whole = completed(lane, at, values.into(), Axis(1), |whole, values| {
+        let whole = completed(lane, at, values, Axis(1), |whole, values| {
             for (h, of_head) in part.heads.iter().zip(values.outer_iter()) {
                 let mut whole = whole.index_axis_mut(Axis(0), *h);
                 for (d, row) in part.dest.iter().zip(of_head.outer_iter()) {
@@ -201,12 +201,12 @@ pub(crate) struct AttentionPart<'a> {
 fn completed(
     lane: &Lane<'_>,
     at: HookPoint,
-    values: CowArray<'_, f32, Ix3>,
+    values: Array3<f32>,
     pos: Axis,
     write: impl FnOnce(&mut Array3<f32>, ArrayView3<'_, f32>),
 ) -> Array3<f32> {
     let Some(base) = lane.base else {
-        return values.into_owned();
+        return values;
     };
     let (n, flat) = (lane.tokens.len(), base.planned(at));
     let shape = if pos == Axis(0) {

@@ -169,7 +169,7 @@ fn show<H: Hooks>(
         pass.show(at, lane, positions, &heads, values.view_mut().into_dyn());
     }
     if let Some(recorder) = pass.recorder.as_mut().filter(|r| r.wants(at)) {
-        recorder.record_rows(at, lane, &pass.lanes[lane], positions, values);
+        recorder.record_rows(at, lane, &pass.lanes[lane], positions, values.clone());
     }
     wanted.then(|| pass.hooks.footprint(at, lane))
 }

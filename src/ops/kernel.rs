@@ -16,23 +16,37 @@ mod stream;
 mod tile;
 mod transposed;
 
-pub(super) use buffers::{BLOCK, row_major};
+pub(super) use buffers::{BLOCK, VECTOR, row_major};
 use buffers::{SCRATCH, block_rows};
 pub(super) use columns::Left;
 
-/// Whether [`product`] does these products, with the bits of `.dot`. Without fused multiply-adds
-/// in the machine it would have other bits, and be slow.
+/// Whether [`product`] does any products: without fused multiply-adds in the machine it would have
+/// other bits than `.dot`, and be slow.
+pub(super) fn runs() -> bool {
+    !matches!(*ARCH, Arch::Scalar)
+}
+
+/// Whether [`product`] does these products, with the bits of `.dot`.
 pub(super) fn suits(
     x: &ArrayView2<'_, f32>,
     w: &ArrayView2<'_, f32>,
     out: &ArrayViewMut2<'_, f32>,
 ) -> bool {
-    let fused = !matches!(*ARCH, Arch::Scalar);
-    fused
+    runs()
         && !x.is_empty()
         && row_major(x)
         && row_major(&out.view())
         && (row_major(w) || row_major(&w.t()))
+}
+
+/// Most bytes that a thread keeps for products: a panel or the chains of few rows, sums, and
+/// references to the rows of operands with so many columns.
+pub(super) fn scratch_bytes(inner: usize, columns: usize) -> u64 {
+    const PANEL: usize = 384 << 10;
+    let sums = 4 * columns::COLUMNS * BLOCK;
+    // And the bias.
+    let references = 20 * (inner + columns + 2 * BLOCK);
+    (PANEL + sums + references) as u64
 }
 
 /// `x · w + bias` on one thread, where it [`suits`]; its columns, from left to right, in matrices of

@@ -89,8 +89,8 @@ struct Product<'a> {
 impl<'a> Product<'a> {
     /// Writes the columns, from left to right, to matrices of equal width.
     fn into_parts(self, mut out: Vec<ArrayViewMut2<'_, f32>>) {
-        let columns: usize = out.iter().map(|out| out.ncols()).sum();
-        let rows = out.first().map_or(0, |out| out.nrows());
+        let columns: usize = out.iter().map(ArrayViewMut2::ncols).sum();
+        let rows = out.first().map_or(0, ArrayViewMut2::nrows);
         let Product { x, w, bias } = &self;
         assert_eq!(
             (x.nrows(), x.ncols(), bias.map_or(w.ncols(), |b| b.len())),
@@ -119,7 +119,7 @@ impl<'a> Product<'a> {
             .map(|out| out.axis_chunks_iter_mut(Axis(0), chunk))
             .collect();
         let each = x.axis_chunks_iter(Axis(0), chunk);
-        let each = each.map(|x| (x, out.iter_mut().filter_map(|out| out.next()).collect()));
+        let each = each.map(|x| (x, out.iter_mut().filter_map(Iterator::next).collect()));
         each.collect::<Vec<(_, Vec<_>)>>()
             .into_par_iter()
             .for_each(|(x, out)| {
@@ -179,7 +179,29 @@ impl<'a> Product<'a> {
 /// Most bytes that products take on each thread besides their operands, which have up to `inner`
 /// columns on the left.
 pub(crate) fn product_bytes(inner: usize) -> u64 {
-    const PANELS_AND_SUMS: u64 = 2 << 20;
     // Rows of one product interleaved, in memory of up to half more, those of another packed.
     PANELS_AND_SUMS + 10 * (kernel::BLOCK * inner) as u64
 }
+
+/// What threads keep for products, on all of them: right matrices have up to `columns` columns.
+pub(crate) fn kept_for_products(inner: usize, columns: usize) -> u64 {
+    let each = if kernel::runs() {
+        kernel::scratch_bytes(inner, columns)
+    } else {
+        product_bytes(inner)
+    };
+    each * rayon::current_num_threads() as u64
+}
+
+/// What products of so many rows take besides, on all threads, while they run: threads share the
+/// interleaved rows of one product, or have some each, and each packs those of a transposed one. In
+/// memory of up to half more.
+pub(crate) fn rows_of_products(rows: usize, inner: usize) -> u64 {
+    let threads = rayon::current_num_threads();
+    let interleaved = rows.min(kernel::BLOCK * threads);
+    let packed = threads * rows.min(kernel::BLOCK).next_multiple_of(kernel::VECTOR);
+    6 * (interleaved.max(packed) * inner) as u64
+}
+
+/// More than products take on a thread besides rows that are put side by side, whoever does them.
+const PANELS_AND_SUMS: u64 = 2 << 20;

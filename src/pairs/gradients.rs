@@ -16,8 +16,9 @@ use crate::metric::Metric;
 use crate::ops::{self, Thrift};
 use crate::report::Direction;
 
-/// As much as pairs that run at a time take, whatever the memory limit allows: more gains nothing.
-const BATCH_BYTES: u64 = 128 << 20;
+/// Tokens of pairs that run at a time, whatever the memory limit allows: products of more rows gain
+/// nothing.
+const BATCH_TOKENS: usize = 128;
 
 /// A run whose gradients are taken.
 #[derive(Clone, Debug)]
@@ -101,26 +102,28 @@ impl<'r> GradientRuns<'r> {
     /// [`Error::MemoryLimit`] if a pair does not fit the memory limit.
     pub fn batches(&self, kept: impl Fn(usize) -> u64) -> Result<Vec<Range<usize>>> {
         let config = self.pairs.model().config();
-        let lengths = self.pairs.clean.prompts().lengths().into_iter();
-        let bytes: Vec<u64> = lengths.map(|n| run_bytes(config, n) + kept(n)).collect();
+        let lengths = self.pairs.clean.prompts().lengths();
+        let of_pair = |n: &usize| run_bytes(config, *n) + kept(*n);
+        let bytes: Vec<u64> = lengths.iter().map(of_pair).collect();
         let limit = self.limits.memory;
         let fixed = fixed_bytes(config, limit);
         let least = fixed + bytes.iter().copied().max().unwrap_or(0);
         if least > limit {
             return Err(Error::MemoryLimit { limit, least });
         }
-        let room = (limit - fixed).min(BATCH_BYTES);
+        let room = limit - fixed;
         let mut batches: Vec<Range<usize>> = Vec::new();
-        let mut used = 0;
-        for (pair, bytes) in bytes.into_iter().enumerate() {
+        let (mut used, mut tokens) = (0, 0);
+        for (pair, (bytes, n)) in bytes.into_iter().zip(lengths).enumerate() {
             match batches.last_mut() {
-                Some(batch) if used + bytes <= room => batch.end += 1,
+                Some(batch) if used + bytes <= room && tokens + n <= BATCH_TOKENS => batch.end += 1,
                 _ => {
                     batches.push(pair..pair + 1);
-                    used = 0;
+                    (used, tokens) = (0, 0);
                 }
             }
             used += bytes;
+            tokens += n;
         }
         Ok(batches)
     }

@@ -38,28 +38,27 @@ pub(super) struct Bounds {
 /// Lanes, as far as their memory goes.
 #[derive(Clone, Copy, Default)]
 struct Load {
-    /// Bytes of the largest one.
+    /// Bytes of the largest one, with what products of its rows pack.
     largest: u64,
     /// Bytes of their list, as it grows.
     book: u64,
 }
 
-impl Load {
-    fn of(lanes: &[Planned]) -> Self {
+impl Job<'_> {
+    fn load(&self, lanes: &[Planned]) -> Load {
         let change = |c: &Change| size_of::<Change>() + 8 * (c.rows.len() + c.heads.len());
         let changes = |l: &Planned| l.changes.iter().map(change).sum::<usize>();
         let book: usize = lanes
             .iter()
             .map(|l| 2 * size_of::<Planned>() + changes(l))
             .sum();
+        let alone = |l: &Planned| l.cost.bytes + self.packing_bytes(l.cost.rows);
         Load {
-            largest: lanes.iter().map(|l| l.cost.bytes).max().unwrap_or(0),
+            largest: lanes.iter().map(alone).max().unwrap_or(0),
             book: 2 * book as u64,
         }
     }
-}
 
-impl Job<'_> {
     /// How many lanes can be planned at one time beside what is held.
     ///
     /// # Errors
@@ -140,7 +139,7 @@ impl Job<'_> {
     pub(super) fn bounds(&self, lanes: &[Planned]) -> Result<Bounds> {
         let some_rows = |lane: &&Planned| !lane.whole;
         let partial = sorted(lanes.iter().filter(some_rows).map(|lane| lane.prompt));
-        self.bounds_of(Load::of(lanes), &partial, Load::of(&self.readout_lanes()))
+        self.bounds_of(self.load(lanes), &partial, self.load(&self.readout_lanes()))
     }
 
     /// The same for the lanes that read the base's logits.
@@ -148,7 +147,7 @@ impl Job<'_> {
     /// # Errors
     /// Same as [`Job::bounds`].
     pub(super) fn readout_bounds(&self, lanes: &[Planned]) -> Result<Bounds> {
-        self.bounds_of(Load::of(lanes), &[], Load::default())
+        self.bounds_of(self.load(lanes), &[], Load::default())
     }
 
     /// `partial` are the prompts whose lanes are read together with logits of the base.
@@ -198,8 +197,8 @@ impl Job<'_> {
             memory_limit: 0,
             ..self.clone()
         };
-        let readout = Load::of(&self.readout_lanes());
-        let least = match running.bounds_of(Load::of(&lanes), &partial, readout) {
+        let readout = self.load(&self.readout_lanes());
+        let least = match running.bounds_of(self.load(&lanes), &partial, readout) {
             Err(Error::MemoryLimit { least, .. }) => least,
             _ => 0,
         };
@@ -226,8 +225,14 @@ impl Job<'_> {
         points.into_iter().filter_map(change).collect()
     }
 
-    /// Memory that a chunk takes whatever its lanes: what matrix products pack and attention reads,
-    /// on each thread, copies of the unembedding's columns, and what passes leave for each other.
+    /// What products of so many rows pack, on all threads.
+    pub(super) fn packing_bytes(&self, rows: usize) -> u64 {
+        ops::rows_of_products(rows, self.config.widest())
+    }
+
+    /// Memory that a chunk takes whatever its lanes: what each thread keeps for products, and what
+    /// attention reads on it, copies of the unembedding's columns, and what passes leave for each
+    /// other.
     fn fixed_bytes(&self) -> u64 {
         let config = self.config;
         let columns = match &self.end {
@@ -237,12 +242,12 @@ impl Job<'_> {
                 .sum(),
             End::Cache(_) => 0,
         };
-        let packing = ops::product_bytes(config.widest()) * rayon::current_num_threads() as u64;
         let longest = self.prompts.iter().map(Prompt::len).max().unwrap_or(0);
         // Keys and values of one head, and some rows of scores.
         let attention = 8 * longest * (config.d_head() + 16) * rayon::current_num_threads();
-        packing
-            + attention as u64
+        let widest = config.widest();
+        let kept = ops::kept_for_products(widest, config.d_logits().max(widest));
+        kept + attention as u64
             + 8 * (columns * config.d_model) as u64
             + Thrift::kept_bytes(self.memory_limit)
     }

@@ -74,9 +74,10 @@ fn peak_memory_stays_under_the_limit() {
 }
 
 /// Grids of patches on GPT-2 small's shape, from the run of the base on: the bound is no more than
-/// twice what is used. (In a model of few layers what is shared by all chunks weighs more.)
+/// one and a half times what is used. (In a model of few layers what is shared by all chunks weighs
+/// more.)
 #[test]
-fn t3_planned_is_at_most_twice_what_ordinary_sweeps_use() {
+fn t3_planned_is_at_most_half_more_than_ordinary_sweeps_use() {
     let _alone = alone();
     let model = Transformer::random(Config::gpt2(), 1).unwrap();
     let tokens = |salt: u32| {
@@ -114,7 +115,7 @@ fn t3_planned_is_at_most_twice_what_ordinary_sweeps_use() {
         let Measured { planned, used } = found;
         let ratio = planned as f64 / used as f64;
         println!("{grid:?}, {metric:?}: {planned} / {used} = {ratio:.2}");
-        assert!((1.0..=2.0).contains(&ratio), "{grid:?}: {planned}, {used}");
+        assert!((1.0..=1.5).contains(&ratio), "{grid:?}: {planned}, {used}");
     }
 }
 

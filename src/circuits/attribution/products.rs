@@ -1,10 +1,10 @@
 //! Differences of what sources write, times gradients at what receivers read.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayD, ArrayView2, Axis as Dim};
+use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Axis as Dim};
+use rayon::prelude::*;
 
 use crate::cache::ActivationCache;
 use crate::circuits::edge::Receiver;
@@ -20,8 +20,12 @@ pub(super) struct Written(Array2<f32>);
 
 /// The mean over some runs of a pair of the metric's gradient at some hook points, in the shapes of
 /// the activations there.
-#[derive(Default)]
-pub(super) struct Slopes(BTreeMap<HookPoint, ArrayD<f32>>);
+pub(super) enum Slopes {
+    /// Of one run.
+    Of(ActivationCache),
+    /// The sum of so many runs, or their mean.
+    Sum(BTreeMap<HookPoint, ArrayD<f32>>),
+}
 
 impl Written {
     pub fn new(pairs: &Pairs<'_>, pair: usize) -> Result<Self> {
@@ -46,37 +50,56 @@ impl Written {
 
 impl Slopes {
     /// Adds the gradients of another run to the sums of those before, one per pair.
-    pub fn add_each(sums: &mut Vec<Self>, gradients: &[ActivationCache]) -> Result<()> {
-        sums.resize_with(gradients.len(), Slopes::default);
-        for (sum, of_pair) in sums.iter_mut().zip(gradients) {
-            for point in of_pair.points() {
-                let more = of_pair.get(point)?;
-                match sum.0.entry(point) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(more.to_owned());
-                    }
-                    Entry::Occupied(mut entry) => *entry.get_mut() += &more,
-                }
-            }
+    pub fn add_each(sums: &mut Vec<Self>, gradients: Vec<ActivationCache>) -> Result<()> {
+        if sums.is_empty() {
+            sums.extend(gradients.into_iter().map(Slopes::Of));
+            return Ok(());
         }
+        let pairs = sums.par_iter_mut().zip(gradients);
+        pairs.try_for_each(|(sum, more)| sum.add(&more))
+    }
+
+    fn add(&mut self, more: &ActivationCache) -> Result<()> {
+        let before = std::mem::replace(self, Slopes::Sum(BTreeMap::new()));
+        let mut sums = match before {
+            Slopes::Sum(sums) => sums,
+            Slopes::Of(first) => {
+                let own = |point| Ok((point, first.get(point)?.to_owned()));
+                first.points().map(own).collect::<Result<_>>()?
+            }
+        };
+        for (point, sum) in &mut sums {
+            *sum += &more.get(*point)?;
+        }
+        *self = Slopes::Sum(sums);
         Ok(())
     }
 
-    pub fn divide(&mut self, by: f32) {
-        self.0.values_mut().for_each(|sum| *sum /= by);
+    /// From the sum of so many runs to their mean.
+    pub fn divide(&mut self, runs: usize) {
+        if let Slopes::Sum(sums) = self {
+            sums.values_mut().for_each(|sum| *sum /= runs as f32);
+        }
+    }
+
+    fn at(&self, at: HookPoint) -> ArrayViewD<'_, f32> {
+        match self {
+            Slopes::Of(gradients) => gradients.get(at).expect("the runs were asked for it"),
+            Slopes::Sum(sums) => sums[&at].view(),
+        }
     }
 
     /// At a point with one row per position, heads side by side, `[pos, width]`.
     pub fn rows(&self, at: HookPoint) -> ArrayView2<'_, f32> {
-        let all = &self.0[&at];
-        let n = all.len_of(Dim(0));
-        let rows = all.view().into_shape_with_order((n, all.len() / n));
+        let all = self.at(at);
+        let (n, len) = (all.len_of(Dim(0)), all.len());
+        let rows = all.into_shape_with_order((n, len / n));
         rows.expect("gradients are row-major")
     }
 
     /// What receivers that read at one point have there, `[receiver, pos × d_model]`.
     fn by_receiver(&self, at: HookPoint) -> Array2<f32> {
-        let mut all = self.0[&at].view();
+        let mut all = self.at(at);
         if at.axes().has_heads() {
             all.swap_axes(0, 1);
         } else {
@@ -104,7 +127,8 @@ pub(super) fn scores(
     let mut scores = vec![0.0; graph.n_edges()];
     let receivers: Vec<Receiver> = graph.receivers().collect();
     let point = |to: &Receiver| to.point(graph.n_layers());
-    for readers in receivers.chunk_by(|a, b| point(a) == point(b)) {
+    let places: Vec<&[Receiver]> = receivers.chunk_by(|a, b| point(a) == point(b)).collect();
+    let of_place = |readers: &&[Receiver]| -> Result<(Vec<Range<usize>>, Array2<f32>)> {
         let edges = readers.iter().map(|to| graph.edges_into(*to));
         let edges: Vec<Range<usize>> = edges.collect::<Result<_>>()?;
         // The receivers of one place have the same sources, the first ones.
@@ -112,7 +136,10 @@ pub(super) fn scores(
         let sources = part(sources, 1, columns.clone());
         let gradient = slopes.by_receiver(point(&readers[0]));
         let gradient = part(gradient.view(), 1, columns.clone());
-        let products = ops::on_pool(|| ops::matmul(sources, gradient.t()));
+        Ok((edges, ops::matmul(sources, gradient.t())))
+    };
+    let products: Result<Vec<_>> = places.par_iter().map(of_place).collect();
+    for (edges, products) in products? {
         for (edges, column) in edges.into_iter().zip(products.columns()) {
             let to = scores[edges].iter_mut().zip(column);
             to.for_each(|(to, product)| *to = *product);

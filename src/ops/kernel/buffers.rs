@@ -64,8 +64,8 @@ pub(super) fn contiguous_mut(row: ArrayViewMut1<'_, f32>) -> &mut [f32] {
 /// Memory on whole cache lines: a vector that lies on two of them costs two loads.
 pub(super) fn aligned(memory: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if memory.len() < len + VECTOR {
-        // No more than needed, of which plans know.
-        memory.clear();
+        // No more than needed, of which plans know; the old memory goes before the new one comes.
+        *memory = Vec::new();
         memory.reserve_exact(len + VECTOR);
         memory.resize(len + VECTOR, 0.0);
     }

@@ -21,7 +21,7 @@ use super::stream;
 use super::tile::{self, Ahead, Columns, Sums};
 
 /// Most columns of a block: with the rows they stay in a core's second cache.
-const COLUMNS: usize = 128;
+pub(super) const COLUMNS: usize = 128;
 /// Fewer elements than these are interleaved on one thread.
 const INTERLEAVED_ALONE: usize = 1 << 14;
 

@@ -1,6 +1,6 @@
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 
-use crate::ops::{linear, matmul};
+use crate::ops::{linear, linear_parts, matmul, part};
 
 fn noise(rows: usize, columns: usize, seed: u32) -> Array2<f32> {
     let mut state = seed | 1;
@@ -94,6 +94,15 @@ fn check((rows, inner, columns): (usize, usize, usize)) {
         expected,
         "{shape}, w with gaps"
     );
+    let bias = Array1::zeros(columns);
+    for parts in [1, 2, 3] {
+        if columns % parts == 0 {
+            let found = linear_parts(x.view(), w.view(), bias.view(), parts);
+            let found: Vec<_> = found.iter().map(|part| part.view()).collect();
+            let joined = ndarray::concatenate(ndarray::Axis(1), &found).unwrap();
+            assert_eq!(bits(&joined), expected, "{shape} in {parts} parts");
+        }
+    }
 }
 
 #[test]
@@ -106,6 +115,11 @@ fn the_bias_is_added_last() {
     ] {
         let found = linear(x.view(), layout.view(), Some(bias.row(0)));
         assert_eq!(bits(&found), bits(&expected));
+        let parts = linear_parts(x.view(), layout.view(), bias.row(0), 2);
+        for (found, first) in parts.iter().zip([0, 50]) {
+            let own = part(expected.view(), 1, first..first + 50).to_owned();
+            assert_eq!(bits(found), bits(&own));
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use pulp::{Simd, WithSimd};
 
+use super::super::memory::{self, Matrix};
 use super::super::simd::ARCH;
 use super::buffers::{CHAIN, Scratch, VECTOR, aligned, contiguous_mut, slices};
 use super::tile::{self, Ahead, Sums};
@@ -26,7 +27,11 @@ pub(super) fn product(
     let (rows, w_rows) = (slices(x), slices(w.reversed_axes()));
     let widest = ARCH.dispatch(WidestPanel);
     let padded = rows.len().next_multiple_of(VECTOR);
-    let packed = aligned(&mut scratch.packed, padded * inner);
+    // As large as its operand, so that it goes on to other matrices rather than stay with the thread.
+    let mut packed = Matrix::from(memory::matrix((1, padded * inner + VECTOR)));
+    let packed = packed.as_slice_mut().expect("matrices are row-major");
+    let start = packed.as_ptr().align_offset(64).min(VECTOR);
+    let packed = &mut packed[start..start + padded * inner];
     let sums = aligned(&mut scratch.sums, W_BLOCK * widest);
     pack(&rows, inner, widest, packed);
     for first in (0..columns).step_by(W_BLOCK) {

@@ -67,7 +67,7 @@ fn difference(
 
 /// A model between whose receivers and logits nothing is curved, to f32's precision: LayerNorms
 /// divide by a constant, every ReLU is open, and heads attend to all positions alike.
-fn without_curves(n_layers: usize, n_heads: usize, seed: u64) -> Transformer {
+pub(super) fn without_curves(n_layers: usize, n_heads: usize, seed: u64) -> Transformer {
     let random = random_model(n_layers, n_heads, 4, seed);
     let mut config = random.config().clone();
     let mut weights = random.parameters().clone();
