@@ -39,7 +39,7 @@ impl AttnScratch {
         key: impl Fn(usize) -> &'a [f32],
     ) {
         let stride = n.next_multiple_of(WIDTH);
-        self.keys.clear();
+        // What another head left beyond the last source is read into no result.
         self.keys.resize(d_head * stride, 0.0);
         let whole = n - n % TRANSPOSED;
         for first in (0..whole).step_by(TRANSPOSED) {
@@ -64,7 +64,6 @@ impl AttnScratch {
         value: impl Fn(usize) -> &'a [f32],
     ) {
         let stride = d_head.next_multiple_of(WIDTH);
-        self.values.clear();
         self.values.resize(n * stride, 0.0);
         for (src, row) in self.values.chunks_exact_mut(stride).enumerate() {
             row[..d_head].copy_from_slice(value(src));

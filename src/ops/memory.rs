@@ -110,9 +110,9 @@ impl Thrift {
         }
     }
 
-    /// Bytes that may be kept, to be counted as used.
+    /// Bytes that may be kept, to be counted as used: a quarter of the limit at most.
     pub fn kept_bytes(limit: u64) -> u64 {
-        if limit < 8 * MOST { 0 } else { MOST }
+        if limit < 4 * MOST { 0 } else { MOST }
     }
 }
 
