@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The forward is [`Transformer::run`], asked to keep what the backward pass reads; there is no
-//! second copy of it. Each op's backward stands beside its forward in [`ops`](crate::ops).
+//! second copy of it. Each op's backward stands beside its forward in [`ops`].
 //! (Rumelhart et al. 1986; attribution by gradients: [`patching`](crate::patching) and
 //! [`circuits`](crate::circuits).)
 //!
