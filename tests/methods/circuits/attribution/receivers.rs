@@ -194,3 +194,22 @@ fn mlps_with_solu_are_exact_in_the_limit() {
     let (far, near) = (median(&mut far), median(&mut near));
     assert!(near < 0.5 * far && near < 0.15, "{far} {near}");
 }
+
+/// What they miss there is curvature: half as far, half as much. (Two models that missed the bound
+/// of an earlier property.)
+#[test]
+fn what_mlps_with_solu_miss_falls_in_proportion() {
+    for seed in [108, 109] {
+        let config = Config {
+            mlp: MlpKind::Normed,
+            activation: Activation::Solu,
+            ..random_model(2, 1, 4, seed).config().clone()
+        };
+        let (config, weights) = enlarged(Transformer::random(config, seed).unwrap()).into_parts();
+        let errors = [0.02, 0.01, 0.005].map(|share| error_into_mlps(&config, &weights, share));
+        for pair in errors.windows(2) {
+            let ratio = pair[1] / pair[0];
+            assert!((0.4..0.65).contains(&ratio), "{seed}: {errors:?}");
+        }
+    }
+}
