@@ -214,12 +214,13 @@ fn by_map(maps: &[Vec<[usize; 2]>], first: &Prompts, second: &Prompts) -> Result
         return Err(Error::invalid("maps of positions", maps.len(), expected));
     }
     for (i, map) in maps.iter().enumerate() {
-        let of_second: Vec<isize> = map.iter().map(|p| p[1] as isize).collect();
-        let of_first: Vec<isize> = map.iter().map(|p| p[0] as isize).collect();
-        for (which, prompts, list) in [("first", first, of_first), ("second", second, of_second)] {
+        let [of_first, of_second] = [0, 1].map(|side| map.iter().map(|p| p[side]).collect());
+        let sides: [(_, _, Vec<usize>); 2] =
+            [("first", first, of_first), ("second", second, of_second)];
+        for (which, prompts, list) in sides {
             if !list.is_empty() {
                 let at = format!("map of pair {i}, {which} prompt");
-                Select::At(list).check(&at, "pos", 0, prompts[i].len())?;
+                Select::from(list).check(&at, "pos", 0, prompts[i].len())?;
             }
         }
         check_partners(i, map)?;

@@ -44,17 +44,10 @@ impl Measured {
     /// Labels the metric and its change; titles name what the runs are changes `against`:
     /// `corrupted run`.
     pub fn label(self, about: About, against: &str) -> Result<Effects> {
-        let means = self.values.mean_axis(Dim(1)).unwrap_or_default();
-        self.label_with(means, about, against)
-    }
-
-    /// Same as [`Measured::label`], with the means of the values over the prompts, `[cell]`, which
-    /// studies round differently.
-    pub fn label_with(self, means: Array1<f32>, about: About, against: &str) -> Result<Effects> {
         let changes = &self.values - &self.base;
         // A mean over prompts some of which have no value has none.
-        let effects = row_means(&changes);
-        self.labelled([means, effects], changes, about, against)
+        let means = [&self.values, &changes].map(row_means);
+        self.labelled(means, changes, about, against)
     }
 
     /// Same as [`Measured::label`] where some prompts lack what a cell is about, `[cell, prompt]`:
@@ -162,7 +155,7 @@ impl Measured {
 }
 
 /// The mean of each row, summed in f64.
-pub(crate) fn row_means(of: &Array2<f32>) -> Array1<f32> {
+fn row_means(of: &Array2<f32>) -> Array1<f32> {
     of.map_axis(Dim(1), |row| mean(row.iter().copied()))
 }
 

@@ -37,7 +37,7 @@ use crate::model::lane::Lane;
 use crate::model::pass::Pass;
 use crate::model::recorder::Recorder;
 use crate::model::{Hooks, RunShape, Transformer};
-use crate::ops::largest;
+use crate::ops::{largest, on_pool};
 use crate::prompt::Prompt;
 
 /// How the next token is chosen.
@@ -171,7 +171,8 @@ impl Transformer {
         let kept = Selection::points((0..n_layers).flat_map(|l| [Site::K.at(l), Site::V.at(l)]));
         let lanes: Vec<Lane<'_>> = sequences.iter().map(Sequence::lane).collect();
         let mut recorder = Recorder::new(&kept, &lanes, self.identity());
-        let output = Pass::new(self, &lanes, &mut *hooks, Some(&mut recorder)).run(None);
+        let pass = Pass::new(self, &lanes, &mut *hooks, Some(&mut recorder));
+        let output = on_pool(|| pass.run(None));
         hooks.blocked(&output.blocked());
         let caches = recorder.finish(&lanes);
         drop(lanes);

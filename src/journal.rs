@@ -126,7 +126,7 @@ impl Journal {
         Self::open_as(path.as_ref(), header(model, study))
     }
 
-    /// The same for one shard of a study.
+    /// The same for one shard of a study, and the scheduler's array that started it, if one did.
     ///
     /// # Errors
     /// Same as [`Journal::open`], also for a journal of another shard.
@@ -134,7 +134,8 @@ impl Journal {
         path: impl AsRef<Path>,
         model: &Transformer,
         study: &str,
-        (shard, array): (Shard, Option<JobArray>),
+        shard: Shard,
+        array: Option<JobArray>,
     ) -> Result<Self> {
         let header = Header {
             shard: Some(shard.to_string()),
@@ -359,21 +360,20 @@ impl Journal {
     /// Writes those of some results that are not there yet.
     fn note(&self, mut list: Vec<(Key, Noted)>) -> Result<()> {
         let mut state = self.state();
-        let checked = list.clone();
+        state.known.check(self.name(), &list)?;
         list.retain(|(key, _)| !state.known.0.contains_key(key));
-        state.known.add(self.name(), checked)?;
-        state.counts.results = state.known.len();
         if list.is_empty() {
             return Ok(());
         }
         let lines = record::results(&list);
         match &mut state.file {
-            Some(file) => file.append(&lines),
-            None => {
-                state.lines += &lines;
-                Ok(())
-            }
+            Some(file) => file.append(&lines)?,
+            None => state.lines += &lines,
         }
+        // Only now: what could not be written is not known, and is written by the next try.
+        state.known.add(self.name(), list)?;
+        state.counts.results = state.known.len();
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -60,6 +60,7 @@ use crate::pairs::{Pairs, averaged, position_labels};
 use crate::prompt::IntoPrompts;
 pub use crate::report::Direction;
 use crate::report::{About, Absent, Labelled};
+use crate::statistics;
 use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 
 /// A patching study: pairs of prompts, and which run is patched into which.
@@ -334,8 +335,8 @@ impl<'m> ActivationPatching<'m> {
         let [into, from] = self.pairs.names();
         let counts = [
             ("prompt pairs", self.pairs.len() as u64),
-            ("multiply-adds", result.multiply_adds),
-            ("multiply-adds, naive", result.plan.naive_multiply_adds),
+            (About::MULTIPLY_ADDS, result.multiply_adds),
+            (About::FULL_PASSES, result.plan.naive_multiply_adds),
         ];
         About {
             title: format!(
@@ -355,7 +356,7 @@ impl<'m> ActivationPatching<'m> {
 
     /// What is known of the two runs by themselves.
     fn about_runs(&self, metric: &Metric, [clean, corrupted]: [&Array1<f32>; 2]) -> About {
-        let mean = |values: &Array1<f32>| values.mean().unwrap_or(f32::NAN);
+        let mean = |values: &Array1<f32>| statistics::mean(values.iter().copied());
         let baselines = [("clean", mean(clean)), ("corrupted", mean(corrupted))];
         About {
             unit: metric.name().to_string(),

@@ -51,7 +51,7 @@ pub use nodes::{PathReceiver, PathSender, Senders};
 
 use crate::base::Base;
 use crate::effects::Measured;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hook::HookPoint;
 use crate::intervention::Edit;
 use crate::limits::{Limits, limits_methods};
@@ -60,6 +60,7 @@ use crate::model::Transformer;
 use crate::pairs::{averaged, check_one_model, check_pairs, pairs, position_labels};
 use crate::prompt::IntoPrompts;
 use crate::report::{About, Axis, Labelled};
+use crate::statistics;
 use crate::sweep::Cell;
 use ends::Ends;
 use engine::{Raw, Runs};
@@ -115,9 +116,9 @@ impl<'m> PathPatching<'m> {
     /// A study of pairs of an original and a new prompt.
     ///
     /// # Errors
-    /// [`Error::Prompt`](crate::Error::Prompt) or [`Error::OutOfRange`](crate::Error::OutOfRange)
-    /// if a prompt cannot run, [`Error::Invalid`](crate::Error::Invalid) for
-    /// another number of new prompts, [`Error::Prompt`](crate::Error::Prompt) if the two of a
+    /// [`Error::Prompt`] or [`Error::OutOfRange`]
+    /// if a prompt cannot run, [`Error::Invalid`] for
+    /// another number of new prompts, [`Error::Prompt`] if the two of a
     /// pair differ in length.
     pub fn new(
         model: &'m Transformer,
@@ -131,8 +132,8 @@ impl<'m> PathPatching<'m> {
     /// A study of base runs, which other studies may share.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) if there are not as many new prompts as prompts,
-    /// [`Error::Prompt`](crate::Error::Prompt) if the two of a
+    /// [`Error::Invalid`] if there are not as many new prompts as prompts,
+    /// [`Error::Prompt`] if the two of a
     /// pair differ in length.
     pub fn over(original: &Base<'m>, new: &Base<'m>) -> Result<Self> {
         check_pairs(NAMES, original.prompts(), new.prompts())?;
@@ -143,11 +144,25 @@ impl<'m> PathPatching<'m> {
     /// A study without new runs: in run C, an edit at the sender's output takes their place. The
     /// edits are by the senders' hook points: `attn.hook_z` of its layer for a head,
     /// `hook_mlp_out` for an MLP, `hook_embed` for the embedding.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for two edits at one hook point.
     pub fn ablating(
         original: &Base<'m>,
         edits: impl IntoIterator<Item = (HookPoint, Edit)>,
-    ) -> Self {
-        Self::with(original, Sent::Edits(edits.into_iter().collect()))
+    ) -> Result<Self> {
+        let mut by_point = BTreeMap::new();
+        for (point, edit) in edits {
+            if by_point.insert(point, edit).is_some() {
+                let found = format!("two at `{point}`");
+                return Err(Error::invalid(
+                    "edits of senders",
+                    found,
+                    "one per hook point",
+                ));
+            }
+        }
+        Ok(Self::with(original, Sent::Edits(by_point)))
     }
 
     fn with(original: &Base<'m>, sent: Sent<'m>) -> Self {
@@ -188,12 +203,12 @@ impl<'m> PathPatching<'m> {
     /// partial.
     ///
     /// # Errors
-    /// Before anything is computed: [`Error::OutOfRange`](crate::Error::OutOfRange) for a layer,
+    /// Before anything is computed: [`Error::OutOfRange`] for a layer,
     /// head or position that is
-    /// not there; [`Error::Invalid`](crate::Error::Invalid) for no receivers, an input received
+    /// not there; [`Error::Invalid`] for no receivers, an input received
     /// twice, a receiver to
     /// which no path leads from any sender, a sender without an edit, a metric without gradient
-    /// if the linearised effect is asked for; [`Error::Prompt`](crate::Error::Prompt) if the
+    /// if the linearised effect is asked for; [`Error::Prompt`] if the
     /// senders have a position
     /// axis and the prompts differ in length.
     pub fn run(
@@ -228,7 +243,7 @@ impl<'m> PathPatching<'m> {
     /// the senders' names.
     ///
     /// # Errors
-    /// Same as [`PathPatching::run`]; also [`Error::Invalid`](crate::Error::Invalid) for a set
+    /// Same as [`PathPatching::run`]; also [`Error::Invalid`] for a set
     /// without senders.
     pub fn run_sets(
         &self,
@@ -246,8 +261,8 @@ impl<'m> PathPatching<'m> {
     /// senders, it stays as it is.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a layer, head or position that is not
-    /// there, [`Error::Invalid`](crate::Error::Invalid)
+    /// [`Error::OutOfRange`] for a layer, head or position that is not
+    /// there, [`Error::Invalid`]
     /// for a sender without an edit.
     pub fn received(&self, senders: &[PathSender], receivers: &[PathReceiver]) -> Result<Cell> {
         check::places(self, senders, receivers)?;
@@ -306,7 +321,7 @@ impl<'m> PathPatching<'m> {
         let baselines = [("original", Some(&raw.original)), ("new", raw.new.as_ref())];
         for (name, values) in baselines {
             if let Some(values) = values {
-                let mean = values.mean().unwrap_or(f32::NAN);
+                let mean = statistics::mean(values.iter().copied());
                 about.baselines.insert(name.to_string(), mean);
             }
         }

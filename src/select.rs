@@ -196,6 +196,14 @@ impl Select {
         }
     }
 
+    /// Of a range that is longer than any axis, its beginning and its end, which checks reject.
+    fn from_range(mut range: impl DoubleEndedIterator<Item = isize>) -> Self {
+        const LONGEST: usize = 1 << 22;
+        let mut list: Vec<isize> = range.by_ref().take(LONGEST).collect();
+        list.extend(range.next_back());
+        Select::from_list(list)
+    }
+
     fn from_list(list: Vec<isize>) -> Self {
         if list == [-1] {
             Select::Last
@@ -261,13 +269,13 @@ macro_rules! from_indices {
 
         impl From<Range<$index>> for Select {
             fn from(range: Range<$index>) -> Self {
-                Select::from_list(range.map(Index::signed).collect())
+                Select::from_range(range.map(Index::signed))
             }
         }
 
         impl From<RangeInclusive<$index>> for Select {
             fn from(range: RangeInclusive<$index>) -> Self {
-                Select::from_list(range.map(Index::signed).collect())
+                Select::from_range(range.map(Index::signed))
             }
         }
     )*};

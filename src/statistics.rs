@@ -75,10 +75,15 @@ pub(crate) fn write_with_error(
     }
 }
 
-/// The mean, summed in f64.
+/// The mean, summed in f64 and rounded once; NaN of nothing.
 pub(crate) fn mean(values: impl ExactSizeIterator<Item = f32>) -> f32 {
+    exact_mean(values) as f32
+}
+
+/// The same before it is rounded.
+pub(crate) fn exact_mean(values: impl ExactSizeIterator<Item = f32>) -> f64 {
     let n = values.len() as f64;
-    (values.map(f64::from).sum::<f64>() / n) as f32
+    values.map(f64::from).sum::<f64>() / n
 }
 
 /// Pearson's correlation of two lists of one length; `None` where one of them is constant.

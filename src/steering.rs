@@ -28,7 +28,7 @@ use ndarray::{Array1, ArrayD, Axis as Dim};
 
 use crate::base::Base;
 use crate::cache::Selection;
-use crate::effects::{Measured, row_means};
+use crate::effects::Measured;
 use crate::error::{Error, Result};
 use crate::hook::{Axes, HookPoint};
 use crate::intervention::{Edit, Intervention, Select, Target, Values};
@@ -37,6 +37,7 @@ use crate::metric::{Baseline, Metric};
 use crate::model::{KeepLogits, Run, Transformer};
 use crate::prompt::{IntoPrompts, Prompt};
 use crate::report::{About, Absent, Axis, Labelled};
+use crate::statistics;
 use crate::sweep::{Cell, Plan, Sweep, SweepResult};
 
 /// A direction for each of some points, and the positions where it is added.
@@ -111,11 +112,8 @@ impl Steering {
     /// [`Error::Invalid`] without points, for a point with other axes, and for a direction that is
     /// zero or not finite.
     pub fn new(directions: Vec<(HookPoint, Array1<f32>)>) -> Result<Self> {
-        if directions.is_empty() {
-            return Err(Error::invalid("steering points", 0, "at least one"));
-        }
+        check_points(directions.iter().map(|(point, _)| *point))?;
         for (point, direction) in &directions {
-            check_axes(*point)?;
             let length = direction.dot(direction).sqrt();
             if !(length.is_finite() && length > 0.0) {
                 let what = format!("length of the steering direction at {point}");
@@ -142,10 +140,13 @@ impl Steering {
         points: &[HookPoint],
         read: Select,
     ) -> Result<Self> {
-        points.iter().try_for_each(|point| check_axes(*point))?;
-        let positive = means(model, positive.as_ref(), points, &read)?;
-        let negative = means(model, negative.as_ref(), points, &read)?;
-        let differences = positive.into_iter().zip(negative).map(|(a, b)| a - b);
+        check_points(points.iter().copied())?;
+        let sides = [positive.as_ref(), negative.as_ref()];
+        for prompts in sides {
+            check_read(model, prompts, &read)?;
+        }
+        let [positive, negative] = sides.map(|prompts| means(model, prompts, points, &read));
+        let differences = positive?.into_iter().zip(negative?).map(|(a, b)| a - b);
         let differences = differences.map(|d| d.mapv(|v| v as f32));
         Self::new(points.iter().copied().zip(differences).collect())
     }
@@ -261,14 +262,13 @@ impl<'m> DoseResponse<'m> {
             );
         }
         let about = self.about(&metric, &result);
-        let means = row_means(&result.values);
         let measured = Measured {
             absent: Absent::not_run(&result.finished).collect(),
             values: result.values,
             base: result.base.clone(),
             axes,
         };
-        let found = measured.label_with(means, about, "unsteered run")?;
+        let found = measured.label(about, "unsteered run")?;
         Ok(DoseEffects {
             effect: found.effect,
             per_prompt: found.per_prompt,
@@ -286,7 +286,7 @@ impl<'m> DoseResponse<'m> {
             (About::MULTIPLY_ADDS, result.multiply_adds),
             (About::FULL_PASSES, result.plan.naive_multiply_adds),
         ];
-        let unsteered = result.base.mean().unwrap_or(f32::NAN);
+        let unsteered = statistics::mean(result.base.iter().copied());
         let base = Baseline {
             name: "unsteered",
             values: &result.base,
@@ -311,8 +311,25 @@ impl<'m> DoseResponse<'m> {
     }
 }
 
-fn check_axes(point: HookPoint) -> Result<()> {
-    point.axes().expect(Axes::Model, "steering point", &point)
+fn check_points(points: impl ExactSizeIterator<Item = HookPoint>) -> Result<()> {
+    if points.len() == 0 {
+        return Err(Error::invalid("steering points", 0, "at least one"));
+    }
+    for point in points {
+        point.axes().expect(Axes::Model, "steering point", &point)?;
+    }
+    Ok(())
+}
+
+/// Checks prompts, and that each has the positions that are read.
+fn check_read(model: &Transformer, prompts: &[Prompt], read: &Select) -> Result<()> {
+    model.check_prompts(prompts)?;
+    for (i, prompt) in prompts.iter().enumerate() {
+        let at = format!("positions to average over in prompt {i}");
+        read.check_prompts(&at, "pos", prompts.len())?;
+        read.check(&at, "pos", i, prompt.len())?;
+    }
+    Ok(())
 }
 
 /// The mean activation over prompts at each point, `[d_model]`.
@@ -329,15 +346,10 @@ fn means(
         ..Run::default()
     };
     let mut sums = vec![Array1::<f64>::zeros(model.config().d_model); points.len()];
-    model.check_prompts(prompts)?;
     let mut i = 0;
     for batch in batches(prompts) {
         for cache in model.run(batch, (), &run)?.caches {
-            let n = cache.tokens().len();
-            let at = format!("positions to average over in prompt {i}");
-            read.check_prompts(&at, "pos", prompts.len())?;
-            read.check(&at, "pos", i, n)?;
-            let rows = read.resolve(i, n);
+            let rows = read.resolve(i, cache.tokens().len());
             for (sum, point) in sums.iter_mut().zip(points) {
                 let picked = cache.flat(*point)?.select(Dim(0), &rows).mapv(f64::from);
                 *sum += &(picked.sum_axis(Dim(0)) / (rows.len() * prompts.len()) as f64);

@@ -108,7 +108,7 @@ impl Plan {
             rows: lanes.iter().map(|l| l.cost.mlp_rows).sum(),
             chunks: schedule.chunks.len(),
             multiply_adds: lanes.iter().map(|l| l.cost.macs).sum(),
-            naive_multiply_adds: naive * cells as u64,
+            naive_multiply_adds: naive.saturating_mul(cells as u64),
             peak_bytes: schedule.peak,
         }
     }
@@ -122,7 +122,8 @@ impl Plan {
         self.rows += later.rows;
         self.chunks += later.chunks;
         self.multiply_adds += later.multiply_adds;
-        self.naive_multiply_adds += later.naive_multiply_adds;
+        let naive = self.naive_multiply_adds;
+        self.naive_multiply_adds = naive.saturating_add(later.naive_multiply_adds);
         self.peak_bytes = self.peak_bytes.max(later.peak_bytes);
     }
 

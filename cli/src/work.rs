@@ -199,10 +199,10 @@ impl Work {
 
     fn open_shard(&self, model: &Transformer, part: Part) -> Result<Journal> {
         let array = self.divided.shard.and_then(|(_, array)| array);
-        let (study, shard) = (&self.study, (part.shard(), array));
+        let (study, shard) = (&self.study, part.shard());
         let path = self.divided.kept.journal.as_deref();
         let path = path.context("--shard needs --journal")?;
-        let journal = Journal::open_shard(path, model, study, shard)?.part(part);
+        let journal = Journal::open_shard(path, model, study, shard, array)?.part(part);
         Ok(match &self.divided.known {
             Some(known) => journal.after(known, model, study)?,
             None => journal,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use agenda::Agenda;
 pub use agenda::Tried;
-use ndarray::{Array1, ArrayView1};
+use ndarray::Array1;
 use search::{AHEAD, MOST_AHEAD, Search, Work};
 
 use super::edge::Edge;
@@ -213,7 +213,7 @@ impl<'m> Acdc<'m> {
             tau: *tau,
             sign,
             ahead: AHEAD,
-            metric: mean(clean.view()),
+            metric: statistics::exact_mean(clean.iter().copied()),
             state: agenda.begin(),
             decisions: Vec::new(),
         };
@@ -261,11 +261,13 @@ impl<'m> Acdc<'m> {
                 other => other,
             })?;
             work.multiply_adds += found.multiply_adds;
-            if found.partial {
+            if found.partial() {
                 return Ok(true);
             }
             work.runs += found.values.len();
-            let means: Vec<f64> = found.values.rows().into_iter().map(mean).collect();
+            let means = found.values.rows().into_iter();
+            let means = means.map(|row| statistics::exact_mean(row.iter().copied()));
+            let means: Vec<f64> = means.collect();
             work.consume(&round, &means);
             if limits.ended() || limits.report(work.decided(), total, "edges").is_break() {
                 return Ok(work.decided() < total);
@@ -309,11 +311,6 @@ impl<'m> Acdc<'m> {
             ..About::default()
         }
     }
-}
-
-/// In order, in f64.
-fn mean(values: ArrayView1<'_, f32>) -> f64 {
-    values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64
 }
 
 /// `[threshold]`

@@ -9,6 +9,7 @@ use super::evaluation::EvaluatedCircuits;
 use super::scores::EdgeScores;
 use super::set::EdgeSet;
 use crate::error::{Error, Result};
+use crate::statistics;
 
 /// A seeded bootstrap over prompt pairs (Efron 1979): as many pairs are drawn, with replacement,
 /// and the result is made of them anew, so many times.
@@ -172,8 +173,7 @@ fn shares(found: &EvaluatedCircuits, pairs: &[usize]) -> Result<Vec<f64>> {
 }
 
 fn mean(values: ndarray::ArrayView1<'_, f32>, pairs: &[usize]) -> f64 {
-    let drawn = pairs.iter().map(|pair| f64::from(values[*pair]));
-    drawn.sum::<f64>() / pairs.len() as f64
+    statistics::exact_mean(pairs.iter().map(|pair| values[*pair]))
 }
 
 /// Between the two nearest of sorted values, as NumPy has it.

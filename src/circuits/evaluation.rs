@@ -269,13 +269,10 @@ impl<'m> CircuitEvaluation<'m> {
         let clean = self.pairs.clean.metric(&metric)?;
         let corrupted = self.ends.empty.metric(&metric)?;
         let about = self.about(&metric, [&clean, &corrupted], circuits.len(), &found);
-        let reached = found.values.rows().into_iter().map(|row| {
-            let missing = found.partial && row.iter().any(|value| value.is_nan());
-            missing.then_some(Absent::NotRun)
-        });
+        let absent = |circuit| (!found.reached(circuit)).then_some(Absent::NotRun);
         let measured = Measured {
             axes: vec![axis],
-            absent: reached.collect(),
+            absent: (0..circuits.len()).map(absent).collect(),
             values: found.values.clone(),
             base: corrupted.clone(),
         };
@@ -360,7 +357,7 @@ impl<'m> CircuitEvaluation<'m> {
             direction: Some(Direction::Denoising),
             baselines: BTreeMap::from(baselines.map(|(name, v)| (name.to_string(), v))),
             counts: BTreeMap::from(counts.map(|(name, n)| (name.to_string(), n))),
-            partial: found.partial,
+            partial: found.partial(),
             ..About::default()
         }
     }

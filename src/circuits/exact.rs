@@ -184,7 +184,7 @@ impl Work {
     ) -> Result<ControlFlow<()>> {
         let result = group.sweep.run()?;
         self.multiply_adds += result.multiply_adds + group.multiply_adds;
-        self.naive += result.plan.naive_multiply_adds;
+        self.naive = self.naive.saturating_add(result.plan.naive_multiply_adds);
         let values: ArrayView2<'_, f32> = result.values.view();
         for (i, place) in group.places.iter().enumerate() {
             if result.finished[i] {

@@ -130,6 +130,10 @@ pub(super) fn header_line(header: &Header) -> String {
 pub(super) struct Appender {
     path: PathBuf,
     file: File,
+    /// Bytes up to the end of the last line that was written whole.
+    whole: u64,
+    /// Whether a call has left more than that, or may have.
+    torn: bool,
     synced: Instant,
 }
 
@@ -148,7 +152,7 @@ impl Appender {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(path);
-        let mut file = file.map_err(Error::io(path))?;
+        let file = file.map_err(Error::io(path))?;
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
             let found = "a journal that another process is writing";
             return Err(format_error(path, found, "one of its own per process"));
@@ -160,13 +164,14 @@ impl Appender {
             check_header(path, &contents.header, new)?;
         }
         let whole = contents.as_ref().map_or(0, |contents| contents.whole);
-        file.set_len(whole).map_err(Error::io(path))?;
-        file.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
         let mut appender = Appender {
             path: path.to_path_buf(),
             file,
+            whole,
+            torn: true,
             synced: Instant::now(),
         };
+        appender.cut()?;
         let contents = match contents {
             Some(contents) => contents,
             None => {
@@ -186,13 +191,29 @@ impl Appender {
     /// Appends whole lines.
     ///
     /// # Errors
-    /// [`Error::Io`], as for a full disk; then the next process cuts off what was written in part.
+    /// [`Error::Io`], as for a full disk; then the next call, or the next process, cuts off what
+    /// was written in part, so that nothing ever follows a torn line.
     pub fn append(&mut self, lines: &str) -> Result<()> {
+        if self.torn {
+            self.cut()?;
+        }
+        self.torn = true;
         let written = self.file.write_all(lines.as_bytes());
         written.map_err(Error::io(&self.path))?;
+        self.torn = false;
+        self.whole += lines.len() as u64;
         if self.synced.elapsed() > BETWEEN_SYNCS {
             self.sync()?;
         }
+        Ok(())
+    }
+
+    /// Cuts off what follows the last whole line.
+    fn cut(&mut self) -> Result<()> {
+        let cut = self.file.set_len(self.whole);
+        let cut = cut.and_then(|()| self.file.seek(SeekFrom::Start(self.whole)));
+        cut.map_err(Error::io(&self.path))?;
+        self.torn = false;
         Ok(())
     }
 
@@ -201,5 +222,47 @@ impl Appender {
         self.file.sync_data().map_err(Error::io(&self.path))?;
         self.synced = Instant::now();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::Content;
+    use crate::journal::record::{self, Noted};
+
+    /// A line with one result.
+    fn line(number: usize) -> String {
+        let mut content = Content::default();
+        content.number(number);
+        record::results(&[(content.take_key(), Noted::of(1.5))])
+    }
+
+    #[test]
+    fn nothing_follows_what_a_failed_call_has_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let header = Header {
+            patchlens_journal: VERSION,
+            version: String::new(),
+            vectors: String::new(),
+            model: String::new(),
+            study: "heads".to_string(),
+            shard: None,
+            array: None,
+            lacks: None,
+        };
+        let (mut appender, _) = Appender::open(&path, &header).unwrap();
+        appender.append(&line(0)).unwrap();
+        // As on a disk that fills up: a part is written, then the call fails.
+        appender.file.write_all(b"results 12").unwrap();
+        let read_only = File::open(&path).unwrap();
+        let file = std::mem::replace(&mut appender.file, read_only);
+        assert!(appender.append(&line(1)).is_err());
+        appender.file = file;
+        appender.append(&line(1)).unwrap();
+        appender.append(&line(2)).unwrap();
+        drop(appender);
+        assert_eq!(read(&path).unwrap().unwrap().known.len(), 3);
     }
 }

@@ -1,7 +1,6 @@
 //! Results by what they depend on.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use super::record::Noted;
@@ -24,18 +23,29 @@ impl Known {
     /// [`Error::Format`](crate::Error::Format) for one that contradicts another.
     pub fn add(&mut self, path: &Path, list: Vec<(Key, Noted)>) -> Result<()> {
         for (key, noted) in list {
-            match self.0.entry(key) {
-                Entry::Vacant(entry) => {
-                    entry.insert(noted);
-                }
-                Entry::Occupied(entry) if entry.get().agrees(&noted) => {}
-                Entry::Occupied(entry) => {
-                    let found = format!("result {key} is {}", noted.value);
-                    let expected = format!("{} to the bit, as elsewhere", entry.get().value);
-                    return Err(format_error(path, found, expected));
-                }
-            }
+            self.check_one(path, &key, &noted)?;
+            self.0.entry(key).or_insert(noted);
         }
         Ok(())
+    }
+
+    /// Checks results of a file before they are added.
+    ///
+    /// # Errors
+    /// Same as [`Known::add`], unless they contradict each other.
+    pub fn check(&self, path: &Path, list: &[(Key, Noted)]) -> Result<()> {
+        let mut list = list.iter();
+        list.try_for_each(|(key, noted)| self.check_one(path, key, noted))
+    }
+
+    fn check_one(&self, path: &Path, key: &Key, noted: &Noted) -> Result<()> {
+        match self.0.get(key) {
+            Some(there) if !there.agrees(noted) => {
+                let found = format!("result {key} is {}", noted.value);
+                let expected = format!("{} to the bit, as elsewhere", there.value);
+                Err(format_error(path, found, expected))
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -36,8 +36,8 @@ impl Merged {
     /// unless a scheduler started them.
     pub fn to_resubmit(&self) -> String {
         let number = |shard: &Shard| match self.array {
-            Some(array) => array.job(shard.index).to_string(),
-            None => (shard.index + 1).to_string(),
+            Some(array) => array.job(shard.index()).to_string(),
+            None => (shard.index() + 1).to_string(),
         };
         self.missing
             .iter()
@@ -148,13 +148,13 @@ impl Joined {
         };
         let unknown = |_| format_error(path, format!("shard `{shard}`"), "one such as 1/10");
         let shard: Shard = shard.parse().map_err(unknown)?;
-        if self.of != 0 && shard.of != self.of {
+        if self.of != 0 && shard.of() != self.of {
             let found = format!("shard {shard}");
             return Err(format_error(path, found, format!("one of {}", self.of)));
         }
-        self.of = shard.of;
+        self.of = shard.of();
         self.header.array = self.header.array.take().or(contents.header.array);
-        let (journals, finished) = self.shards.entry(shard.index).or_default();
+        let (journals, finished) = self.shards.entry(shard.index()).or_default();
         *journals += 1;
         *finished |= contents.finished;
         Ok(())
@@ -165,7 +165,9 @@ impl Joined {
         let array = self.header.array.as_deref();
         let which = |holds: &dyn Fn(&usize) -> bool| {
             let found = (0..of).filter(holds);
-            found.map(|index| Shard { index, of }).collect()
+            found
+                .map(|index| Shard::new(index, of).expect("it is one of them"))
+                .collect()
         };
         Merged {
             study: self.header.study.clone(),

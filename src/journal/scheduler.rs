@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Shard;
+use super::shard::MOST_SHARDS;
 use crate::error::{Error, Result};
 
 /// The numbers of a scheduler's array of jobs: `first-last`, or `first-last:step`, as in Slurm's
@@ -161,10 +162,16 @@ impl JobArray {
             let expected = "ascending numbers and a step, such as 0-99 or 10-100:10";
             return Err(Error::invalid("array of jobs", found, expected));
         }
+        let after_first = (last - first) / step;
+        if after_first >= MOST_SHARDS {
+            let found = format!("{first}-{last}:{step}");
+            let expected = format!("at most {MOST_SHARDS} jobs");
+            return Err(Error::invalid("array of jobs", found, expected));
+        }
         Ok(JobArray {
             first,
             step,
-            len: (last - first) / step + 1,
+            len: after_first + 1,
         })
     }
 }
@@ -258,5 +265,8 @@ mod tests {
         let error = shard(None, &[]).unwrap_err().to_string();
         assert!(error.contains("scheduler: found none"), "{error}");
         assert!(shard(None, &[("SLURM_ARRAY_TASK_ID", "x")]).is_err());
+        for many in ["0-1000000", "0-18446744073709551615"] {
+            assert!(many.parse::<JobArray>().is_err(), "{many}");
+        }
     }
 }

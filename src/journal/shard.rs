@@ -23,18 +23,27 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shard {
-    /// Which one, from 0.
-    pub index: usize,
-    /// How many there are.
-    pub of: usize,
+    index: usize,
+    of: usize,
 }
+
+/// More shards than any array of jobs has; what lists them all stays small.
+pub(super) const MOST_SHARDS: usize = 1_000_000;
 
 impl Shard {
     /// The shard of this index, from 0, among so many.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for an index that is not below the number.
+    /// [`Error::OutOfRange`] for an index that is not below the number; [`Error::Invalid`] for more
+    /// than a million shards.
     pub fn new(index: usize, of: usize) -> Result<Self> {
+        if of > MOST_SHARDS {
+            return Err(Error::invalid(
+                "shards",
+                of,
+                format!("at most {MOST_SHARDS}"),
+            ));
+        }
         if index < of {
             return Ok(Shard { index, of });
         }
@@ -44,6 +53,16 @@ impl Shard {
             found: index,
             expected: format!("0..{of}"),
         })
+    }
+
+    /// Which one it is, from 0.
+    pub fn index(self) -> usize {
+        self.index
+    }
+
+    /// How many there are.
+    pub fn of(self) -> usize {
+        self.of
     }
 
     /// The part of a study over prompts of these costs: planned multiply-adds, or, where every
@@ -97,7 +116,9 @@ impl FromStr for Shard {
 
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || {
-            let expected = "a shard and how many there are, such as 1/10 to 10/10";
+            let expected = format!(
+                "a shard and how many there are, such as 1/10 to 10/10, at most {MOST_SHARDS}"
+            );
             Error::invalid("shard", format!("`{text}`"), expected)
         };
         let (index, of) = text.split_once('/').ok_or_else(wrong)?;
@@ -209,5 +230,13 @@ mod tests {
         assert_eq!(part.prompts(), 1..3);
         let alone = part.clone().of_these();
         assert_eq!(alone.slots, part.slots[1..]);
+    }
+
+    #[test]
+    fn there_are_not_endlessly_many() {
+        assert!(Shard::new(0, MOST_SHARDS).is_ok());
+        for text in ["1/1000001", "1/18446744073709551615", "1/0", "0/1"] {
+            assert!(text.parse::<Shard>().is_err(), "{text}");
+        }
     }
 }

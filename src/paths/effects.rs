@@ -4,6 +4,7 @@ use ndarray::{Array1, ArrayD};
 
 use crate::error::{Error, Result};
 use crate::report::{Labelled, Normalization};
+use crate::statistics;
 use crate::sweep::Plan;
 
 /// What a study of paths found.
@@ -60,7 +61,7 @@ impl PathEffects {
     /// # Errors
     /// [`Error::Invalid`] if the original runs' mean metric is 0.
     pub fn relative(&self) -> Result<Labelled> {
-        let original = self.original.mean().unwrap_or(f32::NAN);
+        let original = statistics::mean(self.original.iter().copied());
         if !original.is_finite() || original == 0.0 {
             let expected = "a finite metric other than 0";
             return Err(Error::invalid("original runs", original, expected));

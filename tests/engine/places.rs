@@ -345,6 +345,12 @@ fn f13_b23_a_position_outside_of_one_of_several_prompts() {
     let target = Target::new(Site::Z.at(1)).at_positions(Select::each([1, 2, 9]));
     let cell = vec![Intervention::new(target.at_sequences([0, 1]), Edit::Zero)];
     assert!(sweep.run(&[cell], &metric).is_ok());
+    // A range may be as long as its type allows.
+    let cell = vec![Intervention::new(
+        Target::new(Site::Z.at(1)).at_positions(3..usize::MAX),
+        Edit::Zero,
+    )];
+    assert!(message(sweep.run(&[cell], &metric)).contains("pos "));
     // A misspelt point, before anything runs.
     let misspelt = message("blocks.1.atn.hook_z".parse::<HookPoint>());
     assert!(misspelt.contains("did you mean `blocks.1.attn.hook_z`?"));

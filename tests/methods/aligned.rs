@@ -182,6 +182,8 @@ fn alignments_that_cannot_be_are_errors() {
     let nothing = || Select::from(Vec::<usize>::new());
     for (alignment, expected) in [
         (Alignment::map([vec![(0, 3)]]), "second prompt"),
+        (Alignment::map([vec![(0, usize::MAX)]]), "second prompt"),
+        (Alignment::map([vec![(usize::MAX, 0)]]), "first prompt"),
         (
             Alignment::map([vec![(1, 1), (1, 2)]]),
             "position 1 of the first prompt twice",

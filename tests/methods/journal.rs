@@ -76,7 +76,7 @@ fn run_shards(folder: &Path, of: usize, study: &Run<'_>, alone: bool) -> Vec<Pat
             (part, all.clone())
         };
         let path = folder.join(format!("{index}-of-{of}"));
-        let journal = Journal::open_shard(&path, &model(), STUDY, (shard, None)).unwrap();
+        let journal = Journal::open_shard(&path, &model(), STUDY, shard, None).unwrap();
         let journal = journal.part(part);
         study(&prompts, Some(&journal)).unwrap();
         journal.finish().unwrap();

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::base::Base;
+use crate::cache::ActivationCache;
 use crate::circuits::edge::Source;
 use crate::circuits::graph::Graph;
 use crate::config::Element;
@@ -137,11 +138,18 @@ impl<'m> Ends<'m> {
                 carried: None,
             });
         }
+        let own: Vec<usize> = (0..pairs.len()).collect();
+        Self::left_by(pairs, &own)
+    }
+
+    /// Between the clean runs and what interventions have left of corrupted ones: `of_pair` says
+    /// of which, by pair.
+    fn left_by(pairs: &Pairs<'m>, of_pair: &[usize]) -> Result<Self> {
         // Parts that read what such a run reads do not write what its interventions have left.
         let graph = pairs.graph();
         let reads = graph.sources().map(Source::point).chain(streams(graph));
         let caches = pairs.corrupted.held(reads)?;
-        let of_pair = |cache: &crate::cache::ActivationCache| {
+        let left = |cache: &ActivationCache| {
             let stream = |at| Ok((at, cache.flat(at)?.to_owned()));
             let written = graph.sources().map(|u| u.output(pairs.model(), cache));
             Ok(Ablated {
@@ -149,9 +157,8 @@ impl<'m> Ends<'m> {
                 written: written.collect::<Result<_>>()?,
             })
         };
-        let ablated: Vec<Ablated> = caches.iter().map(of_pair).collect::<Result<_>>()?;
-        let each: Vec<usize> = (0..ablated.len()).collect();
-        Self::ablated(pairs, &ablated, &each)
+        let ablated: Vec<Ablated> = caches.iter().map(left).collect::<Result<_>>()?;
+        Self::ablated(pairs, &ablated, of_pair)
     }
 
     /// Between the clean runs and an ablation.
@@ -189,6 +196,9 @@ impl<'m> Ends<'m> {
     fn resampled(pairs: &Pairs<'m>, seed: u64) -> Result<Self> {
         let corrupted = pairs.corrupted.prompts();
         let others = permutation(&corrupted.lengths(), seed)?;
+        if !pairs.corrupted.interventions().is_empty() {
+            return Self::left_by(pairs, &others);
+        }
         let prompts = others.iter().map(|i| corrupted[*i].clone());
         Ok(Ends {
             full: pairs.clean.clone(),

@@ -28,14 +28,12 @@ use crate::hook::{HookPoint, Site};
 use crate::limits::Limits;
 use crate::metric::{Metric, Needs};
 use crate::model::Transformer;
-use crate::model::cost::Hidden;
 use crate::model::lane::Lane;
 use crate::model::pass::Pass;
 use crate::ops::{self, Thrift};
 use crate::pairs::fixed_bytes;
-use crate::prompt::Prompt;
 use crate::schedule::reads;
-use crate::sweep::Plan;
+use crate::sweep::{Plan, full_passes};
 
 /// As much as lanes that run at a time take, whatever the memory limit allows.
 const CHUNK_BYTES: u64 = 128 << 20;
@@ -88,8 +86,22 @@ pub(in crate::circuits) struct Found {
     /// `[circuit, pair]`; NaN for what was not reached.
     pub values: Array2<f32>,
     pub multiply_adds: u64,
+    /// How many runs were made, by pair, then by circuit: fewer than all if the observer ended the
+    /// work.
+    pub done: usize,
+}
+
+impl Found {
     /// Whether the observer ended the work before the last run.
-    pub partial: bool,
+    pub fn partial(&self) -> bool {
+        self.done < self.values.len()
+    }
+
+    /// Whether a circuit was run on every pair.
+    pub fn reached(&self, circuit: usize) -> bool {
+        let (cells, pairs) = self.values.dim();
+        (pairs - 1) * cells + circuit < self.done
+    }
 }
 
 impl<'r, 'm> Runs<'r, 'm> {
@@ -246,15 +258,11 @@ impl<'r, 'm> Runs<'r, 'm> {
     /// What will be done.
     pub fn plan(&self) -> Result<Plan> {
         let (cells, pairs) = self.dim();
-        let full = |prompt: &Prompt| {
-            let lane = Lane::full(&prompt.tokens, (0..prompt.len()).collect());
-            lane.cost(self.config(), Hidden::InPlace, &|_| None).macs
-        };
-        let naive: u64 = self.ends.full.prompts().iter().map(full).sum();
+        let naive = full_passes(self.config(), &self.ends.full.prompts());
         let mut plan = Plan {
             cells,
             prompts: pairs,
-            naive_multiply_adds: naive * cells as u64,
+            naive_multiply_adds: naive.saturating_mul(cells as u64),
             ..Plan::default()
         };
         let mut last = None;
@@ -286,7 +294,7 @@ impl<'r, 'm> Runs<'r, 'm> {
         let mut found = Found {
             values: Array2::from_shape_fn((cells, pairs), same),
             multiply_adds: 0,
-            partial: false,
+            done: cells * pairs,
         };
         let mut tables: BTreeMap<usize, Tables> = BTreeMap::new();
         limits.undivided("circuits' runs")?;
@@ -312,7 +320,7 @@ impl<'r, 'm> Runs<'r, 'm> {
             let (done, total) = (chunk.done, cells * pairs);
             let flow = limits.report(done, total, "circuit runs");
             if flow.is_break() && done < total {
-                found.partial = true;
+                found.done = done;
                 let late = |(circuit, pair): (usize, usize)| pair * cells + circuit >= done;
                 let values = found.values.indexed_iter_mut();
                 let late = values.filter(|(at, _)| late(*at));

@@ -35,6 +35,16 @@ pub(super) struct Ready<'g> {
     pub bytes: u64,
 }
 
+/// The cells of some sources, before they are planned.
+struct Group<'g> {
+    /// Which of all cells they are.
+    places: Vec<usize>,
+    cells: Vec<Cell>,
+    limits: Limits<'g>,
+    multiply_adds: u64,
+    bytes: u64,
+}
+
 /// What edges carry into the readers of one layer.
 struct Carried {
     /// By source and by reader's stage: what an intervention sets or adds.
@@ -91,6 +101,10 @@ impl ExactEdges<'_> {
         };
         let mut cells: Vec<usize> = (0..places.len()).collect();
         cells.sort_by_key(|cell| key(*cell));
+        // The largest of all, so that what cannot fit is rejected before the others have run.
+        if let Some(largest) = cells.chunk_by(|a, b| key(*a) == key(*b)).next_back() {
+            visit.lacking = self.lacking(largest, &visit)?;
+        }
         for layer in cells.chunk_by(|a, b| key(*a).0 == key(*b).0) {
             let sources: Vec<&[usize]> = layer.chunk_by(|a, b| key(*a) == key(*b)).collect();
             let at_once =
@@ -123,48 +137,69 @@ impl ExactEdges<'_> {
         (4 * arrays * width * self.pairs.tokens()) as u64
     }
 
+    /// The memory that one source's cells need, if they do not fit.
+    fn lacking<F>(&self, source: &[usize], visit: &Visit<'_, F>) -> Result<Option<u64>> {
+        let group = self.group(&[source], visit)?;
+        let [base, _] = self.pairs.base_and_donor();
+        let sweep = Sweep::limited(base, group.limits.quiet());
+        match sweep.prepare(&group.cells, visit.metric) {
+            Err(Error::MemoryLimit { least, .. }) => Ok(Some(least + group.bytes)),
+            prepared => prepared.map(|_| None),
+        }
+    }
+
+    /// The cells of some sources.
+    fn group<F>(&self, sources: &[&[usize]], visit: &Visit<'_, F>) -> Result<Group<'_>> {
+        let places = sources.concat();
+        let edge = |cell: &usize| visit.edges[visit.places[*cell].0];
+        let carried = self.carried(&places.iter().map(edge).collect::<Vec<_>>())?;
+        let n_layers = self.graph().n_layers();
+        let cell = |cell: &usize| carried.cell(edge(cell), visit.places[*cell].1, n_layers);
+        let bytes = self.bytes_per_source(edge(&places[0]).to) * sources.len() as u64;
+        let mut limits = self.limits.after(visit.done, visit.places.len(), "edges");
+        limits.memory = limits.memory.saturating_sub(bytes);
+        Ok(Group {
+            cells: places.iter().map(cell).collect(),
+            multiply_adds: carried.multiply_adds,
+            places,
+            limits,
+            bytes,
+        })
+    }
+
     /// Prepares the cells of some sources; of fewer at a time, if they do not fit the memory.
     fn visit(
         &self,
         sources: &[&[usize]],
         visit: &mut Visit<'_, impl FnMut(Ready<'_>) -> Result<ControlFlow<()>>>,
     ) -> Result<ControlFlow<()>> {
-        let places = sources.concat();
-        let edge = |cell: &usize| visit.edges[visit.places[*cell].0];
-        let carried = self.carried(&places.iter().map(edge).collect::<Vec<_>>())?;
-        let cells: Vec<Cell> = places
-            .iter()
-            .map(|cell| carried.cell(edge(cell), visit.places[*cell].1, self.graph().n_layers()))
-            .collect();
-        let bytes = self.bytes_per_source(edge(&places[0]).to) * sources.len() as u64;
-        let mut limits = self.limits.after(visit.done, visit.places.len(), "edges");
-        limits.memory = limits.memory.saturating_sub(bytes);
+        let group = self.group(sources, visit)?;
         let [base, _] = self.pairs.base_and_donor();
-        let sweep = Sweep::limited(base, limits.clone());
-        let prepared = match sweep.prepare(&cells, visit.metric) {
+        let sweep = Sweep::limited(base, group.limits.clone());
+        let prepared = match sweep.prepare(&group.cells, visit.metric) {
             Err(Error::MemoryLimit { .. }) if sources.len() > 1 => {
                 let (first, second) = sources.split_at(sources.len() / 2);
-                drop((cells, carried));
+                drop(group);
                 return match self.visit(first, visit)? {
                     ControlFlow::Continue(()) => self.visit(second, visit),
                     ControlFlow::Break(()) => Ok(ControlFlow::Break(())),
                 };
             }
             Err(Error::MemoryLimit { least, .. }) => {
-                visit.lacking = visit.lacking.max(Some(least + bytes));
+                visit.lacking = visit.lacking.max(Some(least + group.bytes));
                 return Ok(ControlFlow::Continue(()));
             }
             _ if visit.lacking.is_some() => return Ok(ControlFlow::Continue(())),
             prepared => prepared?,
         };
         let flow = (visit.each)(Ready {
-            places: &places,
+            places: &group.places,
             sweep: &prepared,
-            limits: &limits,
-            multiply_adds: carried.multiply_adds,
-            bytes,
+            limits: &group.limits,
+            multiply_adds: group.multiply_adds,
+            bytes: group.bytes,
         })?;
-        visit.done += places.len();
+        visit.done += group.places.len();
         Ok(flow)
     }
 

@@ -35,7 +35,7 @@ impl<'s, 'm> KeyPaths<'s, 'm> {
         base.expect(receivers.iter().flat_map(read), Frozen::default());
         let limit = study.search.limits.memory;
         Ok(KeyPaths {
-            paths: PathPatching::ablating(base, edits).memory_limit(limit),
+            paths: PathPatching::ablating(base, edits)?.memory_limit(limit),
             study,
             receivers,
         })

@@ -324,3 +324,25 @@ fn what_cannot_be_ablated_is_an_error() {
     assert_ne!(found.values.row(0), found.values.row(1));
     assert_eq!(found.values.index_axis(Axis(0), 0), found.corrupted);
 }
+
+#[test]
+fn resampled_runs_keep_their_interventions() {
+    let model = random_model(2, 2, 4, 1);
+    let [clean, corrupted] = random_pairs(&[5, 5]);
+    let base = Base::new(&model, &clean).unwrap();
+    let silent = |prompts: &Prompts| {
+        let silent = vec![Intervention::new(Site::MlpOut.at(0), Edit::Zero)];
+        let silent = Base::over(&base, prompts, silent).unwrap();
+        CircuitEvaluation::over(&base, &silent).unwrap()
+    };
+    let resampled = silent(&corrupted).ablation(EdgeAblation::Resample { seed: 0 });
+    // Of two pairs, each gets the other one's.
+    let swapped = Prompts::new(corrupted.iter().rev().cloned()).unwrap();
+    let metric = logit_diffs(&[(3, 5)]);
+    let circuits = random_circuits(Graph::new(model.config()), 0);
+    let found = resampled.unwrap().run(&circuits, &metric).unwrap();
+    let expected = silent(&swapped).run(&circuits, &metric).unwrap();
+    assert_eq!(found.values, expected.values);
+    let plain = CircuitEvaluation::new(&model, &clean, &swapped).unwrap();
+    assert_ne!(found.values, plain.run(&circuits, &metric).unwrap().values);
+}

@@ -192,3 +192,31 @@ fn edges_of_another_model_are_refused() {
         "edge: found `input->m1`; expected one of the 1 scored edges"
     );
 }
+
+#[test]
+fn edges_that_do_not_fit_are_rejected_before_others_have_run() {
+    let model = random_model(3, 2, 4, 1);
+    let [clean, corrupted] = random_pairs(&[6, 6]);
+    let metric = logit_diffs(&[(3, 5)]);
+    let study = ExactEdges::new(&model, &clean, &corrupted).unwrap();
+    let all = EdgeSet::full(study.graph());
+    let least = |limit: u64| {
+        let mut seen = 0;
+        let limited = study.clone().memory_limit(limit).observe(|_| {
+            seen += 1;
+            ControlFlow::Continue(())
+        });
+        let found = limited.run(&all, &metric);
+        drop(limited);
+        match found {
+            Ok(_) => panic!("{limit} bytes were enough"),
+            Err(Error::MemoryLimit { least, .. }) => {
+                assert_eq!(seen, 0, "{limit}");
+                least
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let enough = least(1);
+    assert_eq!(least(enough - 1), enough);
+}

@@ -107,8 +107,8 @@ fn a_journal_of_something_else_is_an_error() {
     .unwrap();
     let error = Journal::open(&path, &other, STUDY).unwrap_err().to_string();
     assert!(error.contains("a journal of model"), "{error}");
-    let shard = (Shard::new(0, 2).unwrap(), None);
-    let error = Journal::open_shard(&path, &model(), STUDY, shard)
+    let shard = Shard::new(0, 2).unwrap();
+    let error = Journal::open_shard(&path, &model(), STUDY, shard, None)
         .unwrap_err()
         .to_string();
     assert!(
@@ -223,8 +223,8 @@ fn what_does_not_belong_together_is_not_merged() {
     let (whole, _) = written(folder.path());
     assert!(error(&[&whole]).contains("none of a shard"));
     let other = folder.path().join("other");
-    let shard = (Shard::new(1, 2).unwrap(), None);
-    drop(Journal::open_shard(&other, &model(), "other", shard).unwrap());
+    let shard = Shard::new(1, 2).unwrap();
+    drop(Journal::open_shard(&other, &model(), "other", shard, None).unwrap());
     assert!(error(&[&shards[0], &other]).contains("a journal of study `other`"));
     assert!(merge(&[] as &[PathBuf], &to, true).is_err());
 }

@@ -243,7 +243,7 @@ fn what_depends_on_earlier_runs_is_not_divided() {
     let shard = Shard::new(0, 2).unwrap();
     let open = |name: &str| {
         let path = folder.path().join(name);
-        let journal = Journal::open_shard(path, &model(), STUDY, (shard, None)).unwrap();
+        let journal = Journal::open_shard(path, &model(), STUDY, shard, None).unwrap();
         journal.part(shard.part(&[4, 5, 4, 3]))
     };
     let all = [0, 1, 2, 3];
@@ -268,7 +268,7 @@ fn what_depends_on_earlier_runs_is_not_divided() {
 fn prompts_that_do_not_fit_a_part_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let shard = Shard::new(0, 2).unwrap();
-    let journal = Journal::open_shard(folder.path().join("a"), &model(), STUDY, (shard, None));
+    let journal = Journal::open_shard(folder.path().join("a"), &model(), STUDY, shard, None);
     let journal = journal.unwrap().part(shard.part(&[4, 5]));
     let error = patching(&[0, 1, 2], Some(&journal))
         .unwrap_err()

@@ -97,7 +97,7 @@ fn ablated_senders_equal_full_passes_with_every_head_patched_by_hand() {
     let (original, _) = pairs();
     let base = Base::new(&model, &original).unwrap();
     let zeros = (0..3).map(|layer| (Site::Z.at(layer), Edit::Zero));
-    let study = PathPatching::ablating(&base, zeros);
+    let study = PathPatching::ablating(&base, zeros).unwrap();
     let metric = logit_diff(3, 5);
     let receiver = PathReceiver::head(Head::new(2, 0), Qkv::K);
     let to = std::slice::from_ref(&receiver);

@@ -9,7 +9,8 @@ use patchlens::metric::{kl_divergence, log_probability, probability, probability
 use patchlens::paths::{PathPatching, PathReceiver, PathSender, Senders};
 use patchlens::report::Absent;
 use patchlens::{
-    Component, Config, Error, Head, Prompt, Prompts, Qkv, Select, Transformer, logit_diff,
+    Base, Component, Config, Edit, Error, Head, Prompt, Prompts, Qkv, Select, Site, Transformer,
+    logit_diff,
 };
 
 /// The goldens' order of senders: the embedding, then each layer's heads and MLP.
@@ -250,6 +251,15 @@ fn errors_name_what_is_wrong() {
     let end = [PathReceiver::final_residual().at_positions(Select::Last)];
     let error = study.run(Senders::Heads, &end, &rank(&[4])).unwrap_err();
     assert!(error.to_string().contains("rank"), "{error}");
+    let twice = [Edit::Zero, Edit::Scale(0.5)].map(|edit| (Site::Z.at(1), edit));
+    let base = Base::new(&model, &original).unwrap();
+    let error = PathPatching::ablating(&base, twice)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("found two at `blocks.1.attn.hook_z`"),
+        "{error}"
+    );
 }
 
 /// The linearised effect is the slope of the exact one: for a small step both agree.
