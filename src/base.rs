@@ -16,7 +16,7 @@ use crate::hook::{HookPoint, Site};
 use crate::intervention::Intervention;
 use crate::metric::{Metric, Needs};
 use crate::model::stage::Frozen;
-use crate::model::{RunShape, Transformer};
+use crate::model::{BlockedRows, RunShape, Transformer};
 use crate::ops::largest;
 use crate::prompt::{IntoPrompts, Prompts};
 
@@ -73,6 +73,7 @@ struct Kept {
     /// What the next run is to keep besides what it is made for.
     expected: Selection,
     multiply_adds: u64,
+    blocked: BlockedRows,
 }
 
 impl Kept {
@@ -220,6 +221,12 @@ impl<'m> Base<'m> {
         self.kept().multiply_adds
     }
 
+    /// The rows of attention that these runs left nothing to attend to, of those computed so far.
+    /// What [`Base::given`] caches are of is not known.
+    pub fn blocked(&self) -> BlockedRows {
+        self.kept().blocked
+    }
+
     /// The metric of these runs, `[prompt]`.
     ///
     /// # Errors
@@ -308,6 +315,37 @@ impl<'m> Base<'m> {
             Origin::Over(_, interventions) => interventions,
             Origin::Full | Origin::Given => &[],
         }
+    }
+
+    /// Checks that no intervention acts at such points.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that names the first.
+    pub(crate) fn check_none_at(
+        &self,
+        what: &str,
+        refused: impl Fn(HookPoint) -> bool,
+        expected: &str,
+    ) -> Result<()> {
+        let mut points = self.interventions().iter().map(|i| &i.target);
+        match points.find(|target| refused(target.point)) {
+            None => Ok(()),
+            Some(target) => {
+                let found = format!("one at `{target}`");
+                let what = format!("interventions of the runs in {what}");
+                Err(Error::invalid(what, found, expected))
+            }
+        }
+    }
+
+    /// Checks that what heads write is the product of their z, by which some methods have it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for interventions at [`Site::Result`].
+    pub(crate) fn check_heads_write_z(&self, what: &str) -> Result<()> {
+        let result = |point| matches!(point, HookPoint::Block(_, Site::Result));
+        let expected = "one at the heads' `attn.hook_z`, from which their output is computed";
+        self.check_none_at(what, result, expected)
     }
 
     /// Checks that interventions can fire in runs of the prompts.

@@ -40,6 +40,50 @@ pub(crate) struct Effects {
     pub raw: Labelled,
 }
 
+/// What changes that are all 0 are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zeros {
+    /// Those of runs.
+    Measured,
+    /// Estimates.
+    Estimated,
+}
+
+impl Zeros {
+    /// What a caption says if some changes are there, and all of them are 0.
+    pub fn note(
+        self,
+        changes: impl IntoIterator<Item = (f32, Option<Absent>)>,
+    ) -> Option<&'static str> {
+        let mut there = changes.into_iter().filter(|(_, absent)| absent.is_none());
+        let mut there = there.by_ref().peekable();
+        let zero = there.peek().is_some() && there.all(|(change, _)| change == 0.0);
+        zero.then_some(match self {
+            Zeros::Measured => " Nothing changed: in every run, the metric is the same to the bit.",
+            Zeros::Estimated => " Every estimate is 0; effects need not be.",
+        })
+    }
+}
+
+impl Effects {
+    /// The same, which says so if all changes are 0; those of `lacking`, `[cell, prompt]`, are none.
+    fn noting_zeros(mut self, lacking: Option<&Array2<bool>>, zeros: Zeros) -> Self {
+        let absent = self.effect.absent();
+        let prompts = self.per_prompt.len() / absent.len().max(1);
+        let lacks = |i: usize| {
+            let lacking = lacking.is_some_and(|lacking| lacking[[i / prompts, i % prompts]]);
+            lacking.then_some(Absent::NoSamples)
+        };
+        let absent = absent.iter();
+        let absent = absent.flat_map(|absent| std::iter::repeat_n(*absent, prompts));
+        let changes = self.per_prompt.iter().zip(absent).enumerate();
+        let changes = changes.map(|(i, (change, absent))| (*change, absent.or_else(|| lacks(i))));
+        let note = zeros.note(changes);
+        self.effect.about.caption += note.unwrap_or_default();
+        self
+    }
+}
+
 impl Measured {
     /// Labels the metric and its change; titles name what the runs are changes `against`:
     /// `corrupted run`.
@@ -47,7 +91,16 @@ impl Measured {
         let changes = &self.values - &self.base;
         // A mean over prompts some of which have no value has none.
         let means = [&self.values, &changes].map(row_means);
-        self.labelled(means, changes, about, against)
+        let found = self.labelled(means, changes, about, against)?;
+        Ok(found.noting_zeros(None, Zeros::Measured))
+    }
+
+    /// Same as [`Measured::label`] for estimates of the changes.
+    pub fn label_estimates(self, about: About, against: &str) -> Result<Effects> {
+        let changes = &self.values - &self.base;
+        let means = [&self.values, &changes].map(row_means);
+        let found = self.labelled(means, changes, about, against)?;
+        Ok(found.noting_zeros(None, Zeros::Estimated))
     }
 
     /// Same as [`Measured::label`] where some prompts lack what a cell is about, `[cell, prompt]`:
@@ -78,21 +131,20 @@ impl Measured {
             })
             .collect()
         });
-        self.labelled(means, changes, about, against)
+        let found = self.labelled(means, changes, about, against)?;
+        Ok(found.noting_zeros(Some(lacking), Zeros::Measured))
     }
 
     /// Why the prompts of each cell have no value, in the shape of the values by prompt; those of
     /// `lacking`, `[cell, prompt]`, have nothing that the cell is about.
     pub fn absent_by_prompt(&self, lacking: Option<&Array2<bool>>) -> ArrayD<Option<Absent>> {
         let reason = |(cell, prompt): (usize, usize)| {
-            let lacks = lacking.is_some_and(|lacking| lacking[[cell, prompt]]);
-            let computed = || {
-                self.values[[cell, prompt]]
-                    .is_nan()
-                    .then_some(Absent::NotANumber)
-            };
-            let lacks = lacks.then_some(Absent::NoSamples);
-            lacks.or(self.absent[cell]).or_else(computed)
+            if lacking.is_some_and(|lacking| lacking[[cell, prompt]]) {
+                return Some(Absent::NoSamples);
+            }
+            // Of a cell that was not run on every prompt, some prompts may have their value.
+            let lacks = self.values[[cell, prompt]].is_nan();
+            lacks.then_some(self.absent[cell].unwrap_or(Absent::NotANumber))
         };
         self.by_prompt(Array2::from_shape_fn(self.values.dim(), reason))
     }
@@ -107,7 +159,7 @@ impl Measured {
         against: &str,
     ) -> Result<Effects> {
         let (title, unit) = (&about.title, &about.unit);
-        let mut changed = About {
+        let changed = About {
             title: format!("{title}: change of the {unit} against the {against}"),
             normalization: Normalization::Change,
             ..about.clone()
@@ -116,9 +168,6 @@ impl Measured {
             title: format!("{title}: raw {unit}"),
             ..about
         };
-        if changes.iter().all(|change| *change == 0.0) {
-            changed.caption += " Nothing changed: no cell moves the metric by a single bit.";
-        }
         let effect = self.with_errors(effects, &changes, changed)?;
         Ok(Effects {
             raw: self.with_errors(means, &self.values, raw)?,

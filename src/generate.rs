@@ -192,8 +192,7 @@ impl Transformer {
         generation: &Generation,
     ) -> Result<()> {
         generation.check(self.config().d_vocab)?;
-        self.config().check_same_tokens("generation")?;
-        self.config().check_causal("generation")?;
+        self.config().check_predicts("generation")?;
         self.check_prompts(prompts)?;
         let run = |prompt: &Prompt| prompt.len().saturating_add(generation.max_new_tokens - 1);
         let n_ctx = self.config().n_ctx;

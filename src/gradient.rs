@@ -144,7 +144,7 @@ impl Transformer {
         for selection in [want.gradients, want.activations].into_iter().flatten() {
             check_selection(&shape, selection)?;
         }
-        objective.begin(&shape)?;
+        objective.begin(&shape, prompts)?;
         hooks.begin(&shape)?;
         let hooked = |point| (0..prompts.len()).any(|i| hooks.wants(point, i));
         if want.parameters {

@@ -98,6 +98,9 @@ pub struct InContextScore {
     pub per_prompt: Array1<f32>,
 }
 
+/// What needs models that predict the next token.
+const SCORE: &str = "the in-context-learning score";
+
 /// The in-context-learning score over a set of texts.
 ///
 /// ```
@@ -120,6 +123,7 @@ pub fn in_context_score(
     prompts: impl IntoPrompts,
     tokens: TokenPair,
 ) -> Result<InContextScore> {
+    model.config().check_predicts(SCORE)?;
     let base = Base::new(model, prompts)?;
     tokens.check(base.prompts())?;
     let [late, early] = tokens.metrics(base.prompts());
@@ -139,6 +143,7 @@ pub fn in_context_score(
 /// # Errors
 /// Same as [`in_context_score`].
 pub fn in_context_score_by_head(ablation: &Ablation<'_>, tokens: TokenPair) -> Result<KnockOut> {
+    ablation.base().model().config().check_predicts(SCORE)?;
     let prompts = ablation.base().prompts();
     tokens.check(prompts)?;
     let [late, early] = tokens.metrics(prompts);

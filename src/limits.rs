@@ -138,7 +138,10 @@ impl<'c> Limits<'c> {
     /// The same for a part of the study: of as many units, but its progress is reported as the
     /// study's own, which stands where it is.
     pub fn part(&self, done: usize, total: usize, unit: &'static str) -> Self {
-        let mut part = self.clone();
+        let mut part = Limits {
+            ended: Arc::default(),
+            ..self.clone()
+        };
         if let Some(observer) = self.observer.clone() {
             let progress = Progress { done, total, unit };
             part.observe(move |_| observer(&progress));

@@ -88,7 +88,10 @@ impl<'m> Pairs<'m> {
             name: names[i],
             values: values[i],
         });
-        metric.notes(changed, Some(other))
+        let mut notes = metric.notes(changed, Some(other));
+        let bases = self.base_and_donor().into_iter().zip(names);
+        notes.extend(bases.filter_map(|(base, name)| base.blocked().told(&format!("{name} run"))));
+        notes
     }
 
     /// Number of tokens of all pairs.

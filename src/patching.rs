@@ -331,6 +331,7 @@ impl<'m> ActivationPatching<'m> {
         runs: [&Array1<f32>; 2],
         result: &SweepResult,
     ) -> About {
+        let about = self.about_runs(metric, runs);
         let sites: Vec<&str> = grid.sites().iter().map(|s| s.name()).collect();
         let [into, from] = self.pairs.names();
         let counts = [
@@ -350,7 +351,12 @@ impl<'m> ActivationPatching<'m> {
             ),
             partial: result.partial,
             counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
-            ..self.about_runs(metric, runs)
+            notes: about
+                .notes
+                .into_iter()
+                .chain(result.note_of_cells())
+                .collect(),
+            ..about
         }
     }
 

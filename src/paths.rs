@@ -285,6 +285,9 @@ impl<'m> PathPatching<'m> {
         let baseline = |name, values| Baseline { name, values };
         let new = raw.new.as_ref().map(|new| baseline("new", new));
         about.notes = metric.notes(baseline("original", &raw.original), new);
+        about
+            .notes
+            .extend(self.original.blocked().told("original run"));
         self.label(raw, axes, about)
     }
 

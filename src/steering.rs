@@ -303,7 +303,7 @@ impl<'m> DoseResponse<'m> {
             ),
             unit: metric.name().to_string(),
             baselines: [("unsteered".to_string(), unsteered)].into(),
-            notes: metric.notes(base, None),
+            notes: [metric.notes(base, None), result.notes(base.name).collect()].concat(),
             counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
             partial: result.partial,
             ..About::default()

@@ -190,11 +190,32 @@ pub struct SweepResult {
     /// Whether some cell has not run on every prompt: it was cancelled, or is a part of the work.
     pub partial: bool,
     /// By cell, the rows of attention that it left nothing to attend to; no entry for cells that
-    /// block no row whole.
+    /// block no row whole. Only rows that are computed count: those that an intervention changes
+    /// and that the metric depends on. In the last layer that is mostly one row per prompt, where
+    /// [`Transformer::run`](crate::Transformer::run) has them all.
     pub blocked: BTreeMap<usize, BlockedRows>,
+    /// The rows that the base runs left nothing to attend to, see [`Base::blocked`].
+    pub base_blocked: BlockedRows,
 }
 
 impl SweepResult {
+    /// What a reader of effects on these runs must know: that rows of attention were blocked whole,
+    /// in the runs that are called `base`, and in those of cells.
+    pub(crate) fn notes(&self, base: &str) -> impl Iterator<Item = String> {
+        let base = self.base_blocked.told(&format!("{base} run"));
+        base.into_iter().chain(self.note_of_cells())
+    }
+
+    pub(crate) fn note_of_cells(&self) -> Option<String> {
+        let mut rows = BlockedRows::default();
+        self.blocked.values().for_each(|more| rows.extend(*more));
+        rows.told(&format!(
+            "{} of {} cells",
+            self.blocked.len(),
+            self.plan.cells
+        ))
+    }
+
     /// By how much each cell changes the metric of the base run, `[cell, prompt]`.
     pub fn changes(&self) -> Array2<f32> {
         &self.values - &self.base

@@ -41,7 +41,7 @@ pub use fact::TracedFact;
 pub use restore::{DEFAULT_WINDOW, Restore, Severed};
 
 use crate::base::Base;
-use crate::effects::layer_axis;
+use crate::effects::{Zeros, layer_axis};
 use crate::error::Result;
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Edit;
@@ -320,8 +320,11 @@ impl Restored {
             .counts
             .insert("samples".to_string(), samples.len() as u64);
         let absent = shaped(effects.shape(), self.absent);
-        let effects = Labelled::new(effects, axes, about)?.with_absent(absent)?;
         let changes = &self.values - &samples;
+        let of_cells = changes.lanes(Dim(2)).into_iter().zip(&absent);
+        let of_cells = of_cells.flat_map(|(lane, absent)| lane.into_iter().map(|v| (*v, *absent)));
+        about.caption += Zeros::Measured.note(of_cells).unwrap_or_default();
+        let effects = Labelled::new(effects, axes, about)?.with_absent(absent)?;
         Ok(FactTrace {
             answer: clean.answer.clone(),
             clean: clean.probability,

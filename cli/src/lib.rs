@@ -41,6 +41,7 @@ use work::{Divided, Kept, PartDone, Work};
 #[command(
     name = "patchlens",
     version,
+    propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = EXAMPLES,

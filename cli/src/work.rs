@@ -223,13 +223,14 @@ impl Work {
         Ok(())
     }
 
-    /// Ends the last step that is divided.
+    /// Ends the last step that is divided. What a study of the whole has found before it was ended
+    /// is still to be shown.
     ///
     /// # Errors
-    /// [`PartDone`] in a part of the work.
+    /// [`PartDone`] in a part of the work, `EndedEarly` if it was ended.
     pub fn last_step(&self) -> Result<()> {
-        interrupt::check()?;
         if self.is_part() {
+            interrupt::check()?;
             return Err(PartDone.into());
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Heads knocked out one at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{Array1, Array2, Array3, ArrayD, ArrayView2, ArrayViewD, Axis as Dim};
 
@@ -38,6 +38,8 @@ impl Ablation<'_> {
     /// [`Each::HeadDirectly`](super::Each::HeadDirectly).
     pub(super) fn each_head_directly(&self, metric: &Metric) -> Result<KnockOut> {
         let config = self.base.model().config();
+        self.base
+            .check_heads_write_z("ablation of heads' direct effects")?;
         let last = Site::ResidPost.at(config.n_layers - 1);
         let points = (0..config.n_layers).map(|layer| Site::Z.at(layer));
         self.base.expect([last], Frozen::default());
@@ -56,6 +58,7 @@ impl Ablation<'_> {
             plan: Plan::default(),
             multiply_adds: 0,
             partial: false,
+            notes: BTreeSet::new(),
         };
         for layer in 0..config.n_layers {
             let taken = self.taken_out(layer, &caches, edits.get(&Site::Z.at(layer)))?;

@@ -1,5 +1,7 @@
 //! What knock-outs found.
 
+use std::collections::BTreeSet;
+
 use ndarray::{Array1, Array2, ArrayD, Axis as Dim, Zip};
 
 use crate::effects::Measured;
@@ -28,6 +30,9 @@ pub struct KnockOut {
     pub plan: Plan,
 }
 
+/// The whole model's runs.
+const WHOLE: &str = "clean";
+
 /// A metric with each of some cells knocked out.
 pub(crate) struct Found {
     /// `[cell, prompt]`.
@@ -39,11 +44,14 @@ pub(crate) struct Found {
     pub plan: Plan,
     pub multiply_adds: u64,
     pub partial: bool,
+    /// What a reader must know of the runs.
+    pub notes: BTreeSet<String>,
 }
 
 impl From<SweepResult> for Found {
     fn from(result: SweepResult) -> Self {
         Found {
+            notes: result.notes(WHOLE).collect(),
             values: result.values,
             finished: result.finished,
             clean: result.base,
@@ -57,6 +65,7 @@ impl From<SweepResult> for Found {
 impl Found {
     /// Adds the cells that come next.
     pub fn add(&mut self, part: SweepResult) {
+        self.notes.extend(part.notes(WHOLE));
         for (row, finished) in part.values.outer_iter().zip(part.finished) {
             self.values.row_mut(self.finished.len()).assign(&row);
             self.finished.push(finished);
@@ -71,10 +80,11 @@ impl Found {
     pub fn label(self, axes: Vec<Axis>, mut about: About, metric: &Metric) -> Result<KnockOut> {
         let whole = mean(self.clean.iter().copied());
         let clean = Baseline {
-            name: "clean",
+            name: WHOLE,
             values: &self.clean,
         };
         about.notes = metric.notes(clean, None);
+        about.notes.extend(self.notes);
         about.baselines.insert("clean".to_string(), whole);
         let work = [
             (About::MULTIPLY_ADDS, self.multiply_adds),

@@ -12,7 +12,7 @@ use super::{Base, Origin};
 use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
-use crate::intervention::Intervention;
+use crate::intervention::{Intervention, Target};
 use crate::metric::Needs;
 use crate::model::cost::Hidden;
 use crate::model::stage::{Frozen, Kind, computes_again};
@@ -180,22 +180,30 @@ impl<'m> Base<'m> {
     /// The interventions of the base's that act again in runs that depart from it: those at the
     /// embeddings, which are looked up anew. Later ones must be behind the cells' changes.
     fn inherited(&self, cells: &[Cell]) -> Result<Vec<Intervention>> {
+        let mut targets = cells.iter().flatten().map(|i| &i.target);
+        targets.try_for_each(|target| self.check_departs_at(target))?;
         let embedded = |i: &&Intervention| i.target.point <= HookPoint::PosEmbed;
-        let (inherited, later): (Vec<_>, Vec<_>) = self.interventions().iter().partition(embedded);
-        let kind = Kind::of(self.model().config());
-        let early = |i: &&Intervention| {
-            let place = i.target.point;
-            let again = |at: HookPoint| place <= at || computes_again(kind, place, at);
-            later.iter().any(|own| again(own.target.point))
-        };
-        match cells.iter().flatten().find(early) {
-            None => Ok(inherited.into_iter().cloned().collect()),
-            Some(i) => Err(Error::invalid(
+        let inherited = self.interventions().iter().filter(embedded);
+        Ok(inherited.cloned().collect())
+    }
+
+    /// Checks that what a run computes from a change on is behind the base's own interventions.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not.
+    pub(crate) fn check_departs_at(&self, target: &Target) -> Result<()> {
+        let (kind, place) = (Kind::of(self.model().config()), target.point);
+        let again = |at: HookPoint| place <= at || computes_again(kind, place, at);
+        let later = |at: &HookPoint| *at > HookPoint::PosEmbed;
+        let mut own = self.interventions().iter().map(|i| i.target.point);
+        if own.any(|at| later(&at) && again(at)) {
+            return Err(Error::invalid(
                 "intervention over a base that runs under others",
-                &i.target,
+                target,
                 "a point after the base's own interventions, which would have to act again",
-            )),
+            ));
         }
+        Ok(())
     }
 
     /// Bytes that these runs keep, and those that they are lanes over: none for [`Base::given`]
@@ -324,7 +332,12 @@ impl<'m> Base<'m> {
             all => all[i].narrowed(wanted, i),
         };
         let mut kept = self.kept();
-        kept.multiply_adds += run;
+        kept.multiply_adds += run.multiply_adds;
+        // Another run for other points may end earlier, and have had fewer of them.
+        let blocked = run.blocked.get(&0).copied().unwrap_or_default();
+        if blocked.rows > kept.blocked.rows {
+            kept.blocked = blocked;
+        }
         let with_before = |(i, found): (usize, Option<ActivationCache>)| {
             let mut cache = found.unwrap_or_else(|| same(i));
             if let Some(before) = kept.caches.get(i) {
@@ -335,7 +348,7 @@ impl<'m> Base<'m> {
         kept.caches = found.into_iter().enumerate().map(with_before).collect();
         Ok(Made {
             value: (),
-            multiply_adds: before + run,
+            multiply_adds: before + run.multiply_adds,
             peak,
         })
     }

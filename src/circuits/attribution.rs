@@ -17,6 +17,7 @@ use super::edge::Source;
 use super::effects::{EdgeEffects, Found, PositionEffects};
 use super::pairs::edge_study_methods;
 use super::set::EdgeSet;
+use crate::effects::Zeros;
 use crate::error::Result;
 use crate::hook::HookPoint;
 use crate::limits::Limits;
@@ -98,9 +99,10 @@ impl<'m> EdgeAttribution<'m> {
                 method.describe(base)
             ),
             edges: EdgeSet::full(graph),
-            per_prompt,
+            zeros: Zeros::Estimated,
             counts: vec![("gradient runs", runs.done() as u64)],
-            partial: runs.partial(),
+            reached: vec![!runs.partial(); per_prompt.nrows()],
+            per_prompt,
         };
         found.label(&self.pairs, &metric)
     }
@@ -138,6 +140,7 @@ impl<'m> EdgeAttribution<'m> {
     /// The metric, which may be referred to the clean runs, once it is known to have gradients.
     fn checked(&self, method: Approximation, metric: &Metric) -> Result<Metric> {
         method.check(&self.pairs, metric)?;
+        self.pairs.check_sources()?;
         let metric = self.pairs.clean.refer(metric)?;
         method.check_positions(&self.pairs.clean, &metric)?;
         Ok(metric)

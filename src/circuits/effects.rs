@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array1, Array2, Array3};
+use ndarray::{Array1, Array2, Array3, ArrayView1};
 
 use super::edge::Edge;
 use super::scores::{EdgeScores, Orientation};
 use super::set::EdgeSet;
 use super::table::{spread, tabulate};
+use crate::effects::Zeros;
 use crate::error::{Error, Result};
 use crate::metric::Metric;
 use crate::pairs::{Pairs, averaged};
@@ -32,6 +33,8 @@ pub struct EdgeEffects {
     pub clean: Array1<f32>,
     /// The metric of each corrupted run, `[pair]`.
     pub corrupted: Array1<f32>,
+    /// `[edge]`: whether it was run on every pair.
+    reached: Vec<bool>,
 }
 
 /// The effects of edges at single positions.
@@ -55,8 +58,7 @@ impl EdgeEffects {
     pub fn scores(&self) -> Result<EdgeScores> {
         let graph = self.edges.graph();
         if self.edges.len() < graph.n_edges() || self.effect.about.partial {
-            let reached = self.per_prompt.rows().into_iter();
-            let reached = reached.filter(|row| !row.iter().any(|v| v.is_nan()));
+            let reached = self.reached.iter().filter(|reached| **reached);
             let expected = format!("all {}", graph.n_edges());
             return Err(Error::invalid("scored edges", reached.count(), expected));
         }
@@ -67,8 +69,7 @@ impl EdgeEffects {
     ///
     /// # Errors
     /// For an edge that the graph lacks, see [`Graph::index`](super::Graph::index);
-    /// [`Error::Invalid`] for one that was
-    /// not asked for.
+    /// [`Error::Invalid`] for one that was not asked for, or not run on every pair.
     pub fn of(&self, edge: Edge) -> Result<Estimate> {
         if !self.edges.contains(edge)? {
             let expected = format!("one of the {} scored edges", self.edges.len());
@@ -76,21 +77,35 @@ impl EdgeEffects {
         }
         let row = self.edges.edges().position(|other| other == edge);
         let row = row.expect("the set contains it");
-        Ok(Estimate::of(self.per_prompt.row(row).iter().copied()))
+        if !self.reached[row] {
+            let expected = "one that was run on every pair before the study was ended";
+            return Err(Error::invalid("edge", format!("`{edge}`"), expected));
+        }
+        Ok(estimate(self.per_prompt.row(row)))
     }
 
     /// The mean changes of the edges that were reached on every pair.
     pub(super) fn reached(&self) -> BTreeMap<Edge, f32> {
-        let edges = self.edges.edges().zip(self.means());
-        let partial = self.effect.about.partial;
-        edges
-            .filter(|(_, mean)| !(partial && mean.is_nan()))
-            .collect()
+        let edges = self.edges.edges().zip(self.means()).zip(&self.reached);
+        let reached = edges.filter(|(_, reached)| **reached);
+        reached.map(|(edge, _)| edge).collect()
     }
 
     fn means(&self) -> impl Iterator<Item = f32> {
         means(&self.per_prompt)
     }
+}
+
+/// Of one edge; not a number unless it is one on every pair.
+fn estimate(changes: ArrayView1<'_, f32>) -> Estimate {
+    if changes.iter().any(|change| change.is_nan()) {
+        return Estimate {
+            mean: f32::NAN,
+            std_error: f32::NAN,
+            n: changes.len(),
+        };
+    }
+    Estimate::of(changes.iter().copied())
 }
 
 /// Over the pairs, in order.
@@ -108,9 +123,12 @@ pub(super) struct Found {
     pub edges: EdgeSet,
     /// `[edge, pair]`: changes; NaN for what was not reached.
     pub per_prompt: Array2<f32>,
+    /// What changes of 0 are.
+    pub zeros: Zeros,
     /// Multiply-adds and the like.
     pub counts: Vec<(&'static str, u64)>,
-    pub partial: bool,
+    /// `[edge]`: whether it was run on every pair.
+    pub reached: Vec<bool>,
 }
 
 impl Found {
@@ -126,7 +144,7 @@ impl Found {
         let counts = counts.map(|(name, n)| (name, n as u64));
         let counts = counts.into_iter().chain(self.counts.iter().copied());
         let counts: BTreeMap<String, u64> = counts.map(|(name, n)| (name.into(), n)).collect();
-        let about = About {
+        let mut about = About {
             title: pairs.title(self.title, metric),
             caption: format!(
                 "{}; change of the {name}, {}.",
@@ -137,14 +155,18 @@ impl Found {
             normalization: Normalization::Change,
             direction: Some(pairs.direction),
             notes: pairs.notes(metric, &clean, &corrupted),
-            partial: self.partial,
+            partial: self.reached.contains(&false),
             baselines: baselines.map(|(name, v)| (name.to_string(), v)).into(),
             counts,
             ..About::default()
         };
+        let changes = self.per_prompt.rows().into_iter().zip(self.absent());
+        let changes = changes.flat_map(|(row, absent)| row.into_iter().map(move |v| (*v, absent)));
+        about.caption += self.zeros.note(changes).unwrap_or_default();
         Ok(EdgeEffects {
             effect: self.table(about)?,
             edges: self.edges,
+            reached: self.reached,
             per_prompt: self.per_prompt,
             orientation: pairs.orientation(metric),
             clean,
@@ -154,21 +176,17 @@ impl Found {
 
     /// `[source, receiver]`, with errors where there are several pairs.
     fn table(&self, about: About) -> Result<Labelled> {
-        let reached = |row: ndarray::ArrayView1<'_, f32>| !row.iter().any(|v| v.is_nan());
-        let rows = || self.per_prompt.rows().into_iter();
-        let absent = rows().map(|row| (self.partial && !reached(row)).then_some(Absent::NotRun));
         let means = means(&self.per_prompt);
-        let table = tabulate(&self.edges, means.zip(absent), about)?;
+        let table = tabulate(&self.edges, means.zip(self.absent()), about)?;
         if self.per_prompt.ncols() < 2 {
             return Ok(table);
         }
-        let error = |row| {
-            if reached(row) {
-                Estimate::of(row.iter().copied()).std_error
-            } else {
-                f32::NAN
-            }
-        };
-        table.with_std_error(spread(&self.edges, f32::NAN, rows().map(error)))
+        let errors = self.per_prompt.rows().into_iter();
+        let errors = errors.map(|row| estimate(row).std_error);
+        table.with_std_error(spread(&self.edges, f32::NAN, errors))
+    }
+
+    fn absent(&self) -> impl Iterator<Item = Option<Absent>> {
+        Absent::not_run(&self.reached)
     }
 }

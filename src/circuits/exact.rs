@@ -10,6 +10,7 @@ use super::edge::{Edge, Receiver};
 use super::effects::{EdgeEffects, Found, PositionEffects};
 use super::pairs::edge_study_methods;
 use super::set::EdgeSet;
+use crate::effects::Zeros;
 use crate::error::Result;
 use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::limits::Limits;
@@ -82,10 +83,12 @@ impl<'m> ExactEdges<'m> {
         let metric = self.pairs.clean.refer(metric)?;
         let list: Vec<Edge> = self.checked(edges)?.edges().collect();
         let mut per_prompt = Array2::from_elem((list.len(), self.pairs.len()), f32::NAN);
+        let mut reached = vec![false; list.len()];
         let mut work = Work::default();
         self.each_group(&list, &metric, |group| {
             work.run(group, |edge, changes| {
                 per_prompt.row_mut(edge).assign(&changes);
+                reached[edge] = true;
             })
         })?;
         let [base, donor] = self.pairs.names();
@@ -96,11 +99,12 @@ impl<'m> ExactEdges<'m> {
             ),
             edges: edges.clone(),
             per_prompt,
+            zeros: Zeros::Measured,
             counts: vec![
                 (About::MULTIPLY_ADDS, work.multiply_adds),
                 (About::FULL_PASSES, work.naive),
             ],
-            partial: work.finished < list.len(),
+            reached,
         };
         found.label(&self.pairs, &metric)
     }
@@ -162,6 +166,12 @@ impl<'m> ExactEdges<'m> {
 
     fn checked<'e>(&self, edges: &'e EdgeSet) -> Result<&'e EdgeSet> {
         self.graph().expect_same(edges.graph())?;
+        self.pairs.check_sources()?;
+        // Lanes depart at queries, keys and values, which are computed from the stream here.
+        let [base, _] = self.pairs.base_and_donor();
+        let n_layers = self.graph().n_layers();
+        let mut read = edges.edges().map(|edge| edge.to.point(n_layers));
+        read.try_for_each(|point| base.check_departs_at(&Target::new(point)))?;
         Ok(edges)
     }
 }

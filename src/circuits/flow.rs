@@ -102,6 +102,7 @@ impl<'m> InformationFlow<'m> {
     /// [`Error::NotCached`](crate::Error::NotCached) if given caches lack what sources write or
     /// receivers read.
     pub fn run(&self) -> Result<FlowScores> {
+        self.base.check_heads_write_z("information flow")?;
         let (graph, prompts) = (Graph::new(self.base.model().config()), self.base.prompts());
         let written = graph.sources().map(Source::point);
         let read = graph.receivers().map(|to| to.stream(graph.n_layers()));

@@ -48,6 +48,16 @@ impl Pairs<'_> {
         format!("{method}: change of the {name} against the {base} run")
     }
 
+    /// Checks that sources write what is computed from their activations.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for runs under interventions at heads' outputs.
+    pub fn check_sources(&self) -> Result<()> {
+        let [base, donor] = self.base_and_donor();
+        base.check_heads_write_z("a study of edges")?;
+        donor.check_heads_write_z("a study of edges")
+    }
+
     /// What the sign of a change of the metric means.
     pub fn orientation(&self, metric: &Metric) -> Orientation {
         let noising = self.direction == Direction::Noising;

@@ -142,6 +142,13 @@ impl Config {
         })
     }
 
+    /// Checks that the next token of a prompt is what each position predicts without having read it,
+    /// as the loss on prompts needs.
+    pub(crate) fn check_predicts(&self, what: &str) -> Result<()> {
+        self.check_same_tokens(what)?;
+        self.check_causal(what)
+    }
+
     /// Numbers of a row of an MLP's hidden layer that are in memory at most, for each step between
     /// its two maps.
     pub(crate) fn hidden_width(&self) -> usize {

@@ -49,6 +49,7 @@ impl Interchanged {
             values: &result.base,
         };
         about.notes = metric.notes(base, None);
+        about.notes.extend(result.notes(base.name));
         about.unit = metric.name().to_string();
         let whole = mean(result.base.iter().copied());
         about.baselines.insert("base".to_string(), whole);

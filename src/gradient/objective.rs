@@ -16,7 +16,7 @@ pub trait Objective: Sync {
     ///
     /// # Errors
     /// Says for which prompt there is none, and why.
-    fn begin(&self, _run: &RunShape<'_>) -> Result<()> {
+    fn begin(&self, _run: &RunShape<'_>, _prompts: &[Prompt]) -> Result<()> {
         Ok(())
     }
 
@@ -40,10 +40,11 @@ where
 /// Its gradient is exact; that of a largest logit (`Reduce::Max`) is shared by equal ones. A rank
 /// and a closure have none, which is an error.
 impl Objective for Metric {
-    fn begin(&self, run: &RunShape<'_>) -> Result<()> {
+    fn begin(&self, run: &RunShape<'_>, prompts: &[Prompt]) -> Result<()> {
         self.check_gradient()?;
         self.check_attention(run.config)?;
-        self.check(&run.lengths, run.config.d_logits())
+        self.check(&run.lengths, run.config.d_logits())?;
+        self.check_prompts(prompts)
     }
 
     fn at(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<(f64, Array2<f32>)> {
@@ -55,8 +56,8 @@ impl Objective for Metric {
 
 /// Same as that of the metric.
 impl Objective for &Metric {
-    fn begin(&self, run: &RunShape<'_>) -> Result<()> {
-        Objective::begin(*self, run)
+    fn begin(&self, run: &RunShape<'_>, prompts: &[Prompt]) -> Result<()> {
+        Objective::begin(*self, run, prompts)
     }
 
     fn at(&self, prompt: usize, logits: ArrayView2<'_, f32>) -> Result<(f64, Array2<f32>)> {

@@ -105,6 +105,9 @@ impl<'m> InductionSearch<'m> {
     /// Same as [`repeated_loss`](crate::in_context::repeated_loss).
     pub fn new(model: &'m Transformer, repeated: &[RepeatedPrompt]) -> Result<Self> {
         RepeatedPrompt::check_all(repeated)?;
+        model
+            .config()
+            .check_predicts("the search for induction heads")?;
         Ok(InductionSearch {
             model,
             repeated: repeated.to_vec(),

@@ -66,20 +66,23 @@ impl FunctionEffects {
         &self.raw
     }
 
-    /// The `n` heads that raise the probability most, strongest first; none of effects by layer.
+    /// The `n` heads that raise the probability most, strongest first, of those with a value; none
+    /// of effects by layer.
     pub fn top_heads(&self, n: usize) -> Vec<Head> {
         let [_, n_heads] = *self.effect.values().shape() else {
             return Vec::new();
         };
-        let flat: Vec<f64> = self
-            .effect
-            .values()
+        let effects = self.effect.values();
+        let run: Vec<(usize, f64)> = effects
             .iter()
-            .copied()
-            .map(f64::from)
+            .enumerate()
+            .filter(|(_, effect)| !effect.is_nan())
+            .map(|(head, effect)| (head, f64::from(*effect)))
             .collect();
-        let best = largest(flat.len(), n, |i| flat[i]).into_iter();
-        best.map(|i| Head::new(i / n_heads, i % n_heads)).collect()
+        let best = largest(run.len(), n, |i| run[i].1).into_iter();
+        best.map(|i| run[i].0)
+            .map(|head| Head::new(head / n_heads, head % n_heads))
+            .collect()
     }
 }
 
@@ -93,7 +96,7 @@ impl<'m> FunctionVectors<'m> {
         let prompts = prompts.into_prompts()?;
         model.check_prompts(prompts.as_slice())?;
         let points = (0..config.n_layers).map(|layer| Site::Z.at(layer));
-        let mut sums = vec![Array1::<f64>::zeros(config.d_model); config.n_layers];
+        let mut sums = vec![Array1::<f64>::zeros(config.d_heads()); config.n_layers];
         for prompt in &prompts {
             let selection = Selection::points(points.clone()).at_positions(Select::Last);
             let run = Run {
@@ -177,7 +180,7 @@ impl<'m> FunctionVectors<'m> {
             unit: "answer's probability".to_string(),
             baselines: [("without".to_string(), mean(found.base.iter().copied()))].into(),
             counts: counts.map(|(name, n)| (name.to_string(), n)).into(),
-            notes: metric.notes(base, None),
+            notes: [metric.notes(base, None), found.notes(base.name).collect()].concat(),
             partial: found.partial,
             ..about
         };

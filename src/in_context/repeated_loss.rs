@@ -32,9 +32,13 @@ pub struct RepeatedLoss {
 ///
 /// # Errors
 /// [`Error::Prompt`](crate::Error::Prompt) if the sequences differ in length or have less than two
-/// repeats; else same as [`Transformer::run`].
+/// repeats; [`Error::Lacks`](crate::Error::Lacks) for a model whose logits are of other tokens than
+/// it reads, or whose positions attend to later ones; else same as [`Transformer::run`].
 pub fn repeated_loss(model: &Transformer, repeated: &[RepeatedPrompt]) -> Result<RepeatedLoss> {
     RepeatedPrompt::check_all(repeated)?;
+    model
+        .config()
+        .check_predicts("the loss on repeated sequences")?;
     let prompts: Vec<Prompt> = repeated.iter().map(Prompt::from).collect();
     model.check_prompts(&prompts)?;
     let n = prompts[0].len() - 1;

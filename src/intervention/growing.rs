@@ -8,11 +8,27 @@ use crate::model::RunShape;
 
 impl Intervention {
     /// Refuses edits that could make attention look ahead: a later token would change rows that
-    /// were run before it.
+    /// were run before it. Also those at positions counted from an end that moves, but for the last
+    /// one, which is that of each step: the rows of earlier steps are not run again.
     pub(super) fn check_growing(&self, run: &RunShape<'_>) -> Result<()> {
+        if !run.growing {
+            return Ok(());
+        }
         let mut prompts = run.lengths.iter().enumerate();
-        if !run.growing
-            || prompts.all(|(prompt, n)| self.target.stays_behind(prompt, *n))
+        let from_the_end = |(prompt, _): &(usize, &usize)| {
+            let list = self.target.positions.of(*prompt);
+            list.is_some_and(|list| list != [-1] && list.iter().any(|index| *index < 0))
+        };
+        if let Some((prompt, _)) = prompts.clone().find(from_the_end) {
+            let positions = self.target.positions.in_prompt(prompt);
+            let expected = "positions from the beginning, all, or the last one of each step";
+            return Err(Error::invalid(
+                format!("positions of {} in generation", self.target),
+                format!("{positions}, of an end that moves"),
+                expected,
+            ));
+        }
+        if prompts.all(|(prompt, n)| self.target.stays_behind(prompt, *n))
             || self.edit.keeps_mask(self.target.point)
         {
             return Ok(());

@@ -238,12 +238,46 @@ impl Values {
                 if self.fit(target, i, &shape).is_none() {
                     return Err(self.misfit(at, target, i, &shape));
                 }
+                self.check_one_meaning(at, target, i, &shape)?;
             }
             if matches!(self.source, Source::Arrays(_)) {
                 self.check_numbers(at, target, i)?;
             }
         }
         Ok(())
+    }
+
+    /// Refuses a row per position, given for one head of as many as there are positions: by the
+    /// rule, it is a row per head, the same at all positions.
+    fn check_one_meaning(
+        &self,
+        at: &str,
+        target: &Target,
+        sequence: usize,
+        shape: &[usize],
+    ) -> Result<()> {
+        const HEAD_AXIS: usize = 1;
+        if target.point.axes().head_axis() != Some(HEAD_AXIS) {
+            return Ok(());
+        }
+        let part = Part::new(target, sequence, shape);
+        let (positions, heads) = (part.positions.len(), part.heads.len());
+        let named = part.shape(shape);
+        let mut rows = named.clone();
+        rows.remove(HEAD_AXIS);
+        let values = self.of(sequence);
+        let one_of_many = heads == 1 && shape[HEAD_AXIS] > 1;
+        let some = positions > 1 && positions < shape[0];
+        if !one_of_many || !some || values.shape() != rows {
+            return Ok(());
+        }
+        let rows = [&[1], &rows[..]].concat();
+        let expected = format!("{named:?}, a row per position, or {rows:?}, a row per head");
+        Err(Error::Shape {
+            at: format!("{at} (sequence {sequence})"),
+            found: values.shape().to_vec(),
+            expected,
+        })
     }
 
     fn check_numbers(&self, at: &str, target: &Target, sequence: usize) -> Result<()> {

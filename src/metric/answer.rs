@@ -6,7 +6,7 @@ use super::{Kind, Metric, of};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ops::log_softmax_row;
-use crate::prompt::Prompts;
+use crate::prompt::Prompt;
 
 /// How a metric has the probability of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Metric {
     ///
     /// # Errors
     /// [`Error::Prompt`] if one does not.
-    pub(crate) fn check_prompts(&self, prompts: &Prompts) -> Result<()> {
+    pub(crate) fn check_prompts(&self, prompts: &[Prompt]) -> Result<()> {
         let Kind::Answer(answers, _) = &self.kind else {
             return Ok(());
         };

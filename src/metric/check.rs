@@ -34,7 +34,7 @@ impl Metric {
     pub(crate) fn needs_of(&self, prompts: &Prompts, config: &Config) -> Result<Vec<Needs>> {
         let lengths = prompts.lengths();
         self.check(&lengths, config.d_logits())?;
-        self.check_prompts(prompts)?;
+        self.check_prompts(prompts.as_slice())?;
         self.check_attention(config)?;
         let lengths = lengths.into_iter().enumerate();
         Ok(lengths.map(|(i, n)| self.needs(i, n)).collect())

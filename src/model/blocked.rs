@@ -48,6 +48,11 @@ impl BlockedRows {
         }
     }
 
+    /// What a reader of results must know, if some runs, called by this name, had such rows.
+    pub(crate) fn told(&self, runs: &str) -> Option<String> {
+        (self.rows > 0).then(|| format!("{runs}: {self}"))
+    }
+
     /// Counts those of another run, too.
     pub(crate) fn extend(&mut self, other: BlockedRows) {
         self.rows += other.rows;

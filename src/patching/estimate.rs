@@ -155,7 +155,7 @@ impl ActivationPatching<'_> {
     ///
     /// # Errors
     /// Same as [`ActivationPatching::run`]; also [`Error::Invalid`] for a metric without gradient
-    /// (a rank, a closure), for a KL divergence to the very run that is patched, whose gradient
+    /// (a rank, a closure), for [aligned](ActivationPatching::aligned) prompts, for a KL divergence to the very run that is patched, whose gradient
     /// there is zero, and for patched runs under interventions, and [`Error::MemoryLimit`] if one
     /// pair does not fit the memory limit.
     pub fn estimate(&self, grid: Grid, metric: &Metric) -> Result<EstimatedPatching> {
@@ -173,6 +173,11 @@ impl ActivationPatching<'_> {
         grid: Grid,
         metric: &Metric,
     ) -> Result<EstimatedPatching> {
+        if self.aligned.is_some() {
+            let found = "prompts aligned position by position";
+            let expected = "prompts of one length whose positions correspond, by `new` or `over`";
+            return Err(Error::invalid("pairs to estimate", found, expected));
+        }
         let pairs = &self.pairs;
         let config = pairs.model().config();
         grid.check(config)?;
@@ -220,7 +225,7 @@ impl ActivationPatching<'_> {
             .into(),
             ..self.about_estimate(corrections, grid, &metric, &ends)
         };
-        let found = measured.label(about, &format!("{} run", pairs.names()[0]))?;
+        let found = measured.label_estimates(about, &format!("{} run", pairs.names()[0]))?;
         let [clean, corrupted] = ends;
         Ok(EstimatedPatching {
             effect: found.effect,

@@ -69,6 +69,7 @@ impl PathEffects {
         let mut about = self.effect.about.clone();
         about.unit = format!("relative change of the {}", about.unit);
         about.normalization = Normalization::Raw;
+        about.title += ", relative to its mean";
         let (effect, axes) = (&self.effect, self.effect.axes().to_vec());
         let relative = Labelled::new(effect.values().mapv(|v| v / original), axes, about)?
             .with_absent(effect.absent().to_owned())?;

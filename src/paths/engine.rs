@@ -97,7 +97,7 @@ impl PathPatching<'_> {
         // Runs that change nothing are not made: they are the original ones.
         let mut saved = vec![original.to_vec(); cells.len()];
         let made = schedule.value;
-        let multiply_adds = made.record(self.original.model(), |cell, prompt, cache| {
+        let counted = made.record(self.original.model(), |cell, prompt, cache| {
             saved[cell][prompt] = cache;
         });
         Ok(RunsC {
@@ -108,7 +108,7 @@ impl PathPatching<'_> {
                 .iter()
                 .map(|lane| ([lane.cell, lane.prompt], lane.cost.macs))
                 .collect(),
-            multiply_adds,
+            multiply_adds: counted.multiply_adds,
         })
     }
 

@@ -290,6 +290,7 @@ impl Labelled {
         // The old ends are in another unit.
         result.color_range = None;
         result.about.normalization = Normalization::Normalized;
+        result.about.title += ", normalized";
         Ok(result)
     }
 

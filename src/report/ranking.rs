@@ -44,6 +44,8 @@ pub struct Ranking {
     pub cells: Vec<RankedCell>,
     /// How many cells have a value.
     pub of: usize,
+    /// Whether the run ended before every cell was computed: others may be stronger.
+    pub partial: bool,
 }
 
 impl Labelled {
@@ -59,6 +61,7 @@ impl Labelled {
             names: parts.iter().map(|part| part.name.clone()).collect(),
             cells: best.into_iter().map(cell).collect(),
             of,
+            partial: self.about.partial,
         }
     }
 
@@ -146,6 +149,10 @@ impl fmt::Display for Ranking {
             let cells: Vec<String> = row.iter().enumerate().map(cell).collect();
             writeln!(f, "{}", cells.join("  "))?;
         }
-        writeln!(f, "{} of {} cells", self.cells.len(), self.of)
+        let partial = match self.partial {
+            true => "; PARTIAL: the run ended before every cell was computed",
+            false => "",
+        };
+        writeln!(f, "{} of {} cells{partial}", self.cells.len(), self.of)
     }
 }

@@ -166,13 +166,12 @@ impl Schedule<'_> {
         &self,
         model: &Transformer,
         mut each: impl FnMut(usize, usize, ActivationCache),
-    ) -> u64 {
-        let counted = self.run(model, |chunk| {
+    ) -> Counted {
+        self.run(model, |chunk| {
             for (planned, cache) in chunk.planned.iter().zip(chunk.caches) {
                 each(planned.cell, planned.prompt, cache);
             }
             ControlFlow::Continue(())
-        });
-        counted.multiply_adds
+        })
     }
 }

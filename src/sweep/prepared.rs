@@ -168,6 +168,7 @@ impl<'s> Prepared<'s> {
             base_multiply_adds: self.base_multiply_adds,
             partial: false,
             blocked: BTreeMap::new(),
+            base_blocked: self.sweep.base.blocked(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use ndarray::Array2;
 
 use super::{CausalTracing, FactTrace, Restore, TracedFact};
-use crate::effects::layer_axis;
+use crate::effects::{Zeros, layer_axis};
 use crate::error::{Error, Result};
 use crate::metric::probability;
 use crate::report::{About, Absent, Axis, Labelled};
@@ -130,8 +130,8 @@ impl CausalTracing<'_> {
             return Err(Error::invalid(what, "no attribute", expected));
         }
         let sorted = self.sort(facts, restores)?;
-        // A part of the work may have none of them.
-        if sorted.kept.is_empty() && !self.limits.divided() {
+        // A part of the work may have none of them, as may what was done before it was ended.
+        if sorted.kept.is_empty() && !sorted.partial && !self.limits.divided() {
             return Err(Error::invalid(
                 "facts traced that the clean model gets right",
                 format!("0 of {}", facts.len()),
@@ -163,14 +163,16 @@ impl CausalTracing<'_> {
             }
             let mut limits = self.limits.part(index, facts.len(), "facts");
             limits.slot = Some(index);
-            let traces = self.traces(fact, &clean, restores, limits)?;
-            if traces.iter().any(|t| t.indirect_effect.about.partial) {
-                sorted.partial = true;
-                if !self.limits.divided() {
-                    break;
-                }
+            let traces = self.traces(fact, &clean, restores, limits.clone())?;
+            let partial = traces.iter().any(|t| t.indirect_effect.about.partial);
+            let ended = limits.ended();
+            sorted.partial |= partial || (ended && index + 1 < facts.len());
+            if !partial || self.limits.divided() {
+                sorted.kept.push((index, traces));
             }
-            sorted.kept.push((index, traces));
+            if ended {
+                break;
+            }
         }
         Ok(sorted)
     }
@@ -228,7 +230,14 @@ impl CausalTracing<'_> {
         sorted: &Sorted,
     ) -> Result<SetTrace> {
         let (values, errors) = class_averages(facts, &kept, self.model().config().n_layers);
-        let about = self.averaged_about(facts, restore, &kept, sorted);
+        let mut about = self.averaged_about(facts, restore, &kept, sorted);
+        let of_fact = |(_, trace): &(usize, FactTrace)| {
+            let effect = &trace.indirect_effect;
+            let cells = effect.values().into_iter().zip(effect.absent());
+            cells.map(|(v, absent)| (*v, *absent)).collect::<Vec<_>>()
+        };
+        let cells = kept.iter().flat_map(of_fact);
+        about.caption += Zeros::Measured.note(cells).unwrap_or_default();
         let effects: Vec<Vec<f64>> = kept
             .iter()
             .map(|(_, trace)| vec![f64::from(trace.total_effect)])
@@ -236,12 +245,22 @@ impl CausalTracing<'_> {
         let (total_effect, std_error) = clustered(&effects);
         let classes = Axis::new("token", PositionClass::ALL.map(PositionClass::name));
         let axes = vec![classes, layer_axis(restore.site, values.ncols())];
-        let none = |class: PositionClass| {
-            let mut traced = kept.iter().map(|(index, _)| &facts[*index]);
-            traced.all(|fact| class.positions(fact).next().is_none())
+        let none = match sorted.partial {
+            true => Absent::NotRun,
+            false => Absent::NoSamples,
         };
-        let absent = Array2::from_shape_fn(values.dim(), |(class, _)| {
-            none(PositionClass::ALL[class]).then_some(Absent::NoSamples)
+        let absent = Array2::from_shape_fn(values.dim(), |(class, layer)| {
+            let of_fact = |(index, trace): &(usize, FactTrace)| {
+                let positions = PositionClass::ALL[class].positions(&facts[*index]);
+                let absent = trace.indirect_effect.absent();
+                let cells = positions.map(|position| absent[[position, layer]]);
+                cells.collect::<Vec<_>>()
+            };
+            let cells: Vec<Option<Absent>> = kept.iter().flat_map(of_fact).collect();
+            match cells.is_empty() {
+                true => Some(none),
+                false => cells.into_iter().find_map(|absent| absent),
+            }
         });
         Ok(SetTrace {
             average: Labelled::new(values, axes, about)?

@@ -138,6 +138,18 @@ impl<'m> Ends<'m> {
                 carried: None,
             });
         }
+        // What is added to the stream itself is no source's, so that circuits of edges lack it.
+        let of_stream = |point| match point {
+            HookPoint::PosEmbed => true,
+            HookPoint::Block(_, site) => matches!(
+                site,
+                Site::Result | Site::AttnOut | Site::ResidPre | Site::ResidMid | Site::ResidPost
+            ),
+            _ => false,
+        };
+        let expected = "ones at what a source writes, or within one: `attn.hook_z`, `hook_mlp_out`";
+        let corrupted = &pairs.corrupted;
+        corrupted.check_none_at("circuits", of_stream, expected)?;
         let own: Vec<usize> = (0..pairs.len()).collect();
         Self::left_by(pairs, &own)
     }
