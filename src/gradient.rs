@@ -64,15 +64,15 @@ pub struct Backward<'s> {
     pub constant: &'s [HookPoint],
 }
 
-/// What a backward pass gave.
+/// What a backward pass returns.
 #[derive(Clone, Debug)]
 pub struct Gradients {
-    /// The objective, one value a prompt.
+    /// The objective, one value per prompt.
     pub values: Vec<f64>,
-    /// One cache a prompt: the gradient of *its* value at the points asked for, in the shapes of
+    /// One cache per prompt: the gradient of *its* value at the points asked for, in the shapes of
     /// the activations. Empty unless [`Backward::gradients`] asked for it.
     pub gradients: Vec<ActivationCache>,
-    /// One cache a prompt; empty unless [`Backward::activations`] asked for it.
+    /// One cache per prompt; empty unless [`Backward::activations`] asked for it.
     pub activations: Vec<ActivationCache>,
     /// The gradient of the *sum* of all values, if [`Backward::parameters`] asked for it. Where
     /// embedding and unembedding are tied, `wte` has the sum of both uses.

@@ -10,7 +10,7 @@ use super::decode::Float;
 use crate::error::{Error, Result};
 use crate::files::{UniqueKeys, format_error, open};
 
-/// Real headers have about 120 bytes a tensor, 15 kB for GPT-2 small; a parsed header may take
+/// Real headers have about 120 bytes per tensor, 15 kB for GPT-2 small; a parsed header may take
 /// several times its size.
 const MAX_HEADER: u64 = 16 << 20;
 /// How many numbers are read at once.
