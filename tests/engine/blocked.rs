@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ndarray::{ArrayD, Axis, Ix3};
+use patchlens::gradient::Backward;
 use patchlens::intervention::Values;
 use patchlens::model::{BlockedRow, BlockedRows};
 use patchlens::patching::{ActivationPatching, Grid};
@@ -323,4 +324,25 @@ fn b17_a_base_counts_its_rows_and_studies_say_so() {
     let notes = found.effect.about.notes.join("\n");
     let said = format!("corrupted run: {expected}");
     assert!(notes.contains(&said), "{notes}");
+}
+
+/// b17: a query that is no number leaves finite logits, but no gradient; that is told.
+#[test]
+fn b17_gradients_of_rows_that_are_no_numbers_are_errors() {
+    let model = common::open(MODEL);
+    let points = Selection::points([Site::ResidPre.at(LAYER)]);
+    let want = Backward {
+        gradients: Some(&points),
+        ..Backward::default()
+    };
+    let run = |value: f32| {
+        let hook = hook_fn(Site::Q.at(LAYER), move |_, mut q| q.fill(value));
+        model.gradients(&prompt(), hook, logit_diff(12, 29), &want)
+    };
+    assert!(run(0.0).is_ok());
+    let error = run(f32::NAN).unwrap_err().to_string();
+    assert!(
+        error.contains("found NaN; ") && error.contains("blocked whole"),
+        "{error}"
+    );
 }

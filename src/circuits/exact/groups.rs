@@ -164,11 +164,15 @@ impl ExactEdges<'_> {
         let n_layers = self.graph().n_layers();
         let cell = |cell: &usize| carried.cell(edge(cell), visit.places[*cell].1, n_layers);
         let bytes = self.bytes_per_source(edge(&places[0]).to) * sources.len() as u64;
+        let unit = match visit.places[places[0]].1 {
+            None => "edges",
+            Some(_) => "edges at positions",
+        };
         Ok(Group {
             cells: places.iter().map(cell).collect(),
             multiply_adds: carried.multiply_adds,
             places,
-            limits: self.limits.after(visit.done, visit.places.len(), "edges"),
+            limits: self.limits.after(visit.done, visit.places.len(), unit),
             bytes,
         })
     }
