@@ -60,7 +60,11 @@ impl ActivationCache {
     /// tensor that is no hook; [`Error::Tensor`] for a shape that does not fit the positions.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let arrays = read_arrays(path)?;
+        let known = [TOKENS, POSITIONS, FINGERPRINT, KIND];
+        let arrays = read_arrays(path, |name| match known.contains(&name) {
+            true => Ok(()),
+            false => name.parse::<HookPoint>().map(|_| ()),
+        })?;
         let tokens = integers(path, &arrays, TOKENS)?;
         let positions: Vec<usize> = integers(path, &arrays, POSITIONS)?;
         let ascending = positions.windows(2).all(|pair| pair[0] < pair[1]);

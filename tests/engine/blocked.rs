@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ndarray::{ArrayD, Axis, Ix3};
 use patchlens::intervention::Values;
 use patchlens::model::{BlockedRow, BlockedRows};
+use patchlens::patching::{ActivationPatching, Grid};
 use patchlens::processing::Processing;
 use patchlens::{
     ActivationCache, Base, Edit, Hooks, Intervention, Interventions, Prompt, Run, RunOutput,
@@ -297,4 +298,29 @@ fn b17_shown_or_not() {
         Some((LAYER, 3))
     );
     assert!(hidden.logits.get(0).iter().all(|v| v.is_finite()));
+}
+
+/// b17: what a base leaves without a source is counted there, and said of studies over it.
+#[test]
+fn b17_a_base_counts_its_rows_and_studies_say_so() {
+    let model = common::open(MODEL);
+    let plain = Base::new(&model, &prompt()).unwrap();
+    let none = set(scores().at_src(0), f32::NEG_INFINITY);
+    let blocked = Base::over(&plain, &prompt(), vec![none]).unwrap();
+    let metric = logit_diff(12, 29);
+    let cell = vec![Intervention::new(Site::Z.at(LAYER + 1), Edit::Zero)];
+    let sweep = Sweep::over(&blocked).run(&[cell], &metric).unwrap();
+    let expected = expected_rows(model.config().n_heads, &[0]);
+    assert_eq!(
+        (blocked.blocked(), sweep.base_blocked),
+        (expected, expected)
+    );
+    assert_eq!(plain.blocked(), BlockedRows::default());
+    let study = ActivationPatching::over(&plain, &blocked).unwrap();
+    let found = study
+        .run(Grid::Positions(Site::ResidPost), &metric)
+        .unwrap();
+    let notes = found.effect.about.notes.join("\n");
+    let said = format!("corrupted run: {expected}");
+    assert!(notes.contains(&said), "{notes}");
 }
