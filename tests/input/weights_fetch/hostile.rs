@@ -1,8 +1,6 @@
-//! Case t8: several runs at once, files that change, error pages, endpoints that are no addresses.
+//! Case t8: files that change, error pages, endpoints that are no addresses.
 
-use std::process::Command;
-use std::time::Duration;
-use std::{fs, thread};
+use std::fs;
 
 use super::server::{CONFIG, CUT, Files, MODEL, MODEL_LEN, Quirk, Server, TOKENIZER, model_bytes};
 use super::{Setting, run_script, with_fetcher};
@@ -16,50 +14,9 @@ macro_rules! with_both_fetchers {
 }
 
 with_both_fetchers! {
-    t8_three_starts_at_once_all_succeed  t8_waits_for_a_living_run_but_not_for_a_dead_one
     t8_if_range_lets_an_unchanged_file_be_resumed  t8_a_changed_file_is_fetched_anew
     t8_a_part_of_unknown_version_is_not_resumed
     t8_error_pages_are_refused  t8_passwords_are_not_shown
-}
-
-fn t8_three_starts_at_once_all_succeed(fetcher: &'static str) {
-    for _ in 0..4 {
-        let setting = Setting::new(fetcher, &[]);
-        let outcomes = thread::scope(|scope| {
-            let runs = [(); 3].map(|()| scope.spawn(|| setting.run(&[])));
-            runs.map(|run| run.join().unwrap())
-        });
-        for outcome in &outcomes {
-            setting.assert_complete(outcome);
-        }
-        let answers = setting.server.answers();
-        assert_eq!(answers.len(), 3, "each file once: {answers:?} {outcomes:?}");
-    }
-}
-
-fn t8_waits_for_a_living_run_but_not_for_a_dead_one(fetcher: &'static str) {
-    let setting = Setting::new(fetcher, &[]);
-    let queue = setting.dir.join(".lock");
-    fs::create_dir(&queue).unwrap();
-    let mut ended = Command::new("true").spawn().unwrap();
-    ended.wait().unwrap();
-    let alive = std::process::id();
-    for name in [
-        format!("choosing.{}", ended.id()),
-        format!("ticket.7.{}", ended.id()),
-        format!("ticket.8.{alive}"),
-    ] {
-        fs::write(queue.join(name), "").unwrap();
-    }
-    let outcome = thread::scope(|scope| {
-        let run = scope.spawn(|| setting.run(&[]));
-        thread::sleep(Duration::from_millis(2500));
-        assert!(setting.server.answers().is_empty(), "it did not wait");
-        fs::remove_file(queue.join(format!("ticket.8.{alive}"))).unwrap();
-        run.join().unwrap()
-    });
-    setting.assert_complete(&outcome);
-    outcome.assert(0, &[&format!("waiting for another run (process {alive})")]);
 }
 
 const BEGUN: (Option<usize>, u16, usize) = (None, 200, CUT);

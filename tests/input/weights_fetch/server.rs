@@ -33,6 +33,7 @@ pub enum Quirk {
     Version(&'static str),  // the value of the ETag header
     Modified(&'static str), // the value of the Last-Modified header
     NoIfRange,              // a Range is answered though If-Range names another version
+    Stall,                  // the first request is not answered
 }
 
 /// A request, the status of its answer, and the bytes of the body sent.
@@ -101,6 +102,12 @@ impl Server {
         let Some(mut answer) = read_request(&mut stream) else {
             return;
         };
+        if self.quirks.contains(&Quirk::Stall) && self.answers().is_empty() {
+            self.answers.lock().unwrap().push(answer);
+            stream.set_read_timeout(None).unwrap();
+            let _ = stream.read(&mut [0]); // until the client is gone
+            return;
+        }
         let is_first = |a: &Answer| !a.path.ends_with(MODEL) || a.status == 302;
         let first = self.answers().iter().all(is_first);
         let (status, extra, body) = self.choose(&answer, first);
