@@ -23,8 +23,8 @@ server's file has changed since. Files that are there and pass the checks are no
 fetched again. Checks: the size; the SHA-256 where it is known for the pinned
 revision; the tensor table of model.safetensors against the file's length; that
 the other files are JSON, with the fields expected where no SHA-256 is known.
-Runs for the same DIR take turns, also those in other containers and on other hosts
-that share it.
+A download is stopped once it is longer than the file can be. Runs for the same DIR
+take turns, also those in other containers and on other hosts that share it.
 
 environment:
   HF_ENDPOINT        server to ask, default https://huggingface.co; files are at
@@ -114,7 +114,18 @@ known() {
     esac
 }
 
-# Set want_size and want_sha for FILE; empty where not known.
+# The most bytes that FILE can have at any revision: of the weights twice those in float32.
+most_bytes() {
+    case $model/$1 in
+        */*.json) echo 64000000 ;;
+        gpt2-xl/*) echo 13000000000 ;;
+        gpt2-large/*) echo 6500000000 ;;
+        gpt2-medium/*) echo 3100000000 ;;
+        *) echo 1100000000 ;;
+    esac
+}
+
+# Set want_size and want_sha for FILE, empty where not known, and limit, the most bytes of it.
 set_wanted() {
     want_size='' want_sha=''
     if [ "$revision" = "$pinned" ]; then
@@ -126,6 +137,7 @@ set_wanted() {
     if [ "$1" = model.safetensors ] && [ -n "$sha_override" ]; then
         want_size='' want_sha=$sha_override
     fi
+    limit=${want_size:-$(most_bytes "$1")}
 }
 
 # json_types <TEXT: one line for each of its outer two levels of fields, "NAME TYPE" or
@@ -271,8 +283,16 @@ set_answer() {
     total=${answer%% *} version=${answer#* }
 }
 
+# The largest file that a child may write, in blocks of 512 bytes: more than $limit, so that too
+# long an answer shows, and at least 1 MiB, since the headers and messages are files as well.
+block_limit() {
+    if [ "$limit" -lt 1048576 ]; then echo 2048; else echo $((limit / 512 + 1)); fi
+}
+
 # request URL PART: one request from byte $have on; the headers go to $log. $run learns of the
-# child before it begins to write, so that it counts even if this script is killed.
+# child before it begins to write, so that it counts even if this script is killed. The system
+# makes it stop at block_limit, however fast the bytes come; with XFSZ ignored, as an error that
+# curl and wget report. Where ulimit cannot do that, watch does, less promptly.
 request() {
     if [ "$fetcher" = curl ]; then
         set -- --proto =http,https -sS -f -g -L --connect-timeout 20 --speed-limit 1 \
@@ -291,14 +311,19 @@ request() {
     fi
     if [ "$fetcher" = curl ]; then errors=$log.err; else errors=$log; fi
     # shellcheck disable=SC2016  # for the inner shell
-    sh -c 'echo $$ >>"$0" && exec "$@"' "$run" "$fetcher" "$@" 2>"$errors" &
+    sh -c 'echo $$ >>"$0" || exit; { ulimit -f "$1"; trap "" XFSZ; } 2>/dev/null
+        shift && exec "$@"' "$run" "$(block_limit)" "$fetcher" "$@" 2>"$errors" &
     child=$!
 }
 
-# Report progress every 5 seconds until killed, or until the download has ended.
+# Report progress every 5 seconds until killed, or until the download has ended or is too long.
 watch() {                                 # watch NAME PART
-    while sleep 5 >/dev/null 2>&1 && kill -0 "$child" 2>/dev/null; do
-        note "$1: $(human "$(size_of "$2")")${want_size:+ of $(human "$want_size")}"
+    seconds=0
+    while sleep 1 >/dev/null 2>&1 && kill -0 "$child" 2>/dev/null; do
+        arrived=$(size_of "$2") seconds=$((seconds + 1))
+        [ "$arrived" -le "$limit" ] || kill "$child" 2>/dev/null || :
+        [ "$((seconds % 5))" -ne 0 ] ||
+            note "$1: $(human "$arrived")${want_size:+ of $(human "$want_size")}"
     done
 }
 
@@ -310,7 +335,7 @@ try_once() {
     request "$1" "$2"
     watch "$3" "$2" &
     watcher=$!
-    wait "$child" || got=$?
+    wait "$child" 2>/dev/null || got=$?
     kill -KILL "$watcher" 2>/dev/null || : # a TERM may be lost while it starts
     wait "$watcher" 2>/dev/null || :
     child='' watcher=''
@@ -369,6 +394,16 @@ is_mixed() {
         [ "$validator" != "$version" ]
 }
 
+# Bytes beyond the end are no part of the file, so nothing is kept to be resumed.
+refuse_excess() {                         # refuse_excess URL PART NAME
+    rm -f "$2" "$2.version"
+    expected="$limit bytes"
+    [ -n "$want_size" ] || expected="at most $expected"
+    fail 3 "$3: the server sends more than the file can have" \
+        "size: expected $expected, found $now bytes and no end" "url: $(shown "$1")" \
+        "the download was stopped and deleted; use another HF_ENDPOINT"
+}
+
 start_over() {                            # start_over NAME PART WHY
     note "$1: $3; starting over"
     rm -f "$2" "$2.version"
@@ -380,9 +415,13 @@ set_start() {
     have=$(size_of "$2") validator=''
     [ "$have" -gt 0 ] || { rm -f "$2.version"; return 0; }
     [ ! -s "$2.version" ] || IFS= read -r validator <"$2.version"
-    [ -z "$validator$want_sha" ] || return 0
-    start_over "$1" "$2" "no telling whether the server still has the file that was begun"
-    have=0
+    if [ "$have" -gt "$limit" ]; then
+        start_over "$1" "$2" "$have bytes are there of a file of at most $limit bytes"
+    elif [ -z "$validator$want_sha" ]; then
+        start_over "$1" "$2" "no telling whether the server still has the file that was begun"
+    else return 0
+    fi
+    have=0 validator=''
 }
 
 # download URL PART NAME: fetch, with retries and resuming, until PART is whole.
@@ -406,6 +445,11 @@ download() {
         fi
         keep_version "$2"
         if is_whole; then announced=${total#-}; return 0; fi
+        if [ "$now" -gt "$limit" ]; then
+            [ "$have" -gt 0 ] || refuse_excess "$1" "$2" "$3"
+            start_over "$3" "$2" "the server sent more than the rest of the file"
+            continue                      # from 0 bytes this cannot come again
+        fi
         stop_if_hopeless "$1" "$3"
         if [ "$http" = 206 ] && [ "$now" -gt "$have" ]; then
             left=$tries                   # progress: the count starts again

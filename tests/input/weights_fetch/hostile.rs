@@ -1,4 +1,4 @@
-//! Case t8: files that change, error pages, endpoints that are no addresses.
+//! Case t8: files that change or do not end, error pages, endpoints that are no addresses.
 
 use std::fs;
 
@@ -16,6 +16,7 @@ macro_rules! with_both_fetchers {
 with_both_fetchers! {
     t8_if_range_lets_an_unchanged_file_be_resumed  t8_a_changed_file_is_fetched_anew
     t8_a_part_of_unknown_version_is_not_resumed
+    t8_an_endless_answer_is_stopped  t8_a_part_beyond_the_end_is_not_resumed
     t8_error_pages_are_refused  t8_passwords_are_not_shown
 }
 
@@ -88,6 +89,39 @@ fn t8_a_part_of_unknown_version_is_not_resumed(fetcher: &'static str) {
         setting.server.model_answers(),
         [BEGUN, (None, WHOLE.0, WHOLE.1)]
     );
+}
+
+/// The pinned config.json has 665 bytes; of one that is not known the limit is 64 MB.
+fn t8_an_endless_answer_is_stopped(fetcher: &'static str) {
+    const MIB: usize = 1 << 20;
+    for (revision, begun, expected, found, asked) in [
+        ("", "", "expected 665 bytes", MIB, 1),
+        ("", "{\"resumed\":", "expected 665 bytes", MIB, 2),
+        ("rev1", "", "expected at most 64000000 bytes", 62 * MIB, 1),
+    ] {
+        let setting = Setting::new(fetcher, &[Quirk::Endless]);
+        if !begun.is_empty() {
+            fs::write(setting.dir.join("config.json.part"), begun).unwrap();
+        }
+        let outcome = setting.run(&[("REVISION", revision)]);
+        let words = ["config.json: the server sends more", expected, "found "];
+        setting.assert_refused(&outcome, "config.json", 3, &words);
+        let left = fs::read_dir(&setting.dir).unwrap().count();
+        assert_eq!(left, 1, "only SOURCE is left: {outcome:?}");
+        let answers = setting.server.answers();
+        assert_eq!(answers.len(), asked, "{outcome:?}");
+        // What the sockets hold in addition, on either side, is some MiB.
+        let sent = answers.iter().map(|answer| answer.sent).max();
+        assert!(sent.unwrap() < found + 32 * MIB, "{sent:?} {outcome:?}");
+    }
+}
+
+fn t8_a_part_beyond_the_end_is_not_resumed(fetcher: &'static str) {
+    let setting = Setting::new(fetcher, &[]);
+    fs::write(setting.dir.join("config.json.part"), [b' '; 666]).unwrap();
+    let outcome = setting.run(&[("REVISION", "")]);
+    outcome.assert(3, &["666 bytes are there of a file of at most 665 bytes"]);
+    assert_eq!(setting.server.answers()[0].start, None);
 }
 
 fn t8_error_pages_are_refused(fetcher: &'static str) {
