@@ -168,7 +168,7 @@ impl Values {
     /// The memory that they take, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         let len = match &self.source {
-            Source::Arrays(arrays) => arrays.iter().map(|array| array.len()).sum(),
+            Source::Arrays(arrays) => arrays.iter().map(ArrayD::len).sum(),
             Source::Caches(caches, point) => {
                 let values = caches.iter().filter_map(|cache| cache.get(*point).ok());
                 values.map(|values| values.len()).sum::<usize>()

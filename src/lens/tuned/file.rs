@@ -38,7 +38,7 @@ impl TunedLens {
         write_arrays(path.as_ref(), &views, &of, HashMap::new())
     }
 
-    /// Opens translators, see [`TunedLens`]. [`super::LogitLens::tuned`] checks that they fit the
+    /// Opens translators, see [`TunedLens`]. [`LogitLens::tuned`](crate::lens::LogitLens::tuned) checks that they fit the
     /// model.
     ///
     /// # Errors
