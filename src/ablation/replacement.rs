@@ -245,13 +245,20 @@ fn means_of(
         held: room.held + 3 * bytes * templates_of,
         ..room
     };
-    let batch = (room.limit.saturating_sub(room.held) / 4 / bytes).clamp(1, BATCH) as usize;
-    for (prompts, templates) in prompts
-        .as_slice()
-        .chunks(batch)
-        .zip(templates.chunks(batch))
-    {
-        let caches = Base::new(model, prompts)?.held_within(points.iter().copied(), room)?;
+    let mut batch = (room.limit.saturating_sub(room.held) / 4 / bytes).clamp(1, BATCH) as usize;
+    let mut done = 0;
+    while done < prompts.len() {
+        let end = prompts.len().min(done + batch);
+        let runs = Base::new(model, &prompts.as_slice()[done..end])?;
+        let caches = match runs.held_within(points.iter().copied(), room) {
+            Err(Error::MemoryLimit { .. }) if batch > 1 => {
+                batch /= 2;
+                continue;
+            }
+            caches => caches?,
+        };
+        let templates = &templates[done..end];
+        done = end;
         for (cache, template) in caches.iter().zip(templates) {
             for point in points {
                 let more = cache.get(*point)?.mapv(f64::from);

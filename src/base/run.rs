@@ -221,15 +221,18 @@ impl<'m> Base<'m> {
         others + self.kept_alone()
     }
 
-    /// What these runs keep besides a base, which they may be lanes over, or be themselves.
+    /// What these runs keep besides a base: either may be lanes over the other, or both the same.
     pub(crate) fn held_beside(&self, base: &Base<'_>) -> u64 {
-        let place = |base: &Base<'_>| std::sync::Arc::as_ptr(&base.0).cast::<()>();
-        let same = |other: &Base<'_>| place(other) == place(base);
-        match &self.0.origin {
-            _ if same(self) => 0,
-            Origin::Over(other, _) if same(other) => self.kept_alone(),
+        match (&self.0.origin, &base.0.origin) {
+            _ if self.is(base) => 0,
+            (_, Origin::Over(other, _)) if self.is(other) => 0,
+            (Origin::Over(other, _), _) if other.is(base) => self.kept_alone(),
             _ => self.held_bytes(),
         }
+    }
+
+    fn is(&self, other: &Base<'_>) -> bool {
+        Arc::as_ptr(&self.0).cast::<()>() == Arc::as_ptr(&other.0).cast()
     }
 
     /// The same without those of other runs.

@@ -63,16 +63,20 @@ pub(crate) fn write_arrays(
 /// names are checked before anything large is read.
 ///
 /// # Errors
-/// What `check` says of a name; [`Error::Io`]; [`Error::Format`] for what is no safetensors file; [`Error::Tensor`] for a
+/// What `check` says of the names; [`Error::Io`]; [`Error::Format`] for what is no safetensors file;
+/// [`Error::Tensor`] for a
 /// tensor of another type.
-pub(crate) fn read_arrays(path: &Path, check: impl Fn(&str) -> Result<()>) -> Result<NamedArrays> {
+pub(crate) fn read_arrays(
+    path: &Path,
+    check: impl Fn(&[&str]) -> Result<()>,
+) -> Result<NamedArrays> {
     let mut source = Source::open(path)?;
     let tensors = source.tensors.clone();
     let wrong = |name: &str, found: String| {
         tensor_error(path, name, found, "dtype F32, or I64 with one axis")
     };
+    check(&tensors.keys().map(String::as_str).collect::<Vec<_>>())?;
     for (name, info) in &tensors {
-        check(name)?;
         if !matches!(
             (info.dtype, &info.shape[..]),
             (Dtype::F32, _) | (Dtype::I64, [_])

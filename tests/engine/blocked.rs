@@ -8,6 +8,7 @@ use patchlens::intervention::Values;
 use patchlens::model::{BlockedRow, BlockedRows};
 use patchlens::patching::{ActivationPatching, Grid};
 use patchlens::processing::Processing;
+use patchlens::report::Direction;
 use patchlens::{
     ActivationCache, Base, Edit, Hooks, Intervention, Interventions, Prompt, Run, RunOutput,
     Selection, Site, Sweep, Target, Transformer, hook_fn, logit_diff,
@@ -318,6 +319,7 @@ fn b17_a_base_counts_its_rows_and_studies_say_so() {
     );
     assert_eq!(plain.blocked(), BlockedRows::default());
     let study = ActivationPatching::over(&plain, &blocked).unwrap();
+    let study = study.direction(Direction::Noising);
     let found = study
         .run(Grid::Positions(Site::ResidPost), &metric)
         .unwrap();

@@ -162,7 +162,7 @@ fn f1_prompts_hold_the_answers_that_are_objectives() {
     let error = run(Prompts::new([vec![1, 2, 7], vec![4, 5]]).unwrap()).unwrap_err();
     let error = error.to_string();
     assert!(
-        error.contains("prompt 1, from position 1: found tokens [5]; expected [7]"),
+        error.contains("prompt 1, from position 1: tokens [5]; expected [7]"),
         "{error}"
     );
 }

@@ -119,6 +119,7 @@ fn losses_need_models_that_predict_the_next_token() {
     let prompts = Prompts::new([[1, 2, 3, 4]]).unwrap();
     let other = Config {
         d_vocab_out: Some(20),
+        tie_word_embeddings: false,
         ..config()
     };
     let both = Config {

@@ -47,7 +47,8 @@ impl TunedLens {
     /// numbers that are not finite.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let arrays = read_arrays(path, |name| check_name(path, name))?;
+        let check = |names: &[&str]| names.iter().try_for_each(|name| check_name(path, name));
+        let arrays = read_arrays(path, check)?;
         let of = arrays.integers.get(FINGERPRINT);
         let of = of.map(|parts| fingerprint(path, parts)).transpose()?;
         let mut arrays = arrays.floats;

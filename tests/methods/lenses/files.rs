@@ -53,7 +53,7 @@ fn files_that_are_no_caches_are_rejected() {
         .unwrap();
     cache.save(&path).unwrap();
     let message = TunedLens::open(&path).unwrap_err().to_string();
-    assert!(message.contains("without its partner"), "{message}");
+    assert!(message.contains("no tuned lens, but tensor"), "{message}");
     // The error for a model's file names the file and what a lens has.
     let message = TunedLens::open(crate::common::dir("tiny-relu").join("model.safetensors"));
     let message = message.unwrap_err().to_string();
