@@ -93,8 +93,7 @@ impl Circuits {
             "--screen: found 0; expected at least 1"
         );
         let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
-        let questions = session.begin(questions, false)?;
-        let metric = questions.metric(self.prompts.metric)?;
+        let (questions, metric) = session.begin(questions, false, self.prompts.metric)?;
         session.introduce(&questions)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
         let clean = Base::new(&session.model, &questions.clean)?;

@@ -51,22 +51,11 @@ impl Knockout {
             .facts
             .read(&session.tokenizer, session.shipped, &session.output)?;
         let facts: Vec<TracedFact> = facts.into_iter().map(|fact| fact.traced).collect();
+        single_tokens(&facts)?;
+        let window = window(self.window, DEFAULT_WINDOW, model.config().n_layers)?;
         let costs = costs(facts.iter().map(|fact| fact.prompt.len()), false);
         let facts = &facts[session.work.begin(model, &costs)?];
-        let several = |fact: &&TracedFact| fact.attribute.as_ref().is_some_and(|a| a.len() > 1);
-        if let Some(tokens) = facts
-            .iter()
-            .find(several)
-            .and_then(|f| f.attribute.as_ref())
-        {
-            return Err(usage(format!(
-                "--answer: found {} tokens; expected one, since the model's likeliest next token is \
-                 measured",
-                tokens.len()
-            )));
-        }
         let prompts = Prompts::new(facts.iter().map(|fact| &fact.prompt))?;
-        let window = window(self.window, DEFAULT_WINDOW, model.config().n_layers)?;
         let study = AttentionKnockout::new(model, &prompts)?
             .window(window)
             .memory_limit(session.memory)
@@ -89,6 +78,18 @@ impl Knockout {
         output.number("raw", found.raw())?;
         output.say(conclusion(&relative))?;
         interrupt::check()
+    }
+}
+
+/// Checks that the facts' answers are single tokens: the model's likeliest next one is measured.
+fn single_tokens(facts: &[TracedFact]) -> Result<()> {
+    let answers = facts.iter().filter_map(|fact| fact.attribute.as_ref());
+    match answers.map(Vec::len).find(|n| *n > 1) {
+        None => Ok(()),
+        Some(n) => Err(usage(format!(
+            "--answer: found {n} tokens; expected one, since the model's likeliest next token is \
+             measured"
+        ))),
     }
 }
 

@@ -183,8 +183,7 @@ impl Patch {
         let subspace = self.subspace.as_ref().map(Subspace::open).transpose()?;
         let sweeps = self.sweeps(&questions, subspace.as_ref(), session.model.config())?;
         let by_position = sweeps.iter().any(|sweep| BY_POSITION.contains(sweep));
-        let questions = session.begin(questions, by_position)?;
-        let metric = questions.metric(self.prompts.metric)?;
+        let (questions, metric) = session.begin(questions, by_position, self.prompts.metric)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
         session.introduce(&questions)?;
         let direction = match self.direction {

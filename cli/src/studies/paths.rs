@@ -63,10 +63,10 @@ impl Paths {
     pub fn run(&self, session: &Session) -> Result<()> {
         let (output, model) = (&session.output, &session.model);
         let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
+        let metric = questions.metric(self.prompts.metric)?;
         // Whom a step follows back depends on all prompts, whatever part of the work is done here.
         let costs = costs(questions.clean.lengths(), false);
         session.work.begin_together(model, &costs)?;
-        let metric = questions.metric(self.prompts.metric)?;
         session.introduce(&questions)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
         let study = PathPatching::new(model, &questions.clean, &corrupted)?

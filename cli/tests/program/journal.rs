@@ -170,21 +170,48 @@ fn shards_merge_to_the_bits_of_one_machine() {
         ],
     ];
     for study in STUDIES.into_iter().chain(more) {
-        let whole = result(study, &[]);
-        let folder = tempfile::tempdir().unwrap();
-        let merged = folder.path().join("merged");
-        let shards = shards(folder.path(), study, 3);
-        // Once more, with everything known.
-        assert_eq!(self::shards(folder.path(), study, 3), shards);
-        let journals: Vec<&str> = shards.iter().map(|path| text(path)).collect();
-        let told = ok(&[&["merge", "--into", text(&merged)], &journals[..]].concat());
-        assert!(told.contains("3 of 3 shards"), "{told}");
-        assert_eq!(
-            result(study, &["--journal", text(&merged)]),
-            whole,
-            "{study:?}"
-        );
+        shards_give_the_whole(study);
     }
+}
+
+fn shards_give_the_whole(study: &[&str]) {
+    let whole = result(study, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let merged = folder.path().join("merged");
+    let shards = shards(folder.path(), study, 3);
+    // Once more, with everything known.
+    assert_eq!(self::shards(folder.path(), study, 3), shards);
+    let journals: Vec<&str> = shards.iter().map(|path| text(path)).collect();
+    let told = ok(&[&["merge", "--into", text(&merged)], &journals[..]].concat());
+    assert!(told.contains("3 of 3 shards"), "{told}");
+    assert_eq!(
+        result(study, &["--journal", text(&merged)]),
+        whole,
+        "{study:?}"
+    );
+}
+
+/// What is measured depends on all pairs of a file, whatever part of them a shard runs.
+#[test]
+fn shards_of_a_file_measure_what_the_whole_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, answers: [(&str, &[&str]); 4]| {
+        let pair = |(right, wrong): (&str, &[&str])| {
+            serde_json::json!({"clean": super::CLEAN, "corrupt": super::CORRUPTED,
+                "answers": [right], "wrong_answers": wrong})
+        };
+        let path = folder.path().join(name);
+        fs::write(&path, serde_json::json!(answers.map(pair)).to_string()).unwrap();
+        path
+    };
+    let long = [" Mary and John", " Mary", " Mary and", " Mary and John"];
+    let long = file("long.json", long.map(|answer| (answer, &[][..])));
+    let wrong: [&[&str]; 4] = [&[" John"], &[" John"], &[], &[]];
+    let mixed = file("mixed.json", wrong.map(|wrong| (" Mary", wrong)));
+    for path in [&long, &mixed] {
+        shards_give_the_whole(&["patch", "--sweep", "z", "--pairs", text(path)]);
+    }
+    shards_give_the_whole(&["circuits", "--carries", "0.5", "--pairs", text(&mixed)]);
 }
 
 #[test]
