@@ -5,6 +5,7 @@ mod bytes;
 mod facts;
 mod interrupt;
 mod merge;
+mod missing;
 mod options;
 mod outline;
 mod output;
@@ -239,7 +240,8 @@ fn in_session(chosen: &Chosen<'_>, opened: Opened, work: Work) -> Result<()> {
     let ended_early = done.as_ref().is_err_and(anyhow::Error::is::<EndedEarly>);
     let again = session.work.again().filter(|_| ended_early);
     if done.is_ok() || ended_early {
-        session.output.finish(ended_early)?;
+        let partial = ended_early || session.work.lacks_results();
+        session.output.finish(partial)?;
     }
     match again {
         Some(again) => Err(Again(again).into()),

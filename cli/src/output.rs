@@ -195,12 +195,13 @@ impl Output {
         Ok(())
     }
 
-    /// Writes all files.
+    /// Writes all files; `partial` if the study has not found all that it was asked for.
     ///
     /// # Errors
     /// If one cannot be written.
     pub fn finish(self, partial: bool) -> Result<()> {
         let found = self.found.take();
+        let partial = partial || found.results.iter().any(|(_, r)| r.about.partial);
         if let Some(dir) = &self.out {
             for (name, result) in &found.results {
                 save(result, dir, name)?;

@@ -69,6 +69,7 @@ impl Attribute {
             writers.top(12)
         ))?;
         output.keep("dla_writers", &writers)?;
+        interrupt::check()?;
         let sources = self.first_prompt(session, &questions)?;
         let parts = Decomposition::Writers.parts(model.config());
         output.say(findings(&writers, &parts, &sources))

@@ -9,11 +9,12 @@ use patchlens::circuits::{
     Acdc, Approximation, CircuitEvaluation, EdgeAttribution, EdgeEffects, EdgeScores, EdgeSet,
     ExactEdges, FaithfulnessCurve, Ranking, ScoredCircuit, Steps,
 };
-use patchlens::report::{About, Axis, Labelled};
+use patchlens::report::{About, Absent, Axis, Labelled};
 use patchlens::tasks::Corruption;
 use patchlens::{Base, Metric, Prompts};
 
 use crate::interrupt;
+use crate::missing::not_run;
 use crate::options::{Common, PromptArgs, TaskName};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
@@ -119,16 +120,22 @@ impl Circuits {
             LISTED.min(effects.edges.len()),
             effects.effect.top(LISTED)
         ))?;
-        for (name, estimate) in found.iter().skip(1).filter(|_| self.all_exact()) {
-            let agreement = estimate.agreement(effects)?;
-            output.say(format_args!(
-                "How well {name} agrees with the exact effects:\n{agreement}\n"
-            ))?;
-            let exact = format!("exact effect ({})", effects.effect.about.unit);
-            let plot = agreement.scatter(name, &exact);
-            output.scatter(&format!("{}_agreement", key(name)), &plot);
-        }
         interrupt::check()?;
+        if let Some(missing) = not_run(&effects.effect) {
+            return output.say(format_args!(
+                "{missing}: how well estimates agree with them, and which circuits they make, \
+                 needs all of them."
+            ));
+        }
+        if self.all_exact() {
+            pairs.agreements(effects, &found[1..])?;
+        }
+        self.circuits(&pairs, &found)
+    }
+
+    /// What circuits of the edges with the largest effects carry.
+    fn circuits(&self, pairs: &Study<'_>, found: &[(&'static str, EdgeEffects)]) -> Result<()> {
+        let output = &pairs.session.output;
         let mut scores = found
             .iter()
             .map(|(name, effects)| Ok((*name, effects.scores()?)))
@@ -141,10 +148,11 @@ impl Circuits {
         let curve = pairs.curve(&scores)?;
         output.say(curve.curves()?)?;
         output.keep("faithfulness", &curve)?;
+        interrupt::check()?;
         output.say(pairs.areas(&scores)?)?;
+        interrupt::check()?;
         output.say(pairs.smallest(&scores[0].1, self.carries)?)?;
         if !self.acdc.is_empty() {
-            interrupt::check()?;
             output.say(pairs.acdc(&self.acdc)?)?;
         }
         interrupt::check()
@@ -157,31 +165,30 @@ impl Circuits {
 
     /// The effects of all edges, those that circuits are made of first.
     fn effects(&self, pairs: &Study<'_>) -> Result<Vec<(&'static str, EdgeEffects)>> {
+        let (output, steps) = (&pairs.session.output, Steps::Right(self.steps));
         let mut found = Vec::new();
+        let mut keep = |name: &'static str, effects: EdgeEffects| -> Result<()> {
+            output.keep(&key(name), &pairs.questions.seeded(&effects.effect))?;
+            found.push((name, effects));
+            Ok(())
+        };
         if self.all_exact() {
-            found.push(("exact", pairs.exact()?));
+            keep("exact", pairs.exact()?)?;
         }
-        let steps = Steps::Right(self.steps);
         for (name, method) in [
             ("receiver-exact", Approximation::ReceiverExactIg(steps)),
             ("EAP-IG", Approximation::EapIg(steps)),
+            ("EAP", Approximation::Eap),
         ] {
-            found.push((name, pairs.estimate(name, method)?));
-        }
-        // A KL divergence to the clean run itself has no gradient there.
-        match pairs.estimate("EAP", Approximation::Eap) {
-            Ok(eap) => found.push(("EAP", eap)),
-            Err(error) => pairs
-                .session
-                .output
-                .note(format_args!("EAP left out: {error}")),
-        }
-        for (name, effects) in &found {
-            let key = name.to_lowercase().replace('-', "_");
-            pairs
-                .session
-                .output
-                .keep(&key, &pairs.questions.seeded(&effects.effect))?;
+            if interrupt::requested() {
+                break;
+            }
+            match pairs.estimate(name, method) {
+                Ok(effects) => keep(name, effects)?,
+                // A KL divergence to the clean run itself has no gradient there.
+                Err(error) if name == "EAP" => output.note(format_args!("EAP left out: {error}")),
+                Err(error) => return Err(error),
+            }
         }
         Ok(found)
     }
@@ -213,6 +220,25 @@ impl Study<'_> {
         Ok(study.run(method, self.metric)?)
     }
 
+    /// How well estimates agree with the exact effects.
+    fn agreements(
+        &self,
+        exact: &EdgeEffects,
+        estimates: &[(&'static str, EdgeEffects)],
+    ) -> Result<()> {
+        let output = &self.session.output;
+        let unit = format!("exact effect ({})", exact.effect.about.unit);
+        for (name, estimate) in estimates {
+            let agreement = estimate.agreement(exact)?;
+            output.say(format_args!(
+                "How well {name} agrees with the exact effects:\n{agreement}\n"
+            ))?;
+            let plot = agreement.scatter(name, &unit);
+            output.scatter(&format!("{}_agreement", key(name)), &plot);
+        }
+        Ok(())
+    }
+
     fn evaluation(&self, what: &str) -> Result<CircuitEvaluation<'_>> {
         Ok(CircuitEvaluation::over(self.runs[0], self.runs[1])?
             .memory_limit(self.session.memory)
@@ -220,10 +246,12 @@ impl Study<'_> {
             .observe(self.session.progress.observer(what)))
     }
 
-    /// The share of the behaviour by method and share of the edges.
+    /// The share of the behaviour by method and share of the edges; without values where it was
+    /// ended.
     fn curve(&self, scores: &[(&'static str, EdgeScores)]) -> Result<Labelled> {
-        let mut values = Array2::zeros((scores.len(), SHARES.len()));
+        let mut values = Array2::from_elem((scores.len(), SHARES.len()), f32::NAN);
         let mut errors = values.clone();
+        let mut absent = values.mapv(|_| Some(Absent::NotRun));
         let mut axes = Vec::new();
         let mut about = About::default();
         for (i, (name, scores)) in scores.iter().enumerate() {
@@ -231,18 +259,22 @@ impl Study<'_> {
             let found = study.curve(scores, Ranking::Absolute, &SHARES, self.metric)?;
             let shares = found.faithfulness;
             values.row_mut(i).assign(&shares.values());
+            absent.row_mut(i).assign(&shares.absent());
             if let Some(std_error) = shares.std_error() {
                 errors.row_mut(i).assign(&std_error);
             }
             axes = shares.axes().to_vec();
             about = shares.about;
-            interrupt::check()?;
+            if interrupt::requested() {
+                break;
+            }
         }
+        about.partial = absent.iter().any(|reason| *reason == Some(Absent::NotRun));
         about.caption = "The edges with the largest effects by each method carry the clean run, \
                          all others the corrupted one."
             .to_string();
         axes.insert(0, Axis::new("scores", scores.iter().map(|(name, _)| *name)));
-        let curve = Labelled::new(values, axes, about)?;
+        let curve = Labelled::new(values, axes, about)?.with_absent(absent)?;
         let several = self.questions.clean.len() > 1;
         Ok(self.questions.seeded(&if several {
             curve.with_std_error(errors)?
@@ -280,10 +312,10 @@ impl Study<'_> {
     fn smallest(&self, scores: &EdgeScores, share: f32) -> Result<String> {
         let total = scores.graph().n_edges();
         let carried = |n: usize| -> Result<f32> {
-            interrupt::check()?;
             let circuit = scores.top_n(n, Ranking::Absolute)?;
             let study = self.evaluation("smallest circuit")?;
             let found = study.run(&[circuit], self.metric)?;
+            interrupt::check()?;
             Ok(found.faithfulness()?.values()[[0]])
         };
         let (mut too_few, mut enough) = (0, total);
@@ -329,12 +361,13 @@ impl Study<'_> {
             .journal(self.session.work.journal())
             .observe(self.session.progress.observer("ACDC"));
         let found = study.run(taus, self.metric)?;
-        interrupt::check()?;
         let output = &self.session.output;
         output.keep("acdc", &self.questions.seeded(&found.kept))?;
+        interrupt::check()?;
         let circuits: Vec<EdgeSet> = found.searches.iter().map(|s| s.circuit.clone()).collect();
         let shares = self.evaluation("ACDC's circuits")?;
         let shares = shares.run(&circuits, self.metric)?.faithfulness()?;
+        interrupt::check()?;
         let total = study.graph().n_edges();
         let mut lines = vec![format!("ACDC, {} runs:", found.runs)];
         for (search, share) in found.searches.iter().zip(shares.values()) {

@@ -81,6 +81,7 @@ impl Induction {
         }
         let (output, model) = (&session.output, &session.model);
         let repeated = self.sequences.repeated(session)?;
+        session.work.begin(model, &[])?;
         output.say(format_args!("model    {}\n", output.model()))?;
         let step = session.progress.step("loss of the repetition");
         let loss = repeated_loss(model, &repeated)?;
@@ -89,7 +90,6 @@ impl Induction {
         session.show_attention("the first repeated sequence", &repeated[0].prompt)?;
         self.keep_loss(&loss, output)?;
         interrupt::check()?;
-        session.work.begin(model, &[])?;
         let mut search = InductionSearch::new(model, &repeated)?
             .memory_limit(session.memory)
             .journal(session.work.journal())
@@ -106,8 +106,10 @@ impl Induction {
         let found = search.run()?;
         drop(step);
         output.table(&found.removed)?;
-        show(&found, output)?;
-        self.keep(&found, output)
+        self.keep(&found, output)?;
+        // Which heads pass is known only of a search that came to its end.
+        interrupt::check()?;
+        show(&found, output)
     }
 
     fn seeded(&self, table: &Labelled) -> Labelled {

@@ -5,11 +5,12 @@ use clap::Args;
 use patchlens::Prompts;
 use patchlens::knockout::{AttentionKnockout, DEFAULT_WINDOW, cuts_of_facts};
 use patchlens::metric::probability;
-use patchlens::report::Labelled;
+use patchlens::report::{Labelled, RankedCell};
 use patchlens::tracing::TracedFact;
 
 use crate::facts::{FactArgs, window};
 use crate::interrupt;
+use crate::missing::not_run;
 use crate::options::Common;
 use crate::session::{Session, costs};
 use crate::usage::usage;
@@ -99,13 +100,19 @@ fn conclusion(relative: &Labelled) -> String {
     let line = |(i, cut): (usize, &String)| {
         let layers = 0..relative.values().shape()[1];
         let cells = layers.map(|layer| relative.cell(&[i, layer]));
-        let cell = cells.min_by(|a, b| a.value.total_cmp(&b.value))?;
+        let cells: Vec<RankedCell> = cells.collect();
+        let all = cells.iter().all(|cell| cell.absent.is_none());
+        let cell = cells.iter().min_by(|a, b| a.value.total_cmp(&b.value))?;
         Some(if cell.value < -2.0 * cell.std_error.unwrap_or(0.0) {
             format!("  {cut}: around {}, {cell:+.0} %", cell.labels[1])
-        } else {
+        } else if all {
             format!("  {cut}: in no layer, beyond two standard errors")
+        } else {
+            format!("  {cut}: not known")
         })
     };
-    let lines: Vec<String> = cuts.filter_map(line).collect();
-    format!("What the last token must read:\n{}", lines.join("\n"))
+    let mut lines = vec!["What the last token must read:".to_string()];
+    lines.extend(cuts.filter_map(line));
+    lines.extend(not_run(relative).map(|missing| format!("  {missing}")));
+    lines.join("\n")
 }

@@ -13,6 +13,7 @@ use patchlens::{Config, Grid, Prompts, Site, Transformer};
 use serde_json::json;
 
 use crate::interrupt;
+use crate::missing::not_run;
 use crate::options::{Common, PromptArgs, TaskName};
 use crate::outline::Outline;
 use crate::prompts::{Role, aligned};
@@ -382,12 +383,12 @@ fn conclusion(found: &[(Sweep, Patching)]) -> String {
         };
         let strong = top.cells.iter().filter(|cell| cell.value != 0.0);
         let strong = strong.filter(|cell| share(cell).is_none_or(|share| share.abs() >= 0.1));
-        let strong: Vec<String> = strong.map(told).collect();
+        let mut strong: Vec<String> = strong.map(told).collect();
+        strong.extend(not_run(&found.effect));
         if strong.is_empty() {
-            format!("{}: nowhere by a tenth of the difference", sweep.name())
-        } else {
-            format!("{}: {}", sweep.name(), strong.join(", "))
+            strong.push("nowhere by a tenth of the difference".to_string());
         }
+        format!("{}: {}", sweep.name(), strong.join(", "))
     };
     let parts: Vec<String> = found.iter().map(part).collect();
     format!(

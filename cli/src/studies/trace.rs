@@ -247,7 +247,15 @@ fn say_counts(
             text(&dropped.attribute)
         ))?;
     }
+    let missing = facts.len() - set.kept.len() - set.dropped.len();
+    if missing > 0 {
+        output.say(format_args!(
+            "{missing} of {} facts were not run.",
+            facts.len()
+        ))?;
+    }
     let error = match (error(set.total_effect.std_error), set.kept.len()) {
+        (_, 0) => return Ok(()),
         (Some(error), _) => format!("{error} (standard error)"),
         (None, 1) => " (one fact: no standard error)".to_string(),
         (None, _) => " (no standard error)".to_string(),
@@ -290,6 +298,9 @@ const LEAST_TOTAL_EFFECT: f32 = 0.01;
 /// Where facts are recalled, a line for each study.
 fn conclusion(sets: &[(&str, SetTrace)]) -> String {
     let total = sets[0].1.total_effect.mean;
+    if sets[0].1.kept.is_empty() {
+        return "Where facts are recalled is not known: none was run to its end.".to_string();
+    }
     if total < LEAST_TOTAL_EFFECT {
         return format!(
             "The corruption costs {total:.3} of the answer's probability, less than \
