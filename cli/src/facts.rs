@@ -34,10 +34,20 @@ pub struct FactArgs {
     #[arg(long, value_name = "TEXT", requires_all = ["subject", "answer"])]
     clean: Option<String>,
     /// The subject in it
-    #[arg(long, value_name = "TEXT", requires = "clean")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "clean",
+        conflicts_with = "facts"
+    )]
     subject: Option<String>,
     /// The right answer, with its space: " tennis"; of several tokens, all of it is traced
-    #[arg(long, value_name = "TEXT", requires = "clean")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "clean",
+        conflicts_with = "facts"
+    )]
     answer: Option<String>,
     /// A JSON list of {prompt, subject, attribute} [default: facts that the shipped model learnt]
     #[arg(long, value_name = "FILE", conflicts_with = "clean")]

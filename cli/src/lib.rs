@@ -2,6 +2,7 @@
 //! prompts. A library for programs that run the same studies on many machines, see [`parts`].
 
 mod bytes;
+mod clash;
 mod facts;
 mod interrupt;
 mod merge;
@@ -128,6 +129,7 @@ pub fn main() -> ExitCode {
 fn parse() -> clap::error::Result<(Command, String)> {
     let program = Cli::command();
     let matches = program.clone().try_get_matches()?;
+    clash::check(&program, &matches)?;
     let asked = work::study(&program, &matches);
     Ok((Cli::from_arg_matches(&matches)?.command, asked))
 }

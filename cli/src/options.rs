@@ -41,6 +41,11 @@ pub struct Common {
     pub quiet: bool,
 }
 
+/// Options by which a study is about other prompts than one's own. What belongs to `--clean`
+/// conflicts with them by itself: the parser forgets that it needs `--clean`, once that conflicts
+/// with something given.
+const OTHER_PROMPTS: [&str; 3] = ["task", "prompts", "pairs"];
+
 /// Which prompts a study is about: those of a built-in task, or anyone's.
 #[derive(Args, Clone, Debug)]
 pub struct PromptArgs {
@@ -64,34 +69,22 @@ pub struct PromptArgs {
     )]
     pub clean: Option<String>,
     /// The same with what matters changed: as many tokens, unless a study aligns them
-    #[arg(
-        long,
-        value_name = "TEXT",
-        help_heading = "Prompts",
-        requires = "clean"
-    )]
+    #[arg(long, value_name = "TEXT", help_heading = "Prompts", requires = "clean",
+        conflicts_with_all = OTHER_PROMPTS)]
     pub corrupted: Option<String>,
     /// The right answer, usually with its space: " Mary"; may be given several times. Of several
     /// tokens, the probability of all of them is measured
-    #[arg(
-        long,
-        value_name = "TEXT",
-        help_heading = "Prompts",
-        requires = "clean"
-    )]
+    #[arg(long, value_name = "TEXT", help_heading = "Prompts", requires = "clean",
+        conflicts_with_all = OTHER_PROMPTS)]
     pub answer: Vec<String>,
     /// A wrong answer, the corrupted prompt's: " John"; may be given several times
-    #[arg(
-        long,
-        value_name = "TEXT",
-        help_heading = "Prompts",
-        requires = "clean"
-    )]
+    #[arg(long, value_name = "TEXT", help_heading = "Prompts", requires = "clean",
+        conflicts_with_all = OTHER_PROMPTS)]
     pub wrong: Vec<String>,
     /// Take only the first token of answers of several tokens
-    #[arg(long, help_heading = "Prompts", requires = "clean")]
+    #[arg(long, help_heading = "Prompts", requires = "clean", conflicts_with_all = OTHER_PROMPTS)]
     pub first_token: bool,
-    /// A file of prompt pairs: JSON, JSON lines or CSV (see `patchlens help pairs`)
+    /// A file of prompt pairs: JSON, JSON lines or CSV (see `patchlens --help`)
     #[arg(
         long,
         value_name = "FILE",

@@ -297,6 +297,14 @@ fn what_does_not_belong_together_is_told() {
         "{other}"
     );
     assert_eq!(fs::read(&path).unwrap(), before);
+    let notes = folder.path().join("notes.txt");
+    fs::write(&notes, "of mine").unwrap();
+    let foreign = fails(1, &["merge", "--into", text(&notes), text(&path)]);
+    assert!(
+        foreign.contains("expected a journal of patchlens"),
+        "{foreign}"
+    );
+    assert_eq!(fs::read(&notes).unwrap(), b"of mine");
     fails(2, &["patch", "--shard", "1/2"]);
     fails(2, &["patch", "--journal", "a", "--shard", "3/2"]);
     fails(

@@ -120,11 +120,48 @@ fn wrong_usage_ends_with_2() {
         ],
         &["patch", "--clean", CLEAN, "--answer", " Mary"],
         &["train-mini", "--drop-heads", "1"],
+        // None of what belongs to --clean is silently left out.
+        &["patch", "--task", "ioi", "--answer", " Mary"],
+        &["patch", "--prompts", "2", "--wrong", " John"],
+        &["patch", "--pairs", "x.json", "--corrupted", CORRUPTED],
+        &["patch", "--pairs", "x.json", "--first-token"],
+        &["trace", "--facts", "x.json", "--subject", "Ada Brown"],
+        &["knockout", "--facts", "x.json", "--answer", " boxing"],
     ] {
         let stderr = fails(2, arguments);
         assert!(stderr.starts_with("error: "), "{arguments:?}: {stderr}");
     }
     assert!(fails(2, &["patch", "--memory", "lots"]).contains("found `lots`; expected"));
+}
+
+#[test]
+fn no_option_writes_over_the_file_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "file", "[]");
+    let same = folder.path().join(".").join("file");
+    let same = same.to_str().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    for arguments in [
+        &["patch", "--journal", &file, "--json", same][..],
+        &["patch", "--pairs", &file, "--json", same],
+        &["trace", "--facts", &file, "--journal", same],
+        &["lens", "--lens", &file, "--save-lens", same],
+        &["merge", "--into", &file, same, "other"],
+        &["patch", "--model", dir, "--json", &file],
+    ] {
+        let stderr = fails(2, arguments);
+        assert!(
+            stderr.contains("; expected two") || stderr.contains("in the model's folder"),
+            "{arguments:?}: {stderr}"
+        );
+        assert_eq!(fs::read_to_string(&file).unwrap(), "[]");
+    }
+    let missing = folder.path().join("missing");
+    let missing = missing.to_str().unwrap();
+    let stderr = fails(2, &["patch", "--journal", missing, "--json", missing]);
+    assert!(stderr.contains("--json and --journal"), "{stderr}");
+    let inputs = fails(1, &["in-context", "--text", &file, "--pairs", &file]);
+    assert!(inputs.contains("expected at least"), "{inputs}");
 }
 
 #[test]
