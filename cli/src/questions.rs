@@ -117,6 +117,9 @@ impl Questions {
             ));
         }
         let pair = answers::pair(args, clean, tokenizer)?;
+        if let Some(twice) = answers::twice(&pair, tokenizer) {
+            return Err(usage(format!("--answer, --wrong: {twice}")));
+        }
         let unequal = pair.corrupted.as_ref();
         let unequal = unequal.filter(|_| !takes.unequal && !pair.is_equal_length());
         if let Some(corrupted) = unequal {
@@ -143,6 +146,12 @@ impl Questions {
         let mut file = PairFile::open(path, tokenizer, args.bos)?;
         let name = path.display().to_string();
         let mut left_out: Vec<String> = file.skipped.iter().map(ToString::to_string).collect();
+        file.pairs.retain(|pair| {
+            let twice = answers::twice(pair, tokenizer);
+            let told = |twice| format!("pair {}: {twice}", pair.index);
+            left_out.extend(twice.clone().map(told));
+            twice.is_none()
+        });
         if takes.corrupted {
             if !takes.unequal {
                 let unequal = file.unequal().into_iter();

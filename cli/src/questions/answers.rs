@@ -70,6 +70,20 @@ fn first_tokens(pair: PromptPair) -> Result<PromptPair> {
     Ok(pair)
 }
 
+/// What is wrong with answers one of which is given twice: it would count double.
+pub fn twice(pair: &PromptPair, tokenizer: &Tokenizer) -> Option<String> {
+    for (which, answers) in [("right", &pair.answers), ("wrong", &pair.wrong_answers)] {
+        let again = |(i, token): (usize, &u32)| answers[..i].contains(token).then_some(*token);
+        if let Some(token) = answers.iter().enumerate().find_map(again) {
+            let text = tokenizer.token_text(token);
+            return Some(format!(
+                "found `{text}` twice among the {which} answers; expected each once"
+            ));
+        }
+    }
+    None
+}
+
 /// The answers of all pairs, if one of them has several tokens: then each has one.
 pub fn whole(pairs: &[PromptPair]) -> Option<Vec<Vec<u32>>> {
     let is_long = |pair: &PromptPair| pair.long_answer.is_some();
