@@ -7,6 +7,7 @@ mod facts;
 mod interrupt;
 mod merge;
 mod missing;
+mod numbers;
 mod options;
 mod outline;
 mod output;

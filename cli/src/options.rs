@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::bytes;
+use crate::{bytes, numbers};
 
 /// The model, and where results go.
 #[derive(Args, Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct Common {
     pub skip: Vec<String>,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", help_heading = "Model and machine",
-        value_parser = clap::value_parser!(u16).range(1..))]
+        value_parser = numbers::threads())]
     pub threads: Option<u16>,
     /// Working memory of a step, such as 512M or 2G
     #[arg(long, value_name = "SIZE", help_heading = "Model and machine", default_value = "1G",
@@ -55,7 +55,7 @@ pub struct PromptArgs {
     pub task: Option<TaskName>,
     /// How many prompts of the task or of the file
     #[arg(long, value_name = "N", help_heading = "Prompts", conflicts_with = "clean",
-        value_parser = clap::value_parser!(u32).range(1..))]
+        value_parser = numbers::prompts())]
     pub prompts: Option<u32>,
     /// Seed of whatever is drawn
     #[arg(long, help_heading = "Prompts", default_value_t = 0)]

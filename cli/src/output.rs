@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use ndarray::Array2;
 use patchlens::report::{Labelled, Page, Scatter, use_color};
 use serde::Serialize;
@@ -59,7 +59,7 @@ impl Output {
     /// If a folder is missing or cannot be made.
     pub fn new(study: &'static str, title: String, common: &Common, model: String) -> Result<Self> {
         if let Some(path) = common.json.as_deref().filter(|path| !is_stdout(path)) {
-            check_file(path)?;
+            check_file("--json", path)?;
         }
         if let Some(dir) = &common.out {
             std::fs::create_dir_all(dir)
@@ -272,20 +272,27 @@ fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-fn check_file(path: &Path) -> Result<()> {
+/// Checks before the work starts that an option's file can be written at its end.
+///
+/// # Errors
+/// For a file in a folder that is missing, and what is no regular file: a pipe could block for
+/// ever.
+pub fn check_file(option: &str, path: &Path) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    ensure!(
-        folder.is_dir() && !path.is_dir(),
-        "--json {}: found {}; expected a file in a folder that exists",
-        path.display(),
-        if path.is_dir() {
-            "a folder"
-        } else {
-            "no such folder"
-        },
-    );
-    Ok(())
+    let found = if !folder.is_dir() {
+        "no such folder"
+    } else if path.is_dir() {
+        "a folder"
+    } else if path.exists() && !path.is_file() {
+        "a device, pipe or socket"
+    } else {
+        return Ok(());
+    };
+    bail!(
+        "{option} {}: found {found}; expected a file in a folder that exists",
+        path.display()
+    )
 }
 
 /// Saves a result under a name in several formats; results over a number become line plots.

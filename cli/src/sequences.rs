@@ -4,13 +4,15 @@ use anyhow::Result;
 use clap::Args;
 use patchlens::tasks::{Repeated, RepeatedPrompt};
 
+use crate::numbers::{self, MOST_PROMPTS};
 use crate::session::Session;
 
 /// Options for repeated random sequences.
 #[derive(Args, Clone, Debug)]
 pub struct Sequences {
     /// Random sequences
-    #[arg(long, value_name = "N", help_heading = "Prompts", default_value_t = 8)]
+    #[arg(long, value_name = "N", help_heading = "Prompts", default_value_t = 8,
+        value_parser = numbers::count(1..=MOST_PROMPTS.into()))]
     pub sequences: usize,
     /// Tokens of one repeat [default: at most 24, so that two fit the context; of in-context a
     /// third of the late token, at most 50]

@@ -20,6 +20,7 @@ use patchlens::tasks::{Corpus, mini_tokenizer_json};
 use patchlens::{Config, Tokenizer, Transformer};
 
 use crate::interrupt::EndedEarly;
+use crate::numbers;
 use crate::progress::Reporter;
 use crate::session::threads;
 use crate::usage::usage;
@@ -72,7 +73,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "mini")]
     out: PathBuf,
     /// Threads [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = numbers::threads())]
     threads: Option<u16>,
     /// Go on from checkpoint.safetensors in the folder
     #[arg(long)]

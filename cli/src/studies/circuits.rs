@@ -2,7 +2,7 @@
 
 mod screen;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use ndarray::Array2;
 use patchlens::circuits::{
@@ -15,6 +15,7 @@ use patchlens::{Base, Metric, Prompts};
 
 use crate::interrupt;
 use crate::missing::not_run;
+use crate::numbers;
 use crate::options::{Common, PromptArgs, TaskName};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
@@ -50,17 +51,19 @@ pub struct Circuits {
     approximate: bool,
     /// Compute exact effects only of the N edges with the largest receiver-exact scores, which
     /// estimate them best, and of N random others, which bound what was missed
-    #[arg(long, value_name = "N", conflicts_with = "approximate")]
+    #[arg(long, value_name = "N", conflicts_with = "approximate",
+        value_parser = numbers::count(1..))]
     screen: Option<usize>,
     /// Points at which EAP-IG and receiver-exact scores take gradients
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5,
+        value_parser = numbers::count(1..=10_000))]
     steps: usize,
     /// The share of the behaviour that the circuit shall carry
-    #[arg(long, value_name = "SHARE", default_value_t = 0.8)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = numbers::share)]
     carries: f32,
     /// Also search by ACDC: keep the edges whose removal raises KL, or lowers any other metric, by
     /// this much, in the metric's unit (may be given several times)
-    #[arg(long, value_name = "TAU")]
+    #[arg(long, value_name = "TAU", value_parser = numbers::finite)]
     acdc: Vec<f32>,
 }
 
@@ -88,11 +91,6 @@ impl Circuits {
     /// For prompts that cannot run; `EndedEarly` after Ctrl-C.
     pub fn run(&self, session: &Session) -> Result<()> {
         let output = &session.output;
-        ensure!(self.steps > 0, "--steps: found 0; expected at least 1");
-        ensure!(
-            self.screen != Some(0),
-            "--screen: found 0; expected at least 1"
-        );
         let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
         let (questions, metric) = session.begin(questions, false, self.prompts.metric)?;
         session.introduce(&questions)?;
@@ -344,9 +342,14 @@ impl Study<'_> {
         let file = ScoredCircuit::new(scores.clone(), circuit)?;
         output.file("circuit.json", file.to_json());
         let nodes: Vec<String> = pruned.nodes().iter().map(ToString::to_string).collect();
+        let missed = if reached >= share {
+            String::new()
+        } else {
+            format!(", less than the {share} asked for")
+        };
         Ok(format!(
-            "The {enough} best of {total} edges carry {:.0} % of the behaviour; {} of them lead from \
-             the input to the logits, through {} nodes:\n  {}",
+            "The {enough} best of {total} edges carry {:.0} % of the behaviour{missed}; {} of them \
+             lead from the input to the logits, through {} nodes:\n  {}",
             100.0 * reached,
             pruned.len(),
             nodes.len(),

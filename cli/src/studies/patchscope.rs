@@ -10,6 +10,7 @@ use patchlens::report::{Labelled, legible};
 use patchlens::{Base, Prompt, Transformer};
 
 use crate::interrupt;
+use crate::numbers;
 use crate::options::Common;
 use crate::prompts::TwoPrompts;
 use crate::session::Session;
@@ -64,7 +65,7 @@ pub struct Patchscope {
     #[arg(long, value_name = "N")]
     into_layer: Option<usize>,
     /// Tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = numbers::count(1..))]
     tokens: usize,
 }
 

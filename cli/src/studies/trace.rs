@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::facts::{Fact, FactArgs, window};
 use crate::interrupt;
+use crate::numbers;
 use crate::options::Common;
 use crate::outline::Outline;
 use crate::output::Output;
@@ -40,7 +41,8 @@ pub struct Trace {
     pub common: Common,
     /// Only say what the study will cost: multiply-adds, memory and time on this machine. Opens no
     /// weights
-    #[arg(long, help_heading = "Model and machine")]
+    #[arg(long, help_heading = "Model and machine",
+        conflicts_with_all = ["journal", "shard", "known"])]
     pub plan: bool,
     #[command(flatten)]
     pub divided: Divided,
@@ -51,10 +53,10 @@ pub struct Trace {
     corruption: Kind,
     /// Standard deviation of the noise, for --corruption noise [default: 3 times that of the
     /// subjects' embeddings]
-    #[arg(long, value_name = "STD")]
+    #[arg(long, value_name = "STD", value_parser = numbers::finite)]
     noise: Option<f32>,
     /// Noise samples (or other subjects) per fact [default: 10]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::count(1..=100_000))]
     samples: Option<usize>,
     /// Seed of the noise [default: 0]
     #[arg(long)]

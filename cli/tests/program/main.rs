@@ -120,6 +120,19 @@ fn wrong_usage_ends_with_2() {
         ],
         &["patch", "--clean", CLEAN, "--answer", " Mary"],
         &["train-mini", "--drop-heads", "1"],
+        &["train-mini", "--threads", "65535"],
+        // Found before the work, not after it.
+        &["patch", "--neurons", "99"],
+        &["patch", "--prompts", "4294967295"],
+        &["circuits", "--acdc", "nan"],
+        &["circuits", "--carries", "1.5"],
+        &["circuits", "--steps", "99999999999"],
+        &["trace", "--samples", "99999999999"],
+        &["steer", "--tokens", "0"],
+        &["steer", "--scales", "1,nan"],
+        &["lens", "--ridge", "nan"],
+        &["lens", "--save-lens", "lens.json"],
+        &["lens", "--fit", "18446744073709551615"],
         // None of what belongs to --clean is silently left out.
         &["patch", "--task", "ioi", "--answer", " Mary"],
         &["patch", "--prompts", "2", "--wrong", " John"],
@@ -272,7 +285,7 @@ fn a_plan_says_what_a_study_will_cost_and_opens_no_weights() {
     for part in [
         "weights           6230.4 MB",
         "memory in all",
-        "time              about",
+        "time              at most",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -288,7 +301,10 @@ fn a_plan_says_what_a_study_will_cost_and_opens_no_weights() {
     let plan = forecast["plan"]["multiply_adds"].as_u64().unwrap();
     assert!(plan >= done, "{plan} {done}");
     assert!(forecast["seconds"].as_f64().unwrap() > 0.0);
-    fails(2, &["patch", "--plan", "--align", "ends"]);
+    for unused in [["--align", "ends"], ["--subspace", "x"], ["--journal", "x"]] {
+        fails(2, &[&["patch", "--plan"], &unused[..]].concat());
+    }
+    fails(2, &["trace", "--plan", "--journal", "x"]);
 }
 
 #[test]
