@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Arg, Args, ValueEnum};
 
 use crate::{bytes, numbers};
 
@@ -49,7 +49,7 @@ const OTHER_PROMPTS: [&str; 3] = ["task", "prompts", "pairs"];
 /// Which prompts a study is about: those of a built-in task, or anyone's.
 #[derive(Args, Clone, Debug)]
 pub struct PromptArgs {
-    /// A built-in task that draws the prompts
+    /// A built-in task that draws the prompts [default: ioi]
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Prompts",
         conflicts_with_all = ["clean", "pairs"])]
     pub task: Option<TaskName>,
@@ -98,6 +98,15 @@ pub struct PromptArgs {
     /// What is measured at the last position [default: logit-diff; without wrong answers log-prob]
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Prompts")]
     pub metric: Option<MetricName>,
+}
+
+/// Says in a study's help how many prompts there are by default: so many of a task.
+pub fn prompts_by_default(n: u32) -> impl FnOnce(Arg) -> Arg {
+    move |prompts| {
+        prompts.help(format!(
+            "How many prompts of the task or of the file [default: {n} of a task, all of a file]"
+        ))
+    }
 }
 
 /// The built-in tasks.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use ndarray::Array2;
 use patchlens::report::{Labelled, Page, Scatter, use_color};
+use patchlens::write_atomically;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -212,9 +213,7 @@ impl Output {
             }
             self.report(&found)?.save(dir.join("report.html"))?;
             for (name, contents) in &found.files {
-                let path = dir.join(name);
-                std::fs::write(&path, contents)
-                    .with_context(|| format!("writing {}", path.display()))?;
+                write_text(&dir.join(name), contents)?;
             }
             self.note(format_args!("saved {}", dir.display()));
         }
@@ -229,8 +228,7 @@ impl Output {
         match &self.json {
             Some(path) if is_stdout(path) => writeln!(std::io::stdout().lock(), "{text}")?,
             Some(path) => {
-                std::fs::write(path, text)
-                    .with_context(|| format!("writing {}", path.display()))?;
+                write_text(path, &text)?;
                 self.note(format_args!("saved {}", path.display()));
             }
             None => {}
@@ -293,6 +291,15 @@ pub fn check_file(option: &str, path: &Path) -> Result<()> {
         "{option} {}: found {found}; expected a file in a folder that exists",
         path.display()
     )
+}
+
+/// Writes a text; an older file stays whole until the new one is.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_text(path: &Path, text: &str) -> Result<()> {
+    let written = write_atomically(path, |file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("writing {}", path.display()))
 }
 
 /// Saves a result under a name in several formats; results over a number become line plots.

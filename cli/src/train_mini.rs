@@ -21,6 +21,7 @@ use patchlens::{Config, Tokenizer, Transformer};
 
 use crate::interrupt::EndedEarly;
 use crate::numbers;
+use crate::output::write_text;
 use crate::progress::Reporter;
 use crate::session::threads;
 use crate::usage::usage;
@@ -53,21 +54,11 @@ pub struct Arguments {
     /// How many times larger the last layer's values are at first, where its heads begin by
     /// copying what they attend to; 0 lets them begin like all others. Without it, the model
     /// learns to write against the wrong name of IOI instead of moving the right one
-    #[arg(
-        long,
-        value_name = "FACTOR",
-        default_value_t = 3.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "FACTOR", default_value_t = 3.0)]
     copying: f32,
     /// How likely each head below the last layer is to be left out of a quarter of a step.
     /// Without it, the model depends on single heads that find out which name is wrong
-    #[arg(
-        long,
-        value_name = "PROBABILITY",
-        default_value_t = 0.3,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "PROBABILITY", default_value_t = 0.3)]
     drop_heads: f64,
     /// Folder to write to, made if needed
     #[arg(long, value_name = "DIR", default_value = "mini")]
@@ -161,9 +152,9 @@ fn train_and_save(arguments: &Arguments) -> Result<()> {
 
     let model = &training.model;
     model.parameters().save(&arguments.out, model.config())?;
-    std::fs::write(arguments.out.join("tokenizer.json"), tokenizer_json)?;
+    write_text(&arguments.out.join("tokenizer.json"), &tokenizer_json)?;
     let card = card::text(&training, &tokenizer, &evaluation, minutes)?;
-    std::fs::write(arguments.out.join("README.md"), card)?;
+    write_text(&arguments.out.join("README.md"), &card)?;
     std::fs::remove_file(checkpoint).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),

@@ -7,9 +7,10 @@ use patchlens::report::RankedCell;
 
 use crate::interrupt;
 use crate::missing::not_run;
-use crate::options::{Common, PromptArgs};
+use crate::options::{Common, PromptArgs, prompts_by_default};
 use crate::questions::{Questions, Takes};
 use crate::session::{Session, costs};
+use crate::usage::usage;
 use crate::work::Divided;
 
 /// Ablation: what does the model lose without these heads?
@@ -18,6 +19,7 @@ use crate::work::Divided;
 /// all positions; what is shown is by how much that changes the metric. Parts named with --without
 /// are taken out together, and each alone for comparison: heads can stand in for each other.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(Takes::ANSWERS.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens ablate --out study
@@ -102,6 +104,13 @@ impl Ablate {
                 .split(',')
                 .map(|part| node(part.trim()).with_context(|| format!("--without {parts}")))
                 .collect::<Result<_>>()?;
+            let twice = |(i, part): (usize, &CircuitNode)| nodes[..i].contains(part);
+            if let Some((_, part)) = nodes.iter().enumerate().find(|entry| twice(*entry)) {
+                let part = &part.node;
+                return Err(usage(format!(
+                    "--without {parts}: found {part} twice; expected each part once"
+                )));
+            }
             let alone = nodes.iter().map(|node| vec![node.clone()]);
             for set in alone.collect::<Vec<_>>().into_iter().chain([nodes]) {
                 if !sets.contains(&set) {

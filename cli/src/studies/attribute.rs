@@ -7,7 +7,7 @@ use patchlens::metric::{Metric, Reduce, logit, logit_diff_sets, logit_sums};
 use patchlens::report::{Labelled, RankedCell, legible};
 
 use crate::interrupt;
-use crate::options::{Common, PromptArgs};
+use crate::options::{Common, PromptArgs, prompts_by_default};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
@@ -18,6 +18,7 @@ use crate::usage::usage;
 /// part's share of the logit of the right answers minus that of the wrong ones is exact, and the
 /// shares sum to the whole. It says what is written there, not what caused it earlier on.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(Takes::ANSWERS.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens attribute --out study

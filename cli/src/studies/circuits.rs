@@ -16,7 +16,7 @@ use patchlens::{Base, Metric, Prompts};
 use crate::interrupt;
 use crate::missing::not_run;
 use crate::numbers;
-use crate::options::{Common, PromptArgs, TaskName};
+use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
@@ -29,6 +29,7 @@ use crate::work::Divided;
 /// of it computed (receiver-exact); how well the estimates agree; and which share of the behaviour
 /// is left if all edges but the best n carry the corrupted run.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(TAKES.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens circuits --out study

@@ -38,29 +38,14 @@ pub struct Induction {
     #[arg(long)]
     zero: bool,
     /// Attention to the induction pattern that makes a head a candidate, 0 to 1
-    #[arg(
-        long,
-        value_name = "SHARE",
-        default_value_t = 0.3,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
     min_attention: f32,
     /// Attention to the previous token that makes a head one of those that may stand in for each
     /// other, 0 to 1
-    #[arg(
-        long,
-        value_name = "SHARE",
-        default_value_t = 0.3,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
     min_previous_token: f32,
     /// Share of the gain that a head or an edge must remove, or alone keep, 0 to 1
-    #[arg(
-        long,
-        value_name = "SHARE",
-        default_value_t = 0.05,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
     min_share: f32,
 }
 

@@ -15,7 +15,7 @@ use patchlens::{Config, Grid, Prompts, Site, Transformer};
 use serde_json::json;
 
 use crate::interrupt;
-use crate::options::{Common, PromptArgs, TaskName};
+use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::outline::Outline;
 use crate::prompts::{Role, aligned};
 use crate::questions::{Questions, Takes};
@@ -29,6 +29,7 @@ use crate::work::Divided;
 /// much each changes that run's metric. With --direction noising, corrupted activations go into
 /// the clean run. With --values normalized, 1 is the clean run's whole lead (-1 when noising).
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(TAKES.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens patch --out study

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::interrupt;
 use crate::missing::not_run;
-use crate::options::{Common, PromptArgs, TaskName};
+use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::output::Output;
 use crate::questions::{Questions, Takes};
 use crate::session::{Session, costs};
@@ -22,6 +22,7 @@ use crate::work::{Divided, PartDone};
 /// run on the clean one (Wang et al. 2022, section 3.1): first to the logits, then to the queries
 /// and values of the heads that raise the metric most.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(TAKES.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens paths --out study

@@ -14,7 +14,7 @@ use patchlens::{HookPoint, Interventions, Prompt, Prompts, Select, Site};
 
 use crate::interrupt;
 use crate::numbers;
-use crate::options::{Common, PromptArgs, TaskName};
+use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
@@ -27,6 +27,7 @@ use crate::work::Kept;
 /// own prompts it points from the corrupted prompts to the clean ones, and is tried on the
 /// corrupted ones.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(TAKES.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens steer --out study

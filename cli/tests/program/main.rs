@@ -83,6 +83,7 @@ fn help_and_version_everywhere() {
         help.contains("Exit status") && help.contains("--pairs"),
         "{help}"
     );
+    assert!(ok(&["steer", "--help"]).contains("[default: 400 of a task"));
     for name in STUDIES.iter().chain(&["train-mini", "completions", "man"]) {
         let help = ok(&[name, "--help"]);
         assert!(
@@ -145,6 +146,13 @@ fn wrong_usage_ends_with_2() {
         assert!(stderr.starts_with("error: "), "{arguments:?}: {stderr}");
     }
     assert!(fails(2, &["patch", "--memory", "lots"]).contains("found `lots`; expected"));
+    assert!(fails(2, &["patch", "--seed", "-1"]).contains("invalid value '-1'"));
+    let twice = fails(2, &["ablate", "--without", "3.0,3.0"]);
+    assert!(twice.contains("found a3.h0 twice"), "{twice}");
+    let late = fails(1, &["in-context", "--late", "0"]);
+    assert!(late.contains("--late: found 0"), "{late}");
+    let memory = fails(1, &["patch", "--memory", "1"]);
+    assert!(memory.contains("set by --memory"), "{memory}");
 }
 
 #[test]
@@ -175,6 +183,34 @@ fn no_option_writes_over_the_file_of_another() {
     assert!(stderr.contains("--json and --journal"), "{stderr}");
     let inputs = fails(1, &["in-context", "--text", &file, "--pairs", &file]);
     assert!(inputs.contains("expected at least"), "{inputs}");
+}
+
+/// A pipe that nobody writes to, or reads from, would block for ever.
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_read_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("checkpoint.safetensors");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let (dir, pipe) = (folder.path().to_str().unwrap(), pipe.to_str().unwrap());
+    for arguments in [
+        &["in-context", "--text", pipe][..],
+        &["in-context", "--pairs", pipe],
+        &["train-mini", "--resume", "--out", dir],
+        &["lens", "--json", pipe],
+    ] {
+        let stderr = fails(1, arguments);
+        assert!(
+            stderr.contains("found a device, pipe or socket"),
+            "{stderr}"
+        );
+    }
 }
 
 #[test]
