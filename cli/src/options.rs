@@ -55,10 +55,11 @@ pub struct PromptArgs {
     pub task: Option<TaskName>,
     /// How many prompts of the task or of the file
     #[arg(long, value_name = "N", help_heading = "Prompts", conflicts_with = "clean",
-        value_parser = numbers::prompts())]
+        value_parser = numbers::prompts::<u32>())]
     pub prompts: Option<u32>,
     /// Seed of whatever is drawn
-    #[arg(long, help_heading = "Prompts", default_value_t = 0)]
+    #[arg(long, help_heading = "Prompts", default_value_t = 0,
+        value_parser = numbers::from_0::<u64>())]
     pub seed: u64,
     /// Your own prompt, up to where the answer begins
     #[arg(

@@ -46,10 +46,10 @@ Examples:
 pub struct Arguments {
     /// Steps until the end of the learning-rate schedule
     #[arg(long, value_name = "N", default_value_t = 6000,
-        value_parser = clap::value_parser!(u64).range(1..))]
+        value_parser = numbers::from_1::<u64>())]
     steps: u64,
     /// Seed of the initial weights and of the text
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::from_0::<u64>())]
     seed: u64,
     /// How many times larger the last layer's values are at first, where its heads begin by
     /// copying what they attend to; 0 lets them begin like all others. Without it, the model
@@ -71,7 +71,7 @@ pub struct Arguments {
     resume: bool,
     /// Steps from one checkpoint to the next
     #[arg(long, value_name = "N", default_value_t = 200,
-        value_parser = clap::value_parser!(u64).range(1..))]
+        value_parser = numbers::from_1::<u64>())]
     checkpoint_every: u64,
     /// Train nothing: measure the model in the folder on prompts held out of training
     #[arg(long)]

@@ -7,6 +7,7 @@ use patchlens::metric::{Metric, Reduce, logit, logit_diff_sets, logit_sums};
 use patchlens::report::{Labelled, RankedCell, legible};
 
 use crate::interrupt;
+use crate::numbers;
 use crate::options::{Common, PromptArgs, prompts_by_default};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
@@ -31,7 +32,7 @@ pub struct Attribute {
     #[command(flatten)]
     prompts: PromptArgs,
     /// How many neurons to list
-    #[arg(long, value_name = "K", default_value_t = 8)]
+    #[arg(long, value_name = "K", default_value_t = 8, value_parser = numbers::from_1::<usize>())]
     neurons: usize,
 }
 

@@ -53,11 +53,11 @@ pub struct Circuits {
     /// Compute exact effects only of the N edges with the largest receiver-exact scores, which
     /// estimate them best, and of N random others, which bound what was missed
     #[arg(long, value_name = "N", conflicts_with = "approximate",
-        value_parser = numbers::count(1..))]
+        value_parser = numbers::from_1::<usize>())]
     screen: Option<usize>,
     /// Points at which EAP-IG and receiver-exact scores take gradients
     #[arg(long, value_name = "N", default_value_t = 5,
-        value_parser = numbers::count(1..=10_000))]
+        value_parser = numbers::whole::<usize>(1..=10_000))]
     steps: usize,
     /// The share of the behaviour that the circuit shall carry
     #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = numbers::share)]

@@ -36,7 +36,8 @@ pub struct Heads {
     #[command(flatten)]
     sequences: Sequences,
     /// IOI prompts for the ablation of heads [default: 256; with --model 32]
-    #[arg(long, value_name = "N", help_heading = "Prompts", value_parser = numbers::prompts())]
+    #[arg(long, value_name = "N", help_heading = "Prompts",
+        value_parser = numbers::prompts::<u32>())]
     prompts: Option<u32>,
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]

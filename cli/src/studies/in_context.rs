@@ -20,6 +20,7 @@ use patchlens::{Grid, Prompt, Site, activation_patching, read_text};
 use serde_json::json;
 
 use crate::interrupt;
+use crate::numbers;
 use crate::options::Common;
 use crate::questions::key_value_pairs;
 use crate::sequences::Sequences;
@@ -46,13 +47,13 @@ pub struct InContext {
     #[arg(long, value_name = "FILE", help_heading = "Prompts")]
     text: Option<PathBuf>,
     /// The late token's position, counted from 0 [default: 499, or the context's last]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::from_0::<usize>())]
     late: Option<usize>,
     /// The early token's position [default: 49, or a tenth of the late one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::from_0::<usize>())]
     early: Option<usize>,
     /// Examples in a few-shot prompt
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = numbers::from_1::<usize>())]
     shots: usize,
     /// Words and their counterparts, for function vectors: a JSON list of {"input", "output"}, or
     /// lines of two words; each word one token [default: antonyms]

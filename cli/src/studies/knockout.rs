@@ -11,6 +11,7 @@ use patchlens::tracing::TracedFact;
 use crate::facts::{FactArgs, window};
 use crate::interrupt;
 use crate::missing::not_run;
+use crate::numbers;
 use crate::options::Common;
 use crate::session::{Session, costs};
 use crate::usage::usage;
@@ -36,7 +37,7 @@ pub struct Knockout {
     facts: FactArgs,
     /// Layers that are cut at once, cut off at the model's ends [default: 9, or a quarter of fewer
     /// than 36 layers]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::from_1::<usize>())]
     window: Option<usize>,
 }
 
@@ -53,7 +54,7 @@ impl Knockout {
             .read(&session.tokenizer, session.shipped, &session.output)?;
         let facts: Vec<TracedFact> = facts.into_iter().map(|fact| fact.traced).collect();
         single_tokens(&facts)?;
-        let window = window(self.window, DEFAULT_WINDOW, model.config().n_layers)?;
+        let window = window(self.window, DEFAULT_WINDOW, model.config().n_layers);
         let costs = costs(facts.iter().map(|fact| fact.prompt.len()), false);
         let facts = &facts[session.work.begin(model, &costs)?];
         let prompts = Prompts::new(facts.iter().map(|fact| &fact.prompt))?;

@@ -38,17 +38,18 @@ pub struct Lens {
     #[arg(long, value_name = "TEXT", requires = "clean")]
     answer: Option<String>,
     /// Seed of the prompts
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::from_0::<u64>())]
     seed: u64,
     /// How many of the likeliest tokens to list
-    #[arg(long, value_name = "K", default_value_t = 3)]
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = numbers::from_1::<usize>())]
     top_k: usize,
     /// Prompts of each task, to tell where answers come on top
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 50,
+        value_parser = numbers::whole::<u16>(1..=65_535))]
     prompts: u16,
     /// Prompts that the tuned lens is fitted on; 0 for no tuned lens
     #[arg(long, value_name = "N", default_value_t = 200,
-        value_parser = numbers::count(0..=MOST_PROMPTS.into()))]
+        value_parser = numbers::whole::<usize>(0..=MOST_PROMPTS))]
     fit: usize,
     /// Translators of a tuned lens (safetensors) to use instead of fitting some
     #[arg(long, value_name = "FILE", conflicts_with_all = ["fit", "ridge"])]

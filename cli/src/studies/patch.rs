@@ -15,6 +15,7 @@ use patchlens::{Config, Grid, Prompts, Site, Transformer};
 use serde_json::json;
 
 use crate::interrupt;
+use crate::numbers;
 use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::outline::Outline;
 use crate::prompts::{Role, aligned};
@@ -58,7 +59,7 @@ pub struct Patch {
     #[arg(long, value_enum, value_name = "SITE")]
     sweep: Vec<Sweep>,
     /// Also patch every neuron of this layer's MLP, one at a time, at all positions
-    #[arg(long, value_name = "LAYER")]
+    #[arg(long, value_name = "LAYER", value_parser = numbers::from_0::<usize>())]
     neurons: Option<usize>,
     /// Patch only what lies in a subspace: a safetensors file with one tensor, an orthonormal basis
     /// [k, d]. Sites whose last axis is not d are left out by default

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::interrupt;
 use crate::missing::not_run;
+use crate::numbers;
 use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::output::Output;
 use crate::questions::{Questions, Takes};
@@ -39,7 +40,8 @@ pub struct Paths {
     prompts: PromptArgs,
     /// How many of the heads that raise the metric most are followed back to their queries and
     /// values
-    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "K", default_value_t = 3,
+        value_parser = numbers::whole::<u16>(1..=65_535))]
     movers: u16,
     /// Freeze MLPs too: only the direct path through the residual stream is left
     #[arg(long)]

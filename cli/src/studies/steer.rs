@@ -42,7 +42,7 @@ pub struct Steer {
     prompts: PromptArgs,
     /// Prompts of the task that it is tried on [default: 40]
     #[arg(long, value_name = "N", conflicts_with_all = ["clean", "pairs"],
-        value_parser = numbers::prompts())]
+        value_parser = numbers::prompts::<u32>())]
     tries: Option<u32>,
     /// Scales of the direction, separated by commas; 1 moves the mean of other prompts onto that
     /// of the answer's
@@ -56,7 +56,7 @@ pub struct Steer {
     )]
     scales: Vec<f32>,
     /// Tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = numbers::count(1..))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = numbers::from_1::<usize>())]
     tokens: usize,
 }
 

@@ -56,14 +56,14 @@ pub struct Trace {
     #[arg(long, value_name = "STD", value_parser = numbers::finite)]
     noise: Option<f32>,
     /// Noise samples (or other subjects) per fact [default: 10]
-    #[arg(long, value_name = "N", value_parser = numbers::count(1..=100_000))]
+    #[arg(long, value_name = "N", value_parser = numbers::whole::<usize>(1..=100_000))]
     samples: Option<usize>,
     /// Seed of the noise [default: 0]
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::from_0::<u64>())]
     seed: Option<u64>,
     /// Layers of an MLP or attention window, cut at the model's ends [default: 10, or a quarter of
     /// fewer than 40 layers]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::from_1::<usize>())]
     window: Option<usize>,
     /// Also restore states with MLPs, and with attention, severed at the restored token
     #[arg(long)]
@@ -98,7 +98,7 @@ impl Trace {
             .memory_limit(session.memory)
             .journal(session.work.journal())
             .observe(session.progress.observer("tracing"));
-        let restores = self.restores(model.config().n_layers)?;
+        let restores = self.restores(model.config().n_layers);
         let (names, restores): (Vec<&str>, Vec<Restore>) = restores.into_iter().unzip();
         let sets = tracing.trace_set(traced, &restores)?;
         session.work.last_step()?;
@@ -138,7 +138,7 @@ impl Trace {
             Kind::Mean => SubjectCorruption::Embedding(Array1::zeros(config.d_model)),
             Kind::Subjects => self.other_subjects(&traced)?,
         };
-        let restores = self.restores(config.n_layers)?;
+        let restores = self.restores(config.n_layers);
         let restores: Vec<Restore> = restores.into_iter().map(|(_, restore)| restore).collect();
         let forecast = Forecast::tracing(config, &corruption, &traced, &restores)?;
         outline.tell(&forecast)
@@ -166,8 +166,8 @@ impl Trace {
     }
 
     /// What is restored, by the name of its result.
-    fn restores(&self, n_layers: usize) -> Result<Vec<(&'static str, Restore)>> {
-        let window = window(self.window, DEFAULT_WINDOW, n_layers)?;
+    fn restores(&self, n_layers: usize) -> Vec<(&'static str, Restore)> {
+        let window = window(self.window, DEFAULT_WINDOW, n_layers);
         let mut restores = vec![
             ("states", Restore::states()),
             ("mlp", Restore::mlp(window)),
@@ -178,7 +178,7 @@ impl Trace {
             restores.push(("states_mlp_severed", severed(Severed::Mlp)));
             restores.push(("states_attention_severed", severed(Severed::Attention)));
         }
-        Ok(restores)
+        restores
     }
 
     fn corruption(&self, model: &Transformer, facts: &[TracedFact]) -> Result<SubjectCorruption> {
