@@ -74,7 +74,10 @@ fn not_regular(path: &Path, found: fs::FileType) -> Error {
 }
 
 /// Reads a whole file of at most `limit` bytes.
-pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Format`] for a larger one, and what is no regular file.
+pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let (file, size) = open(path)?;
     if size > limit {
         let found = format!("a file of {size} bytes");
@@ -92,14 +95,20 @@ pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>> {
 }
 
 /// Reads a whole text file of at most `limit` bytes.
-pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
+///
+/// # Errors
+/// Those of [`read_bytes`]; [`Error::Format`] for what is no text in UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     String::from_utf8(read_bytes(path, limit)?)
         .map_err(|error| parse_error(path, error, "a text in UTF-8"))
 }
 
 /// Writes a file next to its final place, flushes it to the disk and renames it, so that a reader
 /// sees the old file or the new one, never half of one.
-pub(crate) fn write_atomically(
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Format`] if what is in its place is no regular file.
+pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<()> {

@@ -118,6 +118,9 @@ pub use component::{Component, Head, Qkv};
 #[doc(inline)]
 pub use config::Config;
 pub use error::{Error, Result};
+/// For the program `patchlens`, which reads and writes files of its own as carefully.
+#[doc(hidden)]
+pub use files::{read_bytes, read_text, write_atomically};
 #[doc(inline)]
 pub use hook::{HookPoint, Site};
 #[doc(inline)]

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use patchlens::Tokenizer;
 use patchlens::tasks::{FactPrompt, Facts, KnownFacts, SkippedFact, Split};
 use patchlens::tracing::TracedFact;
 
+use crate::numbers;
 use crate::output::Output;
 use crate::usage::usage;
 
@@ -34,16 +35,27 @@ pub struct FactArgs {
     #[arg(long, value_name = "TEXT", requires_all = ["subject", "answer"])]
     clean: Option<String>,
     /// The subject in it
-    #[arg(long, value_name = "TEXT", requires = "clean")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "clean",
+        conflicts_with = "facts"
+    )]
     subject: Option<String>,
     /// The right answer, with its space: " tennis"; of several tokens, all of it is traced
-    #[arg(long, value_name = "TEXT", requires = "clean")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "clean",
+        conflicts_with = "facts"
+    )]
     answer: Option<String>,
     /// A JSON list of {prompt, subject, attribute} [default: facts that the shipped model learnt]
     #[arg(long, value_name = "FILE", conflicts_with = "clean")]
     facts: Option<PathBuf>,
     /// How many facts, spread evenly over all
-    #[arg(long, value_name = "N", default_value_t = 60, visible_alias = "limit")]
+    #[arg(long, value_name = "N", default_value_t = 60, visible_alias = "limit",
+        value_parser = numbers::from_1::<usize>())]
     prompts: usize,
     /// Begin every prompt with the begin-of-text token
     #[arg(long)]
@@ -62,9 +74,6 @@ impl FactArgs {
         shipped: bool,
         output: &Output,
     ) -> Result<(Vec<Fact>, Vec<SkippedFact>)> {
-        if self.prompts == 0 {
-            return Err(usage("--prompts: found 0; expected at least 1"));
-        }
         if !shipped && self.facts.is_none() && self.clean.is_none() {
             return Err(usage("--model needs --facts FILE, or --clean with a fact"));
         }
@@ -117,8 +126,6 @@ impl FactArgs {
 }
 
 /// The layers of a window that was asked for; by default so many, or a quarter of a small model's.
-pub fn window(asked: Option<usize>, most: usize, n_layers: usize) -> Result<usize> {
-    let window = asked.unwrap_or(most.min((n_layers / 4).max(1)));
-    ensure!(window > 0, "--window: found 0; expected at least 1 layer");
-    Ok(window)
+pub fn window(asked: Option<usize>, most: usize, n_layers: usize) -> usize {
+    asked.unwrap_or(most.min((n_layers / 4).max(1)))
 }

@@ -2,9 +2,12 @@
 //! prompts. A library for programs that run the same studies on many machines, see [`parts`].
 
 mod bytes;
+mod clash;
 mod facts;
 mod interrupt;
 mod merge;
+mod missing;
+mod numbers;
 mod options;
 mod outline;
 mod output;
@@ -123,10 +126,22 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What the program takes.
+fn program() -> clap::Command {
+    // Of `--seed -1` people are told what is wrong with the number, rather than that there is no
+    // option `-1`.
+    let numbers = |argument: clap::Arg| {
+        let takes = argument.get_action().takes_values() && !argument.is_positional();
+        argument.allow_negative_numbers(takes)
+    };
+    Cli::command().mut_subcommands(|command| command.mut_args(numbers))
+}
+
 /// The command, and what its journal would be named.
 fn parse() -> clap::error::Result<(Command, String)> {
-    let program = Cli::command();
+    let program = program();
     let matches = program.clone().try_get_matches()?;
+    clash::check(&program, &matches)?;
     let asked = work::study(&program, &matches);
     Ok((Cli::from_arg_matches(&matches)?.command, asked))
 }
@@ -214,8 +229,8 @@ fn run(command: &Command, asked: String) -> Result<()> {
     }
     match command {
         Command::Merge(merge) => merge.run(),
-        Command::Completions(completions) => completions.run(Cli::command()),
-        Command::Man(man) => man.run(Cli::command()),
+        Command::Completions(completions) => completions.run(program()),
+        Command::Man(man) => man.run(program()),
         Command::TrainMini(arguments) => {
             interrupt::listen()?;
             arguments.run()
@@ -239,7 +254,8 @@ fn in_session(chosen: &Chosen<'_>, opened: Opened, work: Work) -> Result<()> {
     let ended_early = done.as_ref().is_err_and(anyhow::Error::is::<EndedEarly>);
     let again = session.work.again().filter(|_| ended_early);
     if done.is_ok() || ended_early {
-        session.output.finish(ended_early)?;
+        let partial = ended_early || session.work.lacks_results();
+        session.output.finish(partial)?;
     }
     match again {
         Some(again) => Err(Again(again).into()),
@@ -273,6 +289,16 @@ fn tell(error: &anyhow::Error) -> ExitCode {
             eprintln!("  because: {cause}");
         }
         said = cause;
+    }
+    let enough = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
+        Some(patchlens::Error::MemoryLimit { least, .. }) => Some(*least),
+        _ => None,
+    };
+    if let Some(least) = error.chain().find_map(enough) {
+        eprintln!(
+            "  it is set by --memory: {}M is enough",
+            least.div_ceil(1 << 20)
+        );
     }
     if error.is::<Usage>() {
         eprintln!("\nFor more information, try '--help'.");

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Arg, Args, ValueEnum};
 
-use crate::bytes;
+use crate::{bytes, numbers};
 
 /// The model, and where results go.
 #[derive(Args, Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct Common {
     pub skip: Vec<String>,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", help_heading = "Model and machine",
-        value_parser = clap::value_parser!(u16).range(1..))]
+        value_parser = numbers::threads())]
     pub threads: Option<u16>,
     /// Working memory of a step, such as 512M or 2G
     #[arg(long, value_name = "SIZE", help_heading = "Model and machine", default_value = "1G",
@@ -41,19 +41,25 @@ pub struct Common {
     pub quiet: bool,
 }
 
+/// Options by which a study is about other prompts than one's own. What belongs to `--clean`
+/// conflicts with them by itself: the parser forgets that it needs `--clean`, once that conflicts
+/// with something given.
+const OTHER_PROMPTS: [&str; 3] = ["task", "prompts", "pairs"];
+
 /// Which prompts a study is about: those of a built-in task, or anyone's.
 #[derive(Args, Clone, Debug)]
 pub struct PromptArgs {
-    /// A built-in task that draws the prompts
+    /// A built-in task that draws the prompts [default: ioi]
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Prompts",
         conflicts_with_all = ["clean", "pairs"])]
     pub task: Option<TaskName>,
     /// How many prompts of the task or of the file
     #[arg(long, value_name = "N", help_heading = "Prompts", conflicts_with = "clean",
-        value_parser = clap::value_parser!(u32).range(1..))]
+        value_parser = numbers::prompts::<u32>())]
     pub prompts: Option<u32>,
     /// Seed of whatever is drawn
-    #[arg(long, help_heading = "Prompts", default_value_t = 0)]
+    #[arg(long, help_heading = "Prompts", default_value_t = 0,
+        value_parser = numbers::from_0::<u64>())]
     pub seed: u64,
     /// Your own prompt, up to where the answer begins
     #[arg(
@@ -64,34 +70,22 @@ pub struct PromptArgs {
     )]
     pub clean: Option<String>,
     /// The same with what matters changed: as many tokens, unless a study aligns them
-    #[arg(
-        long,
-        value_name = "TEXT",
-        help_heading = "Prompts",
-        requires = "clean"
-    )]
+    #[arg(long, value_name = "TEXT", help_heading = "Prompts", requires = "clean",
+        conflicts_with_all = OTHER_PROMPTS)]
     pub corrupted: Option<String>,
     /// The right answer, usually with its space: " Mary"; may be given several times. Of several
     /// tokens, the probability of all of them is measured
-    #[arg(
-        long,
-        value_name = "TEXT",
-        help_heading = "Prompts",
-        requires = "clean"
-    )]
+    #[arg(long, value_name = "TEXT", help_heading = "Prompts", requires = "clean",
+        conflicts_with_all = OTHER_PROMPTS)]
     pub answer: Vec<String>,
     /// A wrong answer, the corrupted prompt's: " John"; may be given several times
-    #[arg(
-        long,
-        value_name = "TEXT",
-        help_heading = "Prompts",
-        requires = "clean"
-    )]
+    #[arg(long, value_name = "TEXT", help_heading = "Prompts", requires = "clean",
+        conflicts_with_all = OTHER_PROMPTS)]
     pub wrong: Vec<String>,
     /// Take only the first token of answers of several tokens
-    #[arg(long, help_heading = "Prompts", requires = "clean")]
+    #[arg(long, help_heading = "Prompts", requires = "clean", conflicts_with_all = OTHER_PROMPTS)]
     pub first_token: bool,
-    /// A file of prompt pairs: JSON, JSON lines or CSV (see `patchlens help pairs`)
+    /// A file of prompt pairs: JSON, JSON lines or CSV (see `patchlens --help`)
     #[arg(
         long,
         value_name = "FILE",
@@ -105,6 +99,15 @@ pub struct PromptArgs {
     /// What is measured at the last position [default: logit-diff; without wrong answers log-prob]
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Prompts")]
     pub metric: Option<MetricName>,
+}
+
+/// Says in a study's help how many prompts there are by default: so many of a task.
+pub fn prompts_by_default(n: u32) -> impl FnOnce(Arg) -> Arg {
+    move |prompts| {
+        prompts.help(format!(
+            "How many prompts of the task or of the file [default: {n} of a task, all of a file]"
+        ))
+    }
 }
 
 /// The built-in tasks.

@@ -52,7 +52,7 @@ impl Outline {
         self.output.say(format_args!(
             "{forecast}\
              memory in all     {:.1} MB at most\n\
-             time              about {} at {:.0} G multiply-adds a second, as measured just now",
+             time              at most {} at {:.0} G multiply-adds a second, as measured just now",
             peak as f64 / 1e6,
             duration(seconds),
             rate / 1e9

@@ -5,9 +5,10 @@ use std::fmt::Display;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use ndarray::Array2;
 use patchlens::report::{Labelled, Page, Scatter, use_color};
+use patchlens::write_atomically;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -59,7 +60,7 @@ impl Output {
     /// If a folder is missing or cannot be made.
     pub fn new(study: &'static str, title: String, common: &Common, model: String) -> Result<Self> {
         if let Some(path) = common.json.as_deref().filter(|path| !is_stdout(path)) {
-            check_file(path)?;
+            check_file("--json", path)?;
         }
         if let Some(dir) = &common.out {
             std::fs::create_dir_all(dir)
@@ -195,12 +196,13 @@ impl Output {
         Ok(())
     }
 
-    /// Writes all files.
+    /// Writes all files; `partial` if the study has not found all that it was asked for.
     ///
     /// # Errors
     /// If one cannot be written.
     pub fn finish(self, partial: bool) -> Result<()> {
         let found = self.found.take();
+        let partial = partial || found.results.iter().any(|(_, r)| r.about.partial);
         if let Some(dir) = &self.out {
             for (name, result) in &found.results {
                 save(result, dir, name)?;
@@ -211,9 +213,7 @@ impl Output {
             }
             self.report(&found)?.save(dir.join("report.html"))?;
             for (name, contents) in &found.files {
-                let path = dir.join(name);
-                std::fs::write(&path, contents)
-                    .with_context(|| format!("writing {}", path.display()))?;
+                write_text(&dir.join(name), contents)?;
             }
             self.note(format_args!("saved {}", dir.display()));
         }
@@ -228,8 +228,7 @@ impl Output {
         match &self.json {
             Some(path) if is_stdout(path) => writeln!(std::io::stdout().lock(), "{text}")?,
             Some(path) => {
-                std::fs::write(path, text)
-                    .with_context(|| format!("writing {}", path.display()))?;
+                write_text(path, &text)?;
                 self.note(format_args!("saved {}", path.display()));
             }
             None => {}
@@ -271,20 +270,36 @@ fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-fn check_file(path: &Path) -> Result<()> {
+/// Checks before the work starts that an option's file can be written at its end.
+///
+/// # Errors
+/// For a file in a folder that is missing, and what is no regular file: a pipe could block for
+/// ever.
+pub fn check_file(option: &str, path: &Path) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    ensure!(
-        folder.is_dir() && !path.is_dir(),
-        "--json {}: found {}; expected a file in a folder that exists",
-        path.display(),
-        if path.is_dir() {
-            "a folder"
-        } else {
-            "no such folder"
-        },
-    );
-    Ok(())
+    let found = if !folder.is_dir() {
+        "no such folder"
+    } else if path.is_dir() {
+        "a folder"
+    } else if path.exists() && !path.is_file() {
+        "a device, pipe or socket"
+    } else {
+        return Ok(());
+    };
+    bail!(
+        "{option} {}: found {found}; expected a file in a folder that exists",
+        path.display()
+    )
+}
+
+/// Writes a text; an older file stays whole until the new one is.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_text(path: &Path, text: &str) -> Result<()> {
+    let written = write_atomically(path, |file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("writing {}", path.display()))
 }
 
 /// Saves a result under a name in several formats; results over a number become line plots.

@@ -117,6 +117,9 @@ impl Questions {
             ));
         }
         let pair = answers::pair(args, clean, tokenizer)?;
+        if let Some(twice) = answers::twice(&pair, tokenizer) {
+            return Err(usage(format!("--answer, --wrong: {twice}")));
+        }
         let unequal = pair.corrupted.as_ref();
         let unequal = unequal.filter(|_| !takes.unequal && !pair.is_equal_length());
         if let Some(corrupted) = unequal {
@@ -143,6 +146,12 @@ impl Questions {
         let mut file = PairFile::open(path, tokenizer, args.bos)?;
         let name = path.display().to_string();
         let mut left_out: Vec<String> = file.skipped.iter().map(ToString::to_string).collect();
+        file.pairs.retain(|pair| {
+            let twice = answers::twice(pair, tokenizer);
+            let told = |twice| format!("pair {}: {twice}", pair.index);
+            left_out.extend(twice.clone().map(told));
+            twice.is_none()
+        });
         if takes.corrupted {
             if !takes.unequal {
                 let unequal = file.unequal().into_iter();
@@ -217,7 +226,8 @@ impl Questions {
         Ok(Questions {
             clean: Prompts::new(&self.clean.as_slice()[which.clone()])?,
             corrupted: corrupted.unwrap_or_default(),
-            answers: self.answers[which].to_vec(),
+            answers: self.answers[which.clone()].to_vec(),
+            whole: self.whole.map(|answers| answers[which].to_vec()),
             ..self
         })
     }
@@ -232,8 +242,17 @@ impl Questions {
     /// # Errors
     /// For a metric that the answers do not allow.
     pub fn metric(&self, asked: Option<MetricName>) -> Result<Metric> {
-        if let Some(answers) = &self.whole {
-            return answers::metric(answers, asked);
+        Ok(self.measured(self.measure(asked)?))
+    }
+
+    /// Which metric is measured. It depends on the answers of all prompts: of a part of the work,
+    /// it is chosen before the others are left out.
+    ///
+    /// # Errors
+    /// For a metric that the answers do not allow.
+    pub fn measure(&self, asked: Option<MetricName>) -> Result<MetricName> {
+        if self.whole.is_some() {
+            return answers::measure(asked);
         }
         let wrong = self.answers.iter().all(|(_, wrong)| !wrong.is_empty());
         let one = self.answers.iter().all(|(right, _)| right.len() == 1);
@@ -243,30 +262,36 @@ impl Questions {
             (false, false) => MetricName::Prob,
         };
         let metric = asked.or(self.metric).unwrap_or(by_answers);
-        let difference = |reduce| {
-            if wrong {
-                Ok(logit_diff_sets(&self.answers, reduce))
-            } else {
+        match metric {
+            MetricName::LogitDiff | MetricName::LogitDiffMax | MetricName::LogOdds if !wrong => {
                 Err(usage(
                     "--metric: a difference of logits needs wrong answers (--wrong)",
                 ))
             }
-        };
-        match metric {
-            MetricName::LogitDiff => difference(Reduce::Mean),
-            MetricName::LogitDiffMax => difference(Reduce::Max),
-            MetricName::LogOdds => difference(Reduce::LogSumExp),
-            MetricName::Prob => Ok(probability_diff(&self.answers)),
-            MetricName::Kl => Ok(kl_divergence()),
-            MetricName::Js => Ok(js_divergence()),
-            MetricName::Accuracy if one => Ok(accuracy(&self.only_right())),
-            MetricName::Accuracy => Err(usage(
+            MetricName::Accuracy if !one => Err(usage(
                 "--metric accuracy: found several right answers; expected one, or --metric prob",
             )),
-            MetricName::LogProb if one => Ok(log_probability(&self.only_right())),
-            MetricName::LogProb => Err(usage(
+            MetricName::LogProb if !one => Err(usage(
                 "--metric log-prob: found several right answers; expected one, or --metric prob",
             )),
+            allowed => Ok(allowed),
+        }
+    }
+
+    /// The metric of a name that [`Questions::measure`] gave.
+    pub fn measured(&self, metric: MetricName) -> Metric {
+        if let Some(answers) = &self.whole {
+            return answers::metric(answers, metric);
+        }
+        match metric {
+            MetricName::LogitDiff => logit_diff_sets(&self.answers, Reduce::Mean),
+            MetricName::LogitDiffMax => logit_diff_sets(&self.answers, Reduce::Max),
+            MetricName::LogOdds => logit_diff_sets(&self.answers, Reduce::LogSumExp),
+            MetricName::Prob => probability_diff(&self.answers),
+            MetricName::Kl => kl_divergence(),
+            MetricName::Js => js_divergence(),
+            MetricName::Accuracy => accuracy(&self.only_right()),
+            MetricName::LogProb => log_probability(&self.only_right()),
         }
     }
 

@@ -4,20 +4,24 @@ use anyhow::Result;
 use clap::Args;
 use patchlens::tasks::{Repeated, RepeatedPrompt};
 
+use crate::numbers;
 use crate::session::Session;
 
 /// Options for repeated random sequences.
 #[derive(Args, Clone, Debug)]
 pub struct Sequences {
     /// Random sequences
-    #[arg(long, value_name = "N", help_heading = "Prompts", default_value_t = 8)]
+    #[arg(long, value_name = "N", help_heading = "Prompts", default_value_t = 8,
+        value_parser = numbers::prompts::<usize>())]
     pub sequences: usize,
     /// Tokens of one repeat [default: at most 24, so that two fit the context; of in-context a
     /// third of the late token, at most 50]
-    #[arg(long, value_name = "N", help_heading = "Prompts")]
+    #[arg(long, value_name = "N", help_heading = "Prompts",
+        value_parser = numbers::from_1::<usize>())]
     pub period: Option<usize>,
     /// Seed of whatever is drawn
-    #[arg(long, help_heading = "Prompts", default_value_t = 0)]
+    #[arg(long, help_heading = "Prompts", default_value_t = 0,
+        value_parser = numbers::from_0::<u64>())]
     pub seed: u64,
 }
 

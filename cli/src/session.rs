@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use clap::CommandFactory as _;
 use ndarray::Axis;
 use patchlens::checkpoint::OpenOptions;
-use patchlens::{Head, Prompt, Selection, Site, Tokenizer, Transformer};
+use patchlens::{Head, Metric, Prompt, Selection, Site, Tokenizer, Transformer};
 
 use crate::Cli;
-use crate::options::Common;
+use crate::options::{Common, MetricName};
 use crate::output::Output;
 use crate::progress::Reporter;
 use crate::questions::Questions;
@@ -81,15 +81,23 @@ impl Session {
         })
     }
 
-    /// Begins the work on some questions, and returns those that it is about: a part of them, if
-    /// only a part of the work is done. `by_position` where a prompt's runs grow in number with
-    /// its tokens.
+    /// Begins the work on some questions, and returns those that it is about, with what is measured
+    /// of them: a part of them, if only a part of the work is done. `by_position` where a prompt's
+    /// runs grow in number with its tokens.
     ///
     /// # Errors
-    /// Those of opening the journal.
-    pub fn begin(&self, questions: Questions, by_position: bool) -> Result<Questions> {
+    /// For a metric that the answers do not allow, and those of opening the journal.
+    pub fn begin(
+        &self,
+        questions: Questions,
+        by_position: bool,
+        asked: Option<MetricName>,
+    ) -> Result<(Questions, Metric)> {
+        let measure = questions.measure(asked)?;
         let costs = costs(questions.clean.lengths(), by_position);
-        questions.some(self.work.begin(&self.model, &costs)?)
+        let questions = questions.some(self.work.begin(&self.model, &costs)?)?;
+        let metric = questions.measured(measure);
+        Ok((questions, metric))
     }
 }
 

@@ -20,6 +20,8 @@ use patchlens::tasks::{Corpus, mini_tokenizer_json};
 use patchlens::{Config, Tokenizer, Transformer};
 
 use crate::interrupt::EndedEarly;
+use crate::numbers;
+use crate::output::write_text;
 use crate::progress::Reporter;
 use crate::session::threads;
 use crate::usage::usage;
@@ -44,42 +46,32 @@ Examples:
 pub struct Arguments {
     /// Steps until the end of the learning-rate schedule
     #[arg(long, value_name = "N", default_value_t = 6000,
-        value_parser = clap::value_parser!(u64).range(1..))]
+        value_parser = numbers::from_1::<u64>())]
     steps: u64,
     /// Seed of the initial weights and of the text
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::from_0::<u64>())]
     seed: u64,
     /// How many times larger the last layer's values are at first, where its heads begin by
     /// copying what they attend to; 0 lets them begin like all others. Without it, the model
     /// learns to write against the wrong name of IOI instead of moving the right one
-    #[arg(
-        long,
-        value_name = "FACTOR",
-        default_value_t = 3.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "FACTOR", default_value_t = 3.0)]
     copying: f32,
     /// How likely each head below the last layer is to be left out of a quarter of a step.
     /// Without it, the model depends on single heads that find out which name is wrong
-    #[arg(
-        long,
-        value_name = "PROBABILITY",
-        default_value_t = 0.3,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "PROBABILITY", default_value_t = 0.3)]
     drop_heads: f64,
     /// Folder to write to, made if needed
     #[arg(long, value_name = "DIR", default_value = "mini")]
     out: PathBuf,
     /// Threads [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = numbers::threads())]
     threads: Option<u16>,
     /// Go on from checkpoint.safetensors in the folder
     #[arg(long)]
     resume: bool,
     /// Steps from one checkpoint to the next
     #[arg(long, value_name = "N", default_value_t = 200,
-        value_parser = clap::value_parser!(u64).range(1..))]
+        value_parser = numbers::from_1::<u64>())]
     checkpoint_every: u64,
     /// Train nothing: measure the model in the folder on prompts held out of training
     #[arg(long)]
@@ -160,9 +152,9 @@ fn train_and_save(arguments: &Arguments) -> Result<()> {
 
     let model = &training.model;
     model.parameters().save(&arguments.out, model.config())?;
-    std::fs::write(arguments.out.join("tokenizer.json"), tokenizer_json)?;
+    write_text(&arguments.out.join("tokenizer.json"), &tokenizer_json)?;
     let card = card::text(&training, &tokenizer, &evaluation, minutes)?;
-    std::fs::write(arguments.out.join("README.md"), card)?;
+    write_text(&arguments.out.join("README.md"), &card)?;
     std::fs::remove_file(checkpoint).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),

@@ -210,17 +210,26 @@ impl Work {
     }
 
     /// Ends a step of a study. After one of which a part was done there is nothing to show, and
-    /// the next may depend on all of it.
+    /// the next may depend on all of it. What a study of the whole has found is still to be shown.
     ///
     /// # Errors
-    /// [`PartDone`] in a part of the work, unless all of it was known.
+    /// [`PartDone`] in a part of the work, unless all of it was known; `EndedEarly` if it was
+    /// ended.
     pub fn step(&self) -> Result<()> {
+        if !self.is_part() {
+            return Ok(());
+        }
         interrupt::check()?;
-        let whole = |journal: &Journal| journal.counts().left == 0;
-        if self.is_part() && !self.journal().is_some_and(whole) {
+        if self.journal().is_none() || self.lacks_results() {
             return Err(PartDone.into());
         }
         Ok(())
+    }
+
+    /// Whether results were left to others, so that what was found lacks them.
+    pub fn lacks_results(&self) -> bool {
+        self.journal()
+            .is_some_and(|journal| journal.counts().left > 0)
     }
 
     /// Ends the last step that is divided. What a study of the whole has found before it was ended
@@ -260,7 +269,7 @@ impl Work {
                 "; shard {shard} is done. When all are: patchlens merge --into FILE JOURNALS.., then \
                  the same command with --journal FILE and without --shard"
             );
-        } else if counts.left > 0 {
+        } else if self.lacks_results() {
             text += &format!("; {} are missing: the results are partial", counts.left);
         }
         Ok(Some(text))
@@ -275,7 +284,7 @@ impl Work {
     }
 }
 
-/// A part of the work is done; the rest is somebody else's.
+/// What can be done here is done; the rest is somebody else's, or needs what others have not done.
 #[derive(Debug)]
 pub struct PartDone;
 

@@ -87,9 +87,15 @@ impl fmt::Display for Merged {
 ///
 /// # Errors
 /// Those of reading them; [`Error::Format`] for journals of different studies, models, versions or
-/// numbers of shards, and for two that contradict each other;
+/// numbers of shards, for two that contradict each other, and for a file in the place of the
+/// joined journal that is none;
 /// [`Error::Invalid`] without journals of shards, and for missing shards unless `partial`.
 pub fn merge(journals: &[impl AsRef<Path>], to: impl AsRef<Path>, partial: bool) -> Result<Merged> {
+    let to = to.as_ref();
+    if to.exists() {
+        // Written over, unless it is another kind of file.
+        file::read(to)?;
+    }
     let mut joined: Option<Joined> = None;
     for path in journals {
         let path = path.as_ref();
@@ -111,7 +117,7 @@ pub fn merge(journals: &[impl AsRef<Path>], to: impl AsRef<Path>, partial: bool)
         let expected = "every shard, finished; or say that the result may be partial";
         return Err(Error::invalid("shards", merged, expected));
     }
-    joined.write(to.as_ref(), &merged)?;
+    joined.write(to, &merged)?;
     Ok(merged)
 }
 

@@ -70,6 +70,20 @@ fn first_tokens(pair: PromptPair) -> Result<PromptPair> {
     Ok(pair)
 }
 
+/// What is wrong with answers one of which is given twice: it would count double.
+pub fn twice(pair: &PromptPair, tokenizer: &Tokenizer) -> Option<String> {
+    for (which, answers) in [("right", &pair.answers), ("wrong", &pair.wrong_answers)] {
+        let again = |(i, token): (usize, &u32)| answers[..i].contains(token).then_some(*token);
+        if let Some(token) = answers.iter().enumerate().find_map(again) {
+            let text = tokenizer.token_text(token);
+            return Some(format!(
+                "found `{text}` twice among the {which} answers; expected each once"
+            ));
+        }
+    }
+    None
+}
+
 /// The answers of all pairs, if one of them has several tokens: then each has one.
 pub fn whole(pairs: &[PromptPair]) -> Option<Vec<Vec<u32>>> {
     let is_long = |pair: &PromptPair| pair.long_answer.is_some();
@@ -77,19 +91,27 @@ pub fn whole(pairs: &[PromptPair]) -> Option<Vec<Vec<u32>>> {
     pairs.iter().any(is_long).then(|| answers().collect())?
 }
 
-/// What is measured of answers as a whole.
+/// Which metric of answers as a whole is measured.
 ///
 /// # Errors
-/// For a metric that compares single tokens.
-pub fn metric(answers: &[Vec<u32>], asked: Option<MetricName>) -> Result<Metric> {
-    match asked {
-        None | Some(MetricName::LogProb) => Ok(answer_log_probability(answers)),
-        Some(MetricName::Prob) => Ok(answer_probability(answers)),
-        Some(MetricName::Kl) => Ok(kl_divergence()),
-        Some(MetricName::Js) => Ok(js_divergence()),
-        Some(_) => Err(usage(
+/// For one that compares single tokens.
+pub fn measure(asked: Option<MetricName>) -> Result<MetricName> {
+    use MetricName::{Js, Kl, LogProb, Prob};
+    match asked.unwrap_or(LogProb) {
+        metric @ (LogProb | Prob | Kl | Js) => Ok(metric),
+        _ => Err(usage(
             "--metric: an answer of several tokens has no such; expected log-prob, prob, kl or js, \
              or --first-token with --clean",
         )),
+    }
+}
+
+/// The metric of a name that [`measure`] gave.
+pub fn metric(answers: &[Vec<u32>], metric: MetricName) -> Metric {
+    match metric {
+        MetricName::Prob => answer_probability(answers),
+        MetricName::Kl => kl_divergence(),
+        MetricName::Js => js_divergence(),
+        _ => answer_log_probability(answers),
     }
 }

@@ -6,9 +6,11 @@ use patchlens::ablation::{Ablation, CircuitNode, Each, KnockOut, Replacement};
 use patchlens::report::RankedCell;
 
 use crate::interrupt;
-use crate::options::{Common, PromptArgs};
+use crate::missing::not_run;
+use crate::options::{Common, PromptArgs, prompts_by_default};
 use crate::questions::{Questions, Takes};
 use crate::session::{Session, costs};
+use crate::usage::usage;
 use crate::work::Divided;
 
 /// Ablation: what does the model lose without these heads?
@@ -17,6 +19,7 @@ use crate::work::Divided;
 /// all positions; what is shown is by how much that changes the metric. Parts named with --without
 /// are taken out together, and each alone for comparison: heads can stand in for each other.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(Takes::ANSWERS.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens ablate --out study
@@ -101,6 +104,13 @@ impl Ablate {
                 .split(',')
                 .map(|part| node(part.trim()).with_context(|| format!("--without {parts}")))
                 .collect::<Result<_>>()?;
+            let twice = |(i, part): (usize, &CircuitNode)| nodes[..i].contains(part);
+            if let Some((_, part)) = nodes.iter().enumerate().find(|entry| twice(*entry)) {
+                let part = &part.node;
+                return Err(usage(format!(
+                    "--without {parts}: found {part} twice; expected each part once"
+                )));
+            }
             let alone = nodes.iter().map(|node| vec![node.clone()]);
             for set in alone.collect::<Vec<_>>().into_iter().chain([nodes]) {
                 if !sets.contains(&set) {
@@ -127,21 +137,21 @@ fn conclusion(heads: &KnockOut, together: Option<&KnockOut>, metric: &str) -> St
     // What could be chance is not called a finding.
     let clear = |cell: &&RankedCell| cell.value.abs() > 2.0 * cell.std_error.unwrap_or(0.0);
     let told = |cell: &RankedCell| format!("{} ({cell:+.2})", cell.names.join(" "));
-    let heads = heads.effect.top(3).cells;
-    let heads: Vec<String> = heads.iter().filter(clear).map(told).collect();
-    lines.push(if heads.is_empty() {
-        "No head alone changes it by more than two standard errors.".to_string()
-    } else {
-        format!(
-            "Heads that change it most, each alone: {}.",
-            heads.join(", ")
-        )
-    });
-    for set in together
-        .iter()
-        .flat_map(|found| found.effect.top(usize::MAX).cells)
-    {
-        lines.push(format!("Without {}: {set:+.2}.", set.names.join(" ")));
+    let missing = not_run(&heads.effect);
+    let cells = heads.effect.top(3).cells;
+    let most: Vec<String> = cells.iter().filter(clear).map(told).collect();
+    if !most.is_empty() {
+        let most = most.join(", ");
+        lines.push(format!("Heads that change it most, each alone: {most}."));
+    } else if missing.is_none() {
+        lines.push("No head alone changes it by more than two standard errors.".to_string());
+    }
+    lines.extend(missing.map(|missing| format!("Heads alone: {missing}.")));
+    if let Some(found) = together {
+        let sets = found.effect.top(usize::MAX).cells;
+        let told = |set: &RankedCell| format!("Without {}: {set:+.2}.", set.names.join(" "));
+        lines.extend(sets.iter().map(told));
+        lines.extend(not_run(&found.effect).map(|missing| format!("Parts together: {missing}.")));
     }
     lines.join("\n")
 }

@@ -7,7 +7,8 @@ use patchlens::metric::{Metric, Reduce, logit, logit_diff_sets, logit_sums};
 use patchlens::report::{Labelled, RankedCell, legible};
 
 use crate::interrupt;
-use crate::options::{Common, PromptArgs};
+use crate::numbers;
+use crate::options::{Common, PromptArgs, prompts_by_default};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
@@ -18,6 +19,7 @@ use crate::usage::usage;
 /// part's share of the logit of the right answers minus that of the wrong ones is exact, and the
 /// shares sum to the whole. It says what is written there, not what caused it earlier on.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(Takes::ANSWERS.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens attribute --out study
@@ -30,7 +32,7 @@ pub struct Attribute {
     #[command(flatten)]
     prompts: PromptArgs,
     /// How many neurons to list
-    #[arg(long, value_name = "K", default_value_t = 8)]
+    #[arg(long, value_name = "K", default_value_t = 8, value_parser = numbers::from_1::<usize>())]
     neurons: usize,
 }
 
@@ -69,6 +71,7 @@ impl Attribute {
             writers.top(12)
         ))?;
         output.keep("dla_writers", &writers)?;
+        interrupt::check()?;
         let sources = self.first_prompt(session, &questions)?;
         let parts = Decomposition::Writers.parts(model.config());
         output.say(findings(&writers, &parts, &sources))

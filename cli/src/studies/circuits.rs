@@ -2,19 +2,21 @@
 
 mod screen;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use ndarray::Array2;
 use patchlens::circuits::{
     Acdc, Approximation, CircuitEvaluation, EdgeAttribution, EdgeEffects, EdgeScores, EdgeSet,
     ExactEdges, FaithfulnessCurve, Ranking, ScoredCircuit, Steps,
 };
-use patchlens::report::{About, Axis, Labelled};
+use patchlens::report::{About, Absent, Axis, Labelled};
 use patchlens::tasks::Corruption;
 use patchlens::{Base, Metric, Prompts};
 
 use crate::interrupt;
-use crate::options::{Common, PromptArgs, TaskName};
+use crate::missing::not_run;
+use crate::numbers;
+use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
@@ -27,6 +29,7 @@ use crate::work::Divided;
 /// of it computed (receiver-exact); how well the estimates agree; and which share of the behaviour
 /// is left if all edges but the best n carry the corrupted run.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(TAKES.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens circuits --out study
@@ -49,17 +52,19 @@ pub struct Circuits {
     approximate: bool,
     /// Compute exact effects only of the N edges with the largest receiver-exact scores, which
     /// estimate them best, and of N random others, which bound what was missed
-    #[arg(long, value_name = "N", conflicts_with = "approximate")]
+    #[arg(long, value_name = "N", conflicts_with = "approximate",
+        value_parser = numbers::from_1::<usize>())]
     screen: Option<usize>,
     /// Points at which EAP-IG and receiver-exact scores take gradients
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5,
+        value_parser = numbers::whole::<usize>(1..=10_000))]
     steps: usize,
     /// The share of the behaviour that the circuit shall carry
-    #[arg(long, value_name = "SHARE", default_value_t = 0.8)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = numbers::share)]
     carries: f32,
     /// Also search by ACDC: keep the edges whose removal raises KL, or lowers any other metric, by
     /// this much, in the metric's unit (may be given several times)
-    #[arg(long, value_name = "TAU")]
+    #[arg(long, value_name = "TAU", value_parser = numbers::finite)]
     acdc: Vec<f32>,
 }
 
@@ -87,14 +92,8 @@ impl Circuits {
     /// For prompts that cannot run; `EndedEarly` after Ctrl-C.
     pub fn run(&self, session: &Session) -> Result<()> {
         let output = &session.output;
-        ensure!(self.steps > 0, "--steps: found 0; expected at least 1");
-        ensure!(
-            self.screen != Some(0),
-            "--screen: found 0; expected at least 1"
-        );
         let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
-        let questions = session.begin(questions, false)?;
-        let metric = questions.metric(self.prompts.metric)?;
+        let (questions, metric) = session.begin(questions, false, self.prompts.metric)?;
         session.introduce(&questions)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
         let clean = Base::new(&session.model, &questions.clean)?;
@@ -120,16 +119,22 @@ impl Circuits {
             LISTED.min(effects.edges.len()),
             effects.effect.top(LISTED)
         ))?;
-        for (name, estimate) in found.iter().skip(1).filter(|_| self.all_exact()) {
-            let agreement = estimate.agreement(effects)?;
-            output.say(format_args!(
-                "How well {name} agrees with the exact effects:\n{agreement}\n"
-            ))?;
-            let exact = format!("exact effect ({})", effects.effect.about.unit);
-            let plot = agreement.scatter(name, &exact);
-            output.scatter(&format!("{}_agreement", key(name)), &plot);
-        }
         interrupt::check()?;
+        if let Some(missing) = not_run(&effects.effect) {
+            return output.say(format_args!(
+                "{missing}: how well estimates agree with them, and which circuits they make, \
+                 needs all of them."
+            ));
+        }
+        if self.all_exact() {
+            pairs.agreements(effects, &found[1..])?;
+        }
+        self.circuits(&pairs, &found)
+    }
+
+    /// What circuits of the edges with the largest effects carry.
+    fn circuits(&self, pairs: &Study<'_>, found: &[(&'static str, EdgeEffects)]) -> Result<()> {
+        let output = &pairs.session.output;
         let mut scores = found
             .iter()
             .map(|(name, effects)| Ok((*name, effects.scores()?)))
@@ -142,10 +147,11 @@ impl Circuits {
         let curve = pairs.curve(&scores)?;
         output.say(curve.curves()?)?;
         output.keep("faithfulness", &curve)?;
+        interrupt::check()?;
         output.say(pairs.areas(&scores)?)?;
+        interrupt::check()?;
         output.say(pairs.smallest(&scores[0].1, self.carries)?)?;
         if !self.acdc.is_empty() {
-            interrupt::check()?;
             output.say(pairs.acdc(&self.acdc)?)?;
         }
         interrupt::check()
@@ -158,31 +164,30 @@ impl Circuits {
 
     /// The effects of all edges, those that circuits are made of first.
     fn effects(&self, pairs: &Study<'_>) -> Result<Vec<(&'static str, EdgeEffects)>> {
+        let (output, steps) = (&pairs.session.output, Steps::Right(self.steps));
         let mut found = Vec::new();
+        let mut keep = |name: &'static str, effects: EdgeEffects| -> Result<()> {
+            output.keep(&key(name), &pairs.questions.seeded(&effects.effect))?;
+            found.push((name, effects));
+            Ok(())
+        };
         if self.all_exact() {
-            found.push(("exact", pairs.exact()?));
+            keep("exact", pairs.exact()?)?;
         }
-        let steps = Steps::Right(self.steps);
         for (name, method) in [
             ("receiver-exact", Approximation::ReceiverExactIg(steps)),
             ("EAP-IG", Approximation::EapIg(steps)),
+            ("EAP", Approximation::Eap),
         ] {
-            found.push((name, pairs.estimate(name, method)?));
-        }
-        // A KL divergence to the clean run itself has no gradient there.
-        match pairs.estimate("EAP", Approximation::Eap) {
-            Ok(eap) => found.push(("EAP", eap)),
-            Err(error) => pairs
-                .session
-                .output
-                .note(format_args!("EAP left out: {error}")),
-        }
-        for (name, effects) in &found {
-            let key = name.to_lowercase().replace('-', "_");
-            pairs
-                .session
-                .output
-                .keep(&key, &pairs.questions.seeded(&effects.effect))?;
+            if interrupt::requested() {
+                break;
+            }
+            match pairs.estimate(name, method) {
+                Ok(effects) => keep(name, effects)?,
+                // A KL divergence to the clean run itself has no gradient there.
+                Err(error) if name == "EAP" => output.note(format_args!("EAP left out: {error}")),
+                Err(error) => return Err(error),
+            }
         }
         Ok(found)
     }
@@ -214,6 +219,25 @@ impl Study<'_> {
         Ok(study.run(method, self.metric)?)
     }
 
+    /// How well estimates agree with the exact effects.
+    fn agreements(
+        &self,
+        exact: &EdgeEffects,
+        estimates: &[(&'static str, EdgeEffects)],
+    ) -> Result<()> {
+        let output = &self.session.output;
+        let unit = format!("exact effect ({})", exact.effect.about.unit);
+        for (name, estimate) in estimates {
+            let agreement = estimate.agreement(exact)?;
+            output.say(format_args!(
+                "How well {name} agrees with the exact effects:\n{agreement}\n"
+            ))?;
+            let plot = agreement.scatter(name, &unit);
+            output.scatter(&format!("{}_agreement", key(name)), &plot);
+        }
+        Ok(())
+    }
+
     fn evaluation(&self, what: &str) -> Result<CircuitEvaluation<'_>> {
         Ok(CircuitEvaluation::over(self.runs[0], self.runs[1])?
             .memory_limit(self.session.memory)
@@ -221,10 +245,12 @@ impl Study<'_> {
             .observe(self.session.progress.observer(what)))
     }
 
-    /// The share of the behaviour by method and share of the edges.
+    /// The share of the behaviour by method and share of the edges; without values where it was
+    /// ended.
     fn curve(&self, scores: &[(&'static str, EdgeScores)]) -> Result<Labelled> {
-        let mut values = Array2::zeros((scores.len(), SHARES.len()));
+        let mut values = Array2::from_elem((scores.len(), SHARES.len()), f32::NAN);
         let mut errors = values.clone();
+        let mut absent = values.mapv(|_| Some(Absent::NotRun));
         let mut axes = Vec::new();
         let mut about = About::default();
         for (i, (name, scores)) in scores.iter().enumerate() {
@@ -232,18 +258,22 @@ impl Study<'_> {
             let found = study.curve(scores, Ranking::Absolute, &SHARES, self.metric)?;
             let shares = found.faithfulness;
             values.row_mut(i).assign(&shares.values());
+            absent.row_mut(i).assign(&shares.absent());
             if let Some(std_error) = shares.std_error() {
                 errors.row_mut(i).assign(&std_error);
             }
             axes = shares.axes().to_vec();
             about = shares.about;
-            interrupt::check()?;
+            if interrupt::requested() {
+                break;
+            }
         }
+        about.partial = absent.iter().any(|reason| *reason == Some(Absent::NotRun));
         about.caption = "The edges with the largest effects by each method carry the clean run, \
                          all others the corrupted one."
             .to_string();
         axes.insert(0, Axis::new("scores", scores.iter().map(|(name, _)| *name)));
-        let curve = Labelled::new(values, axes, about)?;
+        let curve = Labelled::new(values, axes, about)?.with_absent(absent)?;
         let several = self.questions.clean.len() > 1;
         Ok(self.questions.seeded(&if several {
             curve.with_std_error(errors)?
@@ -281,10 +311,10 @@ impl Study<'_> {
     fn smallest(&self, scores: &EdgeScores, share: f32) -> Result<String> {
         let total = scores.graph().n_edges();
         let carried = |n: usize| -> Result<f32> {
-            interrupt::check()?;
             let circuit = scores.top_n(n, Ranking::Absolute)?;
             let study = self.evaluation("smallest circuit")?;
             let found = study.run(&[circuit], self.metric)?;
+            interrupt::check()?;
             Ok(found.faithfulness()?.values()[[0]])
         };
         let (mut too_few, mut enough) = (0, total);
@@ -313,9 +343,14 @@ impl Study<'_> {
         let file = ScoredCircuit::new(scores.clone(), circuit)?;
         output.file("circuit.json", file.to_json());
         let nodes: Vec<String> = pruned.nodes().iter().map(ToString::to_string).collect();
+        let missed = if reached >= share {
+            String::new()
+        } else {
+            format!(", less than the {share} asked for")
+        };
         Ok(format!(
-            "The {enough} best of {total} edges carry {:.0} % of the behaviour; {} of them lead from \
-             the input to the logits, through {} nodes:\n  {}",
+            "The {enough} best of {total} edges carry {:.0} % of the behaviour{missed}; {} of them \
+             lead from the input to the logits, through {} nodes:\n  {}",
             100.0 * reached,
             pruned.len(),
             nodes.len(),
@@ -330,12 +365,13 @@ impl Study<'_> {
             .journal(self.session.work.journal())
             .observe(self.session.progress.observer("ACDC"));
         let found = study.run(taus, self.metric)?;
-        interrupt::check()?;
         let output = &self.session.output;
         output.keep("acdc", &self.questions.seeded(&found.kept))?;
+        interrupt::check()?;
         let circuits: Vec<EdgeSet> = found.searches.iter().map(|s| s.circuit.clone()).collect();
         let shares = self.evaluation("ACDC's circuits")?;
         let shares = shares.run(&circuits, self.metric)?.faithfulness()?;
+        interrupt::check()?;
         let total = study.graph().n_edges();
         let mut lines = vec![format!("ACDC, {} runs:", found.runs)];
         for (search, share) in found.searches.iter().zip(shares.values()) {

@@ -1,8 +1,6 @@
 //! What every attention head of a model does: pattern scores, copying, composition, and what its
 //! ablation costs on a task.
 
-use std::num::NonZeroUsize;
-
 use anyhow::Result;
 use clap::Args;
 use patchlens::ablation::{Ablation, Each, Replacement};
@@ -13,6 +11,7 @@ use patchlens::weights::Circuits;
 use patchlens::{Head, Prompt, Prompts, Transformer};
 
 use crate::interrupt;
+use crate::numbers;
 use crate::options::Common;
 use crate::output::Output;
 use crate::sequences::Sequences;
@@ -37,8 +36,9 @@ pub struct Heads {
     #[command(flatten)]
     sequences: Sequences,
     /// IOI prompts for the ablation of heads [default: 256; with --model 32]
-    #[arg(long, value_name = "N", help_heading = "Prompts")]
-    prompts: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", help_heading = "Prompts",
+        value_parser = numbers::prompts::<u32>())]
+    prompts: Option<u32>,
     /// Ablate with zeros instead of the head's mean output
     #[arg(long)]
     zero: bool,
@@ -119,7 +119,7 @@ impl Heads {
         let ioi = Ioi::new(&session.tokenizer)?.split(Split::HeldOut)?;
         // The shipped model is fast, and its effects are small.
         let default = if session.shipped { 256 } else { 32 };
-        let n = self.prompts.map_or(default, NonZeroUsize::get);
+        let n = self.prompts.unwrap_or(default) as usize;
         let seed = self.sequences.seed;
         Ok([
             ioi.pairs(n, Corruption::RandomNames, seed)?,

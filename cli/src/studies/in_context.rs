@@ -7,7 +7,7 @@ mod words;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use ndarray::{Array2, Axis as Dim};
 use patchlens::ablation::{Ablation, Replacement};
@@ -16,10 +16,11 @@ use patchlens::metric::logit_diffs;
 use patchlens::patching::Patching;
 use patchlens::report::{Axis, Labelled};
 use patchlens::tasks::{KeyValuePair, Repeated, RepeatedPrompt};
-use patchlens::{Grid, Prompt, Site, activation_patching};
+use patchlens::{Grid, Prompt, Site, activation_patching, read_text};
 use serde_json::json;
 
 use crate::interrupt;
+use crate::numbers;
 use crate::options::Common;
 use crate::questions::key_value_pairs;
 use crate::sequences::Sequences;
@@ -46,13 +47,13 @@ pub struct InContext {
     #[arg(long, value_name = "FILE", help_heading = "Prompts")]
     text: Option<PathBuf>,
     /// The late token's position, counted from 0 [default: 499, or the context's last]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::from_0::<usize>())]
     late: Option<usize>,
     /// The early token's position [default: 49, or a tenth of the late one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::from_0::<usize>())]
     early: Option<usize>,
     /// Examples in a few-shot prompt
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = numbers::from_1::<usize>())]
     shots: usize,
     /// Words and their counterparts, for function vectors: a JSON list of {"input", "output"}, or
     /// lines of two words; each word one token [default: antonyms]
@@ -62,6 +63,9 @@ pub struct InContext {
     #[arg(long, value_name = "N", default_value = "10")]
     heads: NonZeroUsize,
 }
+
+/// Most bytes of a file of text or words.
+const LARGEST_TEXT: u64 = 1 << 28;
 
 impl InContext {
     /// Runs the study.
@@ -97,10 +101,19 @@ impl InContext {
         // Tokens of a prompt that ends with the late one.
         let length = late.saturating_add(1);
         let early = self.early.unwrap_or((length / 10).max(2) - 1);
+        let last = n_ctx - 1;
+        ensure!(
+            (2..=last).contains(&late),
+            "--late: found {late}; expected 2 to {last}, the context's last position"
+        );
+        ensure!(
+            (1..late).contains(&early),
+            "--early: found {early}; expected at least 1, which is the first position with a \
+             prediction, and less than the late token's {late}"
+        );
         let prompts = match &self.text {
             Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                let text = read_text(path, LARGEST_TEXT)?;
                 let tokens = tokenizer.encode(&text)?.tokens;
                 let pieces = tokens.chunks_exact(length).take(self.sequences.sequences);
                 pieces

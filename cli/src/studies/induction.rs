@@ -38,29 +38,14 @@ pub struct Induction {
     #[arg(long)]
     zero: bool,
     /// Attention to the induction pattern that makes a head a candidate, 0 to 1
-    #[arg(
-        long,
-        value_name = "SHARE",
-        default_value_t = 0.3,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
     min_attention: f32,
     /// Attention to the previous token that makes a head one of those that may stand in for each
     /// other, 0 to 1
-    #[arg(
-        long,
-        value_name = "SHARE",
-        default_value_t = 0.3,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
     min_previous_token: f32,
     /// Share of the gain that a head or an edge must remove, or alone keep, 0 to 1
-    #[arg(
-        long,
-        value_name = "SHARE",
-        default_value_t = 0.05,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
     min_share: f32,
 }
 
@@ -81,6 +66,7 @@ impl Induction {
         }
         let (output, model) = (&session.output, &session.model);
         let repeated = self.sequences.repeated(session)?;
+        session.work.begin(model, &[])?;
         output.say(format_args!("model    {}\n", output.model()))?;
         let step = session.progress.step("loss of the repetition");
         let loss = repeated_loss(model, &repeated)?;
@@ -89,7 +75,6 @@ impl Induction {
         session.show_attention("the first repeated sequence", &repeated[0].prompt)?;
         self.keep_loss(&loss, output)?;
         interrupt::check()?;
-        session.work.begin(model, &[])?;
         let mut search = InductionSearch::new(model, &repeated)?
             .memory_limit(session.memory)
             .journal(session.work.journal())
@@ -106,8 +91,10 @@ impl Induction {
         let found = search.run()?;
         drop(step);
         output.table(&found.removed)?;
-        show(&found, output)?;
-        self.keep(&found, output)
+        self.keep(&found, output)?;
+        // Which heads pass is known only of a search that came to its end.
+        interrupt::check()?;
+        show(&found, output)
     }
 
     fn seeded(&self, table: &Labelled) -> Labelled {

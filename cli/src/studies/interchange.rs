@@ -9,6 +9,7 @@ use patchlens::report::{Labelled, legible};
 use patchlens::{Base, Prompt, Site};
 
 use crate::interrupt;
+use crate::missing::not_run;
 use crate::options::Common;
 use crate::prompts::{Role, TwoPrompts, aligned};
 use crate::session::Session;
@@ -178,6 +179,9 @@ fn conclusion(effect: &Labelled, answer: &str) -> String {
             legible(&cell.labels[1]),
             cell.value
         ),
-        _ => format!("No state makes `{answer}` likelier by more than 0.1."),
+        _ => not_run(effect).map_or_else(
+            || format!("No state makes `{answer}` likelier by more than 0.1."),
+            |missing| format!("{missing}: whether a state makes `{answer}` likelier is not known."),
+        ),
     }
 }

@@ -5,11 +5,13 @@ use clap::Args;
 use patchlens::Prompts;
 use patchlens::knockout::{AttentionKnockout, DEFAULT_WINDOW, cuts_of_facts};
 use patchlens::metric::probability;
-use patchlens::report::Labelled;
+use patchlens::report::{Labelled, RankedCell};
 use patchlens::tracing::TracedFact;
 
 use crate::facts::{FactArgs, window};
 use crate::interrupt;
+use crate::missing::not_run;
+use crate::numbers;
 use crate::options::Common;
 use crate::session::{Session, costs};
 use crate::usage::usage;
@@ -35,7 +37,7 @@ pub struct Knockout {
     facts: FactArgs,
     /// Layers that are cut at once, cut off at the model's ends [default: 9, or a quarter of fewer
     /// than 36 layers]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::from_1::<usize>())]
     window: Option<usize>,
 }
 
@@ -51,22 +53,11 @@ impl Knockout {
             .facts
             .read(&session.tokenizer, session.shipped, &session.output)?;
         let facts: Vec<TracedFact> = facts.into_iter().map(|fact| fact.traced).collect();
+        single_tokens(&facts)?;
+        let window = window(self.window, DEFAULT_WINDOW, model.config().n_layers);
         let costs = costs(facts.iter().map(|fact| fact.prompt.len()), false);
         let facts = &facts[session.work.begin(model, &costs)?];
-        let several = |fact: &&TracedFact| fact.attribute.as_ref().is_some_and(|a| a.len() > 1);
-        if let Some(tokens) = facts
-            .iter()
-            .find(several)
-            .and_then(|f| f.attribute.as_ref())
-        {
-            return Err(usage(format!(
-                "--answer: found {} tokens; expected one, since the model's likeliest next token is \
-                 measured",
-                tokens.len()
-            )));
-        }
         let prompts = Prompts::new(facts.iter().map(|fact| &fact.prompt))?;
-        let window = window(self.window, DEFAULT_WINDOW, model.config().n_layers)?;
         let study = AttentionKnockout::new(model, &prompts)?
             .window(window)
             .memory_limit(session.memory)
@@ -92,19 +83,37 @@ impl Knockout {
     }
 }
 
+/// Checks that the facts' answers are single tokens: the model's likeliest next one is measured.
+fn single_tokens(facts: &[TracedFact]) -> Result<()> {
+    let answers = facts.iter().filter_map(|fact| fact.attribute.as_ref());
+    match answers.map(Vec::len).find(|n| *n > 1) {
+        None => Ok(()),
+        Some(n) => Err(usage(format!(
+            "--answer: found {n} tokens; expected one, since the model's likeliest next token is \
+             measured"
+        ))),
+    }
+}
+
 /// The layer in which each cut costs most.
 fn conclusion(relative: &Labelled) -> String {
     let cuts = relative.axes()[0].labels.iter().enumerate();
     let line = |(i, cut): (usize, &String)| {
         let layers = 0..relative.values().shape()[1];
         let cells = layers.map(|layer| relative.cell(&[i, layer]));
-        let cell = cells.min_by(|a, b| a.value.total_cmp(&b.value))?;
+        let cells: Vec<RankedCell> = cells.collect();
+        let all = cells.iter().all(|cell| cell.absent.is_none());
+        let cell = cells.iter().min_by(|a, b| a.value.total_cmp(&b.value))?;
         Some(if cell.value < -2.0 * cell.std_error.unwrap_or(0.0) {
             format!("  {cut}: around {}, {cell:+.0} %", cell.labels[1])
-        } else {
+        } else if all {
             format!("  {cut}: in no layer, beyond two standard errors")
+        } else {
+            format!("  {cut}: not known")
         })
     };
-    let lines: Vec<String> = cuts.filter_map(line).collect();
-    format!("What the last token must read:\n{}", lines.join("\n"))
+    let mut lines = vec!["What the last token must read:".to_string()];
+    lines.extend(cuts.filter_map(line));
+    lines.extend(not_run(relative).map(|missing| format!("  {missing}")));
+    lines.join("\n")
 }

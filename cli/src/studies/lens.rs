@@ -11,8 +11,9 @@ use patchlens::tasks::{Facts, Ioi, Split};
 use patchlens::{HookPoint, Prompt, Prompts, Tokenizer, Transformer};
 
 use crate::interrupt;
+use crate::numbers::{self, MOST_PROMPTS};
 use crate::options::Common;
-use crate::output::Output;
+use crate::output::{Output, check_file};
 use crate::progress::Reporter;
 use crate::session::Session;
 use crate::usage::usage;
@@ -37,16 +38,18 @@ pub struct Lens {
     #[arg(long, value_name = "TEXT", requires = "clean")]
     answer: Option<String>,
     /// Seed of the prompts
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::from_0::<u64>())]
     seed: u64,
     /// How many of the likeliest tokens to list
-    #[arg(long, value_name = "K", default_value_t = 3)]
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = numbers::from_1::<usize>())]
     top_k: usize,
     /// Prompts of each task, to tell where answers come on top
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 50,
+        value_parser = numbers::whole::<u16>(1..=65_535))]
     prompts: u16,
     /// Prompts that the tuned lens is fitted on; 0 for no tuned lens
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200,
+        value_parser = numbers::whole::<usize>(0..=MOST_PROMPTS))]
     fit: usize,
     /// Translators of a tuned lens (safetensors) to use instead of fitting some
     #[arg(long, value_name = "FILE", conflicts_with_all = ["fit", "ridge"])]
@@ -55,7 +58,7 @@ pub struct Lens {
     #[arg(long, value_name = "FILE")]
     save_lens: Option<PathBuf>,
     /// Ridge of the fit, relative to the data [default: 0.001]
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::size)]
     ridge: Option<f64>,
 }
 
@@ -118,6 +121,15 @@ impl Lens {
             if no_fit && given {
                 let why = format!("{option} needs a tuned lens, and --fit 0 makes none");
                 return Err(usage(why));
+            }
+        }
+        if let Some(path) = &self.save_lens {
+            check_file("--save-lens", path)?;
+            if path.extension().is_none_or(|found| found != "safetensors") {
+                return Err(usage(format!(
+                    "--save-lens: found {}; expected a name that ends with .safetensors",
+                    path.display()
+                )));
             }
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Activation patching: which activations, swapped between two runs, move the answer.
 
+mod words;
+
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -7,13 +9,14 @@ use clap::{Args, ValueEnum};
 use patchlens::forecast::Forecast;
 use patchlens::intervention::Subspace;
 use patchlens::patching::{ActivationPatching, Alignment, Patching};
-use patchlens::report::{Direction, Labelled, RankedCell, legible};
+use patchlens::report::{Direction, Labelled};
 use patchlens::tasks::Corruption;
 use patchlens::{Config, Grid, Prompts, Site, Transformer};
 use serde_json::json;
 
 use crate::interrupt;
-use crate::options::{Common, PromptArgs, TaskName};
+use crate::numbers;
+use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::outline::Outline;
 use crate::prompts::{Role, aligned};
 use crate::questions::{Questions, Takes};
@@ -27,6 +30,7 @@ use crate::work::Divided;
 /// much each changes that run's metric. With --direction noising, corrupted activations go into
 /// the clean run. With --values normalized, 1 is the clean run's whole lead (-1 when noising).
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(TAKES.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens patch --out study
@@ -42,7 +46,9 @@ pub struct Patch {
     pub common: Common,
     /// Only say what the study will cost: multiply-adds, memory and time on this machine. Opens no
     /// weights
-    #[arg(long, help_heading = "Model and machine", conflicts_with_all = ["align", "role"])]
+    #[arg(long, help_heading = "Model and machine", conflicts_with_all = [
+        "align", "role", "subspace", "journal", "shard", "known",
+    ])]
     pub plan: bool,
     #[command(flatten)]
     pub divided: Divided,
@@ -53,7 +59,7 @@ pub struct Patch {
     #[arg(long, value_enum, value_name = "SITE")]
     sweep: Vec<Sweep>,
     /// Also patch every neuron of this layer's MLP, one at a time, at all positions
-    #[arg(long, value_name = "LAYER")]
+    #[arg(long, value_name = "LAYER", value_parser = numbers::from_0::<usize>())]
     neurons: Option<usize>,
     /// Patch only what lies in a subspace: a safetensors file with one tensor, an orthonormal basis
     /// [k, d]. Sites whose last axis is not d are left out by default
@@ -183,8 +189,7 @@ impl Patch {
         let subspace = self.subspace.as_ref().map(Subspace::open).transpose()?;
         let sweeps = self.sweeps(&questions, subspace.as_ref(), session.model.config())?;
         let by_position = sweeps.iter().any(|sweep| BY_POSITION.contains(sweep));
-        let questions = session.begin(questions, by_position)?;
-        let metric = questions.metric(self.prompts.metric)?;
+        let (questions, metric) = session.begin(questions, by_position, self.prompts.metric)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
         session.introduce(&questions)?;
         let direction = match self.direction {
@@ -214,7 +219,7 @@ impl Patch {
                 continue;
             }
             if i == 0 {
-                output.say(baselines(&patching, metric.name()))?;
+                output.say(words::baselines(&patching, metric.name()))?;
             }
             let shown = questions.seeded(&self.values.of(&patching)?);
             output.table(&shown)?;
@@ -235,7 +240,7 @@ impl Patch {
             interrupt::check()?;
         }
         session.work.last_step()?;
-        output.say(conclusion(&found))
+        output.say(words::conclusion(&found))
     }
 
     /// Says what the study will cost.
@@ -295,6 +300,12 @@ impl Patch {
         subspace: Option<&Subspace>,
         config: &Config,
     ) -> Result<Vec<Sweep>> {
+        if let Some(layer) = self.neurons.filter(|layer| *layer >= config.n_layers) {
+            let last = config.n_layers - 1;
+            return Err(usage(format!(
+                "--neurons: found layer {layer}; expected 0 to {last}"
+            )));
+        }
         let by_position = |sweep: &Sweep| BY_POSITION.contains(sweep);
         let ragged = questions.clean.common_len().is_none() && !self.is_aligned();
         if ragged && let Some(sweep) = self.sweep.iter().find(|sweep| by_position(sweep)) {
@@ -339,61 +350,4 @@ impl Patch {
         }
         Ok(fitting)
     }
-}
-
-/// The metric of both runs, and how often its sign is right.
-fn baselines(patching: &Patching, metric: &str) -> String {
-    let line = |name: &str, values: &ndarray::Array1<f32>| {
-        let mean = values.mean().unwrap_or(f32::NAN);
-        let above = values.iter().filter(|v| **v > 0.0).count();
-        let n = values.len();
-        format!("  {name:10} {mean:>+12.4}   above 0 in {above} of {n}")
-    };
-    format!(
-        "mean {metric}\n{}\n{}\n",
-        line("clean", &patching.clean),
-        line("corrupted", &patching.corrupted)
-    )
-}
-
-/// One sentence on the strongest cells, put together from what was found.
-fn conclusion(found: &[(Sweep, Patching)]) -> String {
-    let part = |(sweep, found): &(Sweep, Patching)| {
-        // Both runs may have the same metric: then no change is a share of anything.
-        let shares = found.normalized().ok();
-        let share = |cell: &RankedCell| {
-            let shares = shares.as_ref()?;
-            Some(shares.cell(&cell.index).value)
-        };
-        let top = found.effect.top(3);
-        let told = |cell: &RankedCell| {
-            // `before L3` rather than `L3`, of the residual stream.
-            let name = |(of, name): (&String, &String)| match of.strip_suffix(" layer") {
-                Some(side) => format!("{side} {}", legible(name)),
-                None => legible(name),
-            };
-            let names: Vec<String> = top.names.iter().zip(&cell.names).map(name).collect();
-            let share = share(cell).map(|share| format!(", {:.0} %", 100.0 * share.abs()));
-            format!(
-                "{} ({:+.2}{})",
-                names.join(", "),
-                cell.value,
-                share.unwrap_or_default()
-            )
-        };
-        let strong = top.cells.iter().filter(|cell| cell.value != 0.0);
-        let strong = strong.filter(|cell| share(cell).is_none_or(|share| share.abs() >= 0.1));
-        let strong: Vec<String> = strong.map(told).collect();
-        if strong.is_empty() {
-            format!("{}: nowhere by a tenth of the difference", sweep.name())
-        } else {
-            format!("{}: {}", sweep.name(), strong.join(", "))
-        }
-    };
-    let parts: Vec<String> = found.iter().map(part).collect();
-    format!(
-        "Largest changes of the metric by one patch, with their shares of the difference between \
-         both runs: {}.",
-        parts.join("; ")
-    )
 }

@@ -10,6 +10,7 @@ use patchlens::report::{Labelled, legible};
 use patchlens::{Base, Prompt, Transformer};
 
 use crate::interrupt;
+use crate::numbers;
 use crate::options::Common;
 use crate::prompts::TwoPrompts;
 use crate::session::Session;
@@ -61,10 +62,10 @@ pub struct Patchscope {
     #[arg(long, value_name = "DIR", help_heading = "Model and machine")]
     source_model: Option<PathBuf>,
     /// The layer after which the state is put where text is generated [default: the state's own]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::from_0::<usize>())]
     into_layer: Option<usize>,
     /// Tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = numbers::from_1::<usize>())]
     tokens: usize,
 }
 

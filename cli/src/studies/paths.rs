@@ -9,11 +9,13 @@ use patchlens::{Head, Metric, Prompts, Qkv, Select};
 use serde_json::json;
 
 use crate::interrupt;
-use crate::options::{Common, PromptArgs, TaskName};
+use crate::missing::not_run;
+use crate::numbers;
+use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::output::Output;
 use crate::questions::{Questions, Takes};
 use crate::session::{Session, costs};
-use crate::work::Divided;
+use crate::work::{Divided, PartDone};
 
 /// Path patching: which heads raise the metric, found from the logits back
 ///
@@ -21,6 +23,7 @@ use crate::work::Divided;
 /// run on the clean one (Wang et al. 2022, section 3.1): first to the logits, then to the queries
 /// and values of the heads that raise the metric most.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(TAKES.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens paths --out study
@@ -37,7 +40,8 @@ pub struct Paths {
     prompts: PromptArgs,
     /// How many of the heads that raise the metric most are followed back to their queries and
     /// values
-    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "K", default_value_t = 3,
+        value_parser = numbers::whole::<u16>(1..=65_535))]
     movers: u16,
     /// Freeze MLPs too: only the direct path through the residual stream is left
     #[arg(long)]
@@ -63,10 +67,10 @@ impl Paths {
     pub fn run(&self, session: &Session) -> Result<()> {
         let (output, model) = (&session.output, &session.model);
         let questions = Questions::new(&self.prompts, TAKES, &session.tokenizer, output)?;
+        let metric = questions.metric(self.prompts.metric)?;
         // Whom a step follows back depends on all prompts, whatever part of the work is done here.
         let costs = costs(questions.clean.lengths(), false);
         session.work.begin_together(model, &costs)?;
-        let metric = questions.metric(self.prompts.metric)?;
         session.introduce(&questions)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
         let study = PathPatching::new(model, &questions.clean, &corrupted)?
@@ -81,38 +85,13 @@ impl Paths {
             metric: &metric,
         };
 
-        let end = |receiver: PathReceiver| receiver.at_positions(Select::Last);
-        let logits = [end(PathReceiver::final_residual())];
-        let (to_logits, table) = run.to("logits", &logits, "Heads and MLPs -> logits")?;
-        let n_heads = model.config().n_heads;
-        let base = to_logits.original.mean().unwrap_or(f32::NAN);
-        let mut sentences = vec![told_logits(&table, n_heads, metric.name(), base)];
-        sentences.extend(told_linear(&to_logits, "the logits", n_heads));
-        let movers = movers(&table, n_heads, self.movers.into());
-        ensure!(
-            !movers.is_empty(),
-            "no head's direct path to the logits raises the {}: nothing to follow back",
-            metric.name()
-        );
-        let after_others: Vec<Head> = movers.into_iter().filter(|h| h.layer > 0).collect();
-        ensure!(
-            !after_others.is_empty(),
-            "every head found to raise the {} is in layer 0, before which there is no head",
-            metric.name()
-        );
-        let names: Vec<String> = after_others.iter().map(Head::to_string).collect();
-        for what in ["queries", "values"] {
-            let receiver = |head: &Head| match what {
-                "queries" => end(PathReceiver::head(*head, Qkv::Q)),
-                _ => PathReceiver::head(*head, Qkv::V),
-            };
-            let to: Vec<PathReceiver> = after_others.iter().map(receiver).collect();
-            let title = format!("Heads and MLPs -> {what} of {}", names.join(", "));
-            let (effects, table) = run.to(what, &to, &title)?;
-            sentences.push(told_inputs(&table, n_heads, what, &names));
-            sentences.extend(told_linear(&effects, &format!("the {what}"), n_heads));
+        let mut sentences = Vec::new();
+        let followed = run.follow_back(self.movers.into(), &mut sentences);
+        // What is known, also where the rest could not be run.
+        if !sentences.is_empty() {
+            output.say(sentences.join("\n"))?;
         }
-        output.say(sentences.join("\n"))
+        followed
     }
 }
 
@@ -125,7 +104,46 @@ struct Run<'s> {
 }
 
 impl Run<'_> {
+    /// Runs all steps, and says in sentences what they find: from the logits back to this many
+    /// heads, and from there to what these read.
+    fn follow_back(&self, movers: usize, sentences: &mut Vec<String>) -> Result<()> {
+        let end = |receiver: PathReceiver| receiver.at_positions(Select::Last);
+        let (metric, n_heads) = (self.metric.name(), self.session.model.config().n_heads);
+        let logits = [end(PathReceiver::final_residual())];
+        let (to_logits, table) = self.to("logits", &logits, "Heads and MLPs -> logits")?;
+        let base = to_logits.original.mean().unwrap_or(f32::NAN);
+        sentences.push(told_logits(&table, n_heads, metric, base));
+        sentences.extend(told_linear(&to_logits, "the logits", n_heads));
+        let movers = self::movers(&table, n_heads, movers);
+        ensure!(
+            !movers.is_empty(),
+            "no head's direct path to the logits raises the {metric}: nothing to follow back"
+        );
+        let after_others: Vec<Head> = movers.into_iter().filter(|h| h.layer > 0).collect();
+        ensure!(
+            !after_others.is_empty(),
+            "every head found to raise the {metric} is in layer 0, before which there is no head"
+        );
+        let names: Vec<String> = after_others.iter().map(Head::to_string).collect();
+        for what in ["queries", "values"] {
+            let receiver = |head: &Head| match what {
+                "queries" => end(PathReceiver::head(*head, Qkv::Q)),
+                _ => PathReceiver::head(*head, Qkv::V),
+            };
+            let to: Vec<PathReceiver> = after_others.iter().map(receiver).collect();
+            let title = format!("Heads and MLPs -> {what} of {}", names.join(", "));
+            let (effects, table) = self.to(what, &to, &title)?;
+            sentences.push(told_inputs(&table, n_heads, what, &names));
+            sentences.extend(told_linear(&effects, &format!("the {what}"), n_heads));
+        }
+        Ok(())
+    }
+
     /// Runs all senders for one set of receivers, shows and keeps the relative changes.
+    ///
+    /// # Errors
+    /// Those of the study; `PartDone` if senders were not run, as whom the next step follows back
+    /// depends on all of them.
     fn to(
         &self,
         what: &str,
@@ -145,6 +163,12 @@ impl Run<'_> {
         output.picture(&format!("path_patching_to_{what}"), &relative);
         self.keep(&format!("to_{what}"), &effects, output)?;
         interrupt::check()?;
+        if let Some(missing) = not_run(&relative) {
+            output.say(format_args!(
+                "{missing}: whom to follow back depends on all of them."
+            ))?;
+            return Err(PartDone.into());
+        }
         Ok((effects, relative))
     }
 

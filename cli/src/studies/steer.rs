@@ -13,7 +13,8 @@ use patchlens::tasks::{Corruption, Ioi, IoiPrompt, Split};
 use patchlens::{HookPoint, Interventions, Prompt, Prompts, Select, Site};
 
 use crate::interrupt;
-use crate::options::{Common, PromptArgs, TaskName};
+use crate::numbers;
+use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
 use crate::usage::usage;
@@ -26,6 +27,7 @@ use crate::work::Kept;
 /// own prompts it points from the corrupted prompts to the clean ones, and is tried on the
 /// corrupted ones.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("prompts", prompts_by_default(TAKES.prompts)))]
 #[command(after_help = "\
 Examples:
   patchlens steer --out study
@@ -40,7 +42,7 @@ pub struct Steer {
     prompts: PromptArgs,
     /// Prompts of the task that it is tried on [default: 40]
     #[arg(long, value_name = "N", conflicts_with_all = ["clean", "pairs"],
-        value_parser = clap::value_parser!(u32).range(1..))]
+        value_parser = numbers::prompts::<u32>())]
     tries: Option<u32>,
     /// Scales of the direction, separated by commas; 1 moves the mean of other prompts onto that
     /// of the answer's
@@ -49,11 +51,12 @@ pub struct Steer {
         value_name = "S,S,...",
         value_delimiter = ',',
         allow_hyphen_values = true,
+        value_parser = numbers::finite,
         default_value = "-2,-1,0,0.5,1,1.5,2,3,4"
     )]
     scales: Vec<f32>,
     /// Tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = numbers::from_1::<usize>())]
     tokens: usize,
 }
 

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::facts::{Fact, FactArgs, window};
 use crate::interrupt;
+use crate::numbers;
 use crate::options::Common;
 use crate::outline::Outline;
 use crate::output::Output;
@@ -40,7 +41,8 @@ pub struct Trace {
     pub common: Common,
     /// Only say what the study will cost: multiply-adds, memory and time on this machine. Opens no
     /// weights
-    #[arg(long, help_heading = "Model and machine")]
+    #[arg(long, help_heading = "Model and machine",
+        conflicts_with_all = ["journal", "shard", "known"])]
     pub plan: bool,
     #[command(flatten)]
     pub divided: Divided,
@@ -51,17 +53,17 @@ pub struct Trace {
     corruption: Kind,
     /// Standard deviation of the noise, for --corruption noise [default: 3 times that of the
     /// subjects' embeddings]
-    #[arg(long, value_name = "STD")]
+    #[arg(long, value_name = "STD", value_parser = numbers::finite)]
     noise: Option<f32>,
     /// Noise samples (or other subjects) per fact [default: 10]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::whole::<usize>(1..=100_000))]
     samples: Option<usize>,
     /// Seed of the noise [default: 0]
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::from_0::<u64>())]
     seed: Option<u64>,
     /// Layers of an MLP or attention window, cut at the model's ends [default: 10, or a quarter of
     /// fewer than 40 layers]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::from_1::<usize>())]
     window: Option<usize>,
     /// Also restore states with MLPs, and with attention, severed at the restored token
     #[arg(long)]
@@ -96,7 +98,7 @@ impl Trace {
             .memory_limit(session.memory)
             .journal(session.work.journal())
             .observe(session.progress.observer("tracing"));
-        let restores = self.restores(model.config().n_layers)?;
+        let restores = self.restores(model.config().n_layers);
         let (names, restores): (Vec<&str>, Vec<Restore>) = restores.into_iter().unzip();
         let sets = tracing.trace_set(traced, &restores)?;
         session.work.last_step()?;
@@ -136,7 +138,7 @@ impl Trace {
             Kind::Mean => SubjectCorruption::Embedding(Array1::zeros(config.d_model)),
             Kind::Subjects => self.other_subjects(&traced)?,
         };
-        let restores = self.restores(config.n_layers)?;
+        let restores = self.restores(config.n_layers);
         let restores: Vec<Restore> = restores.into_iter().map(|(_, restore)| restore).collect();
         let forecast = Forecast::tracing(config, &corruption, &traced, &restores)?;
         outline.tell(&forecast)
@@ -164,8 +166,8 @@ impl Trace {
     }
 
     /// What is restored, by the name of its result.
-    fn restores(&self, n_layers: usize) -> Result<Vec<(&'static str, Restore)>> {
-        let window = window(self.window, DEFAULT_WINDOW, n_layers)?;
+    fn restores(&self, n_layers: usize) -> Vec<(&'static str, Restore)> {
+        let window = window(self.window, DEFAULT_WINDOW, n_layers);
         let mut restores = vec![
             ("states", Restore::states()),
             ("mlp", Restore::mlp(window)),
@@ -176,7 +178,7 @@ impl Trace {
             restores.push(("states_mlp_severed", severed(Severed::Mlp)));
             restores.push(("states_attention_severed", severed(Severed::Attention)));
         }
-        Ok(restores)
+        restores
     }
 
     fn corruption(&self, model: &Transformer, facts: &[TracedFact]) -> Result<SubjectCorruption> {
@@ -247,7 +249,15 @@ fn say_counts(
             text(&dropped.attribute)
         ))?;
     }
+    let missing = facts.len() - set.kept.len() - set.dropped.len();
+    if missing > 0 {
+        output.say(format_args!(
+            "{missing} of {} facts were not run.",
+            facts.len()
+        ))?;
+    }
     let error = match (error(set.total_effect.std_error), set.kept.len()) {
+        (_, 0) => return Ok(()),
         (Some(error), _) => format!("{error} (standard error)"),
         (None, 1) => " (one fact: no standard error)".to_string(),
         (None, _) => " (no standard error)".to_string(),
@@ -290,6 +300,9 @@ const LEAST_TOTAL_EFFECT: f32 = 0.01;
 /// Where facts are recalled, a line for each study.
 fn conclusion(sets: &[(&str, SetTrace)]) -> String {
     let total = sets[0].1.total_effect.mean;
+    if sets[0].1.kept.is_empty() {
+        return "Where facts are recalled is not known: none was run to its end.".to_string();
+    }
     if total < LEAST_TOTAL_EFFECT {
         return format!(
             "The corruption costs {total:.3} of the answer's probability, less than \

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use patchlens::gradient::{Backward, cross_entropy};
 use patchlens::parameters::{Attention, Parameters};
 use patchlens::tasks::{Corpus, TrainingItem};
-use patchlens::{Config, Head, Prompt, Transformer};
+use patchlens::{Config, Head, Prompt, Transformer, read_bytes, write_atomically};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,9 @@ use super::dropout::{Dropout, silence};
 
 /// Parts of a step, each without heads of its own.
 const PARTS: usize = 4;
+
+/// Most bytes of a file to go on from; one has some 10 million.
+const LARGEST: u64 = 1 << 30;
 
 /// What decides the bits of the result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,17 +140,13 @@ impl Training {
         // One entry only: the order of several would change from run to run.
         let metadata = HashMap::from([("state".to_string(), serde_json::to_string(&state)?)]);
         let bytes = safetensors::serialize(views, Some(metadata))?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
+        Ok(write_atomically(path, |file| file.write_all(&bytes))?)
     }
 
     /// Goes on from a file of [`Training::save`], which must be of the same settings.
     pub fn resume(path: &Path, settings: Settings, config: Config) -> Result<Self> {
-        let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let bytes = read_bytes(path, LARGEST);
+        let bytes = bytes.with_context(|| format!("reading {}", path.display()))?;
         let (_, header) = SafeTensors::read_metadata(&bytes)?;
         let state = header.metadata().as_ref().and_then(|m| m.get("state"));
         let state = state.with_context(|| format!("{}: no training state", path.display()))?;

@@ -90,10 +90,18 @@ fn killed_at_random_moments_a_study_ends_with_the_same_bits() {
 #[test]
 fn signals_end_a_study_with_a_status_that_means_again() {
     let folder = tempfile::tempdir().unwrap();
-    let study: &[&str] = &["patch", "--prompts", "400", "--sweep", "pattern"];
-    for signal in ["TERM", "INT", "USR1", "HUP"] {
+    let patch = &["patch", "--prompts", "400", "--sweep", "pattern"][..];
+    let circuits = &["circuits", "--prompts", "100"][..];
+    for (signal, study, result) in [
+        ("TERM", patch, "pattern"),
+        ("INT", patch, "pattern"),
+        ("USR1", circuits, "exact"),
+        ("HUP", circuits, "exact"),
+    ] {
         let path = folder.path().join(signal);
-        let mut child = start(&[study, &["--journal", text(&path)]].concat());
+        let found = folder.path().join("found.json");
+        let kept = ["--journal", text(&path), "--json", text(&found)];
+        let mut child = start(&[study, &kept].concat());
         // It listens once its journal is there.
         while !path.exists() {
             assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
@@ -107,6 +115,9 @@ fn signals_end_a_study_with_a_status_that_means_again() {
             .unwrap();
         assert!(kill.success());
         assert_eq!(child.wait().unwrap().code(), Some(75), "{signal}");
+        let found = json(&fs::read_to_string(&found).unwrap());
+        assert_eq!(found["partial"], true, "{signal}");
+        assert!(!found["results"][result].is_null(), "{signal}");
         let journal = fs::read_to_string(&path).unwrap();
         assert!(
             journal.ends_with('\n') && !journal.contains("\nend "),
@@ -170,20 +181,70 @@ fn shards_merge_to_the_bits_of_one_machine() {
         ],
     ];
     for study in STUDIES.into_iter().chain(more) {
-        let whole = result(study, &[]);
+        shards_give_the_whole(study);
+    }
+}
+
+fn shards_give_the_whole(study: &[&str]) {
+    let whole = result(study, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let merged = folder.path().join("merged");
+    let shards = shards(folder.path(), study, 3);
+    // Once more, with everything known.
+    assert_eq!(self::shards(folder.path(), study, 3), shards);
+    let journals: Vec<&str> = shards.iter().map(|path| text(path)).collect();
+    let told = ok(&[&["merge", "--into", text(&merged)], &journals[..]].concat());
+    assert!(told.contains("3 of 3 shards"), "{told}");
+    assert_eq!(
+        result(study, &["--journal", text(&merged)]),
+        whole,
+        "{study:?}"
+    );
+}
+
+/// What is measured depends on all pairs of a file, whatever part of them a shard runs.
+#[test]
+fn shards_of_a_file_measure_what_the_whole_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, answers: [(&str, &[&str]); 4]| {
+        let pair = |(right, wrong): (&str, &[&str])| {
+            serde_json::json!({"clean": super::CLEAN, "corrupt": super::CORRUPTED,
+                "answers": [right], "wrong_answers": wrong})
+        };
+        let path = folder.path().join(name);
+        fs::write(&path, serde_json::json!(answers.map(pair)).to_string()).unwrap();
+        path
+    };
+    let long = [" Mary and John", " Mary", " Mary and", " Mary and John"];
+    let long = file("long.json", long.map(|answer| (answer, &[][..])));
+    let wrong: [&[&str]; 4] = [&[" John"], &[" John"], &[], &[]];
+    let mixed = file("mixed.json", wrong.map(|wrong| (" Mary", wrong)));
+    for path in [&long, &mixed] {
+        shards_give_the_whole(&["patch", "--sweep", "z", "--pairs", text(path)]);
+    }
+    shards_give_the_whole(&["circuits", "--carries", "0.5", "--pairs", text(&mixed)]);
+}
+
+/// A merged journal that lacks shards: what is there is shown, and of the rest nothing concluded.
+#[test]
+fn a_partial_merge_concludes_nothing_from_what_it_lacks() {
+    let studies: [(&[&str], &str); 5] = [
+        (&["ablate", "--prompts", "6"], "No head alone"),
+        (&["knockout", "--prompts", "9"], "in no layer"),
+        (&["patch", "--prompts", "6", "--sweep", "z"], "nowhere by"),
+        (&["paths", "--prompts", "6"], "Through the"),
+        (&["circuits", "--prompts", "6"], "agrees with"),
+    ];
+    for (study, conclusion) in studies {
         let folder = tempfile::tempdir().unwrap();
-        let merged = folder.path().join("merged");
-        let shards = shards(folder.path(), study, 3);
-        // Once more, with everything known.
-        assert_eq!(self::shards(folder.path(), study, 3), shards);
-        let journals: Vec<&str> = shards.iter().map(|path| text(path)).collect();
-        let told = ok(&[&["merge", "--into", text(&merged)], &journals[..]].concat());
-        assert!(told.contains("3 of 3 shards"), "{told}");
-        assert_eq!(
-            result(study, &["--journal", text(&merged)]),
-            whole,
-            "{study:?}"
-        );
+        let [part, merged] = ["part", "merged"].map(|name| folder.path().join(name));
+        ok(&with(study, &["--journal", text(&part), "--shard", "1/3"]));
+        ok(&["merge", "--partial", "--into", text(&merged), text(&part)]);
+        let told = ok(&with(study, &["--journal", text(&merged)]));
+        assert!(told.contains("cells were not run"), "{study:?}: {told}");
+        assert!(!told.contains(conclusion), "{study:?}: {told}");
+        let found = result(study, &["--journal", text(&merged)]);
+        assert_eq!(found["partial"], true, "{study:?}");
     }
 }
 
@@ -270,6 +331,14 @@ fn what_does_not_belong_together_is_told() {
         "{other}"
     );
     assert_eq!(fs::read(&path).unwrap(), before);
+    let notes = folder.path().join("notes.txt");
+    fs::write(&notes, "of mine").unwrap();
+    let foreign = fails(1, &["merge", "--into", text(&notes), text(&path)]);
+    assert!(
+        foreign.contains("expected a journal of patchlens"),
+        "{foreign}"
+    );
+    assert_eq!(fs::read(&notes).unwrap(), b"of mine");
     fails(2, &["patch", "--shard", "1/2"]);
     fails(2, &["patch", "--journal", "a", "--shard", "3/2"]);
     fails(

@@ -4,6 +4,7 @@ mod browser;
 mod findings;
 mod journal;
 mod studies;
+mod usage;
 
 use std::fs;
 use std::path::Path;
@@ -83,6 +84,7 @@ fn help_and_version_everywhere() {
         help.contains("Exit status") && help.contains("--pairs"),
         "{help}"
     );
+    assert!(ok(&["steer", "--help"]).contains("[default: 400 of a task"));
     for name in STUDIES.iter().chain(&["train-mini", "completions", "man"]) {
         let help = ok(&[name, "--help"]);
         assert!(
@@ -104,27 +106,6 @@ fn completions_and_man_pages() {
     assert!(ok(&["man"]).contains(".TH patchlens 1"));
     assert!(ok(&["man", "patch"]).contains("corrupted"));
     assert!(fails(2, &["man", "nothing"]).contains("expected one of patch"));
-}
-
-#[test]
-fn wrong_usage_ends_with_2() {
-    for arguments in [
-        &["patch", "--nothing"][..],
-        &["nothing"],
-        &["patch", "--clean", CLEAN],
-        &["patch", "--memory", "lots"],
-        &["patch", "--threads", "0"],
-        &["patch", "--task", "facts"],
-        &[
-            "patch", "--clean", CLEAN, "--pairs", "x.json", "--answer", " Mary",
-        ],
-        &["patch", "--clean", CLEAN, "--answer", " Mary"],
-        &["train-mini", "--drop-heads", "1"],
-    ] {
-        let stderr = fails(2, arguments);
-        assert!(stderr.starts_with("error: "), "{arguments:?}: {stderr}");
-    }
-    assert!(fails(2, &["patch", "--memory", "lots"]).contains("found `lots`; expected"));
 }
 
 #[test]
@@ -235,7 +216,7 @@ fn a_plan_says_what_a_study_will_cost_and_opens_no_weights() {
     for part in [
         "weights           6230.4 MB",
         "memory in all",
-        "time              about",
+        "time              at most",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -251,7 +232,10 @@ fn a_plan_says_what_a_study_will_cost_and_opens_no_weights() {
     let plan = forecast["plan"]["multiply_adds"].as_u64().unwrap();
     assert!(plan >= done, "{plan} {done}");
     assert!(forecast["seconds"].as_f64().unwrap() > 0.0);
-    fails(2, &["patch", "--plan", "--align", "ends"]);
+    for unused in [["--align", "ends"], ["--subspace", "x"], ["--journal", "x"]] {
+        fails(2, &[&["patch", "--plan"], &unused[..]].concat());
+    }
+    fails(2, &["trace", "--plan", "--journal", "x"]);
 }
 
 #[test]

@@ -263,6 +263,41 @@ fn b33_longer_answers_of_a_file() {
     );
 }
 
+/// An answer that is given twice would count double.
+#[test]
+fn answers_are_given_once() {
+    let own = [
+        "--clean",
+        CLEAN,
+        "--corrupted",
+        CORRUPTED,
+        "--answer",
+        " Mary",
+    ];
+    let twice = |more: &[&str]| fails(2, &[&["patch"], &own[..], more].concat());
+    let right = twice(&["--answer", " Mary"]);
+    assert!(
+        right.contains("found ` Mary` twice among the right"),
+        "{right}"
+    );
+    let wrong = twice(&["--wrong", " John", "--wrong", " Tom", "--wrong", " John"]);
+    assert!(
+        wrong.contains("found ` John` twice among the wrong"),
+        "{wrong}"
+    );
+    let first = twice(&["--answer", " Mary and", "--first-token"]);
+    assert!(first.contains("found ` Mary` twice"), "{first}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pairs.json");
+    let pair = |answers: &[&str]| serde_json::json!({"clean": CLEAN, "answers": answers});
+    let pairs = serde_json::json!([pair(&[" Mary", " Mary"]), pair(&[" Mary", " Tom"])]);
+    fs::write(&path, pairs.to_string()).unwrap();
+    let found = ok(&["ablate", "--json", "--pairs", path.to_str().unwrap()]);
+    let left_out = &json(&found)["results"]["left_out"];
+    let expected = "pair 0: found ` Mary` twice among the right answers; expected each once";
+    assert_eq!(*left_out, serde_json::json!([expected]));
+}
+
 /// A safetensors file with the first unit vectors of a space as rows.
 fn unit_vectors(path: &std::path::Path, vectors: usize, dimensions: usize) {
     use safetensors::Dtype;

@@ -4,6 +4,7 @@ use anyhow::Result;
 use patchlens::circuits::{Approximation, EdgeScores, ScreenedEdges, Steps, Verify};
 
 use super::Study;
+use crate::interrupt;
 
 impl Study<'_> {
     /// Exact effects of the `n` best edges by receiver-exact scores, and of as many others as far
@@ -30,6 +31,7 @@ impl Study<'_> {
             let exact = format!("exact effect ({})", found.effect.about.unit);
             output.scatter("screened_top", &agreement.scatter("receiver-exact", &exact));
         }
+        interrupt::check()?;
         Ok(found.scores()?)
     }
 }

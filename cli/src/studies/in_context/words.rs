@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use patchlens::Tokenizer;
+use anyhow::{Result, ensure};
 use patchlens::tasks::PairFile;
+use patchlens::{Tokenizer, read_text};
 
-use super::InContext;
+use super::{InContext, LARGEST_TEXT};
 use crate::output::Output;
 use crate::session::Session;
 
@@ -127,7 +127,7 @@ impl InContext {
         let pairs = if ["json", "jsonl", "ndjson"].contains(&extension) {
             WordPairs::of_file(path, tokenizer)?
         } else {
-            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let text = read_text(path, LARGEST_TEXT)?;
             WordPairs::of_lines(&text, tokenizer)
         };
         pairs.tell(path, &session.output);
