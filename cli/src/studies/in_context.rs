@@ -75,8 +75,9 @@ impl InContext {
     /// after Ctrl-C.
     pub fn run(&self, session: &Session) -> Result<()> {
         // First, so that a file that cannot be used is reported before the work.
+        let (tokens, prompts) = self.texts(session)?;
         let words = self.words(session)?;
-        self.score(session)?;
+        self.score(session, tokens, &prompts)?;
         interrupt::check()?;
         self.mapping(session)?;
         interrupt::check()?;
@@ -137,15 +138,14 @@ impl InContext {
         Ok((TokenPair { late, early }, prompts))
     }
 
-    fn score(&self, session: &Session) -> Result<()> {
+    fn score(&self, session: &Session, tokens: TokenPair, prompts: &[Prompt]) -> Result<()> {
         let (output, model) = (&session.output, &session.model);
-        let (tokens, prompts) = self.texts(session)?;
         let step = session
             .progress
             .step("in-context-learning score, whole and by head");
-        let whole = in_context_score(model, &prompts, tokens)?;
+        let whole = in_context_score(model, prompts, tokens)?;
         let ablation =
-            Ablation::new(model, &prompts, Replacement::OverallMean)?.memory_limit(session.memory);
+            Ablation::new(model, prompts, Replacement::OverallMean)?.memory_limit(session.memory);
         let change = in_context_score_by_head(&ablation, tokens)?.effect;
         drop(step);
         output.say(format_args!("model    {}\n", output.model()))?;

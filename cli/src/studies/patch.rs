@@ -18,6 +18,7 @@ use crate::interrupt;
 use crate::numbers;
 use crate::options::{Common, PromptArgs, TaskName, prompts_by_default};
 use crate::outline::Outline;
+use crate::output::Output;
 use crate::prompts::{Role, aligned};
 use crate::questions::{Questions, Takes};
 use crate::session::Session;
@@ -121,6 +122,15 @@ enum Way {
     Noising,
 }
 
+impl From<Way> for Direction {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Denoising => Direction::Denoising,
+            Way::Noising => Direction::Noising,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 enum Sweep {
@@ -192,15 +202,11 @@ impl Patch {
         let (questions, metric) = session.begin(questions, by_position, self.prompts.metric)?;
         let corrupted = Prompts::new(&questions.corrupted)?;
         session.introduce(&questions)?;
-        let direction = match self.direction {
-            Way::Denoising => Direction::Denoising,
-            Way::Noising => Direction::Noising,
-        };
         let study = self.study(&session.model, &questions.clean, &corrupted)?;
         let mut study = study
             .memory_limit(session.memory)
             .journal(session.work.journal())
-            .direction(direction);
+            .direction(self.direction.into());
         if let Some(subspace) = subspace {
             let [d, k] = [subspace.width(), subspace.basis().ncols()];
             output.number("subspace", json!({ "vectors": k, "dimensions": d }))?;
@@ -235,15 +241,13 @@ impl Patch {
             let patching = study.run(Grid::Columns(Site::MlpPost, layer), &metric)?;
             session.work.last_step()?;
             let shown = questions.seeded(&self.values.of(&patching)?);
-            output.say(format_args!("{}\n{}\n", shown.about.title, shown.top(10)))?;
-            output.number("neurons", &shown)?;
-            interrupt::check()?;
+            show_neurons(&shown, output)?;
         }
         session.work.last_step()?;
         output.say(words::conclusion(&found))
     }
 
-    /// Says what the study will cost.
+    /// Says what the study will cost, at most.
     ///
     /// # Errors
     /// For prompts that cannot be patched.
@@ -350,4 +354,10 @@ impl Patch {
         }
         Ok(fitting)
     }
+}
+
+fn show_neurons(shown: &Labelled, output: &Output) -> Result<()> {
+    output.say(format_args!("{}\n{}\n", shown.about.title, shown.top(10)))?;
+    output.number("neurons", shown)?;
+    interrupt::check()
 }
