@@ -141,7 +141,10 @@ impl ExactEdges<'_> {
     fn lacking<F>(&self, source: &[usize], visit: &Visit<'_, F>) -> Result<Option<u64>> {
         let group = self.group(&[source], visit)?;
         let [base, _] = self.pairs.base_and_donor();
-        let sweep = Sweep::limited(base, group.limits.quiet());
+        // Without the journal, which is asked for results in the order in which they come.
+        let mut limits = group.limits.quiet();
+        limits.journal = None;
+        let sweep = Sweep::limited(base, limits);
         match sweep.prepare(&group.cells, visit.metric) {
             Err(Error::MemoryLimit { least, .. }) => Ok(Some(least + group.bytes)),
             prepared => prepared.map(|_| None),
