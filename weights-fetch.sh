@@ -23,7 +23,8 @@ server's file has changed since. Files that are there and pass the checks are no
 fetched again. Checks: the size; the SHA-256 where it is known for the pinned
 revision; the tensor table of model.safetensors against the file's length; that
 the other files are JSON, with the fields expected where no SHA-256 is known.
-Runs for the same DIR take turns.
+A download is stopped once it is longer than the file can be. Runs for the same DIR
+take turns, also those in other containers and on other hosts that share it.
 
 environment:
   HF_ENDPOINT        server to ask, default https://huggingface.co; files are at
@@ -36,6 +37,8 @@ environment:
   PATCHLENS_FETCHER  curl or wget; default: curl if installed, otherwise wget
   PATCHLENS_TRIES    tries without progress before giving up, default 5
   PATCHLENS_WAIT     seconds between tries, default 3
+  PATCHLENS_STALE    seconds without a sign of life after which a run in another
+                     container or on another host counts as dead, default 60
 
 exit status: 0 all files are there and checked; 1 download failed (run again to
 resume); 2 wrong use or a missing tool; 3 a file failed its check; 130 stopped.
@@ -111,7 +114,18 @@ known() {
     esac
 }
 
-# Set want_size and want_sha for FILE; empty where not known.
+# The most bytes that FILE can have at any revision: of the weights twice those in float32.
+most_bytes() {
+    case $model/$1 in
+        */*.json) echo 64000000 ;;
+        gpt2-xl/*) echo 13000000000 ;;
+        gpt2-large/*) echo 6500000000 ;;
+        gpt2-medium/*) echo 3100000000 ;;
+        *) echo 1100000000 ;;
+    esac
+}
+
+# Set want_size and want_sha for FILE, empty where not known, and limit, the most bytes of it.
 set_wanted() {
     want_size='' want_sha=''
     if [ "$revision" = "$pinned" ]; then
@@ -123,6 +137,7 @@ set_wanted() {
     if [ "$1" = model.safetensors ] && [ -n "$sha_override" ]; then
         want_size='' want_sha=$sha_override
     fi
+    limit=${want_size:-$(most_bytes "$1")}
 }
 
 # json_types <TEXT: one line for each of its outer two levels of fields, "NAME TYPE" or
@@ -268,8 +283,16 @@ set_answer() {
     total=${answer%% *} version=${answer#* }
 }
 
-# request URL PART: one request from byte $have on; the headers go to $log. The ticket learns
-# of the child before it begins to write, so that it counts even if this script is killed.
+# The largest file that a child may write, in blocks of 512 bytes: more than $limit, so that too
+# long an answer shows, and at least 1 MiB, since the headers and messages are files as well.
+block_limit() {
+    if [ "$limit" -lt 1048576 ]; then echo 2048; else echo $((limit / 512 + 1)); fi
+}
+
+# request URL PART: one request from byte $have on; the headers go to $log. $run learns of the
+# child before it begins to write, so that it counts even if this script is killed. The system
+# makes it stop at block_limit, however fast the bytes come; with XFSZ ignored, as an error that
+# curl and wget report. Where ulimit cannot do that, watch does, less promptly.
 request() {
     if [ "$fetcher" = curl ]; then
         set -- --proto =http,https -sS -f -g -L --connect-timeout 20 --speed-limit 1 \
@@ -288,28 +311,35 @@ request() {
     fi
     if [ "$fetcher" = curl ]; then errors=$log.err; else errors=$log; fi
     # shellcheck disable=SC2016  # for the inner shell
-    sh -c 'echo $$ >>"$0" && exec "$@"' "$ticket" "$fetcher" "$@" 2>"$errors" &
+    sh -c 'echo $$ >>"$0" || exit; { ulimit -f "$1"; trap "" XFSZ; } 2>/dev/null
+        shift && exec "$@"' "$run" "$(block_limit)" "$fetcher" "$@" 2>"$errors" &
     child=$!
 }
 
-# Report progress every 5 seconds until killed, or until the download has ended.
+# Report progress every 5 seconds until killed, or until the download has ended or is too long.
 watch() {                                 # watch NAME PART
-    while sleep 5 >/dev/null 2>&1 && kill -0 "$child" 2>/dev/null; do
-        note "$1: $(human "$(size_of "$2")")${want_size:+ of $(human "$want_size")}"
+    seconds=0
+    while sleep 1 >/dev/null 2>&1 && kill -0 "$child" 2>/dev/null; do
+        arrived=$(size_of "$2") seconds=$((seconds + 1))
+        [ "$arrived" -le "$limit" ] || kill "$child" 2>/dev/null || :
+        [ "$((seconds % 5))" -ne 0 ] ||
+            note "$1: $(human "$arrived")${want_size:+ of $(human "$want_size")}"
     done
 }
 
 # try_once URL PART NAME: sets got (exit code), now (bytes), reason, and what set_answer sets.
 try_once() {
+    hold_turn
     printf '' >"$log" && printf '' >"$log.err"
     got=0
     request "$1" "$2"
     watch "$3" "$2" &
     watcher=$!
-    wait "$child" || got=$?
+    wait "$child" 2>/dev/null || got=$?
     kill -KILL "$watcher" 2>/dev/null || : # a TERM may be lost while it starts
     wait "$watcher" 2>/dev/null || :
     child='' watcher=''
+    hold_turn
     set_answer "$log"
     now=$(size_of "$2")
     [ "$now" -gt 0 ] || rm -f "$2"
@@ -364,6 +394,16 @@ is_mixed() {
         [ "$validator" != "$version" ]
 }
 
+# Bytes beyond the end are no part of the file, so nothing is kept to be resumed.
+refuse_excess() {                         # refuse_excess URL PART NAME
+    rm -f "$2" "$2.version"
+    expected="$limit bytes"
+    [ -n "$want_size" ] || expected="at most $expected"
+    fail 3 "$3: the server sends more than the file can have" \
+        "size: expected $expected, found $now bytes and no end" "url: $(shown "$1")" \
+        "the download was stopped and deleted; use another HF_ENDPOINT"
+}
+
 start_over() {                            # start_over NAME PART WHY
     note "$1: $3; starting over"
     rm -f "$2" "$2.version"
@@ -375,9 +415,13 @@ set_start() {
     have=$(size_of "$2") validator=''
     [ "$have" -gt 0 ] || { rm -f "$2.version"; return 0; }
     [ ! -s "$2.version" ] || IFS= read -r validator <"$2.version"
-    [ -z "$validator$want_sha" ] || return 0
-    start_over "$1" "$2" "no telling whether the server still has the file that was begun"
-    have=0
+    if [ "$have" -gt "$limit" ]; then
+        start_over "$1" "$2" "$have bytes are there of a file of at most $limit bytes"
+    elif [ -z "$validator$want_sha" ]; then
+        start_over "$1" "$2" "no telling whether the server still has the file that was begun"
+    else return 0
+    fi
+    have=0 validator=''
 }
 
 # download URL PART NAME: fetch, with retries and resuming, until PART is whole.
@@ -401,6 +445,11 @@ download() {
         fi
         keep_version "$2"
         if is_whole; then announced=${total#-}; return 0; fi
+        if [ "$now" -gt "$limit" ]; then
+            [ "$have" -gt 0 ] || refuse_excess "$1" "$2" "$3"
+            start_over "$3" "$2" "the server sent more than the rest of the file"
+            continue                      # from 0 bytes this cannot come again
+        fi
         stop_if_hopeless "$1" "$3"
         if [ "$http" = 206 ] && [ "$now" -gt "$have" ]; then
             left=$tries                   # progress: the count starts again
@@ -439,12 +488,13 @@ fetch() {
     note "$1: fetching${want_size:+ $(human "$want_size")} from $(shown "$url")"
     need_space "$1" "$part"
     download "$url" "$part" "$1"
-    rm -f "$part.version" "$part.headers" "$part.headers.err"
+    rm -f "$part.version" "$part.copy" "$part.headers" "$part.headers.err"
     if ! verify "$part" "$1"; then
         mv -f "$part" "$target.bad"
         fail 3 "$1: the download failed its check" "$why" "url: $(shown "$url")" \
             "kept as $target.bad; delete it and run again, or use another HF_ENDPOINT"
     fi
+    hold_turn
     mv -f "$part" "$target"
     say "$1: ok, $(human "$found"), $how"
 }
@@ -457,76 +507,171 @@ holds_files() {
 }
 
 # Runs for one DIR take turns, by tickets as in a shop (Lamport's bakery): files in DIR/.lock
-# named ticket.NUMBER.PID. Whoever takes a number shows choosing.PID meanwhile, and the lowest
-# number is served, at equal numbers the lowest PID. Nothing is ever taken from a run that
-# lives, and since names say whose a file is, whoever finds one of a dead run may delete it.
-is_running() {                            # is_running PID...
+# named ticket.NUMBER.ID. Whoever takes a number shows choosing.ID meanwhile, and the lowest
+# number is served, at equal numbers the lowest ID. The ID is no PID, since two containers or
+# hosts that share DIR may have the same PIDs; mktemp makes it, with the file run.ID. That
+# says "REALM PID HOST", then gets a line with the PID of each curl or wget, which may outlive
+# its run, and an empty line every 2 seconds. A realm is where a PID means the same process: there
+# a run lives while its processes do. Of any other run, only that run.ID grows shows that it lives.
+
+# Set realm, "-" where there is no telling: the PID namespace (its number is given to another one
+# later, with another first process) of this boot of this host, or this boot of a Mac.
+find_realm() {
+    realm=-
+    # /proc may be that of another namespace, or hide what other users run, process 1 above all.
+    # shellcheck disable=SC2016  # for the inner shell
+    if [ -n "$(sh -c 'echo $$ && exec readlink /proc/self' | uniq -d)" ] &&
+        boot=$(cat /proc/sys/kernel/random/boot_id) && space=$(readlink /proc/self/ns/pid) &&
+        born=$(sed 's/.*) //' /proc/1/stat | cut -d ' ' -f 20) && [ -n "$born" ]
+    then realm=proc:$boot:$(printf '%s' "$space" | tr -cd 0-9):$born
+    elif boot=$(sysctl -n kern.bootsessionuuid) && [ -n "$boot" ]
+    then realm=ps:$boot
+    fi
+} 2>/dev/null
+
+# is_running PID...: does one of them, of this realm, run? One that has ended but still awaits
+# its parent does not.
+is_running() {
     for pid in "$@"; do
-        if kill -0 "$pid" 2>/dev/null || [ -d "/proc/$pid" ] || ps -p "$pid" >/dev/null 2>&1
-        then return 0; fi
+        case $realm in
+            proc:*) [ -d "/proc/$pid" ] && ! grep -q '^State:[[:space:]]*[XZ]' "/proc/$pid/status" ;;
+            ps:*) ps -p "$pid" ;;
+            *) kill -0 "$pid" ;;
+        esac >/dev/null 2>&1 && return 0
     done
     return 1
 }
 
-# others NAME: the PIDs of other living runs whose files are named NAME*; those of dead ones go.
-# A ticket also lists the curl or wget that its run began, which may outlive it.
-others() {
-    for file in "$queue/$1"*; do
-        pid=${file##*.}
-        if [ ! -e "$file" ] || [ "$pid" = $$ ]; then continue; fi
-        # shellcheck disable=SC2046  # words
-        if is_running "$pid" $(cat "$file" 2>/dev/null); then say "${file#"$queue/$1"}"
-        else rm -f "$file"; fi
+# is_alive ID: the run with this ID; sets its_realm. Where PIDs do not tell, count in signs, for
+# how many looks (of a second or more) run.ID has had the same size: "ID SIZE LOOKS" each. Times of
+# files are not compared, since clocks differ. run.ID is read once, for it may just be written.
+is_alive() {
+    its_pids=$(awk 'NR == 1 { print $1, $2; next } NF' "$queue/run.$1" 2>/dev/null) || :
+    its_realm=${its_pids%% *} its_pids=${its_pids#* }
+    if [ "$realm" != - ] && [ "$its_realm" = "$realm" ]; then
+        # shellcheck disable=SC2086  # words
+        is_running $its_pids
+        return
+    fi
+    sign="$1 $(size_of "$queue/run.$1")"
+    looks=$(printf '%s\n' "$signs" | sed -n "s/^$sign //p")
+    signs=$(printf '%s\n' "$signs" | grep -v "^$1 ") || :
+    signs="$signs
+$sign $((${looks:-0} + 1))"
+    [ "${looks:-0}" -lt "$stale" ]
+}
+
+# Give a sign of life every 2 seconds, while this script or a download that it began runs.
+beat() {
+    # shellcheck disable=SC2046  # words
+    while sleep 2 && [ -e "$run" ] &&
+        is_running $$ $(awk 'NR > 1 && NF' "$run"); do echo >>"$run" || :; done
+    forget "$id"
+    rmdir "$queue"
+}
+
+forget() { rm -f "$queue/choosing.$1" "$queue"/ticket.*."$1" "$queue/run.$1"; }
+
+# Remove what dead runs have left. The name "doubt" tells the next to be served, whoever that is,
+# that one of them may have been paused only; see leave_parts.
+forget_dead() {
+    known_ids=' '
+    for file in "$queue"/*.*; do
+        its_id=${file##*.}
+        case $known_ids in *" $its_id "*) continue ;; esac
+        known_ids="$known_ids$its_id "
+        if [ "$its_id" = "$id" ] || [ "$its_id" = '*' ] || is_alive "$its_id"; then continue; fi
+        [ "$realm" != - ] && [ "$its_realm" = "$realm" ] || printf '' >"$queue/doubt" || continue
+        forget "$its_id"
     done
 }
 
-choose_number() {
-    mkdir -p "$queue" && printf '' >"$queue/choosing.$$"
+enter_queue() {
+    id=''
+    mkdir -p "$queue" && run=$(mktemp "$queue/run.XXXXXX") || return 1
+    id=${run##*.}
+    # Another user's run must be able to read it too; mktemp does not let it.
+    chmod a+r "$run" && printf '%s\n' "$realm $$ $(uname -n)" >>"$run" &&
+        printf '' >"$queue/choosing.$id"
 } 2>/dev/null
 
 take_ticket() {
     attempts=0
-    until choose_number; do               # another run may just have removed the folder
+    until enter_queue; do                 # another run may just have removed the folder
+        [ -z "$id" ] || forget "$id"
         attempts=$((attempts + 1))
         [ "$attempts" -lt 20 ] || fail 1 "cannot write to $dir" "choose another DIR"
     done
+    beat </dev/null >/dev/null 2>&1 &
+    beater=$!
     number=0
     for file in "$queue"/ticket.*; do
         taken=${file#"$queue/ticket."} taken=${taken%.*}
         case $taken in '' | *[!0-9]*) continue ;; esac
         [ "$taken" -le "$number" ] || number=$taken
     done
-    number=$((number + 1))
-    ticket=$queue/ticket.$number.$$
+    ticket=$queue/ticket.$((number + 1)).$id
     printf '' >"$ticket"
-    rm -f "$queue/choosing.$$"
+    rm -f "$queue/choosing.$id"
 }
 
-# The PID of a run that is served before this one, or nothing.
+# The ID of a run that is served before this one, or nothing. Who chooses is looked for first:
+# whoever no longer does then has a ticket.
 served_first() {
-    chooser=$(others choosing. | head -n 1)
-    if [ -n "$chooser" ]; then say "$chooser"; return 0; fi
-    others ticket. | awk -F . -v n="$number" -v me=$$ '
-        $1 < n || ($1 == n && $2 < me) { print $2; exit }'
+    for file in "$queue"/choosing.*; do
+        case ${file##*.} in '*' | "$id") ;; *) say "${file##*.}"; return 0 ;; esac
+    done
+    first=$(for file in "$queue"/ticket.*.*; do say "${file##*/}"; done |
+        sort -t . -k 2,2n -k 3,3 | head -n 1)
+    [ "$first" = "${ticket##*/}" ] || say "${first##*.}"
+}
+
+# The run with this ID, for people: "process PID", and where that is.
+described() {
+    who='' pid='' host=''
+    read -r who pid host 2>/dev/null <"$queue/run.$1" || :
+    if [ "$realm" != - ] && [ "$who" = "$realm" ]; then say "process $pid"
+    else say "process ${pid:-?} in another container or on another host: ${host:-?}"; fi
 }
 
 wait_for_turn() {
-    waited=0
-    while other=$(served_first) && [ -n "$other" ]; do
+    waited=0 signs=''
+    forget_dead
+    while hold_turn && other=$(served_first) && [ -n "$other" ]; do
         # A number is chosen in no time; later on, say so every minute.
-        [ "$((waited % 60))" -ne 1 ] || note "waiting for another run (process $other) that uses" \
-            "$dir; if it is none of yours, stop this and delete $queue"
+        [ "$((waited % 60))" -ne 1 ] || note "waiting for another run ($(described "$other"))" \
+            "that uses $dir; if it is none of yours, stop this and delete $queue"
         sleep 1
         waited=$((waited + 1))
+        forget_dead
     done
+}
+
+# Stop if another run took this one for dead, because it was paused; nothing is written from then on.
+hold_turn() {
+    [ -e "$ticket" ] || fail 1 "another run has taken over $dir" \
+        "this one had given no sign of life, or $queue was deleted" "run the same command again"
+}
+
+# Should a run that was taken for dead wake up, its curl or wget goes on writing to the file that
+# it opened; let that be another file than the one that this run checks and renames.
+leave_parts() {
+    for file in "$dir"/*.part; do
+        [ -e "$file" ] || continue
+        if cp "$file" "$file.copy"; then mv -f "$file.copy" "$file"
+        else start_over "$file" "$file" "no space for a copy"; rm -f "$file.copy"; fi
+    done
+    rm -f "$queue/doubt"
 }
 
 # Make DIR and lock it; DIR/SOURCE says which checkpoint it holds, so that two never mix.
 claim_dir() {
     mkdir -p "$dir" || fail 1 "cannot make $dir" "choose another DIR"
     queue=$dir/.lock
+    find_realm
     take_ticket
     wait_for_turn
+    [ ! -e "$queue/doubt" ] || leave_parts
     line="$repo $revision"
     if [ -f "$dir/SOURCE" ] && [ "$(cat "$dir/SOURCE")" != "$line" ] && holds_files; then
         fail 2 "$dir holds another checkpoint: $(cat "$dir/SOURCE")" \
@@ -538,9 +683,11 @@ claim_dir() {
 clean_up() {
     status=$?
     [ -z "${child-}" ] || kill "$child" 2>/dev/null || :
-    [ -z "${watcher-}" ] || kill -KILL "$watcher" 2>/dev/null || :
-    [ -z "${queue-}" ] || rm -f "$queue/choosing.$$" "${ticket-}"
-    [ -z "${log-}" ] || rm -f "$log" "$log.err"
+    for helper in "${watcher-}" "${beater-}"; do
+        [ -z "$helper" ] || { kill -KILL "$helper" && wait "$helper"; } 2>/dev/null || :
+    done
+    [ -z "${log-}" ] || [ ! -e "$ticket" ] || rm -f "$log" "$log.err"
+    [ -z "${id-}" ] || forget "$id"
     [ -z "${queue-}" ] || rmdir "$queue" 2>/dev/null || : # others may be waiting
     [ "$status" -eq 0 ] || [ -n "$told" ] ||
         note "error: stopped by something unforeseen (status $status); please report this"
@@ -597,6 +744,10 @@ read_arguments() {
     case $tries:$pause in
         *[!0-9:]* | 0:*) fail 2 "PATCHLENS_TRIES and PATCHLENS_WAIT must be whole numbers" \
             "PATCHLENS_TRIES must be at least 1" ;;
+    esac
+    stale=${PATCHLENS_STALE:-60}
+    case $stale in
+        *[!0-9]* | [0-4] | 0*) fail 2 "PATCHLENS_STALE must be a whole number, at least 5" ;;
     esac
     sha_override=$(printf '%s' "${PATCHLENS_SHA256-}" | tr 'A-F' 'a-f')
     case $sha_override in

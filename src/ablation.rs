@@ -44,7 +44,7 @@ use crate::component::{Component, Head};
 use crate::config::{Config, Element};
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
-use crate::intervention::{Edit, Intervention, Target};
+use crate::intervention::{Edit, Intervention, Target, Values};
 use crate::limits::{Limits, limits_methods};
 use crate::metric::Metric;
 use crate::model::Transformer;
@@ -288,8 +288,11 @@ impl<'m> Ablation<'m> {
         self.base.expect(points.iter().copied(), Frozen::default());
         let edits = self.edits(points)?;
         let cells: Vec<Cell> = removed.iter().map(|r| self.cell(r, &edits)).collect();
-        let metric = self.base.refer(metric)?;
-        Sweep::limited(&self.base, self.limits.clone()).run(&cells, &metric)
+        let values = edits.values().filter_map(Edit::values);
+        let held = values.map(Values::bytes).sum();
+        let metric = self.base.refer_within(metric, self.limits.room(held))?;
+        let sweep = Sweep::limited(&self.base, self.limits.clone());
+        sweep.beside(held).run(&cells, &metric)
     }
 
     /// What the nodes at some points become.
@@ -302,7 +305,7 @@ impl<'m> Ablation<'m> {
         let lacking = |p: &HookPoint| !made().contains_key(p);
         let missing: BTreeSet<HookPoint> = points.iter().copied().filter(lacking).collect();
         if !missing.is_empty() {
-            let new = self.replacement.edits(&self.base, &missing)?;
+            let new = self.replacement.edits(&self.base, &missing, &self.limits)?;
             made().extend(new);
         }
         let made = made();

@@ -233,9 +233,14 @@ impl<'m> Base<'m> {
     /// [`Error::OutOfRange`] or [`Error::Invalid`] for a metric that does not fit the prompts,
     /// [`Error::NotCached`] if given caches lack the last residual stream.
     pub fn metric(&self, metric: &Metric) -> Result<Array1<f32>> {
+        self.metric_within(metric, Room::FREE)
+    }
+
+    /// The same within some room.
+    pub(crate) fn metric_within(&self, metric: &Metric, room: Room) -> Result<Array1<f32>> {
         let needs = self.needs(metric)?;
         let mut values = Array1::zeros(needs.len());
-        self.read(&needs, Room::FREE, |prompt, logits| {
+        self.read(&needs, room, |prompt, logits| {
             values[prompt] = metric.read(prompt, logits);
         })?;
         Ok(values)
@@ -278,10 +283,19 @@ impl<'m> Base<'m> {
         &self,
         points: impl IntoIterator<Item = HookPoint>,
     ) -> Result<Arc<[ActivationCache]>> {
+        self.held_within(points, Room::FREE)
+    }
+
+    /// The same within some room.
+    pub(crate) fn held_within(
+        &self,
+        points: impl IntoIterator<Item = HookPoint>,
+        room: Room,
+    ) -> Result<Arc<[ActivationCache]>> {
         let points = Selection::points(points);
         let config = self.model().config();
         points.iter().try_for_each(|point| point.check(config))?;
-        Ok(self.hold(&points)?.value)
+        Ok(self.hold_in(&points, room)?.value)
     }
 
     /// The metric, with these runs as what a KL divergence that lacks a reference is measured to.
@@ -289,6 +303,11 @@ impl<'m> Base<'m> {
     /// # Errors
     /// [`Error::OutOfRange`] if a prompt lacks the position that the metric reads.
     pub fn refer(&self, metric: &Metric) -> Result<Metric> {
+        self.refer_within(metric, Room::FREE)
+    }
+
+    /// The same within some room.
+    pub(crate) fn refer_within(&self, metric: &Metric, room: Room) -> Result<Metric> {
         if !metric.lacks_reference() {
             self.needs(metric)?;
             return Ok(metric.clone());
@@ -299,7 +318,7 @@ impl<'m> Base<'m> {
             Ok(metric.needs(prompt, n))
         });
         let needs: Vec<Needs> = needs.collect::<Result<_>>()?;
-        let logits = self.readout(&needs)?.into_iter();
+        let logits = self.readout_within(&needs, room)?.into_iter();
         let rows = logits.map(|row| row.into_iter().collect()).collect();
         Ok(metric.clone().with_reference_rows(rows))
     }

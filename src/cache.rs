@@ -178,7 +178,7 @@ impl ActivationCache {
         }
     }
 
-    /// As [`ActivationCache::get`], by the hook's name.
+    /// Same as [`ActivationCache::get`], by the hook's name.
     ///
     /// # Errors
     /// [`Error::UnknownHook`] or [`Error::NotCached`].
@@ -314,7 +314,7 @@ impl ActivationCache {
         self.positions.len() == self.tokens.len()
     }
 
-    /// An activation as a matrix with one row a position (heads side by side); for attention
+    /// An activation as a matrix with one row per position (heads side by side); for attention
     /// `[head * dest, src]`.
     pub(crate) fn flat(&self, point: HookPoint) -> Result<ArrayView2<'_, f32>> {
         match self.entries.get(&point) {

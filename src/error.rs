@@ -194,17 +194,6 @@ impl Error {
         }
     }
 
-    /// A lack of memory in terms of the whole `limit`, where so many bytes are held besides.
-    pub(crate) fn beside(self, held: u64, limit: u64) -> Self {
-        match self {
-            Error::MemoryLimit { least, .. } => {
-                let least = least + held;
-                Error::MemoryLimit { limit, least }
-            }
-            other => other,
-        }
-    }
-
     /// Wraps an I/O error with the path it happened at.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

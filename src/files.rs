@@ -52,7 +52,9 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
     // Pointers are texts of some 130 bytes.
     if metadata.len() < 1024 {
         let mut start = Vec::new();
-        file.read_to_end(&mut start).map_err(Error::io(path))?;
+        let mut beginning = (&mut file).take(1024);
+        let read = beginning.read_to_end(&mut start);
+        read.map_err(Error::io(path))?;
         if start.starts_with(LFS_POINTER) {
             let expected = "the file that it stands for (`git lfs pull` fetches it)";
             return Err(format_error(path, "a pointer of Git LFS", expected));
@@ -82,9 +84,13 @@ pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>> {
         return Err(format_error(path, found, format!("at most {limit} bytes")));
     }
     let mut bytes = Vec::with_capacity(size as usize);
-    file.take(limit)
+    file.take(size + 1)
         .read_to_end(&mut bytes)
         .map_err(Error::io(path))?;
+    if bytes.len() as u64 > size {
+        let found = format!("more than the {size} bytes that it had when it was opened");
+        return Err(format_error(path, found, "a file that nobody writes to"));
+    }
     Ok(bytes)
 }
 

@@ -24,6 +24,8 @@
 //! the distribution: compare logits or a [`metric`](crate::metric) where the next token is the
 //! question.
 
+mod mask;
+
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView1};
@@ -39,6 +41,7 @@ use crate::model::recorder::Recorder;
 use crate::model::{Hooks, RunShape, Transformer};
 use crate::ops::{largest, on_pool};
 use crate::prompt::Prompt;
+use mask::Watched;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -136,7 +139,8 @@ impl Transformer {
     /// number, or `top_k` or `max_new_tokens` of 0; [`Error::OutOfRange`] for `stop_at` outside of
     /// the vocabulary; [`Error::Shape`] for values that depend on
     /// the position; [`Error::Invalid`] for an edit of attention that can let a position attend to
-    /// later ones; [`Error::Lacks`] for a model whose positions attend to later ones, or whose logits
+    /// later ones, for one at positions or sources counted from an end that moves, and, after the
+    /// prompt has run, for a closure that has let a position attend to later ones; [`Error::Lacks`] for a model whose positions attend to later ones, or whose logits
     /// are of other tokens than it reads. [`Error::Invalid`] if logits to sample from are NaN or infinite.
     pub fn generate(
         &self,
@@ -171,8 +175,10 @@ impl Transformer {
         let kept = Selection::points((0..n_layers).flat_map(|l| [Site::K.at(l), Site::V.at(l)]));
         let lanes: Vec<Lane<'_>> = sequences.iter().map(Sequence::lane).collect();
         let mut recorder = Recorder::new(&kept, &lanes, self.identity());
-        let pass = Pass::new(self, &lanes, &mut *hooks, Some(&mut recorder));
+        let mut watched = Watched::new(&mut *hooks);
+        let pass = Pass::new(self, &lanes, &mut watched, Some(&mut recorder));
         let output = on_pool(|| pass.run(None));
+        watched.check()?;
         hooks.blocked(&output.blocked());
         let caches = recorder.finish(&lanes);
         drop(lanes);

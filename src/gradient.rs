@@ -44,7 +44,7 @@ use crate::cache::{ActivationCache, Selection};
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::model::lane::Lane;
-use crate::model::{Hooks, Logits, Run, RunShape, Transformer, check_selection};
+use crate::model::{BlockedRows, Hooks, Logits, Run, RunShape, Transformer, check_selection};
 use crate::ops;
 use crate::parameters::Parameters;
 use crate::prompt::Prompt;
@@ -64,15 +64,15 @@ pub struct Backward<'s> {
     pub constant: &'s [HookPoint],
 }
 
-/// What a backward pass gave.
+/// What a backward pass returns.
 #[derive(Clone, Debug)]
 pub struct Gradients {
-    /// The objective, one value a prompt.
+    /// The objective, one value per prompt.
     pub values: Vec<f64>,
-    /// One cache a prompt: the gradient of *its* value at the points asked for, in the shapes of
+    /// One cache per prompt: the gradient of *its* value at the points asked for, in the shapes of
     /// the activations. Empty unless [`Backward::gradients`] asked for it.
     pub gradients: Vec<ActivationCache>,
-    /// One cache a prompt; empty unless [`Backward::activations`] asked for it.
+    /// One cache per prompt; empty unless [`Backward::activations`] asked for it.
     pub activations: Vec<ActivationCache>,
     /// The gradient of the *sum* of all values, if [`Backward::parameters`] asked for it. Where
     /// embedding and unembedding are tied, `wte` has the sum of both uses.
@@ -129,7 +129,9 @@ impl Transformer {
     /// `hook_q_input`, `hook_k_input`, `hook_v_input`) where the gradient of the parameters is
     /// wanted, for other constant points than [`Backward::constant`] names, and for a metric
     /// without gradient (a rank, a closure) or that does not fit the prompts.
-    /// After the forward pass, [`Error::Invalid`] for an objective that is not finite, and
+    /// After the forward pass, [`Error::Invalid`] for an objective that is not finite, for gradients
+    /// that are not numbers because a hook wrote such queries or keys into rows of attention which
+    /// have nothing to attend to, and
     /// [`Error::Shape`] for a gradient of another shape than the logits'.
     pub fn gradients<H: Hooks>(
         &self,
@@ -170,6 +172,9 @@ impl Transformer {
             .collect();
         let reverse = Reverse::new(self, &lanes, &output.caches, want);
         let (gradients, parameters) = ops::on_pool(|| reverse.run(logits));
+        if output.blocked.rows > 0 {
+            check_numbers(&gradients, output.blocked)?;
+        }
         let activations = want.activations.map_or_else(Vec::new, |selection| {
             let caches = output.caches.iter().enumerate();
             caches
@@ -250,4 +255,23 @@ fn check_objective(
         Some(found) => Err(Error::invalid(at, found, "finite numbers")),
         None => Ok(()),
     }
+}
+
+/// Checks gradients of a run with rows of attention that were blocked whole: these leave no trace in
+/// the logits, but a query there that is no number would be multiplied by zeros.
+fn check_numbers(gradients: &[ActivationCache], blocked: BlockedRows) -> Result<()> {
+    for cache in gradients {
+        for point in cache.points() {
+            if cache.get(point)?.iter().any(|v| v.is_nan()) {
+                let found = format!("NaN; {blocked}");
+                let expected = "numbers: queries and keys that are, or no such rows";
+                return Err(Error::invalid(
+                    format!("gradient at `{point}`"),
+                    found,
+                    expected,
+                ));
+            }
+        }
+    }
+    Ok(())
 }

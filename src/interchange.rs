@@ -184,10 +184,13 @@ impl<'m> Interchange<'m> {
         };
         let targets: Vec<Target> = points.clone().flat_map(target).collect();
         self.check_parts(&targets)?;
-        let sources = self.source.held(points)?;
+        let beside = self.limits.room(self.base.held_beside(&self.source));
+        let sources = self.source.held_within(points, beside)?;
         let (cells, lacking) = patches(&self.aligned, targets, &sources, true)?;
-        let metric = self.base.refer(metric)?;
-        let result = Sweep::limited(&self.base, self.limits.clone()).run(&cells, &metric)?;
+        let held = self.source.held_beside(&self.base);
+        let metric = self.base.refer_within(metric, self.limits.room(held))?;
+        let sweep = Sweep::limited(&self.base, self.limits.clone());
+        let result = sweep.beside(held).run(&cells, &metric)?;
         let (axes, about) = (self.axes(), self.about());
         Interchanged::of(result, Some(&lacking), axes, about, &metric)
     }

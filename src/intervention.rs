@@ -158,7 +158,12 @@ impl Intervention {
                 "a finite standard deviation that is not negative",
             )),
             edit => match edit.values() {
-                Some(values) => values.check(&at(), &self.target, run),
+                Some(values) => {
+                    if matches!(edit, Edit::Patch(_) | Edit::Mean(_)) {
+                        values.check_no_gradients(&at())?;
+                    }
+                    values.check(&at(), &self.target, run)
+                }
                 None => Ok(()),
             },
         }

@@ -25,7 +25,7 @@
 //! ```
 //!
 //! **Many machines.** Each takes a [`Shard`] of the work and writes a journal of its own; [`merge`]
-//! joins them to one with which the study finds everything known. Which results a shard computes
+//! joins them to one in which the study finds all that was divided. Which results a shard computes
 //! follows from planned multiply-adds alone, so that the shards of any number of machines are the
 //! same on all of them, and the result has the bits of a run on one machine.
 //!
@@ -36,6 +36,9 @@
 //!
 //! **What does not go in.** Base runs, gradients and lenses, which take a small part of the work
 //! and are run again.
+//!
+//! **What is not divided.** The runs of circuits: which ones there are follows from all edges'
+//! effects, so `patchlens circuits` makes them after the merge, and adds them to the journal.
 
 mod file;
 mod header;

@@ -122,7 +122,7 @@ impl<'m> AttentionKnockout<'m> {
                     .map(|layer| whole[self.around(layer)].to_vec()),
             );
         }
-        let metric = self.base.refer(metric)?;
+        let metric = self.base.refer_within(metric, self.limits.room(0))?;
         let result = Sweep::limited(&self.base, self.limits.clone()).run(&cells, &metric)?;
         let names = cuts.iter().map(|cut| cut.name.clone());
         let axes = vec![

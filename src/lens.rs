@@ -172,9 +172,10 @@ impl<'m> LogitLens<'m> {
     /// The tuned lens, at the points that it has translators for.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::OutOfRange`] if it was made for another model.
+    /// [`Error::Shape`] or [`Error::OutOfRange`] if it was made for a model of another shape,
+    /// [`Error::Provenance`] for another model, see [`TunedLens::of_other_model`].
     pub fn tuned(model: &'m Transformer, lens: &'m TunedLens) -> Result<Self> {
-        lens.check(model.config())?;
+        lens.check(model)?;
         Ok(LogitLens {
             tuned: Some(lens),
             points: lens.points().collect(),

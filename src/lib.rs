@@ -51,7 +51,9 @@
 //! - **Prompts with known answers**: [`tasks`].
 //!
 //! Shapes are written `[pos, head, d_head]`: `pos` token position, `dest` and `src` query and key
-//! position. Nothing is padded, and nothing is printed.
+//! position. Nothing is padded, and nothing is printed, with one exception: the library that reads
+//! `tokenizer.json` panics on some files. That becomes an error, but Rust's panic hook has put the
+//! panic on stderr by then, unless the program sets another hook.
 
 // Where an edit meets an activation: `edited` in `intervention/apply.rs` says what becomes of a
 // row; a pass calls it from `Rows::at` in `model/pass.rs`.

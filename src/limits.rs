@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::base::Room;
 use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::prompt::Prompt;
@@ -67,6 +68,14 @@ impl<'c> Limits<'c> {
             observer: None,
             ended: Arc::default(),
             ..self.clone()
+        }
+    }
+
+    /// The memory that there is beside so many bytes.
+    pub fn room(&self, held: u64) -> Room {
+        Room {
+            held,
+            limit: self.memory,
         }
     }
 
@@ -181,8 +190,9 @@ pub(crate) fn batches(prompts: &[Prompt]) -> Vec<&[Prompt]> {
 /// The methods by which a study with a field `limits: Limits<'_>` is set up, in its `impl`.
 macro_rules! limits_methods {
     ($life:lifetime) => {
-        /// Bounds the working memory, in bytes; the result is the same. Sweeps count what their base
-        /// runs keep among it; runs of gradients and of circuits count their own only.
+        /// Bounds the working memory, in bytes; the result is the same. Studies by sweeps count all of
+        /// it, also what base runs keep, those that values are taken from among them; runs of
+        /// gradients and of circuits count their own only.
         /// [`DEFAULT_MEMORY_LIMIT`](crate::sweep::DEFAULT_MEMORY_LIMIT) by default.
         #[must_use]
         pub fn memory_limit(mut self, bytes: u64) -> Self {

@@ -8,6 +8,7 @@ use ndarray::Array1;
 
 use crate::base::Base;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::metric::{Baseline, Metric};
 use crate::model::Transformer;
 use crate::prompt::{IntoPrompts, Prompt, Prompts};
@@ -70,6 +71,15 @@ impl<'m> Pairs<'m> {
             Direction::Noising => NAMES,
             Direction::Denoising => [NAMES[1], NAMES[0]],
         }
+    }
+
+    /// The metric of the clean and of the corrupted runs, `[pair]` each.
+    pub fn metrics_within(&self, metric: &Metric, limits: &Limits<'_>) -> Result<[Array1<f32>; 2]> {
+        let of = |runs: &Base<'m>, other: &Base<'m>| {
+            runs.metric_within(metric, limits.room(other.held_beside(runs)))
+        };
+        let (clean, corrupted) = (&self.clean, &self.corrupted);
+        Ok([of(clean, corrupted)?, of(corrupted, clean)?])
     }
 
     /// What to know of effects on these runs, whose metric is given, `[pair]`.

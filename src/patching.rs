@@ -255,12 +255,15 @@ impl<'m> ActivationPatching<'m> {
         for runs in [donor, base] {
             runs.expect(points.iter().copied(), Frozen::default());
         }
-        let metric = self.pairs.clean.refer(metric)?;
-        let donors = donor.held(points)?;
+        let room = |held| self.limits.room(held);
+        let metric = self.pairs.clean.refer_within(metric, room(0))?;
+        let donors = donor.held_within(points, room(base.held_beside(donor)))?;
         let (cells, lacking) = self.cells(grid, targets, &donors)?;
         let sweep = Sweep::limited(base, self.limits.clone());
+        let sweep = sweep.beside(donor.held_beside(base));
         let result = sweep.run(&cells, &metric)?;
-        let mut runs = [donor.metric(&metric)?, result.base.clone()];
+        let beside = room(base.held_beside(donor));
+        let mut runs = [donor.metric_within(&metric, beside)?, result.base.clone()];
         if self.pairs.direction == Direction::Noising {
             runs.reverse();
         }

@@ -170,9 +170,11 @@ impl<'m> Patchscopes<'m> {
     /// read and one written per prompt; [`Error::OutOfRange`] for a position that a prompt lacks;
     /// else same as [`Sweep::prepare`].
     pub fn run(&self, metric: &Metric) -> Result<Interchanged> {
-        let metric = self.target.refer(metric)?;
+        let metric = self.target.refer_within(metric, self.limits.room(0))?;
         let cells = self.cells()?;
-        let result = Sweep::limited(&self.target, self.limits.clone()).run(&cells, &metric)?;
+        let sweep = Sweep::limited(&self.target, self.limits.clone());
+        let sweep = sweep.beside(self.source.held_beside(&self.target));
+        let result = sweep.run(&cells, &metric)?;
         Interchanged::of(result, None, self.axes(), self.about(), &metric)
     }
 

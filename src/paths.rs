@@ -278,7 +278,7 @@ impl<'m> PathPatching<'m> {
         metric: &Metric,
     ) -> Result<PathEffects> {
         let connected = check::check(self, sets, receivers)?;
-        let metric = self.original.refer(metric)?;
+        let metric = self.original.refer_within(metric, self.limits.room(0))?;
         let runs = Runs::new(self, sets, receivers, &metric)?;
         let raw = runs.run(&connected)?;
         let mut about = self.about(sent, receivers, &metric);

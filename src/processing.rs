@@ -27,7 +27,7 @@ pub enum Processing {
     /// not change; residual activations lose their mean.
     CenterWritingWeights,
     /// Centres the unembedding (and its bias, where there is one) over the vocabulary. Logits
-    /// change by one number a position, probabilities do not.
+    /// change by one number per position, probabilities do not.
     CenterUnembed,
     /// Moves the value biases behind attention: `b_O += Σ_h b_V·W_O`, `b_V = 0`. Equal as long as
     /// the rows of the pattern sum to 1, so not under interventions on the pattern.

@@ -252,7 +252,7 @@ impl<'m> DoseResponse<'m> {
             scales.iter().map(dose)
         });
         let cells: Vec<Cell> = doses.collect::<Result<_>>()?;
-        let metric = self.base.refer(metric)?;
+        let metric = self.base.refer_within(metric, self.limits.room(0))?;
         let result = Sweep::limited(&self.base, self.limits.clone()).run(&cells, &metric)?;
         let mut axes = vec![Axis::numbers("scale", scales)];
         if self.by_point {

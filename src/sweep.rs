@@ -66,6 +66,8 @@ use crate::schedule::Schedule;
 pub struct Sweep<'m> {
     base: Base<'m>,
     limits: Limits<'m>,
+    /// Bytes that a study holds besides.
+    beside: u64,
 }
 
 /// What a sweep will do: known before it runs.
@@ -241,7 +243,14 @@ impl<'m> Sweep<'m> {
         Sweep {
             base: base.clone(),
             limits,
+            beside: 0,
         }
+    }
+
+    /// The same where so many bytes are held besides.
+    pub(crate) fn beside(mut self, bytes: u64) -> Self {
+        self.beside = bytes;
+        self
     }
 
     limits_methods!('m);

@@ -1,6 +1,7 @@
 //! Text to tokens and back: [`Tokenizer`], a `tokenizer.json` that never adds, drops or replaces
 //! anything silently.
 
+mod growth;
 mod vocabulary;
 mod words;
 
@@ -106,6 +107,11 @@ impl Tokenizer {
             serde_json::from_slice(bytes).map_err(|error| parse_error(path, error, expected))?;
         let mut fields = fields.0;
         fields.retain(|field, _| !IGNORED.contains(&field.as_str()));
+        for part in ["normalizer", "decoder"] {
+            if let Some(json) = fields.get(part) {
+                growth::check(path, part, json)?;
+            }
+        }
         let text = serde_json::to_vec(&fields).expect("parts of a JSON text are one themselves");
         guarded(path, || {
             let inner = tokenizers::Tokenizer::from_bytes(text)

@@ -56,6 +56,9 @@ kernels on AMD's: there is a section for each kind that was met, written by `ben
 GROWTH = """## How cost grows
 
 Drawn by `cargo bench --bench growth` in a run of its own (medians of 3 runs, GPT-2 small's shape).
+These pictures are of patchlens 0.1.0, of the day and the pace of the section on Intel above: read the
+curves' shapes from them, and times from the tables. Sweeps are over pairs that differ everywhere, with
+caches given; pairs that differ late cost a fraction of that.
 
 | one forward pass by tokens | by prompts |
 | --- | --- |
@@ -160,7 +163,7 @@ def sampling(comparison, medians, full: dict | None) -> str:
     low, high = min(cells), max(cells)
     text = f"""Sweeps of the peers are measured on a sample in each round (6 cells, one from each sixth of the
 grid, by `patching.generic_activation_patch` with an `index_df`) and extrapolated to all cells;
-theirs runs one full pass a cell, whatever the cell. TransformerLens's seconds a cell over all
+theirs runs one full pass per cell, whatever the cell. TransformerLens's seconds per cell over all
 samples: median {statistics.median(cells):.3f}, from {low:.3f} to {high:.3f}. Ours are whole sweeps.
 """
     if full:
@@ -178,7 +181,7 @@ def work_table(comparison, medians) -> str:
         "",
         f"The machine's rate in this run: {rate:.1f} G multiply-adds a second (1024×768×3072 by",
         "`patchlens::ops::matmul`, 2 threads). Ours, per row: multiply-adds done, those of one full",
-        "pass a cell and prompt, and the share of the machine's rate.",
+        "pass per cell and prompt, and the share of the machine's rate.",
         "",
         *table_head(["work", "multiply-adds", "naive", "fewer", "share of the rate"]),
     ]

@@ -43,8 +43,8 @@ impl Ablation<'_> {
         let last = Site::ResidPost.at(config.n_layers - 1);
         let points = (0..config.n_layers).map(|layer| Site::Z.at(layer));
         self.base.expect([last], Frozen::default());
-        let caches = self.base.held(points.clone())?;
-        let metric = &self.base.refer(metric)?;
+        let caches = self.base.held_within(points.clone(), self.limits.room(0))?;
+        let metric = &self.base.refer_within(metric, self.limits.room(0))?;
         let edits = match self.replacement {
             // Means are taken of outputs, below.
             Replacement::OverallMean => BTreeMap::new(),

@@ -6,15 +6,18 @@ use std::fmt;
 
 use ndarray::{Array1, ArrayD, ArrayView2, Axis as Dim, IxDyn};
 
-use crate::base::Base;
+use crate::base::{Base, Room};
+use crate::cache::Selection;
 use crate::error::{Error, Result};
 use crate::hook::HookPoint;
 use crate::intervention::{Edit, Values};
+use crate::limits::Limits;
 use crate::model::Transformer;
 use crate::prompt::{IntoPrompts, Prompt, Prompts};
+use crate::schedule::kept_bytes;
 
 /// Counterfactual prompts that run at once: bounds the memory, not the result.
-const BATCH: usize = 32;
+const BATCH: u64 = 32;
 
 /// What takes the place of a node's output. Prints as it is named in captions.
 ///
@@ -139,12 +142,14 @@ impl Replacement {
         &self,
         base: &Base<'_>,
         points: &BTreeSet<HookPoint>,
+        limits: &Limits<'_>,
     ) -> Result<BTreeMap<HookPoint, Edit>> {
         let each = points.iter().copied();
+        let room = limits.room(base.held_bytes());
         match self {
             Replacement::Zero => Ok(each.map(|point| (point, Edit::Zero)).collect()),
             Replacement::OverallMean => {
-                let caches = base.held(each.clone())?;
+                let caches = base.held_within(each.clone(), limits.room(0))?;
                 let edit = |point: HookPoint| {
                     let rows: Vec<_> = caches
                         .iter()
@@ -163,7 +168,7 @@ impl Replacement {
             }
             Replacement::CounterfactualMean(counterfactual) => {
                 let one = vec![0; counterfactual.len()];
-                let means = means_of(base.model(), counterfactual, &one, points)?;
+                let means = means_of(base.model(), counterfactual, &one, points, room)?;
                 let edit = |(point, mut of): (_, BTreeMap<_, _>)| {
                     let mean = of.remove(&0).expect("there is a counterfactual prompt");
                     (point, Edit::Mean(Values::array(mean)))
@@ -176,7 +181,7 @@ impl Replacement {
                 counterfactual_templates,
             } => {
                 let of = counterfactual_templates;
-                let means = means_of(base.model(), counterfactual, of, points)?;
+                let means = means_of(base.model(), counterfactual, of, points, room)?;
                 let edit = |(point, of): (_, BTreeMap<_, ArrayD<f32>>)| {
                     let values = templates.iter().map(|template| of[template].clone());
                     (point, Edit::Mean(Values::arrays(values.collect())))
@@ -184,7 +189,7 @@ impl Replacement {
                 Ok(means.into_iter().map(edit).collect())
             }
             Replacement::Resample(donors) => {
-                let caches = Base::new(base.model(), donors)?.held(each.clone())?;
+                let caches = Base::new(base.model(), donors)?.held_within(each.clone(), room)?;
                 each.map(|point| Ok((point, Edit::patch(&caches, point)?)))
                     .collect()
             }
@@ -227,14 +232,33 @@ fn means_of(
     prompts: &Prompts,
     templates: &[usize],
     points: &BTreeSet<HookPoint>,
+    room: Room,
 ) -> Result<BTreeMap<HookPoint, BTreeMap<usize, ArrayD<f32>>>> {
     let mut sums: BTreeMap<(HookPoint, usize), (ArrayD<f64>, f64)> = BTreeMap::new();
-    for (prompts, templates) in prompts
-        .as_slice()
-        .chunks(BATCH)
-        .zip(templates.chunks(BATCH))
-    {
-        let caches = Base::new(model, prompts)?.held(points.iter().copied())?;
+    let kept = Selection::points(points.iter().copied());
+    let lengths = prompts.lengths().into_iter();
+    let bytes = lengths.map(|n| kept_bytes(model.config(), &kept, n)).max();
+    let bytes = bytes.unwrap_or(0).max(1);
+    // The sums, in f64, and their means, when all are there.
+    let templates_of = templates.iter().collect::<BTreeSet<_>>().len() as u64;
+    let room = Room {
+        held: room.held + 3 * bytes * templates_of,
+        ..room
+    };
+    let mut batch = (room.limit.saturating_sub(room.held) / 4 / bytes).clamp(1, BATCH) as usize;
+    let mut done = 0;
+    while done < prompts.len() {
+        let end = prompts.len().min(done + batch);
+        let runs = Base::new(model, &prompts.as_slice()[done..end])?;
+        let caches = match runs.held_within(points.iter().copied(), room) {
+            Err(Error::MemoryLimit { .. }) if batch > 1 => {
+                batch /= 2;
+                continue;
+            }
+            caches => caches?,
+        };
+        let templates = &templates[done..end];
+        done = end;
         for (cache, template) in caches.iter().zip(templates) {
             for point in points {
                 let more = cache.get(*point)?.mapv(f64::from);

@@ -97,8 +97,13 @@ impl<'m> Base<'m> {
 
     /// The logits of these runs that are needed, `[position, token]` per prompt.
     pub(crate) fn readout(&self, needs: &[Needs]) -> Result<Vec<Array2<f32>>> {
+        self.readout_within(needs, Room::FREE)
+    }
+
+    /// The same within some room.
+    pub(super) fn readout_within(&self, needs: &[Needs], room: Room) -> Result<Vec<Array2<f32>>> {
         let mut logits = vec![Array2::default((0, 0)); needs.len()];
-        self.read(needs, Room::FREE, |prompt, read| {
+        self.read(needs, room, |prompt, read| {
             logits[prompt] = read.to_owned();
         })?;
         Ok(logits)
@@ -216,6 +221,20 @@ impl<'m> Base<'m> {
         others + self.kept_alone()
     }
 
+    /// What these runs keep besides a base: either may be lanes over the other, or both the same.
+    pub(crate) fn held_beside(&self, base: &Base<'_>) -> u64 {
+        match (&self.0.origin, &base.0.origin) {
+            _ if self.is(base) => 0,
+            (_, Origin::Over(other, _)) if self.is(other) => 0,
+            (Origin::Over(other, _), _) if other.is(base) => self.kept_alone(),
+            _ => self.held_bytes(),
+        }
+    }
+
+    fn is(&self, other: &Base<'_>) -> bool {
+        Arc::as_ptr(&self.0).cast::<()>() == Arc::as_ptr(&other.0).cast()
+    }
+
     /// The same without those of other runs.
     fn kept_alone(&self) -> u64 {
         if matches!(self.0.origin, Origin::Given) {
@@ -251,6 +270,11 @@ impl<'m> Base<'m> {
         self.held_bytes() + others + self.prompts().iter().map(prompt).sum::<u64>()
     }
 
+    /// The bytes that these runs will keep at most once they hold what is expected.
+    pub(crate) fn bytes_expected(&self) -> u64 {
+        self.bytes_with(&Selection::default())
+    }
+
     /// What a run for the sake of some points keeps: what is missing of them, and of what is
     /// expected.
     fn wanted(&self, points: &Selection) -> Selection {
@@ -259,13 +283,12 @@ impl<'m> Base<'m> {
         Selection::points(wanted.filter(|point| kept.lacks(*point)))
     }
 
-    /// The caches, with these points at least.
-    pub(super) fn hold(&self, points: &Selection) -> Result<Made<Arc<[ActivationCache]>>> {
-        self.hold_in(points, Room::FREE)
-    }
-
-    /// The same within some room.
-    fn hold_in(&self, points: &Selection, room: Room) -> Result<Made<Arc<[ActivationCache]>>> {
+    /// The caches, with these points at least, within some room.
+    pub(super) fn hold_in(
+        &self,
+        points: &Selection,
+        room: Room,
+    ) -> Result<Made<Arc<[ActivationCache]>>> {
         let missing = {
             let kept = self.kept();
             points.iter().find(|point| kept.lacks(*point))

@@ -60,7 +60,7 @@ impl ActivationCache {
     /// tensor that is no hook; [`Error::Tensor`] for a shape that does not fit the positions.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let arrays = read_arrays(path)?;
+        let arrays = read_arrays(path, |names| check_names(path, names))?;
         let tokens = integers(path, &arrays, TOKENS)?;
         let positions: Vec<usize> = integers(path, &arrays, POSITIONS)?;
         let ascending = positions.windows(2).all(|pair| pair[0] < pair[1]);
@@ -151,16 +151,28 @@ fn tensor_error(path: &Path, name: &str, found: String, expected: impl Into<Stri
     }
 }
 
+/// Checks that tensors are those of a cache, before what may be large is read.
+fn check_names(path: &Path, names: &[&str]) -> Result<()> {
+    let known = [TOKENS, POSITIONS, FINGERPRINT, KIND];
+    if let Some(name) = [TOKENS, POSITIONS]
+        .iter()
+        .find(|name| !names.contains(name))
+    {
+        return Err(no_cache(path, name));
+    }
+    let mut hooks = names.iter().filter(|name| !known.contains(name));
+    hooks.try_for_each(|name| name.parse::<HookPoint>().map(|_| ()))
+}
+
+fn no_cache(path: &Path, lacks: &str) -> Error {
+    let found = format!("no I64 tensor `{lacks}`");
+    format_error(path, found, "a file of `ActivationCache::save`")
+}
+
 /// A vector of numbers that are not negative.
 fn integers<T: TryFrom<i64>>(path: &Path, arrays: &NamedArrays, name: &str) -> Result<Vec<T>> {
-    let Some(values) = arrays.integers.get(name) else {
-        let found = format!("no I64 tensor `{name}`");
-        return Err(format_error(
-            path,
-            found,
-            "a file of `ActivationCache::save`",
-        ));
-    };
+    let values = arrays.integers.get(name);
+    let values = values.ok_or_else(|| no_cache(path, name))?;
     let number = |v: &i64| {
         T::try_from(*v).map_err(|_| tensor_error(path, name, v.to_string(), "a number from 0 on"))
     };

@@ -1,11 +1,13 @@
 //! Reading a checkpoint from a folder or from bytes.
 
+use std::fs::File;
 use std::io::Cursor;
 use std::path::Path;
 
 use super::find::{SINGLE, find};
 use super::load::Checkpoint;
 use super::options::{OpenOptions, Opened};
+use super::save::hold;
 use super::source::Source;
 use crate::config::{Config, ConfigFile};
 use crate::error::Result;
@@ -41,6 +43,7 @@ impl OpenOptions {
     ///   that a tensor of the model has.
     pub fn load(&self, dir: impl AsRef<Path>) -> Result<Opened> {
         let dir = dir.as_ref();
+        let _held = hold(dir, File::lock_shared);
         let files = find(dir)?;
         let config = ConfigFile::open(dir)?;
         Checkpoint::open(&files)?.load(config, self)

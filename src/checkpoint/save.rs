@@ -1,7 +1,7 @@
 //! Saving, in the layout of Hugging Face's `GPT2LMHeadModel.save_pretrained`.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -24,7 +24,9 @@ impl Parameters {
     ///
     /// Both files are written beside their places, flushed and then renamed. If that is cut short,
     /// the folder has the old checkpoint or the new one; between the renames, where the config
-    /// changes, it has no `config.json`. Never does it have weights beside another model's config.
+    /// changes, it has no `config.json`. Never does it have weights beside another model's config:
+    /// the folder is locked meanwhile, where folders can be, which two processes that save at once
+    /// and [`Parameters::load`] respect.
     ///
     /// # Errors
     /// Same as [`Parameters::check`]; [`Error::Io`] if a file cannot be written.
@@ -47,6 +49,7 @@ impl Parameters {
         tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
         let header = header(&path, &tensors)?;
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        let _held = hold(dir, File::lock);
         let weights = Staged::new(&path, |file| {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)?;
@@ -64,6 +67,15 @@ impl Parameters {
         weights.commit()?;
         config.commit()
     }
+}
+
+/// Holds a folder until the file is dropped, so that no other process saves there, and none reads a
+/// config of one save and the weights of the next. Where folders cannot be locked (Windows, some
+/// network file systems), the order of the renames has to do.
+pub(super) fn hold(dir: &Path, lock: impl FnOnce(&File) -> io::Result<()>) -> Option<File> {
+    let folder = File::open(dir).ok()?;
+    lock(&folder).ok()?;
+    Some(folder)
 }
 
 /// The header's JSON, padded with spaces to a multiple of 8 bytes so that the data are aligned.

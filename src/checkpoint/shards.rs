@@ -9,7 +9,7 @@ use super::source::{Source, tensor_error};
 use crate::error::Result;
 use crate::files::{UniqueKeys, parse_error, read_text};
 
-/// Real ones have some 100 bytes a tensor.
+/// Real ones have some 100 bytes per tensor.
 const MAX_INDEX: u64 = 16 << 20;
 
 #[derive(Deserialize)]

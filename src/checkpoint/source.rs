@@ -10,7 +10,7 @@ use super::decode::Float;
 use crate::error::{Error, Result};
 use crate::files::{UniqueKeys, format_error, open};
 
-/// Real headers have about 120 bytes a tensor, 15 kB for GPT-2 small; a parsed header may take
+/// Real headers have about 120 bytes per tensor, 15 kB for GPT-2 small; a parsed header may take
 /// several times its size.
 const MAX_HEADER: u64 = 16 << 20;
 /// How many numbers are read at once.
@@ -88,13 +88,28 @@ impl<'a> Source<'a> {
     /// The bytes of tensor `name`, as they stand in the file.
     pub(super) fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
         let (start, end) = self.tensors[name].data_offsets;
-        let mut bytes = vec![0; end - start];
+        let mut bytes = self.room(name, end - start)?;
         let position = SeekFrom::Start(self.data_start + start as u64);
         let moved = self.reader.seek(position);
-        moved
-            .and_then(|_| self.reader.read_exact(&mut bytes))
-            .map_err(Error::io(&self.path))?;
+        let mut tensor = (&mut self.reader).take((end - start) as u64);
+        let read = moved.and_then(|_| tensor.read_to_end(&mut bytes));
+        if read.map_err(Error::io(&self.path))? < end - start {
+            let ended = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            return Err(Error::io(&self.path)(ended));
+        }
         Ok(bytes)
+    }
+
+    /// Memory for so many values of a tensor, an error where there is none.
+    pub(super) fn room<T>(&self, name: &str, count: usize) -> Result<Vec<T>> {
+        let mut values = Vec::new();
+        match values.try_reserve_exact(count) {
+            Ok(()) => Ok(values),
+            Err(_) => {
+                let found = format!("{count} values");
+                Err(self.error(name, found, "as many as there is memory for"))
+            }
+        }
     }
 
     /// Goes to the first byte of a tensor of `count` numbers.

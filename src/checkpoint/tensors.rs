@@ -59,33 +59,47 @@ pub(crate) fn write_arrays(
     write_atomically(path, |file| file.write_all(&bytes))
 }
 
-/// Reads what [`write_arrays`] wrote, or any safetensors file of F32 tensors and I64 vectors.
+/// Reads what [`write_arrays`] wrote, or any safetensors file of F32 tensors and I64 vectors, whose
+/// names are checked before anything large is read.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Format`] for what is no safetensors file; [`Error::Tensor`] for a
+/// What `check` says of the names; [`Error::Io`]; [`Error::Format`] for what is no safetensors file;
+/// [`Error::Tensor`] for a
 /// tensor of another type.
-pub(crate) fn read_arrays(path: &Path) -> Result<NamedArrays> {
+pub(crate) fn read_arrays(
+    path: &Path,
+    check: impl Fn(&[&str]) -> Result<()>,
+) -> Result<NamedArrays> {
     let mut source = Source::open(path)?;
-    let mut arrays = NamedArrays::default();
-    for (name, info) in source.tensors.clone() {
-        let bytes = source.bytes(&name)?;
-        let wrong =
-            |found: String| tensor_error(path, &name, found, "dtype F32, or I64 with one axis");
-        match (info.dtype, &info.shape[..]) {
-            (Dtype::F32, shape) => {
-                let (chunks, _) = bytes.as_chunks::<4>();
-                let values = chunks.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                let array = ArrayD::from_shape_vec(shape, values);
-                let array = array.map_err(|e| wrong(format!("shape {shape:?}: {e}")))?;
-                arrays.floats.insert(name, array);
-            }
-            (Dtype::I64, [_]) => {
-                let (chunks, _) = bytes.as_chunks::<8>();
-                let values = chunks.iter().map(|b| i64::from_le_bytes(*b)).collect();
-                arrays.integers.insert(name, values);
-            }
-            (dtype, shape) => return Err(wrong(format!("dtype {dtype:?}, shape {shape:?}"))),
+    let tensors = source.tensors.clone();
+    let wrong = |name: &str, found: String| {
+        tensor_error(path, name, found, "dtype F32, or I64 with one axis")
+    };
+    check(&tensors.keys().map(String::as_str).collect::<Vec<_>>())?;
+    for (name, info) in &tensors {
+        if !matches!(
+            (info.dtype, &info.shape[..]),
+            (Dtype::F32, _) | (Dtype::I64, [_])
+        ) {
+            let found = format!("dtype {:?}, shape {:?}", info.dtype, info.shape);
+            return Err(wrong(name, found));
         }
+    }
+    let mut arrays = NamedArrays::default();
+    for (name, info) in tensors {
+        let bytes = source.bytes(&name)?;
+        if info.dtype == Dtype::I64 {
+            let (chunks, _) = bytes.as_chunks::<8>();
+            let values = chunks.iter().map(|b| i64::from_le_bytes(*b)).collect();
+            arrays.integers.insert(name, values);
+            continue;
+        }
+        let (chunks, _) = bytes.as_chunks::<4>();
+        let mut values = source.room(&name, chunks.len())?;
+        values.extend(chunks.iter().map(|b| f32::from_le_bytes(*b)));
+        let array = ArrayD::from_shape_vec(&info.shape[..], values);
+        let array = array.map_err(|e| wrong(&name, format!("shape {:?}: {e}", info.shape)))?;
+        arrays.floats.insert(name, array);
     }
     Ok(arrays)
 }

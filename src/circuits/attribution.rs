@@ -104,7 +104,7 @@ impl<'m> EdgeAttribution<'m> {
             reached: vec![!runs.partial(); per_prompt.nrows()],
             per_prompt,
         };
-        found.label(&self.pairs, &metric)
+        found.label(&self.pairs, &metric, &self.limits)
     }
 
     /// The same by position: elsewhere the edge carries what it carries anyway. These are the terms

@@ -10,6 +10,7 @@ use super::set::EdgeSet;
 use super::table::{spread, tabulate};
 use crate::effects::Zeros;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::metric::Metric;
 use crate::pairs::{Pairs, averaged};
 use crate::report::{About, Absent, Labelled, Normalization};
@@ -133,9 +134,13 @@ pub(super) struct Found {
 
 impl Found {
     /// The result of a study of these pairs.
-    pub fn label(self, pairs: &Pairs<'_>, metric: &Metric) -> Result<EdgeEffects> {
-        let clean = pairs.clean.metric(metric)?;
-        let corrupted = pairs.corrupted.metric(metric)?;
+    pub fn label(
+        self,
+        pairs: &Pairs<'_>,
+        metric: &Metric,
+        limits: &Limits<'_>,
+    ) -> Result<EdgeEffects> {
+        let [clean, corrupted] = pairs.metrics_within(metric, limits)?;
         let mean = |values: &Array1<f32>| statistics::mean(values.iter().copied());
         let baselines = [("clean", mean(&clean)), ("corrupted", mean(&corrupted))];
         let name = metric.name();

@@ -61,12 +61,11 @@ impl<'m> ExactEdges<'m> {
     /// Same as [`ExactEdges::run`].
     pub fn plan(&self, edges: &EdgeSet, metric: &Metric) -> Result<Plan> {
         let edges: Vec<Edge> = self.checked(edges)?.edges().collect();
-        let metric = self.pairs.clean.refer(metric)?;
+        let metric = self.pairs.clean.refer_within(metric, self.limits.room(0))?;
         let mut whole = Plan::default();
         self.each_group(&edges, &metric, |group| {
             let mut own = group.sweep.plan().clone();
             own.multiply_adds += group.multiply_adds;
-            own.peak_bytes += group.bytes;
             whole.add(&own);
             Ok(ControlFlow::Continue(()))
         })?;
@@ -80,7 +79,7 @@ impl<'m> ExactEdges<'m> {
     /// [`Error::Invalid`](crate::Error::Invalid) for a set of another model's edges; else same as
     /// [`Sweep::prepare`](crate::Sweep::prepare).
     pub fn run(&self, edges: &EdgeSet, metric: &Metric) -> Result<EdgeEffects> {
-        let metric = self.pairs.clean.refer(metric)?;
+        let metric = self.pairs.clean.refer_within(metric, self.limits.room(0))?;
         let list: Vec<Edge> = self.checked(edges)?.edges().collect();
         let mut per_prompt = Array2::from_elem((list.len(), self.pairs.len()), f32::NAN);
         let mut reached = vec![false; list.len()];
@@ -106,7 +105,7 @@ impl<'m> ExactEdges<'m> {
             ],
             reached,
         };
-        found.label(&self.pairs, &metric)
+        found.label(&self.pairs, &metric, &self.limits)
     }
 
     /// The effects of some edges at each position by itself: elsewhere the edge carries what it
@@ -116,7 +115,7 @@ impl<'m> ExactEdges<'m> {
     /// Same as [`ExactEdges::run`]; [`Error::Prompt`](crate::Error::Prompt) if the pairs differ in
     /// length.
     pub fn run_by_position(&self, edges: &EdgeSet, metric: &Metric) -> Result<PositionEffects> {
-        let metric = self.pairs.clean.refer(metric)?;
+        let metric = self.pairs.clean.refer_within(metric, self.limits.room(0))?;
         let n = self.pairs.common_len()?;
         let list: Vec<Edge> = self.checked(edges)?.edges().collect();
         let places = list

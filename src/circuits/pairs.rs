@@ -11,6 +11,7 @@ use crate::component::Qkv;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::Target;
+use crate::limits::Limits;
 use crate::metric::Metric;
 use crate::model::Transformer;
 use crate::model::stage::Frozen;
@@ -74,6 +75,16 @@ impl Pairs<'_> {
         let [base, donor] = self.base_and_donor();
         donor.expect(written.iter().copied(), Frozen::default());
         base.expect(written.into_iter().chain(places), Frozen::default());
+    }
+
+    /// Runs both bases, unless they have run, so that they keep what was announced.
+    pub fn begin(&self, limits: &Limits<'_>) -> Result<()> {
+        let [base, donor] = self.base_and_donor();
+        for (runs, other) in [(base, donor), (donor, base)] {
+            let room = limits.room(other.held_beside(runs));
+            runs.held_within([HookPoint::Embed], room)?;
+        }
+        Ok(())
     }
 
     /// How what a source writes in the donor differs from what it writes in the base, `[pos,

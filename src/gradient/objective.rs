@@ -89,7 +89,7 @@ impl Objective for &Metric {
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`] unless there is one list of weights a prompt, each one shorter than the
+/// [`Error::Shape`] unless there is one list of weights per prompt, each one shorter than the
 /// prompt; [`Error::Invalid`] for a weight that is not finite.
 pub fn cross_entropy<'a>(
     prompts: &'a (impl AsRef<[Prompt]> + ?Sized),

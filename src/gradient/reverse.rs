@@ -23,7 +23,7 @@ pub(super) struct Reverse<'r> {
     pub lanes: &'r [Lane<'r>],
     /// All rows of all prompts.
     pub rows: Arc<Layout>,
-    /// The forward's activations, one cache a prompt.
+    /// The forward's activations, one cache per prompt.
     pub tape: &'r [ActivationCache],
     pub recorder: Recorder,
     want: &'r Backward<'r>,

@@ -15,17 +15,20 @@ impl Intervention {
             return Ok(());
         }
         let mut prompts = run.lengths.iter().enumerate();
-        let from_the_end = |(prompt, _): &(usize, &usize)| {
-            let list = self.target.positions.of(*prompt);
-            list.is_some_and(|list| list != [-1] && list.iter().any(|index| *index < 0))
+        let of_the_end = |select: &Select, prompt: usize| {
+            let list = select.of(prompt);
+            list.is_some_and(|list| list.iter().any(|index| *index < 0))
         };
-        if let Some((prompt, _)) = prompts.clone().find(from_the_end) {
-            let positions = self.target.positions.in_prompt(prompt);
-            let expected = "positions from the beginning, all, or the last one of each step";
+        let moves = |(prompt, _): &(usize, &usize)| {
+            let positions = &self.target.positions;
+            let newest = positions.of(*prompt) == Some(&[-1]);
+            (!newest && of_the_end(positions, *prompt)) || of_the_end(&self.target.src, *prompt)
+        };
+        if prompts.clone().any(|prompt| moves(&prompt)) {
             return Err(Error::invalid(
-                format!("positions of {} in generation", self.target),
-                format!("{positions}, of an end that moves"),
-                expected,
+                format!("{} in generation", self.target),
+                "places counted from an end that later tokens move",
+                "positions and sources from the beginning, or the newest position of each step",
             ));
         }
         if prompts.all(|(prompt, n)| self.target.stays_behind(prompt, *n))

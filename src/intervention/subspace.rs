@@ -94,7 +94,7 @@ impl Subspace {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let expected = "one F32 tensor, an orthonormal basis `[k, d]`, `[d, k]` or `[d]`";
-        let arrays = read_arrays(path)?;
+        let arrays = read_arrays(path, |_| Ok(()))?;
         let named = arrays.floats.keys().chain(arrays.integers.keys());
         let names: Vec<&str> = named.map(String::as_str).collect();
         let [name] = names[..] else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn};
 
 use super::{Row, Target};
-use crate::cache::ActivationCache;
+use crate::cache::{ActivationCache, RunKind};
 use crate::error::{Error, Result, one_or_each};
 use crate::fingerprint::Identity;
 use crate::hook::{Axes, HookPoint};
@@ -33,6 +33,8 @@ use crate::model::RunShape;
 pub struct Values {
     source: Source,
     of: Model,
+    /// Whether they are gradients rather than activations.
+    gradients: bool,
 }
 
 /// Which model values must belong to.
@@ -70,6 +72,7 @@ impl Values {
         Values {
             source,
             of: Model::Any,
+            gradients: false,
         }
     }
 
@@ -102,6 +105,9 @@ impl Values {
         Ok(Values {
             source: Source::Caches(caches.into(), point),
             of: Model::Own(common_model(caches)?),
+            gradients: caches
+                .iter()
+                .any(|cache| cache.run_kind() == Some(RunKind::Gradients)),
         })
     }
 
@@ -137,7 +143,7 @@ impl Values {
     /// # Errors
     /// Same as [`Values::from_caches`]; [`Error::Shape`] if the runs' shapes differ.
     pub fn mean(caches: &[ActivationCache], point: HookPoint) -> Result<Self> {
-        let Values { of, .. } = Self::from_caches(caches, point)?;
+        let Values { of, gradients, .. } = Self::from_caches(caches, point)?;
         let mut sum = caches[0].get(point)?.mapv(f64::from);
         for cache in &caches[1..] {
             let more = cache.get(point)?;
@@ -152,7 +158,38 @@ impl Values {
         }
         let count = caches.len() as f64;
         let mean = Self::array(sum.mapv(|v| (v / count) as f32));
-        Ok(Values { of, ..mean })
+        Ok(Values {
+            of,
+            gradients,
+            ..mean
+        })
+    }
+
+    /// The memory that they take, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let len = match &self.source {
+            Source::Arrays(arrays) => arrays.iter().map(ArrayD::len).sum(),
+            Source::Caches(caches, point) => {
+                let values = caches.iter().filter_map(|cache| cache.get(*point).ok());
+                values.map(|values| values.len()).sum::<usize>()
+            }
+        };
+        4 * len as u64
+    }
+
+    /// Checks that they are what runs had at a point.
+    ///
+    /// # Errors
+    /// [`Error::Provenance`] for gradients there.
+    pub(super) fn check_no_gradients(&self, at: &str) -> Result<()> {
+        if !self.gradients {
+            return Ok(());
+        }
+        Err(Error::Provenance {
+            at: at.to_string(),
+            found: RunKind::Gradients.describe().to_string(),
+            expected: "activations of a run (`Edit::Add` takes gradients, too)".to_string(),
+        })
     }
 
     /// Whether this is known to hold for all values.

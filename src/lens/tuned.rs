@@ -1,17 +1,17 @@
 //! The tuned lens: an affine translator per point, fitted and kept in files.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+mod file;
+
+use std::collections::BTreeMap;
 
 use nalgebra::DMatrix;
-use ndarray::{Array1, Array2, ArrayD, ArrayView2, ArrayViewD, Axis as Dim};
+use ndarray::{Array1, Array2, ArrayD, ArrayView2, Axis as Dim};
 
 use super::check_axes;
 use crate::cache::Selection;
-use crate::checkpoint::{read_arrays, write_arrays};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::format_error;
+use crate::fingerprint::Fingerprint;
 use crate::hook::{HookPoint, Site};
 use crate::limits::{Limits, batches, observe_method};
 use crate::model::{KeepLogits, Run, Transformer};
@@ -27,6 +27,8 @@ use crate::prompt::{IntoPrompts, Prompts};
 #[derive(Clone, Debug, PartialEq)]
 pub struct TunedLens {
     translators: BTreeMap<HookPoint, Translator>,
+    /// The model that it was fitted on, if that is known.
+    of: Option<Fingerprint>,
 }
 
 /// An affine map that is added to its input.
@@ -145,7 +147,10 @@ impl<'m> LensFit<'m> {
         let fitted = fitted.map(|(point, sums)| Ok((*point, sums.solve(*point, ridge)?)));
         let translators = fitted.collect::<Result<_>>()?;
         Ok(FittedLens {
-            lens: TunedLens { translators },
+            lens: TunedLens {
+                translators,
+                of: Some(self.model.fingerprint()),
+            },
             prompts: done,
             partial: done < self.prompts.len(),
         })
@@ -179,6 +184,7 @@ impl TunedLens {
         let translators = points.iter().map(|point| (*point, zero.clone()));
         Ok(TunedLens {
             translators: translators.collect(),
+            of: None,
         })
     }
 
@@ -206,67 +212,27 @@ impl TunedLens {
         }
     }
 
-    /// Writes the translators as a safetensors file, see [`TunedLens`].
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for another extension than `safetensors`; [`Error::Io`].
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let named = |(point, translator): (&HookPoint, &'_ Translator)| {
-            let weight = translator.weight.view().into_dyn();
-            [
-                (format!("{point}.weight"), weight.into_owned()),
-                (format!("{point}.bias"), translator.bias.clone().into_dyn()),
-            ]
-        };
-        let tensors: Vec<(String, ArrayD<f32>)> = self.translators.iter().flat_map(named).collect();
-        let views: Vec<(String, ArrayViewD<'_, f32>)> = tensors
-            .iter()
-            .map(|(name, t)| (name.clone(), t.view()))
-            .collect();
-        write_arrays(path.as_ref(), &views, &[], HashMap::new())
+    /// Lets it be used on another model than that which it was fitted on, such as a fine-tuned one.
+    #[must_use]
+    pub fn of_other_model(mut self) -> Self {
+        self.of = None;
+        self
     }
 
-    /// Opens translators, see [`TunedLens`]. [`super::LogitLens::tuned`] checks that they fit the
-    /// model.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::Format`] for another file, such as one with a tensor not named by a
-    /// hook; [`Error::Tensor`] for one of a wrong shape, without its partner, or with
-    /// numbers that are not finite.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let mut arrays = read_arrays(path)?.floats;
-        let mut translators = BTreeMap::new();
-        let names: Vec<String> = arrays.keys().cloned().collect();
-        for name in names.iter().filter_map(|name| name.strip_suffix(".weight")) {
-            let Ok(point) = name.parse::<HookPoint>() else {
-                return Err(no_lens(
-                    path,
-                    format!("no tuned lens, but tensor `{name}.weight`"),
-                ));
-            };
-            check_axes(point)?;
-            let bias = take(path, &mut arrays, format!("{name}.bias"), &[None])?;
-            let d = Some(bias.len());
-            let weight = take(path, &mut arrays, format!("{name}.weight"), &[d, d])?;
-            translators.insert(point, Translator::from_dyn(weight, bias));
-        }
-        if let Some(name) = arrays.keys().next() {
-            return Err(Error::Tensor {
-                path: path.to_path_buf(),
-                tensor: name.clone(),
-                found: "a tensor without its partner".to_string(),
-                expected: "`{hook}.weight` and `{hook}.bias` for each point".to_string(),
+    /// Checks that the translators are for this model, or, if that is not known, for one of its
+    /// shape.
+    pub(super) fn check(&self, model: &Transformer) -> Result<()> {
+        if let Some(of) = self.of.filter(|of| *of != model.fingerprint()) {
+            return Err(Error::Provenance {
+                at: "tuned lens".to_string(),
+                found: format!("one of model {of}"),
+                expected: format!(
+                    "one of this model, {}, unless it is taken `of_other_model`",
+                    model.fingerprint()
+                ),
             });
         }
-        if translators.is_empty() {
-            return Err(no_lens(path, "no tensors"));
-        }
-        Ok(TunedLens { translators })
-    }
-
-    /// Checks that the translators are for a model of this shape.
-    pub(super) fn check(&self, config: &Config) -> Result<()> {
+        let config = model.config();
         for (point, translator) in &self.translators {
             point.check(config)?;
             let d = config.d_model;
@@ -350,11 +316,6 @@ impl Sums {
     }
 }
 
-fn no_lens(path: &Path, found: impl Into<String>) -> Error {
-    let expected = "`{hook}.weight` and `{hook}.bias` for each point of a tuned lens";
-    format_error(path, found, expected)
-}
-
 fn check_points(config: &Config, points: &[HookPoint]) -> Result<()> {
     if points.is_empty() {
         return Err(Error::invalid("points of a tuned lens", 0, "at least one"));
@@ -363,33 +324,4 @@ fn check_points(config: &Config, points: &[HookPoint]) -> Result<()> {
         point.check(config)?;
         check_axes(*point)
     })
-}
-
-/// Takes a tensor out, of a shape with these sizes where they are given.
-fn take(
-    path: &Path,
-    arrays: &mut BTreeMap<String, ArrayD<f32>>,
-    name: String,
-    shape: &[Option<usize>],
-) -> Result<ArrayD<f32>> {
-    let wrong = |found: String, expected: String| Error::Tensor {
-        path: path.to_path_buf(),
-        tensor: name.clone(),
-        found,
-        expected,
-    };
-    let Some(array) = arrays.remove(&name) else {
-        return Err(wrong("nothing".to_string(), "a tensor F32".to_string()));
-    };
-    let fits = |(found, size): (&usize, &Option<usize>)| size.is_none_or(|size| *found == size);
-    if array.ndim() != shape.len() || !array.shape().iter().zip(shape).all(fits) {
-        let size = |s: &Option<usize>| s.map_or("d_model".to_string(), |s| s.to_string());
-        let sizes: Vec<String> = shape.iter().map(size).collect();
-        let expected = format!("shape [{}]", sizes.join(", "));
-        return Err(wrong(format!("shape {:?}", array.shape()), expected));
-    }
-    match array.iter().find(|v| !v.is_finite()) {
-        Some(v) => Err(wrong(v.to_string(), "finite numbers".to_string())),
-        None => Ok(array),
-    }
 }

@@ -92,7 +92,7 @@ impl Metric {
                         return Err(Error::invalid(what, "none", "at least one"));
                     }
                 }
-                self.check_disjoint(prompt, right, wrong)
+                self.check_sets(prompt, right, wrong)
             }
             Kind::Logits(weights) => self.check_weights(prompt, of::<Vec<_>>(weights, prompt)),
             Kind::Probability(sets) => {
@@ -101,7 +101,7 @@ impl Metric {
                     let what = format!("{}: tokens of prompt {prompt}", self.name);
                     return Err(Error::invalid(what, "none", "at least one"));
                 }
-                self.check_disjoint(prompt, right, wrong)
+                self.check_sets(prompt, right, wrong)
             }
             Kind::Top(_, 0) => {
                 let what = format!("{}: number of guesses", self.name);
@@ -131,18 +131,25 @@ impl Metric {
         }
     }
 
-    /// Checks that no token is right and wrong at once: it would say nothing, and alone it would
-    /// make a metric that is always 0.
-    fn check_disjoint(&self, prompt: usize, right: &[u32], wrong: &[u32]) -> Result<()> {
-        let wrong: HashSet<&u32> = wrong.iter().collect();
-        match right.iter().find(|token| wrong.contains(token)) {
-            Some(token) => Err(Error::invalid(
-                format!("{}: tokens of prompt {prompt}", self.name),
-                format!("token {token} on both sides"),
-                "each token on one side of the difference",
-            )),
-            None => Ok(()),
+    /// Checks that no token counts twice, which would make probabilities above 1, or is right and
+    /// wrong at once: it would say nothing, and alone it would make a metric that is always 0.
+    fn check_sets(&self, prompt: usize, right: &[u32], wrong: &[u32]) -> Result<()> {
+        let what = || format!("{}: tokens of prompt {prompt}", self.name);
+        let mut seen: HashSet<&u32> = HashSet::new();
+        for side in [right, wrong] {
+            let mut own = HashSet::new();
+            if let Some(token) = side.iter().find(|token| !own.insert(*token)) {
+                let found = format!("token {token} twice");
+                return Err(Error::invalid(what(), found, "each token once"));
+            }
+            if let Some(token) = side.iter().find(|token| seen.contains(*token)) {
+                let found = format!("token {token} on both sides");
+                let expected = "each token on one side of the difference";
+                return Err(Error::invalid(what(), found, expected));
+            }
+            seen.extend(own);
         }
+        Ok(())
     }
 
     /// Checks that a prompt of `n` tokens has the one position that it reads.

@@ -41,12 +41,12 @@ pub struct Run<'s> {
     pub logits: KeepLogits,
 }
 
-/// What a run gave.
+/// What a run returns.
 #[derive(Clone, Debug)]
 pub struct RunOutput {
     /// The logits asked for; empty after an early stop.
     pub logits: Logits,
-    /// One cache a prompt, empty unless [`Run::cache`] asked for it.
+    /// One cache per prompt, empty unless [`Run::cache`] asked for it.
     pub caches: Vec<ActivationCache>,
     /// The residual stream `[pos, d_model]` of each prompt where the run ended.
     pub residual: Vec<Array2<f32>>,
@@ -56,7 +56,7 @@ pub struct RunOutput {
     pub blocked: BlockedRows,
 }
 
-/// Logits of a batch, one matrix `[pos, d_vocab]` a prompt.
+/// Logits of a batch, one matrix `[pos, d_vocab]` per prompt.
 #[derive(Clone, Debug, Default)]
 pub struct Logits {
     data: Arc<Matrix>,
@@ -112,7 +112,7 @@ impl Transformer {
     /// The logits of one prompt, `[pos, d_vocab]`, and the activations selected.
     ///
     /// # Errors
-    /// As [`Transformer::run`].
+    /// Same as [`Transformer::run`].
     pub fn run_with_cache(
         &self,
         tokens: impl AsRef<[u32]>,
@@ -130,7 +130,7 @@ impl Transformer {
     /// The logits of one prompt, `[pos, d_vocab]`, under hooks.
     ///
     /// # Errors
-    /// As [`Transformer::run`].
+    /// Same as [`Transformer::run`].
     pub fn run_with_hooks(
         &self,
         tokens: impl AsRef<[u32]>,
@@ -278,7 +278,7 @@ pub(crate) fn check_prompts(config: &Config, prompts: &[Prompt]) -> Result<()> {
             return Err(Error::Prompt {
                 at,
                 found: format!("{labels} labels for {n} tokens"),
-                expected: "one label a token".to_string(),
+                expected: "one label per token".to_string(),
             });
         }
         let unknown = prompt

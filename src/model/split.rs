@@ -153,7 +153,7 @@ impl SplitInputs {
     }
 }
 
-/// Shows one split input to hooks and recorder; gives the footprint that a hook may have changed.
+/// Shows one split input to hooks and recorder; returns the footprint that a hook may have changed.
 fn show<H: Hooks>(
     pass: &mut Pass<'_, '_, H>,
     site: Site,

@@ -21,7 +21,7 @@ const PARALLEL_FROM: usize = 1 << 18;
 /// `x · w (+ bias)`.
 ///
 /// # Shapes
-/// `x` `[rows, in]`, `w` `[in, out]`, `bias` `[out]`; gives `[rows, out]`.
+/// `x` `[rows, in]`, `w` `[in, out]`, `bias` `[out]`; returns `[rows, out]`.
 ///
 /// # Panics
 /// If the shapes do not fit.
@@ -65,8 +65,8 @@ pub fn matmul(x: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Array2<f32> {
     linear(x, w, None)
 }
 
-/// As [`linear`], into given memory. Each element is summed over `in` in an order that depends on
-/// `in` alone, so the split over threads does not show in the bits.
+/// Same as [`linear`], into given memory. Each element is summed over `in` in an order that depends
+/// on `in` alone, so the split over threads does not show in the bits.
 ///
 /// # Panics
 /// If the shapes do not fit.

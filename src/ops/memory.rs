@@ -1,7 +1,7 @@
 //! Memory of matrices that goes on from one to the next.
 //!
-//! A pass makes some ten matrices a layer and drops them again. Memory fresh from the system costs
-//! a page fault each 4 KiB, about as much as filling it; so dropped matrices are kept, up to
+//! A pass makes some ten matrices per layer and drops them again. Memory fresh from the system costs
+//! a page fault per 4 KiB, about as much as filling it; so dropped matrices are kept, up to
 //! [`MOST`] bytes in all, for the next ones of about their size.
 
 use std::collections::VecDeque;
@@ -78,7 +78,7 @@ impl Pool {
 }
 
 /// Gives the memory back to the system that earlier runs have left for later ones: at most
-/// 128 MiB. Some MiB a thread, into which matrix products pack, stay.
+/// 128 MiB. Some MiB per thread, into which matrix products pack, stay.
 pub fn release_memory() {
     POOL.release();
 }

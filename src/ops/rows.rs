@@ -44,7 +44,7 @@ pub(crate) fn for_rows(mut x: ArrayViewMut2<'_, f32>, f: impl Fn(usize, &mut [f3
         .for_each(|(i, block)| run(i * chunk, block));
 }
 
-/// As [`for_rows`], with the rows of another matrix of as many rows: `f(index, row, other row)`.
+/// Same as [`for_rows`], with the rows of another matrix of as many rows: `f(index, row, other row)`.
 pub(crate) fn for_row_pairs(
     x: ArrayViewMut2<'_, f32>,
     other: ArrayView2<'_, f32>,

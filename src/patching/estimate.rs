@@ -173,18 +173,9 @@ impl ActivationPatching<'_> {
         grid: Grid,
         metric: &Metric,
     ) -> Result<EstimatedPatching> {
-        if self.aligned.is_some() {
-            let found = "prompts aligned position by position";
-            let expected = "prompts of one length whose positions correspond, by `new` or `over`";
-            return Err(Error::invalid("pairs to estimate", found, expected));
-        }
+        self.check_estimate(corrections, grid, metric)?;
         let pairs = &self.pairs;
         let config = pairs.model().config();
-        grid.check(config)?;
-        corrections.check(grid, self.subspace.as_ref())?;
-        pairs.check_gradients(metric, true)?;
-        let others = "the other direction, which takes gradients of other runs, or another metric";
-        pairs.check_slope(metric, others)?;
         let dropped = corrections.dropped(config)?;
         let axes = grid.axes(config, &self.labels(grid)?);
         let shape: Vec<usize> = axes.iter().map(|a| a.labels.len()).collect();
@@ -233,6 +224,20 @@ impl ActivationPatching<'_> {
             clean,
             corrupted,
         })
+    }
+
+    /// Checks that there is an estimate.
+    fn check_estimate(&self, corrections: Corrections, grid: Grid, metric: &Metric) -> Result<()> {
+        if self.aligned.is_some() {
+            let found = "prompts aligned position by position";
+            let expected = "prompts of one length whose positions correspond, by `new` or `over`";
+            return Err(Error::invalid("pairs to estimate", found, expected));
+        }
+        grid.check(self.pairs.model().config())?;
+        corrections.check(grid, self.subspace.as_ref())?;
+        self.pairs.check_gradients(metric, true)?;
+        let others = "the other direction, which takes gradients of other runs, or another metric";
+        self.pairs.check_slope(metric, others)
     }
 
     /// The estimates, `[cell, pair]`; NaN for pairs that were not reached.

@@ -37,6 +37,14 @@ struct RunsC {
 }
 
 impl PathPatching<'_> {
+    /// Bytes that the runs A keep.
+    fn held(&self) -> u64 {
+        match &self.sent {
+            Sent::Run(new) => new.held_beside(&self.original),
+            Sent::Edits(_) => 0,
+        }
+    }
+
     fn frozen(&self) -> Frozen {
         Frozen {
             attention: true,
@@ -83,15 +91,15 @@ impl PathPatching<'_> {
         }
     }
 
-    /// Runs C of all cells.
-    fn save(&self, cells: &[Cell], ends: &Ends) -> Result<RunsC> {
+    /// Runs C of all cells, beside so many bytes.
+    fn save(&self, cells: &[Cell], ends: &Ends, held: u64) -> Result<RunsC> {
         let keep = Selection::points(ends.reads.iter().copied());
         let original = self.original.held(keep.iter())?;
         let schedule = self.original.depart(Departure {
             cells: Cow::Borrowed(cells),
             frozen: self.frozen(),
             end: End::Cache(keep),
-            held: 0,
+            held,
             memory_limit: self.limits.memory,
         })?;
         // Runs that change nothing are not made: they are the original ones.
@@ -116,7 +124,7 @@ impl PathPatching<'_> {
     pub(super) fn receive(&self, senders: &[PathSender], ends: &Ends) -> Result<Cell> {
         self.expect(senders.iter(), ends)?;
         let cells = self.send([senders])?;
-        let made = self.save(&cells, ends)?;
+        let made = self.save(&cells, ends, self.held())?;
         ends.receive(&made.saved[0])
     }
 }
@@ -196,6 +204,10 @@ pub(super) struct Runs<'p, 'm> {
     ends: Ends,
     metric: &'p Metric,
     slopes: Option<linear::Slopes>,
+    /// The metric of the runs B, `[prompt]`.
+    original: Array1<f32>,
+    /// That of the runs A; none where senders are ablated.
+    new: Option<Array1<f32>>,
 }
 
 impl<'p, 'm> Runs<'p, 'm> {
@@ -208,6 +220,22 @@ impl<'p, 'm> Runs<'p, 'm> {
     ) -> Result<Self> {
         let ends = Ends::new(receivers, study.model().config());
         study.expect(senders.iter().flatten(), &ends)?;
+        // Both bases run here, and keep what the runs C and D will read.
+        let kept = kept_bytes_of(study, &ends);
+        let later = match &study.sent {
+            Sent::Run(new) => kept + new.bytes_expected(),
+            Sent::Edits(_) => kept,
+        };
+        let original = study
+            .original
+            .metric_within(metric, study.limits.room(later))?;
+        let new = match &study.sent {
+            Sent::Run(new) => {
+                let held = kept + study.original.held_beside(new);
+                Some(new.metric_within(metric, study.limits.room(held))?)
+            }
+            Sent::Edits(_) => None,
+        };
         let slopes = if study.linearised {
             Some(linear::Slopes::new(study, &ends, metric)?)
         } else {
@@ -219,6 +247,8 @@ impl<'p, 'm> Runs<'p, 'm> {
             ends,
             metric,
             slopes,
+            original,
+            new,
         })
     }
 
@@ -227,15 +257,11 @@ impl<'p, 'm> Runs<'p, 'm> {
         let study = self.study;
         let shape = (self.senders.len(), study.original.prompts().len());
         let none = || Array2::from_elem(shape, f32::NAN);
-        let new = match &study.sent {
-            Sent::Run(new) => Some(new.metric(self.metric)?),
-            Sent::Edits(_) => None,
-        };
         let mut raw = Raw {
             values: none(),
             linear: self.slopes.is_some().then(none),
-            original: study.original.metric(self.metric)?,
-            new,
+            original: self.original.clone(),
+            new: self.new.clone(),
             plan: Plan::default(),
             multiply_adds: 0,
             naive: 0,
@@ -246,11 +272,11 @@ impl<'p, 'm> Runs<'p, 'm> {
         let run: Vec<usize> = (0..shape.0).filter(|cell| connected[*cell]).collect();
         run.iter()
             .for_each(|cell| raw.absent[*cell] = Some(Absent::NotRun));
-        let kept = self.kept_bytes();
+        let kept = kept_bytes_of(study, &self.ends);
         let group = (study.limits.memory / 4 / kept.max(1)).clamp(1, GROUP as u64);
         for group in run.chunks(group as usize) {
             let kept = kept * group.len() as u64;
-            self.run_group(group, (kept, connected), &mut raw)?;
+            self.run_group(group, kept, connected, &mut raw)?;
             let done = shape.0 - raw.open();
             let ended = study.limits.report(done, shape.0, "senders").is_break();
             if done < shape.0 && (ended || study.limits.ended()) {
@@ -261,20 +287,13 @@ impl<'p, 'm> Runs<'p, 'm> {
         Ok(raw)
     }
 
-    /// Bytes of what one cell's run C saves.
-    fn kept_bytes(&self) -> u64 {
-        let config = self.study.model().config();
-        let keep = Selection::points(self.ends.reads.iter().copied());
-        let lengths = self.study.original.prompts().lengths().into_iter();
-        lengths.map(|n| kept_bytes(config, &keep, n)).sum()
-    }
-
     /// Takes what a journal knows of some cells, and runs C and D of the others; what runs C save
     /// takes `kept` bytes.
     fn run_group(
         &self,
         group: &[usize],
-        (kept, connected): (u64, &[bool]),
+        kept: u64,
+        connected: &[bool],
         raw: &mut Raw,
     ) -> Result<()> {
         let study = self.study;
@@ -303,18 +322,16 @@ impl<'p, 'm> Runs<'p, 'm> {
     /// Runs C and D of some cells.
     fn run_cells(&self, group: &[usize], sent: Vec<Cell>, kept: u64, raw: &mut Raw) -> Result<()> {
         let study = self.study;
-        let left = study.limits.memory.saturating_sub(kept);
-        let made = study.save(&sent, &self.ends)?;
+        let held = kept + study.held();
+        let made = study.save(&sent, &self.ends, held)?;
         let received = made.saved.iter().map(|caches| self.ends.receive(caches));
         let received = received.collect::<Result<Vec<Cell>>>()?;
         let cells = raw.absent.len();
         let mut limits = study.limits.part(cells - raw.open(), cells, "senders");
-        limits.memory = left;
         // Their results are this study's, which notes them itself.
         limits.journal = None;
-        let sweep = Sweep::limited(&study.original, limits);
-        let prepared = sweep.prepare(&received, self.metric);
-        let prepared = prepared.map_err(|error| error.beside(kept, study.limits.memory))?;
+        let sweep = Sweep::limited(&study.original, limits).beside(held);
+        let prepared = sweep.prepare(&received, self.metric)?;
         for ([cell, prompt], macs) in made.work.into_iter().chain(prepared.work()) {
             raw.work[[group[cell], prompt]] += macs;
         }
@@ -341,4 +358,12 @@ impl<'p, 'm> Runs<'p, 'm> {
         }
         Ok(())
     }
+}
+
+/// Bytes of what one cell's run C saves.
+fn kept_bytes_of(study: &PathPatching<'_>, ends: &Ends) -> u64 {
+    let config = study.model().config();
+    let keep = Selection::points(ends.reads.iter().copied());
+    let lengths = study.original.prompts().lengths().into_iter();
+    lengths.map(|n| kept_bytes(config, &keep, n)).sum()
 }

@@ -69,6 +69,16 @@ pub(super) fn shorten(text: &str, limit: usize) -> String {
         .collect()
 }
 
+/// At most `limit` columns of a token's text, whose end is cut: words are told apart by how they
+/// begin (`·baseball` and `·basketball`).
+pub(super) fn shorten_token(text: &str, limit: usize) -> String {
+    if width(text) <= limit {
+        return text.to_string();
+    }
+    let head = take_width(text.chars(), limit.saturating_sub(1));
+    head.into_iter().chain(['…']).collect()
+}
+
 /// Labels of at most `limit` columns each. Different ones that would look alike get twice the room,
 /// and where that is not enough, their end gives way to their index.
 pub(super) fn shorten_apart(labels: &[String], limit: usize) -> Vec<String> {

@@ -39,7 +39,7 @@ impl<'s> Prepared<'s> {
             cells: Cow::Borrowed(cells),
             frozen: Frozen::default(),
             end: End::Logits(needs.clone()),
-            held: 0,
+            held: sweep.beside,
             memory_limit: sweep.limits.memory,
         })?;
         let mut schedule = made.value;
@@ -57,7 +57,7 @@ impl<'s> Prepared<'s> {
             partial[lane.prompt] = true;
         }
         let room = Room {
-            held: schedule.beside_readout,
+            held: sweep.beside + schedule.beside_readout,
             limit: sweep.limits.memory,
         };
         let read = sweep.base.read(&needs, room, |prompt, logits| {

@@ -35,11 +35,17 @@ pub struct GreaterThanPrompt {
 impl GreaterThanPrompt {
     /// The tokens of the numbers above `year`. The metric of the paper is the sum of their
     /// probabilities at the last position, minus the sum of the others' ([`Self::not_later`]).
+    ///
+    /// # Panics
+    /// If `year` is 100 or more: the generator draws none, but the field may be set.
     pub fn later(&self) -> &[u32] {
         &self.digits[self.year as usize + 1..]
     }
 
     /// The tokens of the numbers up to and including `year`.
+    ///
+    /// # Panics
+    /// Same as [`GreaterThanPrompt::later`].
     pub fn not_later(&self) -> &[u32] {
         &self.digits[..=self.year as usize]
     }

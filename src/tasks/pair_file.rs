@@ -70,7 +70,7 @@ pub struct UnequalPair {
 /// Prompt pairs read from a file. Three layouts are known:
 ///
 /// - auto-circuit's JSON: `{"prompts": [{"clean": "..", "corrupt": "..", "answers": [" Mary"],
-///   "wrong_answers": [" John"]}]}`, also as a bare list or one entry a line (`.jsonl`); prompts
+///   "wrong_answers": [" John"]}]}`, also as a bare list or one entry per line (`.jsonl`); prompts
 ///   and answers may be token ids. `seq_labels` and `word_idxs` name positions.
 /// - EAP-IG's CSV, with `clean,corrupted,correct_idx,incorrect_idx` (token ids) or
 ///   `clean,corrupted,label`, where `label` is the number of greater-than (Hanna et al. 2023): two

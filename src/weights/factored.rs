@@ -51,7 +51,7 @@ impl FactoredMatrix {
         Ok(FactoredMatrix { a, b })
     }
 
-    /// As [`FactoredMatrix::new`], of factors that fit by construction.
+    /// Same as [`FactoredMatrix::new`], of factors that fit by construction.
     pub(crate) fn of(a: Array2<f32>, b: Array2<f32>) -> Self {
         FactoredMatrix { a, b }
     }
@@ -208,7 +208,7 @@ impl FactoredMatrix {
     /// suppresses what it reads (Elhage et al. 2021, "Detecting copying behavior").
     ///
     /// # Errors
-    /// As [`FactoredMatrix::eigenvalues`].
+    /// Same as [`FactoredMatrix::eigenvalues`].
     pub fn copying_score(&self) -> Result<f32> {
         Ok(copying_score(&self.eigenvalues()?))
     }

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use ndarray::{ArrayD, Axis, Ix3};
+use patchlens::gradient::Backward;
 use patchlens::intervention::Values;
 use patchlens::model::{BlockedRow, BlockedRows};
+use patchlens::patching::{ActivationPatching, Grid};
 use patchlens::processing::Processing;
+use patchlens::report::Direction;
 use patchlens::{
     ActivationCache, Base, Edit, Hooks, Intervention, Interventions, Prompt, Run, RunOutput,
     Selection, Site, Sweep, Target, Transformer, hook_fn, logit_diff,
@@ -297,4 +300,51 @@ fn b17_shown_or_not() {
         Some((LAYER, 3))
     );
     assert!(hidden.logits.get(0).iter().all(|v| v.is_finite()));
+}
+
+/// b17: what a base leaves without a source is counted there, and said of studies over it.
+#[test]
+fn b17_a_base_counts_its_rows_and_studies_say_so() {
+    let model = common::open(MODEL);
+    let plain = Base::new(&model, &prompt()).unwrap();
+    let none = set(scores().at_src(0), f32::NEG_INFINITY);
+    let blocked = Base::over(&plain, &prompt(), vec![none]).unwrap();
+    let metric = logit_diff(12, 29);
+    let cell = vec![Intervention::new(Site::Z.at(LAYER + 1), Edit::Zero)];
+    let sweep = Sweep::over(&blocked).run(&[cell], &metric).unwrap();
+    let expected = expected_rows(model.config().n_heads, &[0]);
+    assert_eq!(
+        (blocked.blocked(), sweep.base_blocked),
+        (expected, expected)
+    );
+    assert_eq!(plain.blocked(), BlockedRows::default());
+    let study = ActivationPatching::over(&plain, &blocked).unwrap();
+    let study = study.direction(Direction::Noising);
+    let found = study
+        .run(Grid::Positions(Site::ResidPost), &metric)
+        .unwrap();
+    let notes = found.effect.about.notes.join("\n");
+    let said = format!("corrupted run: {expected}");
+    assert!(notes.contains(&said), "{notes}");
+}
+
+/// b17: a query that is no number leaves finite logits, but no gradient; that is told.
+#[test]
+fn b17_gradients_of_rows_that_are_no_numbers_are_errors() {
+    let model = common::open(MODEL);
+    let points = Selection::points([Site::ResidPre.at(LAYER)]);
+    let want = Backward {
+        gradients: Some(&points),
+        ..Backward::default()
+    };
+    let run = |value: f32| {
+        let hook = hook_fn(Site::Q.at(LAYER), move |_, mut q| q.fill(value));
+        model.gradients(&prompt(), hook, logit_diff(12, 29), &want)
+    };
+    assert!(run(0.0).is_ok());
+    let error = run(f32::NAN).unwrap_err().to_string();
+    assert!(
+        error.contains("found NaN; ") && error.contains("blocked whole"),
+        "{error}"
+    );
 }

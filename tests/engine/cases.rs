@@ -83,6 +83,9 @@ fn t7_generation_refuses_edits_that_look_ahead() {
         (scores.clone(), Edit::Scale(-1.0)),
         (scores.clone().at_src(2), set(1.0)),
         (scores.clone().at_src(Select::Last), set(1.0)),
+        (scores.clone().at_src(-2), set(f32::NEG_INFINITY)),
+        (Target::new(Site::Z.at(1)).at_positions(-2), Edit::Zero),
+        (Target::new(Site::Z.at(1)).at_positions([-1, 0]), Edit::Zero),
         (pattern.clone(), set(0.5)),
         (pattern.clone(), Edit::Add(Values::scalar(0.1))),
         (pattern.clone(), Edit::Noise { std: 0.1, seed: 0 }),
@@ -193,4 +196,21 @@ fn a_pair_of_hooks_has_the_union_of_their_footprints() {
         .multiply_adds;
     assert!(pair.multiply_adds < all, "{} of {all}", pair.multiply_adds);
     assert!(one(vec![result(0, 0)]).multiply_adds < pair.multiply_adds);
+}
+
+/// t7: a closure that fills rows beyond the mask is told after the prompt has run.
+#[test]
+fn t7_generation_refuses_closures_that_look_ahead() {
+    let model = crate::common::open("tiny-gelu-new");
+    let run = |site: Site, fill: f32, prompt: &[u32]| {
+        let hook = hook_fn(site.at(1), move |_, mut values| values.fill(fill));
+        let prompt = Prompt::from(prompt);
+        model.generate(&prompt, hook, &Generation::greedy(3))
+    };
+    for (site, fill) in [(Site::AttnScores, 0.0), (Site::Pattern, 0.1)] {
+        let error = run(site, fill, &[1, 2, 3]).unwrap_err().to_string();
+        assert!(error.contains("attention to a later position"), "{error}");
+    }
+    assert!(run(Site::Pattern, 0.0, &[1, 2, 3]).is_ok());
+    assert!(run(Site::AttnScores, f32::NEG_INFINITY, &[1, 2, 3]).is_ok());
 }

@@ -3,7 +3,8 @@
 use ndarray::{Array2, ArrayView2};
 use patchlens::gradient::{Backward, Gradients, Objective};
 use patchlens::metric::{
-    Reduce, kl_divergence, log_probability, logit, logit_diff_sets, logit_diffs, logit_sums, rank,
+    Reduce, answer_log_probability, kl_divergence, log_probability, logit, logit_diff_sets,
+    logit_diffs, logit_sums, rank,
 };
 use patchlens::ops::log_softmax_row;
 use patchlens::{
@@ -146,4 +147,22 @@ fn f1_single_logits_are_metrics_of_their_own() {
     };
     assert!(cost(&logit(&[4])) < cost(&logit_diff(4, 5)));
     assert!(cost(&logit_diff(4, 5)) < cost(&log_probability(&[4])));
+}
+
+/// f1: an answer of several tokens has a gradient on prompts that hold it, and on no others.
+#[test]
+fn f1_prompts_hold_the_answers_that_are_objectives() {
+    let model = model();
+    let run = |prompts: Prompts| {
+        let answer = answer_log_probability(&[vec![7, 3]]);
+        model.gradients(&prompts, (), answer, &Backward::default())
+    };
+    let forced = Prompts::new([vec![1, 2, 7], vec![4, 7]]).unwrap();
+    assert!(run(forced).is_ok());
+    let error = run(Prompts::new([vec![1, 2, 7], vec![4, 5]]).unwrap()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("prompt 1, from position 1: tokens [5]; expected [7]"),
+        "{error}"
+    );
 }

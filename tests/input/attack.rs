@@ -1,5 +1,7 @@
 //! What fell when the crate was attacked, by case.
 
+mod siblings;
+
 use std::os::unix::fs::{FileTypeExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};

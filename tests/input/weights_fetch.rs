@@ -3,6 +3,7 @@
 
 mod hostile;
 mod server;
+mod turns;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,11 +28,18 @@ impl Outcome {
 
 /// Run the script; kill it and panic if it takes longer than a minute.
 fn run_script(args: &[&str], env: &[(&str, &str)]) -> Outcome {
+    run_script_in(&["sh"], args, env)
+}
+
+/// The same, by the shell or what starts it.
+fn run_script_in(shell: &[&str], args: &[&str], env: &[(&str, &str)]) -> Outcome {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights-fetch.sh");
-    let mut command = Command::new("sh");
-    command.arg(script).args(args).stdin(Stdio::null());
+    let mut command = Command::new(shell[0]);
+    command.args(&shell[1..]).arg(script).args(args);
+    command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    for name in "HF_ENDPOINT REVISION PATCHLENS_SHA256 PATCHLENS_FETCHER".split(' ') {
+    for name in "HF_ENDPOINT REVISION PATCHLENS_SHA256 PATCHLENS_FETCHER PATCHLENS_STALE".split(' ')
+    {
         command.env_remove(name);
     }
     command.envs([("no_proxy", "127.0.0.1"), ("PATCHLENS_WAIT", "0")]);
@@ -83,10 +91,14 @@ impl Setting {
 
     /// Fetch gpt2 at a revision with no known checksums.
     fn run(&self, env: &[(&str, &str)]) -> Outcome {
+        self.run_in(&["sh"], env)
+    }
+
+    fn run_in(&self, shell: &[&str], env: &[(&str, &str)]) -> Outcome {
         let mut all = vec![("HF_ENDPOINT", self.server.url.as_str())];
         all.extend([("REVISION", "rev1"), ("PATCHLENS_FETCHER", self.fetcher)]);
         all.extend(env);
-        run_script(&["gpt2", self.dir.to_str().unwrap()], &all)
+        run_script_in(shell, &["gpt2", self.dir.to_str().unwrap()], &all)
     }
 
     fn file(&self, name: &str) -> Option<Vec<u8>> {
@@ -267,6 +279,7 @@ fn wrong_use_is_explained() {
         ("gpt2 a b", ("REVISION", "x"), "too many arguments"),
         ("gpt2", ("PATCHLENS_SHA256", "12ab"), "has 4 digits"),
         ("gpt2", ("PATCHLENS_FETCHER", "telnet"), "curl or wget"),
+        ("gpt2", ("PATCHLENS_STALE", "4"), "at least 5"),
     ] {
         run_script(&Vec::from_iter(args.split(' ')), &[env]).assert(2, &[word]);
     }
@@ -277,7 +290,7 @@ fn help_names_every_model_and_variable() {
     let outcome = run_script(&["--help"], &[]);
     outcome.assert(0, &[]);
     let words = "gpt2-medium gpt2-large gpt2-xl distilgpt2 HF_ENDPOINT REVISION \
-        SHA256 FETCHER TRIES WAIT status";
+        SHA256 FETCHER TRIES WAIT STALE status";
     for word in words.split_whitespace() {
         assert!(outcome.1.contains(word), "--help does not name {word}");
     }

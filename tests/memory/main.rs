@@ -7,6 +7,7 @@ mod circuit_memory;
 mod head_memory;
 mod load_memory;
 mod phases;
+mod studies;
 mod sweep_memory;
 mod toy_memory;
 

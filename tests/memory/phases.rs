@@ -34,7 +34,7 @@ fn prompts(count: usize, length: usize, d_vocab: usize) -> Prompts {
 }
 
 /// The last position's logit of token 1: reads one number, but asks for all of them.
-fn closure() -> Metric {
+pub(crate) fn closure() -> Metric {
     Metric::from_fn("closure", |_, logits: ArrayView2<'_, f32>| {
         logits[[logits.nrows() - 1, 1]]
     })
@@ -71,7 +71,7 @@ pub(crate) fn measure(
 }
 
 /// Threads keep what products pack into: on those that ran before, it would not count.
-fn on_new_threads<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn on_new_threads<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     let mut threads = Vec::new();
     let pool = ThreadPoolBuilder::new().spawn_handler(|thread| {
         threads.push(std::thread::spawn(|| thread.run()));

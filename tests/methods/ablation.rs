@@ -201,6 +201,7 @@ fn the_whole_model_as_circuit_is_the_clean_run() {
                 .completeness(&full, &[vec![], all], &metric)
                 .unwrap();
             assert_eq!(found.incompleteness(), [0.0, 0.0]);
+            assert_eq!(found.mean_incompleteness(), 0.0);
             assert_eq!(found.full[1].to_bits(), scores.empty.mean.to_bits());
         }
     }

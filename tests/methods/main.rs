@@ -27,6 +27,7 @@ mod knockout;
 mod lenses;
 mod patching;
 mod path_patching;
+mod rejected;
 #[cfg(feature = "mini")]
 mod states;
 mod tasks;

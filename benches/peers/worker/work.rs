@@ -23,7 +23,7 @@ pub struct Answer {
     /// To compare with the other peers: logits, or the mean metric of each cell.
     pub values: Vec<f32>,
     pub multiply_adds: u64,
-    /// Of one full forward pass a cell and prompt.
+    /// Of one full forward pass per cell and prompt.
     pub naive_multiply_adds: u64,
     /// The most memory that the process held so far.
     pub peak_bytes: Option<u64>,

@@ -258,7 +258,7 @@ impl<'r, 'm> Runs<'r, 'm> {
     /// What will be done.
     pub fn plan(&self) -> Result<Plan> {
         let (cells, pairs) = self.dim();
-        let naive = full_passes(self.config(), &self.ends.full.prompts());
+        let naive = full_passes(self.config(), self.ends.full.prompts());
         let mut plan = Plan {
             cells,
             prompts: pairs,

@@ -31,8 +31,6 @@ pub(super) struct Ready<'g> {
     pub limits: &'g Limits<'g>,
     /// What its values took.
     pub multiply_adds: u64,
-    /// Memory that its values take besides the sweep's.
-    pub bytes: u64,
 }
 
 /// The cells of some sources, before they are planned.
@@ -87,6 +85,7 @@ impl ExactEdges<'_> {
         let read = edges.iter().map(|edge| changed_site(edge.to, n_layers));
         self.pairs
             .expect(read.chain(edges.iter().map(|edge| edge.to.stream(n_layers))));
+        self.pairs.begin(&self.limits)?;
         let mut visit = Visit {
             edges,
             places: &places,
@@ -141,14 +140,20 @@ impl ExactEdges<'_> {
     fn lacking<F>(&self, source: &[usize], visit: &Visit<'_, F>) -> Result<Option<u64>> {
         let group = self.group(&[source], visit)?;
         let [base, _] = self.pairs.base_and_donor();
-        // Without the journal, which is asked for results in the order in which they come.
         let mut limits = group.limits.quiet();
+        // What it knows is asked for in order, below.
         limits.journal = None;
-        let sweep = Sweep::limited(base, limits);
+        let sweep = Sweep::limited(base, limits).beside(self.beside(&group));
         match sweep.prepare(&group.cells, visit.metric) {
-            Err(Error::MemoryLimit { least, .. }) => Ok(Some(least + group.bytes)),
+            Err(Error::MemoryLimit { least, .. }) => Ok(Some(least)),
             prepared => prepared.map(|_| None),
         }
+    }
+
+    /// Bytes that a group's sweep is beside: what its edges carry, and what the donor keeps.
+    fn beside(&self, group: &Group<'_>) -> u64 {
+        let [base, donor] = self.pairs.base_and_donor();
+        group.bytes + donor.held_beside(base)
     }
 
     /// The cells of some sources.
@@ -159,13 +164,15 @@ impl ExactEdges<'_> {
         let n_layers = self.graph().n_layers();
         let cell = |cell: &usize| carried.cell(edge(cell), visit.places[*cell].1, n_layers);
         let bytes = self.bytes_per_source(edge(&places[0]).to) * sources.len() as u64;
-        let mut limits = self.limits.after(visit.done, visit.places.len(), "edges");
-        limits.memory = limits.memory.saturating_sub(bytes);
+        let unit = match visit.places[places[0]].1 {
+            None => "edges",
+            Some(_) => "edges at positions",
+        };
         Ok(Group {
             cells: places.iter().map(cell).collect(),
             multiply_adds: carried.multiply_adds,
             places,
-            limits,
+            limits: self.limits.after(visit.done, visit.places.len(), unit),
             bytes,
         })
     }
@@ -178,7 +185,7 @@ impl ExactEdges<'_> {
     ) -> Result<ControlFlow<()>> {
         let group = self.group(sources, visit)?;
         let [base, _] = self.pairs.base_and_donor();
-        let sweep = Sweep::limited(base, group.limits.clone());
+        let sweep = Sweep::limited(base, group.limits.clone()).beside(self.beside(&group));
         let prepared = match sweep.prepare(&group.cells, visit.metric) {
             Err(Error::MemoryLimit { .. }) if sources.len() > 1 => {
                 let (first, second) = sources.split_at(sources.len() / 2);
@@ -189,7 +196,7 @@ impl ExactEdges<'_> {
                 };
             }
             Err(Error::MemoryLimit { least, .. }) => {
-                visit.lacking = visit.lacking.max(Some(least + group.bytes));
+                visit.lacking = visit.lacking.max(Some(least));
                 return Ok(ControlFlow::Continue(()));
             }
             _ if visit.lacking.is_some() => return Ok(ControlFlow::Continue(())),
@@ -200,7 +207,6 @@ impl ExactEdges<'_> {
             sweep: &prepared,
             limits: &group.limits,
             multiply_adds: group.multiply_adds,
-            bytes: group.bytes,
         })?;
         visit.done += group.places.len();
         Ok(flow)

@@ -5,7 +5,7 @@ use crate::report::Axis;
 use crate::report::axis::Part;
 use crate::report::color::{ColorScale, ink};
 use crate::report::digits::Decimals;
-use crate::report::label::{legible, shorten, shorten_apart};
+use crate::report::label::{legible, shorten, shorten_apart, shorten_token};
 use crate::report::labelled::Labelled;
 use crate::report::view::{Slice, View};
 
@@ -271,7 +271,7 @@ impl Content {
                 .collect();
         }
         let text = slice.texts.filter(|_| self.texts);
-        let text = text.map(|texts| shorten(&spell(&legible(&texts[at])), CELL_TEXT));
+        let text = text.map(|texts| shorten_token(&spell(&legible(&texts[at])), CELL_TEXT));
         let number = self.numbers.map(|decimals| decimals.format(value));
         let error = slice
             .std_error

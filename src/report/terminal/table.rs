@@ -14,6 +14,8 @@ use crate::report::view::{Slice, View};
 /// Widest row and column labels and texts of cells, in columns of the terminal.
 const ROW_LABEL: usize = 24;
 const COL_LABEL: usize = 12;
+/// Widest pair of the names of rows and columns.
+const CORNER: usize = 28;
 const CELL_TEXT: usize = 10;
 /// Up to so many cells, standard errors that have no room beside the values get their own table.
 const FEW: usize = 400;
@@ -82,7 +84,7 @@ impl Table {
             .flatten()
             .map(|axis| legible(&axis.name))
             .collect();
-        let corner = shorten(&names.join(" \\ "), ROW_LABEL);
+        let corner = shorten(&names.join(" \\ "), CORNER);
         let widest = row_labels.iter().chain([&corner]).map(|l| width(l)).max();
         Table {
             style,

@@ -47,3 +47,37 @@ fn bases_know_what_their_caches_are() {
     let caches = hooked.caches([point]).unwrap();
     all_say([as_base(&own, &caches[0])], &["a run that hooks changed"]);
 }
+
+#[test]
+fn gradients_are_no_activations() {
+    let own = model(0);
+    let point = Site::ResidPost.at(0);
+    let points = Selection::points([point]);
+    let want = Backward {
+        gradients: Some(&points),
+        ..Backward::default()
+    };
+    let prompt = Prompt::from(TOKENS);
+    let gradients = own
+        .gradients(&prompt, (), logit_diff(3, 5), &want)
+        .unwrap()
+        .gradients;
+    let values = || Values::from_caches(&gradients, point).unwrap();
+    let run = |edit: Edit| {
+        own.run_with_hooks(
+            TOKENS,
+            Interventions::new(vec![Intervention::new(point, edit)]),
+        )
+    };
+    for edit in [
+        Edit::patch(&gradients, point).unwrap(),
+        Edit::Mean(Values::mean(&gradients, point).unwrap()),
+    ] {
+        let error = run(edit).unwrap_err().to_string();
+        assert!(
+            error.contains("found gradients; expected activations"),
+            "{error}"
+        );
+    }
+    assert!(run(Edit::Add(values())).is_ok());
+}

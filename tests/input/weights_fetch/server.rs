@@ -33,6 +33,8 @@ pub enum Quirk {
     Version(&'static str),  // the value of the ETag header
     Modified(&'static str), // the value of the Last-Modified header
     NoIfRange,              // a Range is answered though If-Range names another version
+    Endless,                // config.json does not end
+    Stall,                  // the first request is not answered
 }
 
 /// A request, the status of its answer, and the bytes of the body sent.
@@ -101,6 +103,15 @@ impl Server {
         let Some(mut answer) = read_request(&mut stream) else {
             return;
         };
+        if self.quirks.contains(&Quirk::Endless) && answer.path.ends_with("config.json") {
+            return self.send_without_end(&mut stream, answer);
+        }
+        if self.quirks.contains(&Quirk::Stall) && self.answers().is_empty() {
+            self.answers.lock().unwrap().push(answer);
+            stream.set_read_timeout(None).unwrap();
+            let _ = stream.read(&mut [0]); // until the client is gone
+            return;
+        }
         let is_first = |a: &Answer| !a.path.ends_with(MODEL) || a.status == 302;
         let first = self.answers().iter().all(is_first);
         let (status, extra, body) = self.choose(&answer, first);
@@ -119,6 +130,26 @@ impl Server {
         self.answers.lock().unwrap().push(answer);
         let _ = stream.write_all(head.as_bytes());
         let _ = stream.write_all(&body[..sent]);
+    }
+
+    /// Send until the client is gone, or 1 GiB; what is sent is noted as it goes.
+    fn send_without_end(&self, stream: &mut TcpStream, answer: Answer) {
+        let head = match answer.start {
+            None => "HTTP/1.1 200 x\r\n\r\n".to_string(),
+            Some(start) => {
+                format!(
+                    "HTTP/1.1 206 x\r\nContent-Range: bytes {start}-9999999999/10000000000\r\n\r\n"
+                )
+            }
+        };
+        self.answers.lock().unwrap().push(answer);
+        let _ = stream.write_all(head.as_bytes());
+        for _ in 0..1 << 14 {
+            if stream.write_all(&[b' '; 1 << 16]).is_err() {
+                return;
+            }
+            self.answers.lock().unwrap().last_mut().unwrap().sent += 1 << 16;
+        }
     }
 
     /// Status, further header lines and body.

@@ -114,6 +114,16 @@ fn a_cancelled_set_says_so() {
         "a break after a fact's last chunk loses nothing"
     );
     assert!(!set.partial);
+    // Before it, the facts until then are what there is.
+    for (done, kept) in [(0, 1), (1, 2)] {
+        let ended = tracing.clone().observe(|progress| match progress.done {
+            n if n >= done => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        let set = ended.trace_set(&facts, &states).unwrap().remove(0);
+        assert_eq!((set.kept.len(), set.partial), (kept, true));
+        assert!(set.average.values().iter().any(|v| v.is_finite()));
+    }
 
     let mut limit = 1;
     let all = loop {

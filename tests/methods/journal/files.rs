@@ -29,7 +29,9 @@ fn written(folder: &Path) -> (PathBuf, Vec<u32>) {
     let path = folder.join("journal");
     let journal = open(&path);
     let values = run(Some(&journal)).unwrap();
+    assert!(!journal.is_finished());
     journal.finish().unwrap();
+    assert!(journal.is_finished());
     (path, bits(&values))
 }
 

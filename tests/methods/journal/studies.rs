@@ -17,9 +17,13 @@ use super::{Run, STUDY, bits, line_ends, model, open, pairs, run_shards};
 
 /// The least memory that a study takes, which cuts it into the most chunks.
 fn least<T: std::fmt::Debug>(run: impl Fn(u64) -> Result<T>) -> u64 {
-    match run(1).unwrap_err() {
-        Error::MemoryLimit { least, .. } => least,
-        other => panic!("{other}"),
+    let mut limit = 1;
+    loop {
+        match run(limit) {
+            Ok(_) => return limit,
+            Err(Error::MemoryLimit { least, .. }) => limit = least,
+            Err(other) => panic!("{other}"),
+        }
     }
 }
 

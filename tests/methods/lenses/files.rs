@@ -1,8 +1,8 @@
 //! Caches as files.
 
 use ndarray::ArrayD;
-use patchlens::lens::TunedLens;
-use patchlens::{ActivationCache, Selection, Site};
+use patchlens::lens::{LensFit, LogitLens, TunedLens};
+use patchlens::{ActivationCache, Config, Prompts, Selection, Site, Transformer};
 
 #[test]
 fn caches_are_saved_under_the_hook_names_and_opened_equal() {
@@ -53,7 +53,7 @@ fn files_that_are_no_caches_are_rejected() {
         .unwrap();
     cache.save(&path).unwrap();
     let message = TunedLens::open(&path).unwrap_err().to_string();
-    assert!(message.contains("without its partner"), "{message}");
+    assert!(message.contains("no tuned lens, but tensor"), "{message}");
     // The error for a model's file names the file and what a lens has.
     let message = TunedLens::open(crate::common::dir("tiny-relu").join("model.safetensors"));
     let message = message.unwrap_err().to_string();
@@ -75,4 +75,33 @@ fn files_that_are_no_caches_are_rejected() {
     std::fs::write(&path, reshaped).unwrap();
     let message = ActivationCache::open(&path).unwrap_err().to_string();
     assert!(message.contains("3 positions kept of 3"), "{message}");
+}
+
+/// t2: a lens knows its model, in files too.
+#[test]
+fn t2_a_lens_of_another_model_is_rejected() {
+    let config = Config {
+        n_layers: 2,
+        n_heads: 2,
+        d_model: 8,
+        d_mlp: 16,
+        d_vocab: 11,
+        ..Config::gpt2()
+    };
+    let [own, other] = [0, 1].map(|seed| Transformer::random(config.clone(), seed).unwrap());
+    let prompts = Prompts::new([[1, 2, 3, 4], [5, 6, 7, 8]]).unwrap();
+    let lens = LensFit::new(&own, &prompts)
+        .unwrap()
+        .run(1e-3)
+        .unwrap()
+        .lens;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lens.safetensors");
+    lens.save(&path).unwrap();
+    let opened = TunedLens::open(&path).unwrap();
+    assert_eq!(opened, lens);
+    assert!(LogitLens::tuned(&own, &opened).is_ok());
+    let error = LogitLens::tuned(&other, &opened).unwrap_err().to_string();
+    assert!(error.contains("tuned lens: found one of model"), "{error}");
+    assert!(LogitLens::tuned(&other, &opened.of_other_model()).is_ok());
 }
