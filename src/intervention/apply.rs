@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::values::Fitted;
 use super::{Edit, Fired, Intervention, Receipt, Row, Select};
 use crate::error::Result;
-use crate::hook::{Axes, HookPoint};
+use crate::hook::{Axes, HookPoint, Site};
 use crate::model::{BlockedRows, Footprint, Hooks, RunShape, Visit};
 
 /// A list of interventions as a hook; they run in the order of the list at each point.
@@ -201,7 +201,13 @@ fn edit_rows(
                 Some(columns) => columns.iter().for_each(|i| row[*i] = new[*i]),
             }
             count.rows += 1;
-            let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
+            // Behind the mask, a scaled weight may be −0: which rows have such depends on how many
+            // tokens there are so far, and nothing else does.
+            let same = |a: f32, b: f32| match at.point {
+                HookPoint::Block(_, Site::Pattern) if a == b => true,
+                _ => a.to_bits() == b.to_bits(),
+            };
+            let differs = |(a, b): (&f32, &f32)| !same(*a, *b);
             count.changed += usize::from(before.iter().zip(row.iter()).any(differs));
         }
     }

@@ -16,7 +16,8 @@ pub struct Fired {
     pub times: usize,
     /// How many rows (position × head) it was applied to.
     pub rows: usize,
-    /// In how many of them it changed at least one bit.
+    /// In how many of them it changed at least one bit. Weights of attention that are 0 and −0 are
+    /// the same here.
     pub changed_rows: usize,
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::LazyLock;
 
-use ndarray::{Axis, Slice};
+use ndarray::{ArrayView1, Axis, Slice};
 use patchlens::metric::{kl_divergence, log_probability, logit, probability, rank};
 use patchlens::sweep::Cell;
 use patchlens::{
     ActivationCache, Error, HookPoint, Intervention, Interventions, Metric, Prompts, Run,
-    RunOutput, Selection, Sweep, Transformer, hook_fn, logit_diff,
+    RunOutput, Selection, Site, Sweep, Transformer, hook_fn, logit_diff,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -277,7 +277,12 @@ impl<'c> Ways<'c> {
             let [a, b] = [a, b].map(|cache| cache.get(point).unwrap());
             let [a, b] = [&a, &b].map(|whole| whole.slice_axis(axis, Slice::from(*from..)));
             let rows = a.rows().into_iter().zip(b.rows());
-            rows.filter(|(a, b)| bits(*a) != bits(*b)).count()
+            // A weight of attention may be −0 behind the mask.
+            let zeros = |row: ArrayView1<'_, f32>| match point {
+                HookPoint::Block(_, Site::Pattern) => bits(&row.mapv(|v| v + 0.0)),
+                _ => bits(row),
+            };
+            rows.filter(|(a, b)| zeros(*a) != zeros(*b)).count()
         };
         let [before, after] = [until(which), until(which + 1)];
         before.iter().zip(&after).zip(from).map(differing).sum()
