@@ -214,3 +214,23 @@ fn t7_generation_refuses_closures_that_look_ahead() {
     assert!(run(Site::Pattern, 0.0, &[1, 2, 3]).is_ok());
     assert!(run(Site::AttnScores, f32::NEG_INFINITY, &[1, 2, 3]).is_ok());
 }
+
+/// Behind the mask, a negative factor makes −0 of a weight of 0: in a full pass, of rows that
+/// generation ran before that source was there. Both receipts count the rows that it changed.
+#[test]
+fn receipts_of_generation_are_those_of_a_full_pass() {
+    let model = crate::common::open("tiny-gelu-new");
+    let target = Target::new(Site::Pattern.at(1)).at_src(4);
+    let flip = [Intervention::new(target, Edit::Scale(-0.5))];
+    let mut stepwise = Interventions::new(&flip[..]);
+    let prompt = Prompt::from([1, 2, 3]);
+    let texts = model.generate(&prompt, &mut stepwise, &Generation::greedy(5));
+    let tokens = &texts.unwrap()[0].tokens;
+    let mut whole = Interventions::new(&flip[..]);
+    let run = &tokens[..tokens.len() - 1];
+    model.run_with_hooks(run, &mut whole).unwrap();
+    let [stepwise, whole] = [stepwise, whole].map(|hooks| hooks.receipt().fired[0].clone());
+    let heads = model.config().n_heads;
+    assert_eq!(whole.changed_rows, heads * (run.len() - 4));
+    assert_eq!(stepwise.changed_rows, whole.changed_rows);
+}
