@@ -55,7 +55,8 @@ impl AttentionDirection {
     pub(crate) fn last_sources(self, dest: &[usize], n: usize) -> Cow<'_, [usize]> {
         match self {
             AttentionDirection::Causal => dest.into(),
-            AttentionDirection::Bidirectional => vec![n - 1; dest.len()].into(),
+            // Without destinations there may be no sources either.
+            AttentionDirection::Bidirectional => dest.iter().map(|_| n - 1).collect(),
         }
     }
 
