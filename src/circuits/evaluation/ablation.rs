@@ -1,9 +1,11 @@
 //! What edges outside a circuit carry.
 
+mod means;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayD, Axis};
+use ndarray::{Array2, ArrayD};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -16,11 +18,11 @@ use crate::config::Element;
 use crate::error::{Error, Result};
 use crate::hook::{HookPoint, Site};
 use crate::intervention::{Edit, Intervention, Target, Values};
-use crate::limits::batches;
 use crate::model::Transformer;
 use crate::model::stage::Kind;
 use crate::pairs::Pairs;
-use crate::prompt::{Prompt, Prompts};
+use crate::prompt::Prompts;
+use means::{Total, by_position};
 
 /// What the edges outside a circuit carry.
 ///
@@ -315,91 +317,4 @@ fn positions(model: &Transformer, n: usize) -> Array2<f32> {
         return Array2::zeros((n, config.d_model));
     }
     crate::ops::part(model.parameters().wpe.view(), 0, 0..n).to_owned()
-}
-
-/// Means over those of some prompts that have `n` tokens, at each position.
-fn by_position(model: &Transformer, prompts: &Prompts, n: usize) -> Result<Ablated> {
-    let same: Vec<Prompt> = prompts.iter().filter(|p| p.len() == n).cloned().collect();
-    if same.is_empty() {
-        let found = format!("prompts of {:?} tokens", prompts.lengths());
-        let expected = format!("one of {n} tokens at least, as a pair has");
-        return Err(Error::invalid("prompts to average over", found, expected));
-    }
-    let mut total = Total::default();
-    total.add(model, &same, |position| position)?;
-    Ok(total.over(model, n, |position| position))
-}
-
-/// Sums over prompts, `[pos, d_model]`, or of one row for all positions.
-#[derive(Default)]
-struct Total {
-    /// Without the position embeddings, which are no source's.
-    streams: Vec<Array2<f64>>,
-    written: Vec<Array2<f64>>,
-    /// Of how many rows each row is the sum.
-    rows: usize,
-}
-
-impl Total {
-    /// Adds the runs of some prompts; `row` says where a position is summed.
-    fn add(
-        &mut self,
-        model: &Transformer,
-        prompts: &[Prompt],
-        row: impl Fn(usize) -> usize,
-    ) -> Result<()> {
-        let graph = Graph::new(model.config());
-        for some in batches(prompts) {
-            let base = Base::new(model, some)?;
-            let reads = graph.sources().map(Source::point).chain(streams(graph));
-            for cache in base.held(reads)?.iter() {
-                let n = cache.tokens().len();
-                let embedded = positions(model, n);
-                for (i, at) in streams(graph).enumerate() {
-                    let stream = &cache.flat(at)? - &embedded;
-                    add_rows(&mut self.streams, i, &stream, &row);
-                }
-                for (i, source) in graph.sources().enumerate() {
-                    add_rows(&mut self.written, i, &source.output(model, cache)?, &row);
-                }
-                self.rows += if row(n - 1) == 0 { n } else { 1 };
-            }
-        }
-        Ok(())
-    }
-
-    /// The means at the first `n` positions.
-    fn over(&self, model: &Transformer, n: usize, row: impl Fn(usize) -> usize) -> Ablated {
-        let graph = Graph::new(model.config());
-        let embedded = positions(model, n);
-        let mean = |sum: &Array2<f64>, with: Option<&Array2<f32>>| {
-            Array2::from_shape_fn((n, graph.d_model()), |(p, i)| {
-                let own = with.map_or(0.0, |with| f64::from(with[[p, i]]));
-                (own + sum[[row(p), i]] / self.rows as f64) as f32
-            })
-        };
-        let streams = streams(graph).zip(&self.streams);
-        Ablated {
-            streams: streams
-                .map(|(at, sum)| (at, mean(sum, Some(&embedded))))
-                .collect(),
-            written: self.written.iter().map(|sum| mean(sum, None)).collect(),
-        }
-    }
-}
-
-/// Adds rows to the `i`th sum, which may be the first of a new one.
-fn add_rows(
-    sums: &mut Vec<Array2<f64>>,
-    i: usize,
-    rows: &Array2<f32>,
-    row: impl Fn(usize) -> usize,
-) {
-    if i == sums.len() {
-        sums.push(Array2::zeros((row(rows.nrows() - 1) + 1, rows.ncols())));
-    }
-    for (position, values) in rows.axis_iter(Axis(0)).enumerate() {
-        let mut sum = sums[i].row_mut(row(position));
-        sum.zip_mut_with(&values, |sum, v| *sum += f64::from(*v));
-    }
 }

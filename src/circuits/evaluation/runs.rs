@@ -1,5 +1,6 @@
 //! Circuits' runs as lanes: planned, cut into chunks, run.
 
+mod found;
 mod ledger;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,8 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2};
 
 use ledger::Ledger;
+
+pub(in crate::circuits) use found::Found;
 
 use super::ablation::Ends;
 use super::flow::PairRows;
@@ -79,29 +82,6 @@ struct Chunk {
     bytes: u64,
     /// How many runs are done when these are, those that need no lane among them.
     done: usize,
-}
-
-/// What runs found.
-pub(in crate::circuits) struct Found {
-    /// `[circuit, pair]`; NaN for what was not reached.
-    pub values: Array2<f32>,
-    pub multiply_adds: u64,
-    /// How many runs were made, by pair, then by circuit: fewer than all if the observer ended the
-    /// work.
-    pub done: usize,
-}
-
-impl Found {
-    /// Whether the observer ended the work before the last run.
-    pub fn partial(&self) -> bool {
-        self.done < self.values.len()
-    }
-
-    /// Whether a circuit was run on every pair.
-    pub fn reached(&self, circuit: usize) -> bool {
-        let (cells, pairs) = self.values.dim();
-        (pairs - 1) * cells + circuit < self.done
-    }
 }
 
 impl<'r, 'm> Runs<'r, 'm> {
